@@ -1,0 +1,134 @@
+"""Architectures: immutable, hashable, ordered mappings from dotted names to plain values."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Value = bool | int | float | str
+"""What a choice can be: a JSON scalar. Numbers compare by value, so 4 equals 4.0."""
+
+
+def check_value(value: Any) -> Value:
+    """Return a choice's value as a plain Python scalar; anything else, NaN or infinity is refused."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # numpy scalars
+    if not isinstance(value, Value):
+        raise TypeError(
+            f"a choice must be a bool, int, float or str, but got {value!r}; wrap alternatives in one_of(...)"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a choice must be finite, but got {value!r}")
+    return value
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a dotted name fits a pattern in which `*` stands for exactly one segment."""
+    wanted, found = pattern.split("."), name.split(".")
+    return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
+
+
+class Arch(Mapping[str, Value]):
+    """One architecture: every choice that its network needs, by dotted name.
+
+    Equality and hash ignore the order of the entries; iteration and JSON keep it. Architectures that a space
+    hands out carry the space's own order, which makes their JSON canonical.
+    """
+
+    __slots__ = ("_entries", "_fragments", "_hash")
+    _entries: dict[str, Value] | None
+    _fragments: tuple[Mapping[str, Value], ...]
+    _hash: int | None
+
+    def __init__(self, entries: Mapping[str, Value] = {}) -> None:
+        checked = {}
+        for name, value in entries.items():
+            if not isinstance(name, str) or not all(name.split(".")):
+                raise ValueError(f"an entry's name must be non-empty segments joined by dots, but got {name!r}")
+            checked[name] = check_value(value)
+        self._set(checked, ())
+
+    def _set(self, entries: dict[str, Value] | None, fragments: tuple[Mapping[str, Value], ...]) -> None:
+        self._entries, self._fragments, self._hash = entries, fragments, None
+
+    @classmethod
+    def joined(cls, *fragments: Mapping[str, Value]) -> "Arch":
+        """Return the union of checked, disjoint fragments, merged only when it is first read.
+
+        Samplers hand out a hundred thousand architectures of which few are looked at.
+        """
+        arch = cls.__new__(cls)
+        arch._set(None, fragments)
+        return arch
+
+    @property
+    def _items(self) -> dict[str, Value]:
+        if self._entries is None:
+            merged: dict[str, Value] = {}
+            for fragment in self._fragments:
+                merged.update(fragment)
+            self._entries, self._fragments = merged, ()
+        return self._entries
+
+    def __getitem__(self, name: str) -> Value:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Arch):
+            return self._items == other._items
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(frozenset(self._items.items()))
+        return self._hash
+
+    def __reduce__(self) -> tuple[type["Arch"], tuple[dict[str, Value]]]:
+        return Arch, (self._items,)
+
+    def __repr__(self) -> str:
+        return f"Arch({self._items!r})"
+
+    def only(self, *patterns: str) -> "Arch":
+        """Return the entries whose names fit one of the patterns (`*` is one segment), in order."""
+        return Arch.joined({n: v for n, v in self.items() if any(matches(p, n) for p in patterns)})
+
+    def at(self, prefix: str) -> "Arch":
+        """Return the entries below a prefix with the prefix stripped: `at("block.0")["mlp_ratio"]`."""
+        start = len(prefix) + 1
+        return Arch.joined({n[start:]: v for n, v in self.items() if n.startswith(prefix + ".")})
+
+    def parts(self, name: str) -> list["Arch"]:
+        """Return the repeated parts `name.0`, `name.1`, ... in order, each with its prefix stripped."""
+        found: dict[int, dict[str, Value]] = {}
+        start = len(name) + 1
+        for full, value in self.items():
+            if full.startswith(name + "."):
+                index, _, rest = full[start:].partition(".")
+                if index.isdigit() and rest:
+                    found.setdefault(int(index), {})[rest] = value
+        return [Arch.joined(found[i]) for i in sorted(found)]
+
+    def to_json(self) -> str:
+        """Return one JSON object, an entry a line, in this architecture's order."""
+        return json.dumps(self._items, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Arch":
+        """Read what `to_json` wrote; a ValueError says what else was found."""
+        entries = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError(f"an architecture is a JSON object of names and values, but got {type(entries).__name__}")
+        try:
+            return cls(entries)
+        except TypeError as error:
+            raise ValueError(str(error)) from None

@@ -1,0 +1,7 @@
+"""Searchers that are asked for architectures and told their scores."""
+
+from nasx.search.evolution import Evolution
+from nasx.search.random import RandomSearch
+from nasx.search.searcher import Scored, Searcher
+
+__all__ = ["Evolution", "RandomSearch", "Scored", "Searcher"]

@@ -1,0 +1,62 @@
+"""The evolutionary search of SPOS (Guo et al., ECCV 2020), with its settings as defaults."""
+
+import numpy as np
+
+from nasx.arch import Arch
+from nasx.search.searcher import Fresh, Searcher
+from nasx.space import ArchSet
+
+
+class Evolution(Searcher):
+    """Breed each generation from the best candidates so far, half by mutation and half by crossover.
+
+    The first generation is drawn uniformly. Each later one holds `mutations` children of single parents, in which
+    each gene is drawn anew with `mutation_probability`, `crossovers` children of two parents, and uniform draws
+    for the rest. All children are inside the space's budget by construction. `generations` counts the first.
+    """
+
+    def __init__(
+        self,
+        space: ArchSet,
+        *,
+        population: int = 50,
+        generations: int = 20,
+        parents: int = 10,
+        mutations: int | None = None,
+        crossovers: int | None = None,
+        mutation_probability: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, evaluations=population * generations, seed=seed)
+        self.population, self.parents = population, parents
+        self.mutations = population // 2 if mutations is None else mutations
+        self.crossovers = population // 2 if crossovers is None else crossovers
+        self.mutation_probability = mutation_probability
+        if parents < 1:
+            raise ValueError(f"evolution needs at least one parent, but got {parents}")
+        if self.mutations + self.crossovers > population:
+            raise ValueError(
+                f"`mutations + crossovers <= population` must hold, but got "
+                f"(mutations={self.mutations}, crossovers={self.crossovers}, population={population})"
+            )
+        if not 0 < mutation_probability <= 1:
+            raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {mutation_probability}")
+
+    def _generation_size(self, generation: int) -> int:
+        return self.population
+
+    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+        parents = [scored.arch for scored in self.best(self.parents)]
+        if not parents:
+            return
+
+        def mutant() -> Arch:
+            return self.space.mutate(parents[int(rng.integers(len(parents)))], rng, self.mutation_probability)
+
+        def cross() -> Arch:
+            first, second = rng.choice(len(parents), size=2, replace=False)
+            return self.space.crossover(parents[int(first)], parents[int(second)], rng)
+
+        fresh.draw(self.mutations, mutant)
+        if len(parents) > 1:
+            fresh.draw(self.crossovers, cross)

@@ -1,0 +1,22 @@
+"""Random search: uniform draws without repetition."""
+
+import numpy as np
+
+from nasx.search.searcher import Fresh, Searcher
+from nasx.space import ArchSet
+
+
+class RandomSearch(Searcher):
+    """Draw candidates uniformly, in batches; the baseline that every search has to beat."""
+
+    def __init__(self, space: ArchSet, *, evaluations: int = 1000, batch: int = 50, seed: int = 0) -> None:
+        super().__init__(space, evaluations=evaluations, seed=seed)
+        if batch < 1:
+            raise ValueError(f"a batch needs at least one candidate, but got {batch}")
+        self.batch = batch
+
+    def _generation_size(self, generation: int) -> int:
+        return self.batch
+
+    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+        pass  # every candidate is one of the uniform draws that fill a generation

@@ -1,0 +1,615 @@
+"""Search spaces as ordinary values: products (`Space`), sums (`one_of`) and powers (`repeat`) of choices.
+
+Conditions are structure: an option may open a subspace whose names stand beside the choice. So every sample,
+mutation and crossover is valid by construction, sizes are exact integers, and architecture <-> integer is a
+bijection (mixed radix, the first name most significant).
+
+Mutation and crossover are uniform draws from a *narrowed* space: the same space with some choices held. A budget
+then only has to know how to draw uniformly from any space (see `nasx.feasible`).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
+
+from nasx.arch import Arch, Value, check_value, matches
+
+if TYPE_CHECKING:
+    from nasx.cost import Budget
+    from nasx.feasible import Feasible
+
+Rng = np.random.Generator | int
+"""A numpy generator, or the seed of one."""
+
+Rule = Callable[[str, "Choice"], Iterable[tuple[int, "Rule | None"]]]
+"""Which options of a named choice stay, each with the rule for its subspace (None: all of it stays)."""
+
+
+def _generator(rng: Rng) -> np.random.Generator:
+    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
+
+
+def _random_below(rng: np.random.Generator, bound: int) -> int:
+    """Draw an integer of any length uniformly from [0, bound)."""
+    bits = bound.bit_length()
+    while True:  # at least every second draw is below the bound
+        drawn = int.from_bytes(rng.bytes((bits + 7) // 8), "little") >> (-bits % 8)
+        if drawn < bound:
+            return drawn
+
+
+@dataclass(frozen=True)
+class Draws(Sequence[Arch]):
+    """Architectures that were drawn but are decoded only when they are read."""
+
+    drawn: int
+    decode: Callable[[int], Arch] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.drawn
+
+    @overload
+    def __getitem__(self, index: int) -> Arch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Draws": ...
+    def __getitem__(self, index: int | slice) -> "Arch | Draws":
+        if isinstance(index, slice):
+            picked = range(self.drawn)[index]
+            return Draws(len(picked), lambda i: self.decode(picked[i]))
+        return self.decode(range(self.drawn)[index])
+
+
+class ArchSet(Protocol):
+    """What searchers and path samplers need of a space: a `Space`, or what its `within` returns."""
+
+    @property
+    def size(self) -> int:
+        """Number of architectures, exact."""
+
+    def __contains__(self, arch: object) -> bool: ...
+
+    def __iter__(self) -> Iterator[Arch]: ...
+
+    @overload
+    def sample(self, rng: Rng) -> Arch: ...
+    @overload
+    def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
+
+    def sample_per_choice(self, rng: Rng) -> Arch:
+        """Draw each choice uniformly, one after the other."""
+
+    def mutate(self, arch: Arch, rng: Rng, probability: float) -> Arch:
+        """Draw a child in which some choices of an architecture are drawn anew."""
+
+    def crossover(self, first: Arch, second: Arch, rng: Rng) -> Arch:
+        """Draw a child that has every choice from one of two parents."""
+
+    def canonical(self, arch: Mapping[str, Value]) -> Arch:
+        """Return the architecture in the space's order; a ValueError names the entry that does not fit."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, each of which may open a subspace of its own."""
+
+    options: tuple[tuple[Value, "Space"], ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ValueError("one_of needs at least one option")
+        seen: dict[Value, Value] = {}
+        for value in self.values:
+            if value in seen:
+                raise ValueError(f"one_of's options must differ, but {seen[value]!r} equals {value!r}")
+            seen[value] = value
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The options without their subspaces."""
+        return tuple(value for value, _ in self.options)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of architectures: the sum over the options' subspaces."""
+        return sum(space.size for _, space in self.options)
+
+    @cached_property
+    def branches(self) -> bool:
+        """Whether any option opens a subspace."""
+        return any(space.nodes for _, space in self.options)
+
+    def position(self, value: Value) -> int | None:
+        """Return the place of the option equal to a value, or None."""
+        return next((i for i, v in enumerate(self.values) if v == value), None)
+
+    def narrow(self, prefix: str, key: str, rule: Rule) -> "Choice | None":
+        """Return the choice with the options that a rule keeps, or None where it keeps none."""
+        options = []
+        for i, inner in rule(prefix + key, self):
+            value, space = self.options[i]
+            kept = space if inner is None else space.narrow(prefix, inner)
+            if kept is not None:
+                options.append((value, kept))
+        return Choice(tuple(options)) if options else None
+
+    def _rank(self, prefix: str, key: str, entries: dict[str, Value]) -> int:
+        name = prefix + key
+        if name not in entries:
+            raise ValueError(f"the architecture has no entry {name!r}; it must be one of {_listed(self.values)}")
+        value = entries.pop(name)
+        at = self.position(value)
+        if at is None:
+            raise ValueError(f"{name} must be one of {_listed(self.values)}, but got {value!r}")
+        before = sum(space.size for _, space in self.options[:at])
+        return before + self.options[at][1]._rank_all(prefix, entries)
+
+    def _unrank(self, prefix: str, key: str, index: int, entries: dict[str, Value]) -> None:
+        for value, space in self.options:
+            if index < space.size:
+                entries[prefix + key] = value
+                space._unrank_all(prefix, index, entries)
+                return
+            index -= space.size
+        raise AssertionError("index beyond the choice's size")
+
+    def _draw(self, prefix: str, key: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+        value, space = self.options[rng.integers(len(self.options))]
+        entries[prefix + key] = value
+        space._draw_all(prefix, rng, entries)
+
+    def _walk(self, prefix: str, key: str) -> Iterator[tuple[str, "Choice"]]:
+        yield prefix + key, self
+        for _, space in self.options:
+            yield from space._walk_all(prefix)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A power: parts in a row, as many as `count` says, which may itself be a choice (then named `<name>.count`)."""
+
+    parts: tuple["Space", ...]
+    count: int | Choice
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of parts that can be chosen."""
+        return (self.count,) if isinstance(self.count, int) else tuple(int(v) for v in self.count.values)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of architectures: the sum over the counts of the products of the parts."""
+        return sum(math.prod(part.size for part in self.parts[:count]) for count in self.counts)
+
+    def narrow(self, prefix: str, key: str, rule: Rule) -> "Repeat | None":
+        """Return the parts narrowed by a rule; counts that need an emptied part go with it."""
+        count = self.count if isinstance(self.count, int) else self.count.narrow(f"{prefix}{key}.", "count", rule)
+        if count is None:
+            return None
+        most = max(Repeat((), count).counts)
+        parts = []
+        for i, part in enumerate(self.parts[:most]):
+            kept = part.narrow(f"{prefix}{key}.{i}.", rule)
+            if kept is None:
+                break
+            parts.append(kept)
+        if isinstance(count, int):
+            return Repeat(tuple(parts), count) if len(parts) == count else None
+        options = tuple(option for option in count.options if int(option[0]) <= len(parts))
+        return Repeat(tuple(parts), Choice(options)) if options else None
+
+    def _rank(self, prefix: str, key: str, entries: dict[str, Value]) -> int:
+        count, rank = self.counts[0], 0
+        if isinstance(self.count, Choice):
+            at = self.count._rank(f"{prefix}{key}.", "count", entries)
+            count = self.counts[at]
+            rank = sum(math.prod(part.size for part in self.parts[:c]) for c in self.counts[:at])
+        within = 0
+        for i, part in enumerate(self.parts[:count]):
+            within = within * part.size + part._rank_all(f"{prefix}{key}.{i}.", entries)
+        return rank + within
+
+    def _unrank(self, prefix: str, key: str, index: int, entries: dict[str, Value]) -> None:
+        count = self.counts[0]
+        if isinstance(self.count, Choice):
+            for count in self.counts:
+                size = math.prod(part.size for part in self.parts[:count])
+                if index < size:
+                    break
+                index -= size
+            entries[f"{prefix}{key}.count"] = count
+        digits = []
+        for part in reversed(self.parts[:count]):
+            index, digit = divmod(index, part.size)
+            digits.append(digit)
+        for i, digit in enumerate(reversed(digits)):
+            self.parts[i]._unrank_all(f"{prefix}{key}.{i}.", digit, entries)
+
+    def _draw(self, prefix: str, key: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+        count = self.counts[rng.integers(len(self.counts))]
+        if isinstance(self.count, Choice):
+            entries[f"{prefix}{key}.count"] = count
+        for i, part in enumerate(self.parts[:count]):
+            part._draw_all(f"{prefix}{key}.{i}.", rng, entries)
+
+    def _walk(self, prefix: str, key: str) -> Iterator[tuple[str, Choice]]:
+        if isinstance(self.count, Choice):
+            yield f"{prefix}{key}.count", self.count
+        for i, part in enumerate(self.parts):
+            yield from part._walk_all(f"{prefix}{key}.{i}.")
+
+
+class Space:
+    """A product of named choices, subspaces and repeats; a plain value is a choice of one.
+
+    >>> space = Space(width=one_of(64, 128), block=repeat(Space(kernel_size=one_of(3, 5, 7)), 4))
+    >>> space.size
+    162
+    """
+
+    nodes: dict[str, "Choice | Space | Repeat"]
+
+    def __init__(self, /, **nodes: Any) -> None:
+        self.nodes = {}
+        for key, node in nodes.items():
+            if not key or key.isdigit() or any(c in key for c in ".*"):
+                raise ValueError(f"a name in a space must be a word without dots or stars, but got {key!r}")
+            self.nodes[key] = node if isinstance(node, Choice | Space | Repeat) else one_of(node)
+        owner: dict[str, str] = {}
+        for key, node in self.nodes.items():
+            opened = {k for _, s in node.options for k in s.names} if isinstance(node, Choice) else set()
+            for name in (key, *sorted(opened)):
+                if name in owner:
+                    raise ValueError(
+                        f"the name {name!r} stands twice in one space: under {owner[name]!r} and under {key!r}"
+                    )
+                owner[name] = key
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """First segments of every name that an architecture of this space can have."""
+        opened = (s.names for node in self.nodes.values() if isinstance(node, Choice) for _, s in node.options)
+        return frozenset(self.nodes).union(*opened)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of architectures, exact."""
+        return math.prod(node.size for node in self.nodes.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and list(self.nodes.items()) == list(other.nodes.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.nodes.items()))
+
+    def __repr__(self) -> str:
+        return f"Space({', '.join(self.nodes)}; {self.size:,} architectures)"
+
+    # Architecture <-> integer
+
+    def index(self, arch: Mapping[str, Value]) -> int:
+        """Return an architecture's rank in [0, size); a ValueError names the entry that does not fit."""
+        entries = dict(arch)
+        rank = self._rank_all("", entries)
+        if entries:
+            name = next(iter(entries))
+            raise ValueError(f"the space has no entry {name!r} beside the others of this architecture")
+        return rank
+
+    def __getitem__(self, index: int) -> Arch:
+        if not 0 <= index < self.size:
+            raise IndexError(f"an index must be in [0, {self.size}), but got {index}")
+        entries: dict[str, Value] = {}
+        self._unrank_all("", index, entries)
+        return Arch.joined(entries)
+
+    def __iter__(self) -> Iterator[Arch]:
+        index = 0
+        while index < self.size:
+            yield self[index]
+            index += 1
+
+    def __contains__(self, arch: object) -> bool:
+        try:
+            self.index(arch)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def canonical(self, arch: Mapping[str, Value]) -> Arch:
+        """Return an architecture in the space's order and number types; a ValueError names what does not fit."""
+        return self[self.index(arch)]
+
+    # Parts
+
+    def walk(self) -> Iterator[tuple[str, Choice]]:
+        """Yield every choice by its full name, branches included: a name may come once per branch."""
+        return self._walk_all("")
+
+    def parts(self, name: str) -> tuple["Space", ...]:
+        """Return the spaces of the repeated part `name`, as many as the largest count has."""
+        node: Choice | Space | Repeat | None = self
+        for segment in name.split("."):
+            node = node.nodes.get(segment) if isinstance(node, Space) else None
+        if not isinstance(node, Repeat):
+            raise ValueError(f"{name!r} is no repeated part of this space; it has {_listed(self.nodes)}")
+        return node.parts
+
+    def genes(self, arch: Mapping[str, Value]) -> tuple[str, ...]:
+        """Return the names of an architecture's choices that had an alternative."""
+        names: list[str] = []
+
+        def visit(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
+            if len(choice.options) > 1:
+                names.append(name)
+            return _keep(choice, arch[name], visit)
+
+        self.narrow("", visit)
+        return tuple(names)
+
+    def narrow(self, prefix: str, rule: Rule) -> "Space | None":
+        """Return the space with the options that a rule keeps, or None where a choice keeps none."""
+        nodes: dict[str, Choice | Space | Repeat] = {}
+        for key, node in self.nodes.items():
+            kept = node.narrow(f"{prefix}{key}.", rule) if isinstance(node, Space) else node.narrow(prefix, key, rule)
+            if kept is None:
+                return None
+            nodes[key] = kept
+        return Space(**nodes)
+
+    def pin(self, entries: Mapping[str, Value]) -> "Space":
+        """Keep the architectures in which every name that a pattern matches has the pattern's value.
+
+        `*` is one segment. Branches that contradict an entry are removed; a name that an architecture does not have
+        never excludes it; pinned names stay in the Arch. A name or a value that matches nothing is a ValueError, and
+        so is an empty result.
+        """
+        choices = list(self.walk())
+        for pattern, value in entries.items():
+            found = [choice for name, choice in choices if matches(pattern, name)]
+            if not found:
+                raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(_patterns(choices))}")
+            if all(choice.position(value) is None for choice in found):
+                offered = sorted({v for choice in found for v in choice.values}, key=str)
+                raise ValueError(f"{pattern!r} cannot be {value!r}; this space offers {_listed(offered)}")
+
+        def pinned(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
+            wanted = [value for pattern, value in entries.items() if matches(pattern, name)]
+            return [(i, pinned) for i, v in enumerate(choice.values) if all(v == w for w in wanted)]
+
+        space = self.narrow("", pinned)
+        if space is None:
+            raise ValueError(f"no architecture of this space meets all of {dict(entries)!r} together")
+        return space
+
+    # Draws
+
+    @overload
+    def sample(self, rng: Rng) -> Arch: ...
+    @overload
+    def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
+    def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
+        """Draw one architecture, or `n` that decode on access, uniformly over all architectures."""
+        generator = _generator(rng)
+        if n is None:
+            return self[_random_below(generator, self.size)]
+        indices = [_random_below(generator, self.size) for _ in range(n)]
+        return Draws(n, lambda i: self[indices[i]])
+
+    def sample_per_choice(self, rng: Rng) -> Arch:
+        """Draw every choice uniformly, one after the other, as SPOS does.
+
+        Where options open subspaces of different sizes this is not uniform over architectures.
+        """
+        entries: dict[str, Value] = {}
+        self._draw_all("", _generator(rng), entries)
+        return Arch.joined(entries)
+
+    def mutations(self, arch: Mapping[str, Value], genes: Iterable[str]) -> "Space":
+        """Return the space of an architecture's children in which the given genes are free and all others held.
+
+        A freed gene that takes another option takes any subspace of it.
+        """
+        free = set(genes)
+
+        def rule(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
+            if name not in arch:  # a part beyond the architecture's own count
+                return [(i, None) for i in range(len(choice.options))]
+            at = choice.position(arch[name])
+            if name in free:
+                return [(i, rule if i == at else None) for i in range(len(choice.options))]
+            return _keep(choice, arch[name], rule)
+
+        return _narrowed(self, rule)
+
+    def crossings(self, first: Mapping[str, Value], second: Mapping[str, Value]) -> "Space":
+        """Return the space of two architectures' children: each gene from either, branches with their subtree."""
+
+        def both(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
+            if name not in first or name not in second:  # parts that only the deeper parent has
+                return _keep(choice, (first if name in first else second)[name], both)
+            if first[name] == second[name]:
+                return _keep(choice, first[name], both)
+            return [
+                *_keep(choice, first[name], _held(first) if choice.branches else both),
+                *_keep(choice, second[name], _held(second) if choice.branches else both),
+            ]
+
+        return _narrowed(self, both)
+
+    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: float = 0.1) -> Arch:
+        """Draw a child in which each gene is drawn anew with a probability, at least one of them."""
+        generator = _generator(rng)
+        return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
+
+    def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
+        """Draw a child that has each gene from either parent with equal chance."""
+        return self.crossings(first, second).sample(rng)
+
+    def neighbours(self, arch: Mapping[str, Value]) -> Iterator[Arch]:
+        """Yield every architecture that differs in one gene (and in what the gene's new option opens)."""
+        arch = self.canonical(arch)
+        for gene in self.genes(arch):
+            for other in self.mutations(arch, [gene]):
+                if other.get(gene) != arch[gene]:
+                    yield other
+
+    def within(self, *budgets: "Budget") -> "Feasible":
+        """Return the architectures inside every budget: counted exactly and drawn uniformly (see `nasx.feasible`)."""
+        from nasx.feasible import Feasible  # the arrow points from feasible to space
+
+        return Feasible(self, budgets)
+
+    # JSON
+
+    def to_json(self) -> str:
+        """Return the space as a JSON document that `from_json` reads back to an equal space."""
+        return json.dumps(_to_plain(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Space":
+        """Read what `to_json` wrote; a ValueError says what does not fit."""
+        space = _from_plain(json.loads(text))
+        if not isinstance(space, Space):
+            raise ValueError("the JSON document holds no space")
+        return space
+
+    # What the nodes do together; entries are those of one architecture
+
+    def _rank_all(self, prefix: str, entries: dict[str, Value]) -> int:
+        rank = 0
+        for key, node in self.nodes.items():
+            inner = (
+                node._rank_all(f"{prefix}{key}.", entries)
+                if isinstance(node, Space)
+                else node._rank(prefix, key, entries)
+            )
+            rank = rank * node.size + inner
+        return rank
+
+    def _unrank_all(self, prefix: str, index: int, entries: dict[str, Value]) -> None:
+        digits = []
+        for node in reversed(self.nodes.values()):
+            index, digit = divmod(index, node.size)
+            digits.append(digit)
+        for (key, node), digit in zip(self.nodes.items(), reversed(digits), strict=True):
+            if isinstance(node, Space):
+                node._unrank_all(f"{prefix}{key}.", digit, entries)
+            else:
+                node._unrank(prefix, key, digit, entries)
+
+    def _draw_all(self, prefix: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+        for key, node in self.nodes.items():
+            if isinstance(node, Space):
+                node._draw_all(f"{prefix}{key}.", rng, entries)
+            else:
+                node._draw(prefix, key, rng, entries)
+
+    def _walk_all(self, prefix: str) -> Iterator[tuple[str, Choice]]:
+        for key, node in self.nodes.items():
+            yield from (node._walk_all(f"{prefix}{key}.") if isinstance(node, Space) else node._walk(prefix, key))
+
+
+_NOTHING = Space()
+
+
+def one_of(*options: Any) -> Choice:
+    """Return a choice between values, or between the keys of a dict that map to the subspaces they open.
+
+    >>> one_of(3, 5, 7)
+    >>> one_of({"none": None, "squeeze": Space(reduction=one_of(4, 8))})
+    """
+    if len(options) == 1 and isinstance(options[0], Mapping):
+        pairs = []
+        for value, space in options[0].items():
+            if not isinstance(space, Space | None):
+                raise TypeError(f"an option opens a Space or None, but {value!r} maps to {space!r}")
+            pairs.append((check_value(value), space or _NOTHING))
+        return Choice(tuple(pairs))
+    return Choice(tuple((check_value(option), _NOTHING) for option in options))
+
+
+def repeat(part: Space, count: int | Choice) -> Repeat:
+    """Return a part repeated `count` times; a count that is a choice is named `<name>.count` in an Arch."""
+    if not isinstance(part, Space) or not part.nodes:
+        raise TypeError(f"repeat needs a Space with at least one name, but got {part!r}")
+    counts = count.values if isinstance(count, Choice) else (count,)
+    for value in counts:
+        if type(value) is not int or value < 0:
+            raise ValueError(f"a count must be a whole number of parts, but got {value!r}")
+    if isinstance(count, Choice) and count.branches:
+        raise ValueError("the options of a count cannot open subspaces; put the choice beside the repeat")
+    return Repeat((part,) * max(Repeat((), count).counts), count)
+
+
+def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: float) -> list[str]:
+    """Draw which genes change: each with a probability, and one at random where none was drawn."""
+    if not genes:
+        return []
+    drawn = [gene for gene in genes if rng.random() < probability]
+    return drawn or [genes[int(rng.integers(len(genes)))]]
+
+
+def _keep(choice: Choice, value: Value, rule: Rule) -> list[tuple[int, Rule | None]]:
+    at = choice.position(value)
+    return [] if at is None else [(at, rule)]
+
+
+def _held(arch: Mapping[str, Value]) -> Rule:
+    def rule(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
+        return _keep(choice, arch[name], rule) if name in arch else []
+
+    return rule
+
+
+def _narrowed(space: Space, rule: Rule) -> Space:
+    narrowed = space.narrow("", rule)
+    if narrowed is None:
+        raise ValueError("the architecture is not in this space (`space.index(arch)` names the entry)")
+    return narrowed
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(v) for v in values)
+
+
+def _patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
+    names = (".".join("*" if s.isdigit() else s for s in name.split(".")) for name, _ in choices)
+    return list(dict.fromkeys(names))
+
+
+def _to_plain(node: Choice | Space | Repeat) -> Any:
+    if isinstance(node, Space):
+        return {"space": {key: _to_plain(inner) for key, inner in node.nodes.items()}}
+    if isinstance(node, Choice):
+        if not node.branches:
+            return {"one_of": list(node.values)}
+        return {"one_of": [[value, _to_plain(space)["space"]] for value, space in node.options]}
+    count = node.count if isinstance(node.count, int) else _to_plain(node.count)
+    same = len(set(node.parts)) == 1
+    parts = _to_plain(node.parts[0]) if same else [_to_plain(part) for part in node.parts]
+    return {"repeat": parts, "count": count}
+
+
+def _from_plain(plain: Any) -> Choice | Space | Repeat:
+    match plain:
+        case {"space": dict(nodes), **rest} if not rest:
+            return Space(**{key: _from_plain(inner) for key, inner in nodes.items()})
+        case {"one_of": [[_, dict()], *_] as options, **rest} if not rest:
+            return one_of({value: _from_plain({"space": nodes}) for value, nodes in options})
+        case {"one_of": list(values), **rest} if not rest:
+            return one_of(*values)
+        case {"repeat": parts, "count": int() | {"one_of": list()} as plain_count, **rest} if not rest:
+            count = plain_count if isinstance(plain_count, int) else one_of(*plain_count["one_of"])
+            most = max(Repeat((), count).counts)
+            read = [_from_plain(p) for p in parts] if isinstance(parts, list) else [_from_plain(parts)] * most
+            spaces = tuple(node for node in read if isinstance(node, Space))
+            if len(spaces) != most:
+                raise ValueError(f"a repeat of up to {most} parts must list as many spaces, but got {parts!r}")
+            return Repeat(spaces, count)
+        case _:
+            raise ValueError(f"a node of a space is a space, one_of or repeat, but got {plain!r}")
