@@ -1,0 +1,101 @@
+"""What the recipes' command lines share: `--set`, presets, one clear message for bad input, exit statuses.
+
+Exit status: 0 done, 2 bad input, 75 interrupted and resumable (EX_TEMPFAIL), 1 a bug, with its traceback.
+"""
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be done; the message says what was met, the rule and the mend."""
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """Turn the errors by which libraries refuse their arguments into `BadInput`; for use before work starts."""
+    try:
+        yield
+    except ValidationError as error:
+        raise BadInput(_told(error)) from error
+    except (ValueError, TypeError, OSError) as error:
+        raise BadInput(str(error)) from error
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; bad input prints its message alone, on standard error."""
+    try:
+        return command()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to standard output."""
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean ...?" with the nearest known word, or the list of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def pick(name: str, known: Mapping[str, Any], what: str) -> Any:
+    """Return the entry of a name; BadInput with the nearest name where there is none."""
+    if name not in known:
+        raise BadInput(f"there is no {what} {name!r}{nearest(name, list(known))}")
+    return known[name]
+
+
+def apply_settings(config: Config, settings: Sequence[str]) -> Config:
+    """Return a config with `section.field=value` settings applied and validated.
+
+    Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text.
+    """
+    plain = config.model_dump()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise BadInput(f"a setting is written section.field=value, but got {setting!r}")
+        node: dict[str, Any] = plain
+        *sections, field = path.split(".")
+        for i, section in enumerate(sections):
+            inner = node.get(section)
+            if not isinstance(inner, dict):
+                raise BadInput(f"there is no section {'.'.join(sections[: i + 1])!r}{nearest(path, _paths(plain))}")
+            node = inner
+        if field not in node or isinstance(node[field], dict):
+            raise BadInput(f"there is no field {path!r}{nearest(path, _paths(plain))}")
+        try:
+            node[field] = json.loads(text)
+        except json.JSONDecodeError:
+            node[field] = text
+    with bad_input():
+        return type(config).model_validate(plain)
+
+
+def _paths(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in plain.items():
+        found.extend(_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+    return found
+
+
+def _told(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
+        lines.append(f"{where}: {fault['msg']}, but got {fault['input']!r}")
+    return "; ".join(lines)

@@ -1,0 +1,250 @@
+"""The global-local vision transformer as plain torch: what is retrained, scored, exported and shipped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nasx import Arch
+from nasx.arch import Value
+from nasx.nn import Attention, DropPath, FeedForward
+from recipes.glit.layers import Layer, LocalConv, mix
+from recipes.glit.space import TINY, block_arch, same_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """All that a network's blocks share: image and patch size in pixels, width, heads, classes. Defaults are Tiny's."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    num_heads: int = 3
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size or self.image_size < self.patch_size:
+            raise ValueError(
+                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
+            )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}")
+
+    @property
+    def patches(self) -> int:
+        """Number of image patches."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens: patches and the class token."""
+        return self.patches + 1
+
+    def channels(self, heads: int) -> int:
+        """Return the width of some of the heads."""
+        return self.embed_dim * heads // self.num_heads
+
+
+class PatchEmbed(nn.Module):
+    """Cut images (B, C, H, W) into patches and project each to a token (B, N, D)."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one token per patch, row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Trunk(nn.Module):
+    """What stands around the blocks: patches, class token and positions before them, norm and head after them."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+        self.patch_embed = PatchEmbed(frame)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
+        self.norm = nn.LayerNorm(frame.embed_dim, eps=1e-6)
+        self.head = nn.Linear(frame.embed_dim, frame.num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, D) of images, class token first."""
+        patches = self.patch_embed(images)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Return the logits (B, classes) that the class token gives."""
+        return self.head(self.norm(tokens)[:, 0])
+
+    @torch.no_grad()
+    def initialise(self, std: float) -> None:
+        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=std)
+        nn.init.trunc_normal_(self.pos_embed, std=std)
+
+
+def run_block(
+    x: Tensor,
+    norm1: Layer,
+    norm2: Layer,
+    drop_path: Layer,
+    global_channels: int,
+    attend: Layer | None,
+    convolve: Layer | None,
+    ffn: Layer,
+) -> Tensor:
+    """Apply one pre-norm block to tokens (B, N, D)."""
+    x = x + drop_path(mix(norm1(x), global_channels, attend, convolve))
+    return x + drop_path(ffn(norm2(x)))
+
+
+class Block(nn.Module):
+    """A global-local block: attention on G heads, convolution on the others, then the feed-forward."""
+
+    def __init__(
+        self,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        ffn: nn.Module,
+        *,
+        global_channels: int,
+        attn: nn.Module | None,
+        local: nn.Module | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.local, self.norm2, self.mlp = norm1, attn, local, norm2, ffn
+        self.drop_path = DropPath(drop_path)
+        self.global_channels = global_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to tokens (B, N, D)."""
+        return run_block(
+            x, self.norm1, self.norm2, self.drop_path, self.global_channels, self.attn, self.local, self.mlp
+        )
+
+
+def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention:
+    """Return the global sub-module of some heads: inner width qkv_ratio times their channels."""
+    channels = frame.channels(heads)
+    return Attention(channels, heads=heads, inner=inner_width(frame, heads, qkv_ratio))
+
+
+def inner_width(frame: Frame, heads: int, qkv_ratio: float) -> int:
+    """Return d_k of some heads: qkv_ratio times their channels, which must divide among them."""
+    inner = frame.channels(heads) * qkv_ratio
+    if inner != int(inner) or int(inner) % heads:
+        raise ValueError(f"qkv_ratio {qkv_ratio} gives {heads} heads of width {frame.embed_dim} no whole inner width")
+    return int(inner)
+
+
+def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> Block:
+    """Return a plain block from one part of an architecture."""
+    heads, dim = int(choices["global_heads"]), frame.embed_dim
+    local = None
+    if heads < frame.num_heads:
+        local = LocalConv(
+            frame.channels(frame.num_heads - heads),
+            expansion=int(choices["expansion"]),
+            kernel_size=int(choices["kernel_size"]),
+        )
+    return Block(
+        nn.LayerNorm(dim, eps=1e-6),
+        nn.LayerNorm(dim, eps=1e-6),
+        FeedForward(dim, int(dim * float(choices["mlp_ratio"]))),
+        global_channels=frame.channels(heads),
+        attn=make_attention(frame, heads, float(choices["qkv_ratio"])) if heads else None,
+        local=local,
+        drop_path=drop_path,
+    )
+
+
+class GLiT(Trunk):
+    """A global-local vision transformer: images (B, C, H, W) in, logits (B, classes) out."""
+
+    def __init__(self, frame: Frame, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(frame)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
+
+
+def drop_path_rates(rate: float, blocks: int) -> list[float]:
+    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
+    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
+
+
+def build(
+    arch: Arch,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    *,
+    patch_size: int = 16,
+    in_channels: int = 3,
+    embed_dim: int = 192,
+    num_heads: int = 3,
+    drop_path: float = 0.0,
+    init_std: float = 0.02,
+) -> GLiT:
+    """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet."""
+    frame = Frame(
+        image_size=image_size,
+        patch_size=patch_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+    )
+    return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
+
+
+def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> GLiT:
+    """Return the network of an architecture in a frame, with fresh weights."""
+    parts = arch.parts("block")
+    if not parts:
+        raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.global_heads': {dict(arch)}")
+    rates = drop_path_rates(drop_path, len(parts))
+    model = GLiT(frame, [make_block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+    model.initialise(init_std)
+    return model
+
+
+def _published() -> Arch:
+    details = {  # (global heads, K, E, d_k over the heads' width, d_z); 0 where the block has no such part
+        0: (3, 0, 0, 0.5, 4),
+        1: (0, 31, 2, 0, 4),
+        2: (1, 31, 4, 1.0, 6),
+        3: (3, 0, 0, 1.0, 4),
+        4: (0, 45, 4, 0, 4),
+        5: (1, 31, 4, 1.0, 6),
+        6: (3, 0, 0, 1.0, 2),
+        7: (1, 31, 4, 1.0, 2),
+        8: (0, 45, 4, 0, 4),
+        9: (3, 0, 0, 1.0, 4),
+        10: (0, 31, 4, 0, 4),
+        11: (3, 0, 0, 2.0, 6),
+    }
+    return Arch(
+        {f"block.{i}.{name}": value for i, row in details.items() for name, value in block_arch(TINY, *row).items()}
+    )
+
+
+GLIT_TINY = _published()
+"""The published GLiT-Tiny (paper, figure 5; details from the authors' released network)."""
+
+DEIT_TINY = same_heads(3)
+"""DeiT-Tiny as a point of the space: all heads global."""
