@@ -1,1 +1,1 @@
-"""GLiT (Chen et al., ICCV 2021): a search for how much of each transformer block is attention and how much convolution."""
+"""GLiT (Chen et al., ICCV 2021): how much of each transformer block is attention and how much convolution."""

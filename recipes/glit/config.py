@@ -138,8 +138,12 @@ class Config(_Section):
         for heads in self.space.global_heads:
             if not 0 <= heads <= self.model.num_heads:
                 raise ValueError(f"global_heads must lie in 0..{self.model.num_heads}, but got {heads}")
-        Frame(image_size=self.data.image_size, patch_size=self.model.patch_size, embed_dim=self.model.embed_dim,
-              num_heads=self.model.num_heads)
+        Frame(
+            image_size=self.data.image_size,
+            patch_size=self.model.patch_size,
+            embed_dim=self.model.embed_dim,
+            num_heads=self.model.num_heads,
+        )
         return self
 
     def axes(self) -> Axes:
@@ -175,8 +179,9 @@ DIGITS = Config(
     space=SpaceAxes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
     budget=Budgets(heads_at_most=2.2e6, details_at_least=1.4e6, details_at_most=2.2e6),
     supernet=SupernetTraining(epochs=60, batch_size=64, lr=0.05, warmup_epochs=3, clip_norm=1.0),
-    search=Search(population=20, generations=10, parents=8, top_k=3, recalibration_batches=4,
-                  recalibration_batch_size=256),
+    search=Search(
+        population=20, generations=10, parents=8, top_k=3, recalibration_batches=4, recalibration_batch_size=256
+    ),
     retrain=Retraining(epochs=60, batch_size=64, lr=2e-3, warmup_epochs=5, drop_path=0.0, mixup=0.0, cutmix=0.0),
 )
 

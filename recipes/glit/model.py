@@ -30,7 +30,9 @@ class Frame:
                 f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
             )
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}")
+            raise ValueError(
+                f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
+            )
 
     @property
     def patches(self) -> int:

@@ -119,7 +119,9 @@ def same_heads(heads: int, axes: Axes = TINY) -> Arch:
 
     With all heads global it is the DeiT-shaped network.
     """
-    block = block_arch(axes, heads, axes.held_kernel_size, axes.held_expansion, axes.held_qkv_ratio, axes.held_mlp_ratio)
+    block = block_arch(
+        axes, heads, axes.held_kernel_size, axes.held_expansion, axes.held_qkv_ratio, axes.held_mlp_ratio
+    )
     return Arch({f"block.{i}.{name}": value for i in range(axes.blocks) for name, value in block.items()})
 
 

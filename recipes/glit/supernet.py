@@ -211,7 +211,8 @@ class GLiTSupernet(Trunk):
 
     def extract(self, arch: Arch) -> GLiT:
         """Return an architecture's network as plain torch, with copies of its weights."""
-        blocks = [block.extract(part) for block, part in zip(self.blocks, arch.parts("block"), strict=True)]
+        parts = zip(self.blocks, arch.parts("block"), strict=True)
+        blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
         network = GLiT(self.frame, blocks)
         own = dict(self.state_dict())
         network.load_state_dict(

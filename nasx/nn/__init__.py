@@ -1,0 +1,33 @@
+"""Building blocks of supernets: separate weights (`Switch`), entangled weights (elastic layers), plain parts."""
+
+from nasx.nn.elastic import (
+    ElasticAttention,
+    ElasticBatchNorm1d,
+    ElasticBatchNorm2d,
+    ElasticDepthwiseConv1d,
+    ElasticDepthwiseConv2d,
+    ElasticFeedForward,
+    ElasticLayerNorm,
+    ElasticLinear,
+)
+from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
+from nasx.nn.supernet import Subnet, Supernet
+from nasx.nn.switch import Switch
+
+__all__ = [
+    "Attention",
+    "DropPath",
+    "ElasticAttention",
+    "ElasticBatchNorm1d",
+    "ElasticBatchNorm2d",
+    "ElasticDepthwiseConv1d",
+    "ElasticDepthwiseConv2d",
+    "ElasticFeedForward",
+    "ElasticLayerNorm",
+    "ElasticLinear",
+    "FeedForward",
+    "Subnet",
+    "Supernet",
+    "Switch",
+    "drop_path",
+]

@@ -1,0 +1,268 @@
+"""Weight-entangled layers: built at their largest size, run and extracted at any smaller one (AutoFormer).
+
+Channels are prefixes; depthwise kernels are centred in the largest kernel. Every layer runs a slice in `forward`,
+which takes the sizes as arguments, and gives that slice as plain torch in `extract`.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.nn.layers import Attention, FeedForward, attend
+
+Plain = TypeVar("Plain", bound=nn.Module)
+
+
+@torch.no_grad()
+def _filled(plain: Plain, like: nn.Module, **tensors: Tensor | None) -> Plain:
+    """Return a plain layer with copies of the given tensors as its parameters and buffers, in the mode of another."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        own = getattr(plain, name)
+        if isinstance(own, nn.Parameter):
+            setattr(plain, name, nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad))
+        else:
+            setattr(plain, name, tensor.detach().clone())
+    return plain.train(like.training)
+
+
+def _fits(wanted: int, largest: int, what: str) -> int:
+    if not 0 < wanted <= largest:
+        raise ValueError(f"{what} must be from 1 to {largest}, but got {wanted}")
+    return wanted
+
+
+class ElasticLinear(nn.Linear):
+    """A Linear layer whose inputs and outputs are prefixes."""
+
+    def _slice(self, out_features: int, in_features: int) -> tuple[Tensor, Tensor | None]:
+        _fits(out_features, self.out_features, "out_features")
+        _fits(in_features, self.in_features, "in_features")
+        return self.weight[:out_features, :in_features], None if self.bias is None else self.bias[:out_features]
+
+    def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
+        """Map (..., in) to (..., out_features); the inputs that are used follow x."""
+        return F.linear(x, *self._slice(out_features or self.out_features, x.shape[-1]))
+
+    def extract(self, out_features: int, in_features: int) -> nn.Linear:
+        """Return the plain layer of a size."""
+        weight, bias = self._slice(out_features, in_features)
+        return _filled(
+            nn.Linear(in_features, out_features, bias=bias is not None, device="meta"), self, weight=weight, bias=bias
+        )
+
+
+class ElasticLayerNorm(nn.LayerNorm):
+    """A LayerNorm over the last dimension whose channels are a prefix."""
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., C) with the first C weights."""
+        dim = _fits(x.shape[-1], self.normalized_shape[0], "channels")
+        return F.layer_norm(x, (dim,), self.weight[:dim], self.bias[:dim], self.eps)
+
+    def extract(self, dim: int) -> nn.LayerNorm:
+        """Return the plain layer of a size."""
+        _fits(dim, self.normalized_shape[0], "channels")
+        plain = nn.LayerNorm(dim, eps=self.eps, device="meta")
+        return _filled(plain, self, weight=self.weight[:dim], bias=self.bias[:dim])
+
+
+def _centred(kernel_size: int, largest: int) -> slice:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel sizes must be odd, so that they have a centre, but got {kernel_size}")
+    _fits(kernel_size, largest, "kernel_size")
+    start = (largest - kernel_size) // 2
+    return slice(start, start + kernel_size)
+
+
+class ElasticDepthwiseConv1d(nn.Conv1d):
+    """A depthwise convolution with 'same' padding: channels are a prefix, kernels centred in the largest."""
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
+        _centred(kernel_size, kernel_size)
+        super().__init__(channels, channels, kernel_size, padding="same", groups=channels, bias=bias)
+
+    def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
+        _fits(channels, self.in_channels, "channels")
+        centre = _centred(kernel_size, self.kernel_size[0])
+        return self.weight[:channels, :, centre], None if self.bias is None else self.bias[:channels]
+
+    def forward(self, x: Tensor, kernel_size: int | None = None) -> Tensor:
+        """Map (B, C, N) to itself with a kernel size, the largest by default."""
+        kernel_size = kernel_size or self.kernel_size[0]
+        return F.conv1d(x, *self._slice(x.shape[1], kernel_size), padding="same", groups=x.shape[1])
+
+    def extract(self, channels: int, kernel_size: int) -> nn.Conv1d:
+        """Return the plain layer of a size."""
+        weight, bias = self._slice(channels, kernel_size)
+        plain = nn.Conv1d(
+            channels, channels, kernel_size, padding="same", groups=channels, bias=bias is not None, device="meta"
+        )
+        return _filled(plain, self, weight=weight, bias=bias)
+
+
+class ElasticDepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution over images, square kernels centred in the largest."""
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
+        _centred(kernel_size, kernel_size)
+        super().__init__(channels, channels, kernel_size, padding="same", groups=channels, bias=bias)
+
+    def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
+        _fits(channels, self.in_channels, "channels")
+        centre = _centred(kernel_size, self.kernel_size[0])
+        return self.weight[:channels, :, centre, centre], None if self.bias is None else self.bias[:channels]
+
+    def forward(self, x: Tensor, kernel_size: int | None = None) -> Tensor:
+        """Map (B, C, H, W) to itself with a kernel size, the largest by default."""
+        kernel_size = kernel_size or self.kernel_size[0]
+        return F.conv2d(x, *self._slice(x.shape[1], kernel_size), padding="same", groups=x.shape[1])
+
+    def extract(self, channels: int, kernel_size: int) -> nn.Conv2d:
+        """Return the plain layer of a size."""
+        weight, bias = self._slice(channels, kernel_size)
+        plain = nn.Conv2d(
+            channels, channels, kernel_size, padding="same", groups=channels, bias=bias is not None, device="meta"
+        )
+        return _filled(plain, self, weight=weight, bias=bias)
+
+
+def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalise with the first channels' weights and statistics, updating those as torch's own layer does."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    channels = _fits(x.shape[1], norm.num_features, "channels")
+    momentum = norm.momentum
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:  # a cumulative average; the count is one for all channels
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    return F.batch_norm(
+        x,
+        norm.running_mean[:channels],
+        norm.running_var[:channels],
+        norm.weight[:channels],
+        norm.bias[:channels],
+        norm.training,
+        0.0 if momentum is None else momentum,
+        norm.eps,
+    )
+
+
+def _batch_norm_slice(norm: nn.BatchNorm1d | nn.BatchNorm2d, plain: Plain, channels: int) -> Plain:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    _fits(channels, norm.num_features, "channels")
+    return _filled(
+        plain,
+        norm,
+        weight=norm.weight[:channels],
+        bias=norm.bias[:channels],
+        running_mean=norm.running_mean[:channels],
+        running_var=norm.running_var[:channels],
+        num_batches_tracked=norm.num_batches_tracked,
+    )
+
+
+class ElasticBatchNorm1d(nn.BatchNorm1d):
+    """A BatchNorm whose channels are a prefix; statistics of the channels outside a slice stay as they are.
+
+    Slices share their running statistics, which therefore fit none of them exactly: recompute them for the
+    architecture at hand before scoring it (`nasx.train.recalibrate`).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, N) with the first C channels."""
+        return _batch_norm(self, x)
+
+    def extract(self, channels: int) -> nn.BatchNorm1d:
+        """Return the plain layer of a size."""
+        return _batch_norm_slice(self, nn.BatchNorm1d(channels, self.eps, self.momentum, device="meta"), channels)
+
+
+class ElasticBatchNorm2d(nn.BatchNorm2d):
+    """The same over images (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) with the first C channels."""
+        return _batch_norm(self, x)
+
+    def extract(self, channels: int) -> nn.BatchNorm2d:
+        """Return the plain layer of a size."""
+        return _batch_norm_slice(self, nn.BatchNorm2d(channels, self.eps, self.momentum, device="meta"), channels)
+
+
+class ElasticAttention(nn.Module):
+    """Multi-head self-attention whose width, heads and inner width vary; q, k and v are prefixes of their own third."""
+
+    def __init__(
+        self, max_dim: int, *, max_inner: int, qkv_bias: bool = True, dropout: float = 0.0, scale: float | None = None
+    ) -> None:
+        super().__init__()
+        self.max_inner, self.dropout, self.scale = max_inner, dropout, scale
+        self.qkv = nn.Linear(max_dim, 3 * max_inner, bias=qkv_bias)
+        self.proj = ElasticLinear(max_inner, max_dim)
+
+    def _slice(self, dim: int, inner: int) -> tuple[Tensor, Tensor | None]:
+        _fits(dim, self.qkv.in_features, "width")
+        _fits(inner, self.max_inner, "inner width")
+        weight = self.qkv.weight.view(3, self.max_inner, -1)[:, :inner, :dim].flatten(0, 1)
+        bias: Tensor | None = self.qkv.bias
+        return weight, None if bias is None else bias.view(3, self.max_inner)[:, :inner].flatten()
+
+    def forward(self, x: Tensor, *, heads: int, inner: int | None = None) -> Tensor:
+        """Map (B, N, C) to (B, N, C) with some heads; `inner` is C by default."""
+        dim = x.shape[-1]
+        q, k, v = F.linear(x, *self._slice(dim, inner or dim)).chunk(3, dim=-1)
+        dropout = self.dropout if self.training else 0.0
+        return self.proj(attend(q, k, v, heads, scale=self.scale, dropout=dropout), dim)
+
+    def extract(self, dim: int, *, heads: int, inner: int | None = None) -> Attention:
+        """Return the plain attention of a size."""
+        inner = inner or dim
+        weight, bias = self._slice(dim, inner)
+        with torch.device("meta"):
+            plain = Attention(
+                dim, heads, inner=inner, qkv_bias=bias is not None, dropout=self.dropout, scale=self.scale
+            )
+        plain.qkv = _filled(plain.qkv, self, weight=weight, bias=bias)
+        plain.proj = self.proj.extract(dim, inner)
+        return plain.train(self.training)
+
+
+class ElasticFeedForward(nn.Module):
+    """A feed-forward whose width and hidden width are prefixes."""
+
+    def __init__(
+        self,
+        max_dim: int,
+        max_hidden: int,
+        *,
+        activation: Callable[[], nn.Module] = nn.GELU,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.fc1 = ElasticLinear(max_dim, max_hidden)
+        self.act = activation()
+        self.fc2 = ElasticLinear(max_hidden, max_dim)
+        self.drop = nn.Dropout(dropout)
+        self._activation = activation
+
+    def forward(self, x: Tensor, *, hidden: int) -> Tensor:
+        """Map (..., C) to (..., C) through a hidden width."""
+        inside = self.drop(self.act(self.fc1(x, hidden)))
+        return self.drop(self.fc2(inside, x.shape[-1]))
+
+    def extract(self, dim: int, *, hidden: int) -> FeedForward:
+        """Return the plain feed-forward of a size."""
+        with torch.device("meta"):
+            plain = FeedForward(dim, hidden, activation=self._activation, dropout=self.drop.p)
+        plain.fc1, plain.fc2 = self.fc1.extract(hidden, dim), self.fc2.extract(dim, hidden)
+        return plain.train(self.training)

@@ -1,0 +1,87 @@
+"""Plain parts of transformers, as they stand in extracted networks.
+
+Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits C into H heads of width D.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float | None = None, dropout: float = 0.0) -> Tensor:
+    """Return multi-head scaled dot-product attention of (B, N, inner) queries, keys and values, heads joined again.
+
+    The scale defaults to (inner / heads) ** -0.5.
+    """
+    q, k, v = (t.reshape(*t.shape[:2], heads, t.shape[2] // heads).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on tokens (B, N, dim); `inner` is the width of q, k and v, `dim` by default."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        inner: int | None = None,
+        out_dim: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        inner = dim if inner is None else inner
+        if inner % heads:
+            raise ValueError(f"the inner width must be a multiple of the heads, but got {inner} and {heads}")
+        self.heads, self.scale, self.dropout = heads, scale, dropout
+        self.qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias)
+        self.proj = nn.Linear(inner, dim if out_dim is None else out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, dim) to (B, N, out_dim)."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        dropout = self.dropout if self.training else 0.0
+        return self.proj(attend(q, k, v, self.heads, scale=self.scale, dropout=dropout))
+
+
+class FeedForward(nn.Module):
+    """Linear to `hidden`, activation, Linear back to `dim`, dropout after each."""
+
+    def __init__(
+        self, dim: int, hidden: int, *, activation: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = activation()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to (..., dim)."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Zero whole samples of a residual branch with a probability, and scale the others up (stochastic depth)."""
+    if rate == 0.0 or not training:
+        return x
+    kept = torch.empty(x.shape[0], *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+    return x * kept / (1 - rate)
+
+
+class DropPath(nn.Module):
+    """`drop_path` as a module."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"`0 <= rate < 1` must hold, but got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape with the batch first to itself."""
+        return drop_path(x, self.rate, self.training)
