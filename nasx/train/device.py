@@ -1,0 +1,41 @@
+"""Where computation happens, and with how many threads."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a torch device by name; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {name!r}; write cpu, cuda, cuda:0 or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"the device {name!r} was asked for, but this machine has no usable CUDA device")
+    return device
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter."""
+    return next(module.parameters()).device
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return bfloat16 autocast on CUDA and nothing elsewhere; bfloat16 needs no loss scaling."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Run with a fixed number of CPU threads: sums over threads differ in the last bits with their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

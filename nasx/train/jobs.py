@@ -1,0 +1,96 @@
+"""Independent training jobs side by side on one machine.
+
+Two processes of one thread train small networks faster than one process of two threads. Each job runs with the same
+number of threads wherever it runs, so its result does not depend on how many processes there are.
+"""
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any, TypeVar
+
+from nasx.train.device import use_threads
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Report = Callable[[int, int], None]
+"""Called by a job with the steps done and their total."""
+
+_reports: Any = None  # a worker's end of the queue
+
+
+def run_jobs(
+    function: Callable[[Job, Report], Result],
+    jobs: Sequence[Job],
+    *,
+    processes: int,
+    threads: int = 1,
+    on_progress: Callable[[int, int, int], None] | None = None,
+    on_result: Callable[[int, Result], None] | None = None,
+) -> list[Result]:
+    """Run `function(job, report)` for each job and return the results in order.
+
+    `on_progress(job_number, done, total)` and `on_result(job_number, result)` are called in this process. An
+    exception, a job's or one that a callback raises, ends all jobs. Jobs and results must be picklable; `function`
+    must be importable. One process runs the jobs here, one after the other.
+    """
+    progress = on_progress or (lambda job, done, total: None)
+    finished = on_result or (lambda job, result: None)
+    results: dict[int, Result] = {}
+    if processes <= 1 or len(jobs) <= 1:
+        with use_threads(threads):
+            for number, job in enumerate(jobs):
+                results[number] = function(job, lambda done, total, number=number: progress(number, done, total))  # type: ignore[misc]
+                finished(number, results[number])
+        return [results[number] for number in range(len(jobs))]
+
+    # spawn: a forked copy of a process with running threads can hang
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=(reports, threads))
+    try:
+        waiting: dict[Future[Result], int] = {
+            pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)
+        }
+        while waiting:
+            ended, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            _forward(reports, progress)
+            for future in ended:
+                number = waiting.pop(future)
+                results[number] = future.result()
+                finished(number, results[number])
+    except BaseException:
+        for process in list(pool._processes.values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        reports.close()
+        reports.cancel_join_thread()
+    pool.shutdown()
+    return [results[number] for number in range(len(jobs))]
+
+
+def _start(reports: Any, threads: int) -> None:
+    global _reports
+    _reports = reports
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> Result:
+    return function(job, lambda done, total: _reports.put((number, done, total)))
+
+
+def _forward(reports: Any, progress: Callable[[int, int, int], None]) -> None:
+    latest: dict[int, tuple[int, int]] = {}
+    while True:
+        try:
+            number, done, total = reports.get_nowait()
+        except queue.Empty:
+            break
+        latest[number] = done, total
+    for number, (done, total) in latest.items():
+        progress(number, done, total)

@@ -1,0 +1,133 @@
+"""The training loops, as generators: the caller logs, saves and stops between their steps."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from nasx.arch import Arch
+from nasx.train.device import autocast, device_of
+from nasx.train.paths import Paths
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class NotFinite(ArithmeticError):
+    """Losses or gradients were not finite several steps in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one training step did.
+
+    The loss stays a tensor on its device: reading it waits for the device, which a loop should not do every step.
+    """
+
+    step: int
+    loss: Tensor
+    lr: float
+    archs: tuple[Arch, ...] = ()
+    skipped: bool = False
+
+
+def train_supernet(
+    supernet: nn.Module,
+    batches: Batches,
+    paths: Paths,
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: LRScheduler | None = None,
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
+    start_step: int = 0,
+    max_skipped: int = 3,
+) -> Iterator[Step]:
+    """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
+
+    `batches` yields images (B, C, H, W) and labels (B,) or soft targets (B, classes), the first for `start_step`.
+    A step whose loss or gradient is not finite changes nothing and says so; more than `max_skipped` in a row raise
+    NotFinite.
+    """
+
+    def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        archs = paths(step)
+        for arch in archs:
+            with autocast(images.device):
+                loss = F.cross_entropy(supernet(images, arch), targets, label_smoothing=label_smoothing)
+            yield loss / len(archs)
+
+    for done in _train(supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
+        yield Step(done.step, done.loss, done.lr, paths(done.step), done.skipped)
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: LRScheduler | None = None,
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
+    average: AveragedModel | None = None,
+    start_step: int = 0,
+    max_skipped: int = 3,
+) -> Iterator[Step]:
+    """Train a network, one optimizer step per batch, updating an average of its weights after each."""
+
+    def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        with autocast(images.device):
+            loss = F.cross_entropy(model(images), targets, label_smoothing=label_smoothing)
+        yield loss
+
+    for done in _train(model, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
+        if average is not None and not done.skipped:
+            average.update_parameters(model)
+        yield done
+
+
+def seeded(batches: Batches, seed: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches, seeding torch's generators before each from (seed, step).
+
+    Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state.
+    """
+    for step, batch in enumerate(batches, start_step):
+        torch.manual_seed((seed << 32) + step)
+        yield batch
+
+
+def _train(
+    model: nn.Module,
+    batches: Batches,
+    losses: Callable[[int, Tensor, Tensor], Iterator[Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler | None,
+    clip_norm: float | None,
+    start_step: int,
+    max_skipped: int,
+) -> Iterator[Step]:
+    device, skipped = device_of(model), 0
+    model.train()
+    for step, (images, targets) in enumerate(batches, start_step):
+        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        lr = optimizer.param_groups[0]["lr"]
+        # None, not zero: the optimizer then leaves what this step does not use alone
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=device)
+        for part in losses(step, images, targets):
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        # one number tells whether loss and gradients are finite: both end in the norm
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm is not None else float("inf"))
+        finite = bool(torch.isfinite(norm + loss))
+        if finite:
+            optimizer.step()
+        skipped = 0 if finite else skipped + 1
+        if schedule is not None:
+            schedule.step()
+        if skipped > max_skipped:
+            raise NotFinite(f"loss or gradient was not finite in {skipped} steps in a row, the last of them {step}")
+        yield Step(step, loss, lr, skipped=not finite)

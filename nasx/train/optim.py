@@ -1,0 +1,57 @@
+"""Optimizers, schedules and averages, all torch's own, with the settings of the field."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: float = 0.9) -> torch.optim.SGD:
+    """Return SPOS's and GLiT's optimizer for supernets; decay applies to every parameter.
+
+    Parameters without a gradient are left alone, momentum and decay included, so a candidate that a step did not
+    sample keeps its weights to the bit.
+    """
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
+
+
+def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """Return DeiT's optimizer: no decay for vectors (norms, biases), the class token and position embeddings."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        vector = parameter.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))
+        (free if vector else decayed).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}], lr=lr
+    )
+
+
+def cosine_schedule(
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    warmup_steps: int = 0,
+    warmup_lr: float = 0.0,
+    final_lr: float = 0.0,
+) -> LambdaLR:
+    """Return a schedule over steps: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`."""
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"`0 <= warmup_steps < steps` must hold, but got (warmup_steps={warmup_steps}, steps={steps})")
+    lr = optimizer.param_groups[0]["lr"]
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return float(warmup_lr + (lr - warmup_lr) * step / warmup_steps) / lr
+        done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+        return float(final_lr + (lr - final_lr) * (1 + math.cos(math.pi * done)) / 2) / lr
+
+    return LambdaLR(optimizer, factor)
+
+
+def ema(model: nn.Module, decay: float) -> AveragedModel:
+    """Return torch's exponential moving average of weights and buffers; call `update_parameters` after each step."""
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
