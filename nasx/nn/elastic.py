@@ -4,6 +4,7 @@ Channels are prefixes; depthwise kernels are centred in the largest kernel. Ever
 which takes the sizes as arguments, and gives that slice as plain torch in `extract`.
 """
 
+import copy
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,24 +17,32 @@ from nasx.nn.layers import Attention, FeedForward, attend
 Plain = TypeVar("Plain", bound=nn.Module)
 
 
-@torch.no_grad()
 def _filled(plain: Plain, like: nn.Module, **tensors: Tensor | None) -> Plain:
-    """Return a plain layer with copies of the given tensors as its parameters and buffers, in the mode of another."""
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        own = getattr(plain, name)
-        if isinstance(own, nn.Parameter):
-            setattr(plain, name, nn.Parameter(tensor.detach().clone(), requires_grad=tensor.requires_grad))
-        else:
-            setattr(plain, name, tensor.detach().clone())
+    """Give a plain layer copies of slices of an elastic layer's parameters and buffers, and its mode.
+
+    Whether a copy is trained is asked of the whole parameter: slices taken under `no_grad` have forgotten it.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            whole, own = getattr(like, name), tensor.detach().clone(memory_format=torch.contiguous_format)
+            if isinstance(whole, nn.Parameter):
+                own = nn.Parameter(own, requires_grad=whole.requires_grad)
+            setattr(plain, name, own)
     return plain.train(like.training)
 
 
 def _fits(wanted: int, largest: int, what: str) -> int:
     if not 0 < wanted <= largest:
-        raise ValueError(f"{what} must be from 1 to {largest}, but got {wanted}")
+        raise ValueError(
+            f"{what} must be from 1 to {largest}, but got {wanted}; build the elastic layer at the largest size of all"
+        )
     return wanted
+
+
+def _prefix(tensor: Tensor | None, size: int) -> Tensor | None:
+    return None if tensor is None else tensor[:size]
 
 
 class ElasticLinear(nn.Linear):
@@ -42,11 +51,12 @@ class ElasticLinear(nn.Linear):
     def _slice(self, out_features: int, in_features: int) -> tuple[Tensor, Tensor | None]:
         _fits(out_features, self.out_features, "out_features")
         _fits(in_features, self.in_features, "in_features")
-        return self.weight[:out_features, :in_features], None if self.bias is None else self.bias[:out_features]
+        return self.weight[:out_features, :in_features], _prefix(self.bias, out_features)
 
     def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
-        """Map (..., in) to (..., out_features); the inputs that are used follow x."""
-        return F.linear(x, *self._slice(out_features or self.out_features, x.shape[-1]))
+        """Map (..., in) to (..., out_features), all by default; the inputs that are used follow x."""
+        out_features = self.out_features if out_features is None else out_features
+        return F.linear(x, *self._slice(out_features, x.shape[-1]))
 
     def extract(self, out_features: int, in_features: int) -> nn.Linear:
         """Return the plain layer of a size."""
@@ -76,7 +86,9 @@ class ElasticLayerNorm(nn.LayerNorm):
 
 def _centred(kernel_size: int, largest: int) -> slice:
     if kernel_size % 2 == 0:
-        raise ValueError(f"kernel sizes must be odd, so that they have a centre, but got {kernel_size}")
+        raise ValueError(
+            f"kernel sizes must be odd, so that they have a centre, but got {kernel_size}; take {kernel_size + 1}"
+        )
     _fits(kernel_size, largest, "kernel_size")
     start = (largest - kernel_size) // 2
     return slice(start, start + kernel_size)
@@ -92,11 +104,11 @@ class ElasticDepthwiseConv1d(nn.Conv1d):
     def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
         _fits(channels, self.in_channels, "channels")
         centre = _centred(kernel_size, self.kernel_size[0])
-        return self.weight[:channels, :, centre], None if self.bias is None else self.bias[:channels]
+        return self.weight[:channels, :, centre], _prefix(self.bias, channels)
 
     def forward(self, x: Tensor, kernel_size: int | None = None) -> Tensor:
         """Map (B, C, N) to itself with a kernel size, the largest by default."""
-        kernel_size = kernel_size or self.kernel_size[0]
+        kernel_size = self.kernel_size[0] if kernel_size is None else kernel_size
         return F.conv1d(x, *self._slice(x.shape[1], kernel_size), padding="same", groups=x.shape[1])
 
     def extract(self, channels: int, kernel_size: int) -> nn.Conv1d:
@@ -118,11 +130,11 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
     def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
         _fits(channels, self.in_channels, "channels")
         centre = _centred(kernel_size, self.kernel_size[0])
-        return self.weight[:channels, :, centre, centre], None if self.bias is None else self.bias[:channels]
+        return self.weight[:channels, :, centre, centre], _prefix(self.bias, channels)
 
     def forward(self, x: Tensor, kernel_size: int | None = None) -> Tensor:
         """Map (B, C, H, W) to itself with a kernel size, the largest by default."""
-        kernel_size = kernel_size or self.kernel_size[0]
+        kernel_size = self.kernel_size[0] if kernel_size is None else kernel_size
         return F.conv2d(x, *self._slice(x.shape[1], kernel_size), padding="same", groups=x.shape[1])
 
     def extract(self, channels: int, kernel_size: int) -> nn.Conv2d:
@@ -136,37 +148,34 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
 
 def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Normalise with the first channels' weights and statistics, updating those as torch's own layer does."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     channels = _fits(x.shape[1], norm.num_features, "channels")
     momentum = norm.momentum
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-        if momentum is None:  # a cumulative average; the count is one for all channels
+        if momentum is None:  # a cumulative average
             momentum = 1.0 / float(norm.num_batches_tracked)
     return F.batch_norm(
         x,
-        norm.running_mean[:channels],
-        norm.running_var[:channels],
-        norm.weight[:channels],
-        norm.bias[:channels],
-        norm.training,
+        _prefix(norm.running_mean, channels),
+        _prefix(norm.running_var, channels),
+        _prefix(norm.weight, channels),
+        _prefix(norm.bias, channels),
+        norm.training or norm.running_mean is None,
         0.0 if momentum is None else momentum,
         norm.eps,
     )
 
 
-def _batch_norm_slice(norm: nn.BatchNorm1d | nn.BatchNorm2d, plain: Plain, channels: int) -> Plain:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+def _batch_norm_slice(norm: nn.BatchNorm1d | nn.BatchNorm2d, plain_class: type[Plain], channels: int) -> Plain:
     _fits(channels, norm.num_features, "channels")
+    plain = plain_class(channels, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
     return _filled(
         plain,
         norm,
-        weight=norm.weight[:channels],
-        bias=norm.bias[:channels],
-        running_mean=norm.running_mean[:channels],
-        running_var=norm.running_var[:channels],
+        weight=_prefix(norm.weight, channels),
+        bias=_prefix(norm.bias, channels),
+        running_mean=_prefix(norm.running_mean, channels),
+        running_var=_prefix(norm.running_var, channels),
         num_batches_tracked=norm.num_batches_tracked,
     )
 
@@ -175,16 +184,18 @@ class ElasticBatchNorm1d(nn.BatchNorm1d):
     """A BatchNorm whose channels are a prefix; statistics of the channels outside a slice stay as they are.
 
     Slices share their running statistics, which therefore fit none of them exactly: recompute them for the
-    architecture at hand before scoring it (`nasx.train.recalibrate`).
+    architecture at hand before scoring it. The count of batches is one for all channels, so the cumulative average
+    of `momentum=None` is exact where one slice runs between resets, as it does there.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, N) with the first C channels."""
+        """Normalise (B, C) or (B, C, N) with the first C channels."""
+        self._check_input_dim(x)
         return _batch_norm(self, x)
 
     def extract(self, channels: int) -> nn.BatchNorm1d:
         """Return the plain layer of a size."""
-        return _batch_norm_slice(self, nn.BatchNorm1d(channels, self.eps, self.momentum, device="meta"), channels)
+        return _batch_norm_slice(self, nn.BatchNorm1d, channels)
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
@@ -192,23 +203,35 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) with the first C channels."""
+        self._check_input_dim(x)
         return _batch_norm(self, x)
 
     def extract(self, channels: int) -> nn.BatchNorm2d:
         """Return the plain layer of a size."""
-        return _batch_norm_slice(self, nn.BatchNorm2d(channels, self.eps, self.momentum, device="meta"), channels)
+        return _batch_norm_slice(self, nn.BatchNorm2d, channels)
 
 
 class ElasticAttention(nn.Module):
-    """Multi-head self-attention whose width, heads and inner width vary; q, k and v are prefixes of their own third."""
+    """Multi-head self-attention whose width, heads, inner and output width vary.
+
+    q, k and v are prefixes of their own third of the packed weight. `max_out` is `max_dim` by default. The scale is
+    the heads' width ** -0.5 at every size, unless one is given for all.
+    """
 
     def __init__(
-        self, max_dim: int, *, max_inner: int, qkv_bias: bool = True, dropout: float = 0.0, scale: float | None = None
+        self,
+        max_dim: int,
+        *,
+        max_inner: int,
+        max_out: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.max_inner, self.dropout, self.scale = max_inner, dropout, scale
         self.qkv = nn.Linear(max_dim, 3 * max_inner, bias=qkv_bias)
-        self.proj = ElasticLinear(max_inner, max_dim)
+        self.proj = ElasticLinear(max_inner, max_dim if max_out is None else max_out)
 
     def _slice(self, dim: int, inner: int) -> tuple[Tensor, Tensor | None]:
         _fits(dim, self.qkv.in_features, "width")
@@ -217,28 +240,36 @@ class ElasticAttention(nn.Module):
         bias: Tensor | None = self.qkv.bias
         return weight, None if bias is None else bias.view(3, self.max_inner)[:, :inner].flatten()
 
-    def forward(self, x: Tensor, *, heads: int, inner: int | None = None) -> Tensor:
-        """Map (B, N, C) to (B, N, C) with some heads; `inner` is C by default."""
+    def forward(self, x: Tensor, *, heads: int, inner: int | None = None, out_dim: int | None = None) -> Tensor:
+        """Map (B, N, C) to (B, N, out_dim) with some heads; `inner` and `out_dim` are C by default."""
         dim = x.shape[-1]
-        q, k, v = F.linear(x, *self._slice(dim, inner or dim)).chunk(3, dim=-1)
+        q, k, v = F.linear(x, *self._slice(dim, dim if inner is None else inner)).chunk(3, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        return self.proj(attend(q, k, v, heads, scale=self.scale, dropout=dropout), dim)
+        joined = attend(q, k, v, heads, scale=self.scale, dropout=dropout)
+        return self.proj(joined, dim if out_dim is None else out_dim)
 
-    def extract(self, dim: int, *, heads: int, inner: int | None = None) -> Attention:
+    def extract(self, dim: int, *, heads: int, inner: int | None = None, out_dim: int | None = None) -> Attention:
         """Return the plain attention of a size."""
-        inner = inner or dim
+        inner = dim if inner is None else inner
+        out_dim = dim if out_dim is None else out_dim
         weight, bias = self._slice(dim, inner)
         with torch.device("meta"):
             plain = Attention(
-                dim, heads, inner=inner, qkv_bias=bias is not None, dropout=self.dropout, scale=self.scale
+                dim,
+                heads,
+                inner=inner,
+                out_dim=out_dim,
+                qkv_bias=bias is not None,
+                dropout=self.dropout,
+                scale=self.scale,
             )
-        plain.qkv = _filled(plain.qkv, self, weight=weight, bias=bias)
-        plain.proj = self.proj.extract(dim, inner)
+        _filled(plain.qkv, self.qkv, weight=weight, bias=bias)
+        plain.proj = self.proj.extract(out_dim, inner)
         return plain.train(self.training)
 
 
 class ElasticFeedForward(nn.Module):
-    """A feed-forward whose width and hidden width are prefixes."""
+    """A feed-forward whose width and hidden width are prefixes; the activation is one for all sizes."""
 
     def __init__(
         self,
@@ -253,7 +284,6 @@ class ElasticFeedForward(nn.Module):
         self.act = activation()
         self.fc2 = ElasticLinear(max_hidden, max_dim)
         self.drop = nn.Dropout(dropout)
-        self._activation = activation
 
     def forward(self, x: Tensor, *, hidden: int) -> Tensor:
         """Map (..., C) to (..., C) through a hidden width."""
@@ -263,6 +293,7 @@ class ElasticFeedForward(nn.Module):
     def extract(self, dim: int, *, hidden: int) -> FeedForward:
         """Return the plain feed-forward of a size."""
         with torch.device("meta"):
-            plain = FeedForward(dim, hidden, activation=self._activation, dropout=self.drop.p)
+            plain = FeedForward(dim, hidden, activation=nn.Identity, dropout=self.drop.p)
         plain.fc1, plain.fc2 = self.fc1.extract(hidden, dim), self.fc2.extract(dim, hidden)
+        plain.act = copy.deepcopy(self.act)
         return plain.train(self.training)

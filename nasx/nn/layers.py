@@ -1,6 +1,6 @@
 """Plain parts of transformers, as they stand in extracted networks.
 
-Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits C into H heads of width D.
+Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits its inner width into heads of equal width.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def head_width(inner: int, heads: int) -> int:
+    """Return the width of each head; an inner width that does not divide among the heads is a ValueError."""
+    if heads < 1 or inner < heads or inner % heads:
+        raise ValueError(
+            f"heads share the inner width equally, but got {heads} heads for {inner}; make it a multiple of the heads"
+        )
+    return inner // heads
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float | None = None, dropout: float = 0.0) -> Tensor:
     """Return multi-head scaled dot-product attention of (B, N, inner) queries, keys and values, heads joined again.
 
-    The scale defaults to (inner / heads) ** -0.5.
+    The scale defaults to the heads' width ** -0.5.
     """
-    q, k, v = (t.reshape(*t.shape[:2], heads, t.shape[2] // heads).transpose(1, 2) for t in (q, k, v))
+    width = head_width(q.shape[-1], heads)
+    q, k, v = (t.reshape(*t.shape[:2], heads, width).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on tokens (B, N, dim); `inner` is the width of q, k and v, `dim` by default."""
+    """Multi-head self-attention: tokens (B, N, dim) to (B, N, out_dim).
+
+    `inner` is the width of q, k and v over all heads; it and `out_dim` are `dim` by default. `qkv` packs q, k and v
+    along its rows, head by head inside each, as timm does. `dropout` acts on the attention weights.
+    """
 
     def __init__(
         self,
@@ -35,8 +49,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         inner = dim if inner is None else inner
-        if inner % heads:
-            raise ValueError(f"the inner width must be a multiple of the heads, but got {inner} and {heads}")
+        head_width(inner, heads)
         self.heads, self.scale, self.dropout = heads, scale, dropout
         self.qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias)
         self.proj = nn.Linear(inner, dim if out_dim is None else out_dim)
@@ -47,9 +60,13 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return self.proj(attend(q, k, v, self.heads, scale=self.scale, dropout=dropout))
 
+    def extra_repr(self) -> str:
+        """Return what `repr` shows beside the layers."""
+        return f"heads={self.heads}, scale={self.scale}, dropout={self.dropout}"
+
 
 class FeedForward(nn.Module):
-    """Linear to `hidden`, activation, Linear back to `dim`, dropout after each."""
+    """Linear to `hidden`, activation, Linear back to `dim`, dropout after each; the names are timm's."""
 
     def __init__(
         self, dim: int, hidden: int, *, activation: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
@@ -65,12 +82,22 @@ class FeedForward(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"`0 <= rate < 1` must hold, but got {rate}; leave the branch out to drop it always")
+
+
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero whole samples of a residual branch with a probability, and scale the others up (stochastic depth)."""
-    if rate == 0.0 or not training:
+    """Zero whole samples of a residual branch with a probability, and scale the others up (stochastic depth).
+
+    Samples lie along the first dimension; the draw is torch's default generator's on x's device. The rate is at
+    least 0 and below 1.
+    """
+    _check_rate(rate)
+    if rate == 0 or not training:
         return x
     kept = torch.empty(x.shape[0], *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
-    return x * kept / (1 - rate)
+    return x * kept.div_(1 - rate)
 
 
 class DropPath(nn.Module):
@@ -78,10 +105,13 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"`0 <= rate < 1` must hold, but got {rate}")
+        _check_rate(rate)
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
         """Map any shape with the batch first to itself."""
         return drop_path(x, self.rate, self.training)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows of this module."""
+        return f"rate={self.rate}"

@@ -12,7 +12,7 @@ class Supernet(Protocol):
 
     The architecture is an argument and never module state, so one supernet serves threads, ranks and tests alike.
     `extract(arch)` is plain torch with copies of the weights; its outputs equal the supernet's for that
-    architecture, in evaluation and in training mode.
+    architecture, in evaluation mode and, from the same random state, in training mode.
     """
 
     def __call__(self, x: Tensor, arch: Arch) -> Tensor:
