@@ -1,7 +1,9 @@
 """Everything a GLiT run can be told, as one typed value, and the presets."""
 
+import os
 from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -171,13 +173,17 @@ class Machine(BaseSettings):
     processes: int = Field(0, ge=0, description="networks trained side by side; 0: one per core on CPU, else 1")
     threads: int = Field(2, ge=1, description="CPU threads of supernet training and search; changes the last bits")
 
+    def processes_for(self, device: torch.device) -> int:
+        """Return how many networks to train side by side on a device."""
+        return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+
 
 DIGITS = Config(
     preset="digits",
     data=Data(source="digits", image_size=8, val_fraction=0.2, pad_crop=1),
     model=Model(patch_size=2, embed_dim=48, init_std=0.1),
     space=SpaceAxes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
-    budget=Budgets(heads_at_most=2.2e6, details_at_least=1.4e6, details_at_most=2.2e6),
+    budget=Budgets(heads_at_most=2.4e6, details_at_least=1.6e6, details_at_most=2.4e6),
     supernet=SupernetTraining(epochs=60, batch_size=64, lr=0.05, warmup_epochs=3, clip_norm=1.0),
     search=Search(
         population=20, generations=10, parents=8, top_k=3, recalibration_batches=4, recalibration_batch_size=256
@@ -190,7 +196,7 @@ CIFAR10 = Config(
     data=Data(image_size=32, val_images=5000, pad_crop=4, flip=True),
     model=Model(patch_size=4, init_std=0.05),
     space=SpaceAxes(blocks=6, kernel_size=(5, 9, 17), held_kernel_size=9),
-    budget=Budgets(heads_at_most=2.3e8, details_at_least=1.5e8, details_at_most=2.3e8),
+    budget=Budgets(heads_at_most=2.2e8, details_at_least=1.5e8, details_at_most=2.2e8),
     supernet=SupernetTraining(epochs=100, batch_size=256, lr=0.1, warmup_epochs=2, clip_norm=1.0),
     search=Search(recalibration_batches=20, recalibration_batch_size=256),
     retrain=Retraining(epochs=200, batch_size=256, lr=1e-3),

@@ -1,0 +1,68 @@
+"""Training one network from scratch with DeiT's recipe, as a job that any process can run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nasx.run.files import write_bytes
+from safetensors.torch import save
+
+from nasx import Arch
+from nasx.data import eval_batches
+from nasx.train import adamw, cosine_schedule, evaluate, pick_device, seeded, train
+from recipes.glit.config import Config
+from recipes.glit.model import build_in
+from recipes.glit.problem import load_problem
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainJob:
+    """Which network to train, on what, and where its weights go."""
+
+    config: Config
+    data_path: Path | None
+    arch: Arch
+    seed: int
+    weights: Path
+    device: str
+
+
+def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, Any]:
+    """Train a network, write its weights, and return its validation accuracy and loss curve."""
+    problem = load_problem(job.config, job.data_path)
+    config, (mean, std) = job.config.retrain, problem.statistics
+    torch.manual_seed(job.seed)
+    model = build_in(problem.frame, job.arch, drop_path=config.drop_path, init_std=job.config.model.init_std)
+    model.to(pick_device(job.device))
+    batches = problem.batches(config.batch_size, seed=job.seed, mixup=config.mixup, cutmix=config.cutmix)
+    steps = max(1, round(config.epochs * batches.steps_per_epoch))
+    optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+    schedule = cosine_schedule(
+        optimizer,
+        steps=steps,
+        warmup_steps=min(round(config.warmup_epochs * batches.steps_per_epoch), steps - 1),
+        warmup_lr=config.warmup_lr,
+        final_lr=min(config.final_lr, config.lr),
+    )
+    soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
+    losses: list[tuple[int, float]] = []
+    window: list[torch.Tensor] = []
+    every = max(1, steps // 100)
+    for step in train(
+        model,
+        seeded(batches.steps(0, steps), job.seed),
+        optimizer,
+        schedule=schedule,
+        label_smoothing=0.0 if soft else config.label_smoothing,
+        clip_norm=config.clip_norm,
+    ):
+        window.append(step.loss)
+        if (step.step + 1) % every == 0 or step.step + 1 == steps:
+            losses.append((step.step + 1, float(torch.stack(window).mean())))
+            window.clear()
+            report(step.step + 1, steps)
+    scored = evaluate(model, eval_batches(problem.dataset.val, job.config.search.eval_batch_size, mean, std))
+    write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in model.state_dict().items()}))
+    return {"arch": dict(job.arch), "val_accuracy": scored.accuracy, "val_loss": scored.loss, "losses": losses}
