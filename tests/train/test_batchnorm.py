@@ -1,0 +1,80 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasx import Arch
+from nasx.nn import Subnet, Switch
+from nasx.train import recalibrate
+
+LAYERS = [(nn.BatchNorm1d, (3,)), (nn.BatchNorm1d, (3, 7)), (nn.BatchNorm2d, (3, 4, 5)), (nn.BatchNorm3d, (3, 2, 3, 2))]
+
+
+def batches(shape: tuple[int, ...], count: int = 4) -> list[tuple[Tensor, Tensor]]:
+    rng = torch.Generator().manual_seed(1)
+    return [(3 + 2 * torch.randn(8, *shape, generator=rng), torch.zeros(8, dtype=torch.long)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=["1d", "1d-sequence", "2d", "3d"])
+def test_statistics_are_the_mean_over_batches_of_any_dimension(
+    layer: type[nn.BatchNorm1d], shape: tuple[int, ...]
+) -> None:
+    norm = layer(3, momentum=0.3)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.fill_(99.0)
+    norm.running_var.fill_(float("nan"))
+    images = batches(shape)
+    model = nn.Sequential(norm)  # a model without Linear: its parameters are the norm's
+    assert recalibrate(model, images) == 1
+    axes = (0, *range(2, 1 + len(shape)))
+    mean = torch.stack([x.mean(dim=axes) for x, _ in images]).mean(dim=0)
+    variance = torch.stack([x.var(dim=axes, correction=1) for x, _ in images]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    assert norm.momentum == 0.3
+
+
+def test_dropout_stays_off_and_modes_and_weights_come_back() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model.train()
+    model[3].eval()
+    weights = copy.deepcopy(dict(model.named_parameters()))
+    images = batches((3,))
+    assert recalibrate(model, images) == 2
+    torch.testing.assert_close(model[1].running_mean, torch.stack([x.mean(dim=0) for x, _ in images]).mean(dim=0))
+    assert [m.training for m in model] == [True, True, True, False]
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+class Supernet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.BatchNorm1d(3)
+        self.switch = Switch({width: nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width)) for width in (2, 4)})
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        return self.switch(self.stem(x), arch["width"])
+
+
+def test_other_candidates_keep_their_statistics() -> None:
+    supernet = Supernet()
+    images = batches((3,))
+    recalibrate(Subnet(supernet, Arch({"width": 4})), images)
+    kept = copy.deepcopy(supernet.switch[4].state_dict())
+    untouched = copy.deepcopy(supernet.switch[2].state_dict())
+    assert float(untouched["1.num_batches_tracked"]) == 0
+    assert recalibrate(Subnet(supernet, Arch({"width": 2})), batches((3,), 2)) == 2
+    assert all(torch.equal(v, kept[k]) for k, v in supernet.switch[4].state_dict().items())
+    assert not torch.equal(supernet.switch[2][1].running_mean, untouched["1.running_mean"])  # type: ignore[index]
+
+
+def test_an_error_in_a_pass_leaves_modes_and_momenta_as_they_were() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.2), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="2D or 3D"):
+        recalibrate(model, [(torch.zeros(2, 3, 4, 5), torch.zeros(2))])
+    assert model[0].momentum == 0.2
+    assert model.training
+    assert model[0].training

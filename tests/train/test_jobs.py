@@ -1,0 +1,49 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from nasx.train import nesterov_sgd, run_jobs, train
+
+Report = Callable[[int, int], None]
+
+
+def train_one(seed: int, report: Report) -> tuple[list[float], int]:
+    if seed < 0:
+        raise ArithmeticError(f"seed {seed} is negative")
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 5))
+    batches = [(torch.randn(64, 32), torch.randint(5, (64,))) for _ in range(6)]
+    for step in train(model, batches, nesterov_sgd(model, lr=0.1, weight_decay=1e-4)):
+        report(step.step + 1, len(batches))
+    return [float(p.detach().sum()) for p in model.parameters()], torch.get_num_threads()
+
+
+def test_results_are_the_same_bits_in_job_order_whatever_the_number_of_processes() -> None:
+    seeds = [5, 1, 4]
+    alone: list[tuple[int, int, int]] = []
+    results: dict[int, object] = {}
+    one = run_jobs(train_one, seeds, processes=1, on_progress=lambda *progress: alone.append(progress))
+    two = run_jobs(train_one, seeds, processes=2, on_result=lambda job, result: results.update({job: result}))
+    assert one == two
+    assert [results[i] for i in range(3)] == two
+    assert one != run_jobs(train_one, [1, 4, 5], processes=1)
+    assert {threads for _, threads in two} == {1}
+    assert alone == [(job, done, 6) for job in range(3) for done in range(1, 7)]
+
+
+def test_threads_are_restored_after_jobs_in_this_process() -> None:
+    before = torch.get_num_threads()
+    ((_, threads),) = run_jobs(train_one, [0], processes=1, threads=before + 1)
+    assert (threads, torch.get_num_threads()) == (before + 1, before)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_jobs_exception_reaches_the_caller(processes: int) -> None:
+    with pytest.raises(ArithmeticError, match="seed -3"):
+        run_jobs(train_one, [-3, 1], processes=processes)
+
+
+def test_no_jobs_no_results() -> None:
+    assert run_jobs(train_one, [], processes=2) == []

@@ -1,0 +1,271 @@
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx import Arch, Space, one_of, repeat
+from nasx.nn import Switch
+from nasx.train import NotFinite, UniformPaths, adamw, cosine_schedule, ema, nesterov_sgd, seeded, train, train_supernet
+
+SPACE = Space(block=repeat(Space(width=one_of(3, 5, 7)), 2))
+
+
+class Supernet(nn.Module):
+    """Two blocks, three candidates each, with BatchNorm inside and a shared head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.switches = [
+            Switch({width: nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 4))
+                    for width in (3, 5, 7)})
+            for _ in range(2)
+        ]  # fmt: skip
+        self.blocks = nn.ModuleList(self.switches)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        for block, choice in zip(self.blocks, arch.parts("block"), strict=True):
+            x = x + block(x, choice["width"])
+        return self.head(x)
+
+
+def batches(first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for step in range(first, last):
+        rng = torch.Generator().manual_seed(step)
+        yield torch.randn(6, 4, generator=rng), torch.randint(3, (6,), generator=rng)
+
+
+class Fixed:
+    def __init__(self, *archs: Arch) -> None:
+        self.archs = archs
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        return self.archs
+
+
+def widths(first: int, second: int) -> Arch:
+    return Arch({"block.0.width": first, "block.1.width": second})
+
+
+def reached_by(supernet: Supernet, arch: Arch) -> set[int]:
+    modules = [supernet.head, *(b[a["width"]] for b, a in zip(supernet.switches, arch.parts("block"), strict=True))]
+    return {id(tensor) for m in modules for tensor in m.state_dict(keep_vars=True).values()}
+
+
+def seeded_supernet() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet()
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_unsampled_candidates_keep_weights_momentum_and_statistics_to_the_bit() -> None:
+    supernet = seeded_supernet()
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0.1)
+    for width in (3, 5, 7):  # every candidate gets momentum
+        list(train_supernet(supernet, batches(0, 3), Fixed(widths(width, width)), optimizer))
+    state = {name: copy.deepcopy(optimizer.state[p]) for name, p in supernet.named_parameters()}
+    before = copy.deepcopy(supernet.state_dict())
+
+    list(train_supernet(supernet, batches(3, 6), Fixed(widths(3, 7)), optimizer))
+
+    sampled = reached_by(supernet, widths(3, 7))
+    for name, value in supernet.state_dict(keep_vars=True).items():
+        assert torch.equal(value, before[name]) is not (id(value) in sampled), name
+    for name, p in supernet.named_parameters():
+        momentum = optimizer.state[p]["momentum_buffer"]
+        assert torch.equal(momentum, state[name]["momentum_buffer"]) is not (id(p) in sampled), name
+
+
+def test_one_supernet_step_is_torch_sgd_on_the_extracted_path() -> None:
+    supernet = seeded_supernet()
+    plain = copy.deepcopy(supernet)
+    arch = widths(5, 3)
+    (x, y), *_ = batches(0, 1)
+    reference = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    loss = F.cross_entropy(plain(x, arch), y, label_smoothing=0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    reference.step()
+
+    (step,) = train_supernet(
+        supernet, [(x, y)], Fixed(arch), nesterov_sgd(supernet, lr=0.1, weight_decay=0.01), label_smoothing=0.1
+    )
+    assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert (step.step, step.archs, step.lr, step.skipped) == (0, (arch,), 0.1, False)
+    for ours, theirs in zip(supernet.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_several_paths_share_one_optimizer_step() -> None:
+    supernet = seeded_supernet()
+    head = supernet.head.weight.detach().clone()
+    pair = (widths(3, 3), widths(7, 7))
+    steps = list(train_supernet(supernet, batches(0, 1), Fixed(*pair), nesterov_sgd(supernet, lr=0.1, weight_decay=0)))
+    assert [step.archs for step in steps] == [pair]
+    assert not torch.equal(supernet.head.weight, head)
+    expected = reached_by(supernet, pair[0]) | reached_by(supernet, pair[1])
+    assert [id(p) in expected for p in supernet.parameters()] == [p.grad is not None for p in supernet.parameters()]
+
+
+def test_uniform_paths_are_a_function_of_seed_and_step_that_draws_evenly() -> None:
+    paths = UniformPaths(SPACE, seed=3)
+    drawn = [paths(step)[0] for step in range(900)]
+    assert drawn[::-1] == [UniformPaths(SPACE, seed=3)(step)[0] for step in reversed(range(900))]
+    assert drawn != [UniformPaths(SPACE, seed=4)(step)[0] for step in range(900)]
+    assert all(arch in SPACE for arch in drawn)
+    counts = np.array([sum(a["block.1.width"] == w for a in drawn) for w in (3, 5, 7)])
+    assert ((counts - 300) ** 2 / 300).sum() < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 4, 5, 7])
+def test_resuming_continues_to_the_bit(interrupted_after: int) -> None:
+    def start() -> tuple[Supernet, torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        supernet = seeded_supernet()
+        optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=1e-3)
+        return supernet, optimizer, cosine_schedule(optimizer, steps=10, warmup_steps=4, warmup_lr=1e-6)
+
+    paths = UniformPaths(SPACE, seed=0)
+    whole, optimizer, schedule = start()
+    expected = [step.lr for step in train_supernet(whole, batches(0, 10), paths, optimizer, schedule=schedule)]
+
+    first, optimizer, schedule = start()
+    lrs = [
+        step.lr for step in train_supernet(first, batches(0, interrupted_after), paths, optimizer, schedule=schedule)
+    ]
+    saved = first.state_dict(), copy.deepcopy(optimizer.state_dict()), json.dumps(schedule.state_dict())
+
+    second, optimizer, schedule = start()
+    second.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    schedule.load_state_dict(json.loads(saved[2]))
+    rest = train_supernet(
+        second, batches(interrupted_after, 10), paths, optimizer, schedule=schedule, start_step=interrupted_after
+    )
+    lrs += [step.lr for step in rest]
+    assert lrs == expected
+    assert_same(second.state_dict(), whole.state_dict())
+
+
+def test_seeded_batches_make_dropout_a_function_of_the_step() -> None:
+    def run(first: int, model: nn.Module) -> None:
+        optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0, momentum=0.9)
+        if first:
+            optimizer.load_state_dict(halfway)
+        last = 4 if first or model is whole else 2
+        list(train(model, seeded(batches(first, last), 7, first), optimizer, start_step=first))
+        states.append(optimizer.state_dict())
+
+    states: list[dict[str, object]] = []
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+    parts = copy.deepcopy(whole)
+    run(0, whole)
+    run(0, parts)
+    halfway = states[-1]
+    torch.manual_seed(12345)
+    run(2, parts)
+    assert_same(parts.state_dict(), whole.state_dict())
+
+
+def plain_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def poisoned(good: Sequence[bool]) -> Iterator[tuple[Tensor, Tensor]]:
+    for is_good, (x, y) in zip(good, batches(0, len(good)), strict=True):
+        yield (x if is_good else torch.full_like(x, math.nan)), y
+
+
+@pytest.mark.parametrize("make", [nesterov_sgd, adamw])
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(
+    make: Callable[..., torch.optim.Optimizer],
+) -> None:
+    model = plain_model()
+    optimizer = make(model, lr=0.1, weight_decay=0.1)
+    list(train(model, batches(0, 2), optimizer))
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())["state"]
+    (step,) = train(model, poisoned([False]), optimizer)
+    assert step.skipped
+    assert_same(model.state_dict(), weights)
+    for index, entries in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(state[index][k])) for k, v in entries.items())
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_is_skipped_too() -> None:
+    model = plain_model()
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
+    before = copy.deepcopy(model.state_dict())
+    (step,) = train(model, batches(0, 1), nesterov_sgd(model, lr=0.1, weight_decay=0))
+    assert step.skipped
+    assert math.isfinite(float(step.loss))
+    assert_same(model.state_dict(), before)
+
+
+def test_more_than_the_allowed_skips_in_a_row_raise_with_the_step() -> None:
+    model = plain_model()
+    optimizer = nesterov_sgd(model, lr=0.01, weight_decay=0)
+    alternating = [True, False, False, True, False, False, True]
+    flags = [s.skipped for s in train(model, poisoned(alternating), optimizer, max_skipped=2)]
+    assert flags == [not good for good in alternating]
+    steps = train(model, poisoned([True] + [False] * 9), optimizer, max_skipped=2, start_step=40)
+    assert [next(steps).skipped for _ in range(3)] == [False, True, True]
+    with pytest.raises(NotFinite, match="43"):
+        next(steps)
+
+
+def test_clipping_bounds_the_gradient_and_spares_small_ones() -> None:
+    def moved(clip_norm: float | None) -> float:
+        model = plain_model()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        list(train(model, batches(0, 1), optimizer, clip_norm=clip_norm))
+        return math.sqrt(
+            sum(float((p.detach() - b).square().sum()) for p, b in zip(model.parameters(), before, strict=True))
+        )
+
+    free = moved(None)
+    assert moved(free / 4) == pytest.approx(free / 4, rel=1e-4)
+    assert moved(free * 4) == pytest.approx(free, rel=1e-6)
+
+
+def test_label_smoothing_of_soft_targets_is_that_of_the_labels_mixed() -> None:
+    # smoothing is linear in the target: smoothing a mixture is mixing smoothed labels (DeiT's order)
+    (x, y), (_, other) = batches(0, 2)
+    first, second = F.one_hot(y, 3).float(), F.one_hot(other, 3).float()
+    mixed = 0.7 * first + 0.3 * second
+    log_p = plain_model()(x).log_softmax(dim=1).detach()
+    smooth = 0.7 * (0.9 * first + 0.1 / 3) + 0.3 * (0.9 * second + 0.1 / 3)
+    model = plain_model()
+    (step,) = train(model, [(x, mixed)], nesterov_sgd(model, lr=0.1, weight_decay=0), label_smoothing=0.1)
+    assert float(step.loss) == pytest.approx(float(-(smooth * log_p).sum(dim=1).mean()), rel=1e-5)
+
+
+def test_the_average_follows_the_weights_by_its_recurrence() -> None:
+    model = plain_model()
+    average = ema(model, decay=0.75)
+    expected: Tensor | None = None
+    for _ in train(model, batches(0, 5), nesterov_sgd(model, lr=0.1, weight_decay=0), average=average):
+        now = next(model.parameters()).detach().clone()
+        expected = now if expected is None else 0.75 * expected + 0.25 * now
+        assert expected is not None
+        torch.testing.assert_close(next(average.parameters()).detach(), expected)
+
+
+def test_a_skipped_step_leaves_the_average_alone() -> None:
+    model = plain_model()
+    average = ema(model, decay=0.5)
+    optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0)
+    list(train(model, batches(0, 3), optimizer, average=average))
+    before = copy.deepcopy(average.state_dict())
+    list(train(model, poisoned([False]), optimizer, average=average))
+    assert_same(average.state_dict(), before)
