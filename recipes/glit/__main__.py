@@ -18,11 +18,16 @@ VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["run", *arguments]
-    options = _parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: options.command(options))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line; without a command it is `run`. Exits with status 2 on unknown words."""
+    given = list(arguments)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+        given = ["run", *given]
+    return _parser().parse_args(given)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,60 @@
+"""Formulas against what torch counts in the extracted networks, and against the paper's figures."""
+
+import numpy as np
+import pytest
+import torch
+
+from nasx.measure import count_macs, count_params
+from recipes.glit.cost import macs, paper_macs, params
+from recipes.glit.model import DEIT_TINY, GLIT_TINY, Frame, build, build_in
+from recipes.glit.space import BASE, SMALL, Axes, table2
+from recipes.glit.supernet import GLiTSupernet
+
+
+def test_published_networks() -> None:
+    assert (params(GLIT_TINY), macs(GLIT_TINY)) == (7_264_456, 1_472_873_280)
+    assert round(paper_macs(GLIT_TINY) / 1e6, 1) == 1332.5
+    assert (params(DEIT_TINY), macs(DEIT_TINY)) == (5_717_416, 1_253_683_200)
+    assert paper_macs(DEIT_TINY) == macs(DEIT_TINY)
+
+
+@pytest.mark.parametrize("arch", [GLIT_TINY, DEIT_TINY], ids=["glit-tiny", "deit-tiny"])
+def test_published_networks_as_built(arch: object) -> None:
+    model = build(arch)  # type: ignore[arg-type]
+    assert count_params(model) == params(arch)  # type: ignore[arg-type]
+    assert count_macs(model, torch.zeros(1, 3, 224, 224)) == macs(arch)  # type: ignore[arg-type]
+
+
+def test_every_kind_of_block_costs_what_is_counted() -> None:
+    axes = Axes(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5)
+    frame = Frame(image_size=16, patch_size=4, num_classes=7, embed_dim=48)
+    settings = {"image_size": 16, "patch_size": 4, "num_classes": 7, "embed_dim": 48}
+    image = torch.zeros(1, 3, 16, 16)
+    space = table2(axes)
+    assert space.size == 198
+    for arch in space:
+        model = build_in(frame, arch)
+        assert count_macs(model, image) == macs.configured(**settings)(arch)
+        assert count_params(model) == params.configured(**settings)(arch)
+
+
+@pytest.mark.parametrize(("axes", "width"), [(SMALL, 384), (BASE, 768)], ids=["small", "base"])
+def test_larger_sizes(axes: Axes, width: int) -> None:
+    settings = {"embed_dim": width, "num_heads": axes.num_heads, "image_size": 64}
+    for seed in range(3):
+        arch = table2(axes).sample(seed)
+        model = build(arch, embed_dim=width, num_heads=axes.num_heads, image_size=64)
+        assert count_macs(model, torch.zeros(1, 3, 64, 64)) == macs.configured(**settings)(arch)
+        assert count_params(model) == params.configured(**settings)(arch)
+
+
+@pytest.mark.parametrize("sharing", ["separate", "entangled"])
+def test_extracted_networks_cost_what_the_formula_says(sharing: str) -> None:
+    axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    frame = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48)
+    settings = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 48}
+    supernet = GLiTSupernet(table2(axes), frame, sharing=sharing)  # type: ignore[arg-type]
+    for arch in table2(axes).sample(np.random.default_rng(0), 20):
+        network = supernet.extract(arch)
+        assert count_macs(network, torch.zeros(1, 1, 8, 8)) == macs.configured(**settings)(arch)
+        assert count_params(network) == params.configured(**settings)(arch)
