@@ -1,0 +1,22 @@
+"""Labelled images: the digits that ship with the library, image folders, splits, augmentation and batches."""
+
+from nasx.data.augment import Augment
+from nasx.data.batches import TrainBatches, channel_statistics, eval_batches
+from nasx.data.dataset import Dataset, ImageArray, Images
+from nasx.data.digits import load_digits
+from nasx.data.folders import ImageFiles, load_image_folder
+from nasx.data.splits import stratified_split
+
+__all__ = [
+    "Augment",
+    "Dataset",
+    "ImageArray",
+    "ImageFiles",
+    "Images",
+    "TrainBatches",
+    "channel_statistics",
+    "eval_batches",
+    "load_digits",
+    "load_image_folder",
+    "stratified_split",
+]

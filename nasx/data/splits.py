@@ -1,0 +1,68 @@
+"""Splitting a labelled set in two, and the record of a split."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stratified_split(
+    labels: NDArray[np.int64], n_val: int, seed: int, *, classes: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the sorted indices of a training part and of a validation part with exactly `n_val` members.
+
+    Every class gives its proportional share, rounded by the largest remainder (the lower class first among equals).
+    A class's members are drawn from (seed, class) alone. A ValueError says where a class would keep no training
+    image; `classes` are the names to say it with.
+    """
+    if not 0 < n_val < len(labels):
+        raise ValueError(f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val}")
+    present, counts = np.unique(labels, return_counts=True)
+    shares = _largest_remainder(counts, n_val)
+    val = []
+    for label, count, share in zip(present, counts, shares, strict=True):
+        if share == count:
+            name = repr(classes[label]) if classes else str(label)
+            raise ValueError(
+                f"{n_val} validation images of {len(labels)} leave class {name} ({count} images) no training image; "
+                "ask for fewer"
+            )
+        members = np.flatnonzero(labels == label)
+        val.append(np.random.default_rng([seed, int(label)]).permutation(members)[:share])
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[np.concatenate(val)] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _largest_remainder(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    floors, remainders = np.divmod(counts * total, counts.sum())  # integers: no rounding decides a tie
+    missing = total - floors.sum()
+    floors[np.argsort(-remainders, kind="stable")[:missing]] += 1
+    return floors
+
+
+def images_to_hold_out(images: int, fraction: float) -> int:
+    """Return how many of a set's images a fraction in (0, 1) is: rounded, at least one."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"the validation fraction must lie between 0 and 1, but got {fraction}")
+    return max(1, round(images * fraction))
+
+
+def split_record(
+    *, seed: int, rule: str, classes: Sequence[str], parts: Mapping[str, tuple[Sequence[str], NDArray[np.int64]]]
+) -> dict[str, Any]:
+    """Return the JSON-able record of a split whose parts are given as (member names, labels).
+
+    The digest of a part is the SHA-256 of its member names, each followed by a newline.
+    """
+    record: dict[str, Any] = {"seed": seed, "rule": rule}
+    for part, (names, labels) in parts.items():
+        counts = np.bincount(labels, minlength=len(classes)).tolist()
+        record[part] = {
+            "images": len(names),
+            "per_class": dict(zip(classes, counts, strict=True)),
+            "sha256": hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest(),
+        }
+    return record
