@@ -404,17 +404,24 @@ class _Sparse:
 
 @dataclass(frozen=True)
 class _Distinct:
-    """A slot's options grouped by cost."""
+    """A slot's distinct costs in rows of equal length, padded with costs that no option has.
 
-    costs: Ints
-    times: Ints
-    members: Ints  # option numbers, group after group
-    starts: Ints
+    A draw first picks a row, then a cost in it: with rows of about the square root of the number of costs, that
+    reads far fewer ways than going through all of them.
+    """
+
+    costs: Ints  # (rows, width)
+    times: Ints  # (rows, width): how many options have the cost
+    members: Ints  # option numbers, cost after cost
+    starts: Ints  # (rows, width): where a cost's members begin
 
     @classmethod
-    def of(cls, costs: Ints) -> "_Distinct":
+    def of(cls, costs: Ints, width: int) -> "_Distinct":
         distinct, inverse, times = np.unique(costs, return_inverse=True, return_counts=True)
-        return cls(distinct, times, np.argsort(inverse, kind="stable"), np.concatenate([[0], np.cumsum(times)[:-1]]))
+        padding = (0, -len(distinct) % width)
+        starts = np.concatenate([[0], np.cumsum(times)[:-1]])
+        rows = [np.pad(column, padding).reshape(-1, width) for column in (distinct, times, starts)]
+        return cls(rows[0], rows[1], np.argsort(inverse, kind="stable"), rows[2])
 
 
 class _Table:
@@ -423,10 +430,11 @@ class _Table:
     def __init__(self, exact: list[Ints], window: tuple[int, int], bucket: int, levels: Sequence[Any]) -> None:
         self.reduced = [costs // bucket for costs in exact]  # what the table counts
         self._exact, self._window, self._bucket, self._levels = exact, window, bucket, levels
-        self._distinct = [_Distinct.of(costs) for costs in self.reduced]
-        self._ways: list[Floats] = []
+        self._ways: list[Floats] = []  # per level, of each sum
+        self._row_ways: list[Floats] = []  # per level, of each row of costs and each sum
         self.log_ways = -math.inf
         if levels:
+            self._distinct = [_Distinct.of(costs, _row_width(costs)) for costs in self.reduced]
             self._fill()
 
     @classmethod
@@ -441,7 +449,8 @@ class _Table:
         high = most if upper >= least + most * divisor else (int(upper) - least) // divisor
         if low > high:
             return cls(exact, (low, high), 1, [])
-        limit, bucket = max_bytes // 8, 1
+        rows = max(-(-len(np.unique(costs)) // _row_width(costs)) for costs in exact) if exact else 1
+        limit, bucket = max_bytes // (8 * (rows + 1)), 1
         levels = _dense_levels(exact, low, high, bucket)
         cells = sum(level.length for level in levels)
         if cells > _SMALL and (found := _sparse_levels(exact, low, high, min(limit, cells // 8))) is not None:
@@ -455,31 +464,38 @@ class _Table:
     def bucketed(self) -> bool:
         return self._bucket > 1
 
-    def _backward(self, low: int, high: int, modulus: int | None) -> Iterator[tuple[npt.NDArray[Any], float]]:
-        """Yield each level's ways, last level first, with the logarithm of what they were divided by."""
+    def _backward(
+        self, low: int, high: int, modulus: int | None
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], float]]:
+        """Yield each level's ways by row and in all, last level first, and the logarithm of their divisor."""
         dtype = np.float64 if modulus is None else np.int64
         last = self._levels[-1]
         ways = np.zeros(last.length + 1, dtype)  # one more than the sums: where sums that do not occur point to
         ways[:-1] = (last.sums() >= low) & (last.sums() <= high)
         scale = 0.0
-        yield ways, scale
+        yield ways[None], ways, scale
         for k in reversed(range(len(self._distinct))):
-            before = np.zeros(self._levels[k].length + 1, dtype)
-            for cost, times in zip(self._distinct[k].costs.tolist(), self._distinct[k].times.tolist(), strict=True):
-                self._levels[k].add(before, self._levels[k + 1], ways, cost, times)
+            distinct, level, following = self._distinct[k], self._levels[k], self._levels[k + 1]
+            rows = np.zeros((len(distinct.costs), level.length + 1), dtype)
+            for row, costs, counts in zip(rows, distinct.costs.tolist(), distinct.times.tolist(), strict=True):
+                for cost, times in zip(costs, counts, strict=True):
+                    level.add(row, following, ways, cost, times)
             if modulus is not None:
-                before %= modulus
-            elif (top := before.max(initial=0.0)) > 0:
-                before /= top
+                rows %= modulus
+            elif (top := rows.sum(axis=0).max(initial=0.0)) > 0:
+                rows /= top
                 scale += math.log(top)
-            ways = before
-            yield ways, scale
+            ways = rows.sum(axis=0)
+            if modulus is not None:
+                ways %= modulus
+            yield rows, ways, scale
 
     def _fill(self) -> None:
         passes = list(self._backward(*_bucketed(self._window, self._bucket, len(self._exact)), None))
-        self._ways = [ways for ways, _ in reversed(passes)]
+        self._ways = [ways for _, ways, _ in reversed(passes)]
+        self._row_ways = [rows for rows, _, _ in reversed(passes)]
         ways = float(self._ways[0][self._levels[0].locate(np.zeros(1, np.int64))][0])
-        self.log_ways = math.log(ways) + passes[-1][1] if ways > 0 else -math.inf
+        self.log_ways = math.log(ways) + passes[-1][2] if ways > 0 else -math.inf
 
     def count_bounds(self) -> tuple[int, int]:
         """Return the least and the greatest number of architectures that the table can stand for."""
@@ -500,7 +516,7 @@ class _Table:
         while product <= total:
             while math.gcd(modulus, product) != 1:
                 modulus -= 1
-            *_, (ways, _) = self._backward(low, high, modulus)
+            *_, (_, ways, _) = self._backward(low, high, modulus)
             found = int(ways[self._levels[0].locate(np.zeros(1, np.int64))][0])
             residue += product * ((found - residue) * pow(product, -1, modulus) % modulus)
             product *= modulus
@@ -520,14 +536,12 @@ class _Table:
     def _draw_chunk(self, rng: np.random.Generator, codes: Ints) -> None:
         sums = np.zeros(len(codes), np.int64)
         for k, distinct in enumerate(self._distinct):
-            at = self._levels[k + 1].locate(sums[:, None] + distinct.costs)
-            ways = np.cumsum(distinct.times * self._ways[k + 1][at], axis=1)
-            below = np.nextafter(ways[:, -1], 0.0)  # rounding up to the total would pick an impossible option
-            drawn = np.minimum(rng.random(len(codes)) * ways[:, -1], below)
-            group = np.argmax(ways > drawn[:, None], axis=1)
-            member = (rng.random(len(codes)) * distinct.times[group]).astype(np.int64)
-            codes[:, k] = distinct.members[distinct.starts[group] + member]
-            sums += distinct.costs[group]
+            row = _pick(rng, self._row_ways[k][:, self._levels[k].locate(sums)].T)
+            at = self._levels[k + 1].locate(sums[:, None] + distinct.costs[row])
+            column = _pick(rng, distinct.times[row] * self._ways[k + 1][at])
+            member = (rng.random(len(codes)) * distinct.times[row, column]).astype(np.int64)
+            codes[:, k] = distinct.members[distinct.starts[row, column] + member]
+            sums += distinct.costs[row, column]
 
     def open_options(self, k: int, total: int) -> Ints:
         """Return the options of slot k from which the window can still be reached."""
@@ -551,6 +565,18 @@ class _Table:
                 codes.pop()
 
         yield from below(0, 0)
+
+
+def _row_width(costs: Ints) -> int:
+    return max(1, math.isqrt(len(np.unique(costs))))
+
+
+def _pick(rng: np.random.Generator, weights: Floats) -> Ints:
+    """Draw a column for each row of weights, in proportion to them."""
+    total = np.cumsum(weights, axis=1)
+    below = np.nextafter(total[:, -1], 0.0)  # rounding up to the total would pick a column of weight 0
+    drawn = np.minimum(rng.random(len(weights)) * total[:, -1], below)
+    return np.argmax(total > drawn[:, None], axis=1)
 
 
 def _bucketed(window: tuple[int, int], bucket: int, parts: int) -> tuple[int, int]:
