@@ -5,22 +5,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasx.train.modes import evaluating
+
 
 @torch.no_grad()
 def count_macs(module: nn.Module, *inputs: Tensor) -> int:
     """Return the multiply-adds of one forward pass, as torch's flop counter finds them (it counts two flops each).
 
     Convolutions, linear layers and the two attention products count; norms, activations, biases and softmax do
-    not. Give inputs with a batch of one for the MACs of one sample. The module's mode is restored.
+    not. Give inputs with a batch of one for the MACs of one sample. Modes are restored.
     """
-    was_training = module.training
-    module.eval()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque kernel that the counter does not know
     try:
         # fused attention kernels are not counted on every device, plain products are
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with evaluating(module), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             module(*inputs)
     finally:
-        module.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
     flops = counter.get_total_flops()
     assert flops % 2 == 0, f"{flops} flops are no whole number of multiply-adds"
     return int(flops // 2)

@@ -39,3 +39,10 @@ def test_counting_leaves_mode_and_statistics(training: bool) -> None:
 def test_shared_parameters_count_once() -> None:
     layer = nn.Linear(3, 4)
     assert count_params(nn.Sequential(layer, layer)) == 16
+
+
+def test_torchs_own_encoder_layer_is_counted_despite_its_fast_path() -> None:
+    layer = nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, batch_first=True)
+    tokens = 5
+    by_hand = tokens * (4 * 16 * 16 + 2 * 16 * 32) + 2 * tokens * tokens * 16
+    assert count_macs(layer, torch.zeros(1, tokens, 16)) == by_hand

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasx.train.device import autocast, device_of
-from nasx.train.loops import Batches
+from nasx.train.modes import Batches, evaluating
 
 
 @torch.no_grad()
@@ -19,24 +19,32 @@ def recalibrate(model: nn.Module, batches: Batches) -> int:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
-    model.eval()
+    device, passed = device_of(model), 0
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.training = True
-        for images, _ in batches:
-            with autocast(device):
-                model(images.to(device, non_blocking=True))
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.training = True
+            for images, _ in batches:
+                with autocast(device):
+                    model(images.to(device, non_blocking=True))
+                passed += 1
     finally:
-        for module, mode in modes:
-            module.training = mode
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         reached = [norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0 for norm in norms]
         for norm, hit, buffers in zip(norms, reached, kept, strict=True):
             if not hit:
                 norm.load_state_dict(buffers, strict=False)
+    if not passed:
+        raise ValueError("there are no batches to recompute BatchNorm statistics from")
     return sum(reached)
+
+
+@torch.no_grad()
+def reset_broken_statistics(model: nn.Module) -> None:
+    """Reset the statistics of BatchNorm layers that a batch with non-finite activations has spoiled."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not all(b.isfinite().all() for b in module.buffers()):
+            module.reset_running_stats()

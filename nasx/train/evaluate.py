@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nasx.train.device import autocast, device_of
-from nasx.train.loops import Batches
+from nasx.train.modes import Batches, evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +21,23 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
-    """Return a model's accuracy and loss in evaluation mode; its mode is restored."""
-    device, was_training = device_of(model), model.training
-    model.eval()
+    """Return a model's accuracy and loss in evaluation mode; modes are restored.
+
+    An image whose logits are not finite counts as wrong and makes the loss NaN.
+    """
+    device, seen = device_of(model), 0
     correct = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    seen = 0
-    try:
+    with evaluating(model):
         for images, labels in batches:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             with autocast(device):
-                logits = model(images).float()
-            correct += (logits.argmax(dim=1) == labels).sum()
+                logits = model(images)
+            logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+            hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
+            correct += hits.sum()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             seen += labels.shape[0]
-    finally:
-        model.train(was_training)
     if not seen:
         raise ValueError("there are no images to evaluate on")
     return Evaluation(int(correct) / seen, float(loss) / seen, seen)

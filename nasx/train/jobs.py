@@ -5,9 +5,11 @@ number of threads wherever it runs, so its result does not depend on how many pr
 """
 
 import multiprocessing
+import pickle
 import queue
+import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
 from nasx.train.device import use_threads
@@ -50,38 +52,44 @@ def run_jobs(
     reports = context.Queue()
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=(reports, threads))
     try:
-        waiting: dict[Future[Result], int] = {
-            pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)
-        }
+        waiting = {pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)}
         while waiting:
             ended, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             _forward(reports, progress)
             for future in ended:
                 number = waiting.pop(future)
-                results[number] = future.result()
+                try:
+                    results[number] = pickle.loads(future.result())
+                except Exception as error:
+                    error.add_note(f"in job {number} of {len(jobs)}: {jobs[number]!r:.500}")
+                    raise
                 finished(number, results[number])
     except BaseException:
-        for process in list(pool._processes.values()):
+        for process in multiprocessing.active_children():
             process.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    else:
+        pool.shutdown()
+        _forward(reports, progress)
     finally:
         reports.close()
         reports.cancel_join_thread()
-    pool.shutdown()
     return [results[number] for number in range(len(jobs))]
 
 
 def _start(reports: Any, threads: int) -> None:
     global _reports
     _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches workers too; the parent ends them
     import torch
 
     torch.set_num_threads(threads)
 
 
-def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> Result:
-    return function(job, lambda done, total: _reports.put((number, done, total)))
+def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> bytes:
+    # as bytes: torch would send tensors as open files, which run out with a few hundred of them
+    return pickle.dumps(function(job, lambda done, total: _reports.put((number, done, total))))
 
 
 def _forward(reports: Any, progress: Callable[[int, int, int], None]) -> None:

@@ -1,7 +1,8 @@
 """The training loops, as generators: the caller logs, saves and stops between their steps."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from nasx.arch import Arch
+from nasx.train.batchnorm import reset_broken_statistics
 from nasx.train.device import autocast, device_of
+from nasx.train.modes import Batches
 from nasx.train.paths import Paths
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class NotFinite(ArithmeticError):
@@ -22,13 +23,10 @@ class NotFinite(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one training step did.
-
-    The loss stays a tensor on its device: reading it waits for the device, which a loop should not do every step.
-    """
+    """What one training step did; `lr` is the learning rate that it was taken with."""
 
     step: int
-    loss: Tensor
+    loss: float
     lr: float
     archs: tuple[Arch, ...] = ()
     skipped: bool = False
@@ -49,19 +47,22 @@ def train_supernet(
     """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
 
     `batches` yields images (B, C, H, W) and labels (B,) or soft targets (B, classes), the first for `start_step`.
-    A step whose loss or gradient is not finite changes nothing and says so; more than `max_skipped` in a row raise
+    Gradients are averaged where a step has several paths. A step whose loss or gradient is not finite changes no
+    weight and says so; more than `max_skipped` in a row raise
     NotFinite.
     """
 
+    sampled: deque[tuple[Arch, ...]] = deque(maxlen=1)
+
     def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        archs = paths(step)
+        sampled.append(archs := paths(step))
         for arch in archs:
             with autocast(images.device):
                 loss = F.cross_entropy(supernet(images, arch), targets, label_smoothing=label_smoothing)
             yield loss / len(archs)
 
     for done in _train(supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
-        yield Step(done.step, done.loss, done.lr, paths(done.step), done.skipped)
+        yield replace(done, archs=sampled[0])
 
 
 def train(
@@ -125,9 +126,11 @@ def _train(
         finite = bool(torch.isfinite(norm + loss))
         if finite:
             optimizer.step()
+            if schedule is not None:
+                schedule.step()
+        else:
+            reset_broken_statistics(model)
         skipped = 0 if finite else skipped + 1
-        if schedule is not None:
-            schedule.step()
         if skipped > max_skipped:
             raise NotFinite(f"loss or gradient was not finite in {skipped} steps in a row, the last of them {step}")
-        yield Step(step, loss, lr, skipped=not finite)
+        yield Step(step, float(loss), lr, skipped=not finite)

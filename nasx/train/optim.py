@@ -14,7 +14,15 @@ def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: 
     Parameters without a gradient are left alone, momentum and decay included, so a candidate that a step did not
     sample keeps its weights to the bit.
     """
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
+    parameters = list(model.parameters())
+    # fused: small networks spend their step in the optimizer otherwise
+    optimizer = torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True, fused=True
+    )
+    for parameter in parameters:
+        # starting from zero is what torch's first step does; the fused kernel cannot take some with and some without
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -24,9 +32,8 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
     for name, parameter in model.named_parameters():
         vector = parameter.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))
         (free if vector else decayed).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}], lr=lr
-    )
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def cosine_schedule(
@@ -37,7 +44,10 @@ def cosine_schedule(
     warmup_lr: float = 0.0,
     final_lr: float = 0.0,
 ) -> LambdaLR:
-    """Return a schedule over steps: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`."""
+    """Return a schedule over steps: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`.
+
+    Both bounds are those of the first parameter group; others keep their ratio to it.
+    """
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"`0 <= warmup_steps < steps` must hold, but got (warmup_steps={warmup_steps}, steps={steps})")
     lr = optimizer.param_groups[0]["lr"]

@@ -9,7 +9,7 @@ from nasx.space import ArchSet
 
 
 class Paths(Protocol):
-    """The architectures of a training step; gradients add up where there are several."""
+    """The architectures of a training step; gradients are averaged where there are several."""
 
     def __call__(self, step: int) -> tuple[Arch, ...]:
         """Return the architectures of a step."""

@@ -48,7 +48,7 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
     )
     soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
     losses: list[tuple[int, float]] = []
-    window: list[torch.Tensor] = []
+    window: list[float] = []
     every = max(1, steps // 100)
     for step in train(
         model,
@@ -60,7 +60,7 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
     ):
         window.append(step.loss)
         if (step.step + 1) % every == 0 or step.step + 1 == steps:
-            losses.append((step.step + 1, float(torch.stack(window).mean())))
+            losses.append((step.step + 1, sum(window) / len(window)))
             window.clear()
             report(step.step + 1, steps)
     scored = evaluate(model, eval_batches(problem.dataset.val, job.config.search.eval_batch_size, mean, std))

@@ -138,12 +138,12 @@ def train_level(
             label_smoothing=config.label_smoothing,
             clip_norm=config.clip_norm,
         )
-        window: list[torch.Tensor] = []
+        window: list[float] = []
         for step in running:
             context.stop.raise_if_requested()
             window.append(step.loss)
             if (step.step + 1) % every == 0 or step.step + 1 == steps:
-                losses.append((step.step + 1, float(torch.stack(window).mean())))
+                losses.append((step.step + 1, sum(window) / len(window)))
                 window.clear()
                 progress(context.name, step.step + 1, steps, f"loss {losses[-1][1]:.3f}")
     context.checkpoints.save(steps, supernet.state_dict(), {})

@@ -55,3 +55,26 @@ def test_the_mode_comes_back_after_an_error() -> None:
 def test_no_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         evaluate(Given(), [])
+
+
+def test_logits_that_are_not_finite_are_wrong_answers() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.full((3,), float("nan")))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :3] + self.bias
+
+    scored = evaluate(Broken(), [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))])
+    assert scored.accuracy == 0
+    assert math.isnan(scored.loss)
+
+
+def test_a_frozen_part_stays_in_evaluation_mode() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
+    model.train()
+    model[1].eval()
+    evaluate(model, [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))])
+    assert model.training
+    assert not model[1].training

@@ -47,3 +47,21 @@ def test_a_jobs_exception_reaches_the_caller(processes: int) -> None:
 
 def test_no_jobs_no_results() -> None:
     assert run_jobs(train_one, [], processes=2) == []
+
+
+def many_tensors(seed: int, report: Report) -> list[torch.Tensor]:
+    report(1, 1)
+    return [torch.full((2,), float(seed)) for _ in range(400)]
+
+
+def test_results_may_hold_many_tensors_and_the_last_report_arrives() -> None:
+    reported: set[int] = set()
+    results = run_jobs(many_tensors, range(6), processes=2, on_progress=lambda job, done, total: reported.add(job))
+    assert [float(tensors[399][1]) for tensors in results] == [0, 1, 2, 3, 4, 5]
+    assert reported == set(range(6))
+
+
+def test_an_exception_says_in_which_job() -> None:
+    with pytest.raises(ArithmeticError) as caught:
+        run_jobs(train_one, [1, -3], processes=2)
+    assert any("job 1 of 2: -3" in note for note in caught.value.__notes__)

@@ -269,3 +269,13 @@ def test_a_skipped_step_leaves_the_average_alone() -> None:
     before = copy.deepcopy(average.state_dict())
     list(train(model, poisoned([False]), optimizer, average=average))
     assert_same(average.state_dict(), before)
+
+
+def test_a_skipped_step_leaves_finite_batch_norm_statistics() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    bad = (torch.full((4, 3), math.nan), torch.zeros(4, dtype=torch.long))
+    good = (torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
+    optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0.0)
+    steps = list(train(model, [bad, good], optimizer, schedule=cosine_schedule(optimizer, steps=2)))
+    assert [step.skipped for step in steps] == [True, False]
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())

@@ -1,0 +1,21 @@
+"""Running a module in another mode and leaving it as it was."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images (B, C, H, W) with labels (B,) or soft targets (B, classes)."""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode and restore every submodule's own mode, frozen ones included."""
+    modes = [(inner, inner.training) for inner in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for inner, training in modes:
+            inner.training = training
