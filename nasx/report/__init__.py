@@ -1,0 +1,23 @@
+"""What a finished run shows: console tables here, figures in `figures`, the HTML report in `html`."""
+
+from nasx.report.console import Bars, ProgressLines, networks_table, progress, stages_table
+from nasx.report.formats import duration, percent, si
+from nasx.report.model import BlockDrawing, Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
+
+__all__ = [
+    "Bars",
+    "BlockDrawing",
+    "Candidate",
+    "Curve",
+    "NetworkRow",
+    "ProgressLines",
+    "Report",
+    "SearchHistory",
+    "StageRow",
+    "duration",
+    "networks_table",
+    "percent",
+    "progress",
+    "si",
+    "stages_table",
+]

@@ -1,0 +1,118 @@
+"""Tables and progress for terminals and logs."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, Self
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from nasx.report.formats import duration, percent, si
+from nasx.report.model import NetworkRow, StageRow
+
+
+def networks_table(networks: Sequence[NetworkRow]) -> Table:
+    """Return the networks with their sizes and accuracies; the first, which the search found, stands out."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("network")
+    for heading in ("parameters", "MACs", "validation", "test"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, network in enumerate(networks):
+        cells = si(network.params), si(network.macs), percent(network.val_accuracy), percent(network.test_accuracy)
+        # names are text, never markup
+        table.add_row(Text(network.label), *cells, style="bold" if number == 0 else "")
+    return table
+
+
+def stages_table(stages: Sequence[StageRow]) -> Table:
+    """Return the stages with their times and the sum of these."""
+    table = Table(box=box.SIMPLE_HEAD, show_footer=len(stages) > 1)
+    table.add_column("stage", footer="all")
+    table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
+    table.add_column("")
+    for stage in stages:
+        table.add_row(Text(stage.name), duration(stage.seconds), Text(stage.detail, style="dim"))
+    return table
+
+
+class Bars(Protocol):
+    """What `progress` gives: rich's Progress on a terminal, plain lines elsewhere."""
+
+    def add_task(self, description: str, *, total: float | None, note: str = "") -> TaskID:
+        """Start a task of `total` units and return its number."""
+
+    def update(
+        self, task_id: TaskID, *, completed: float | None = None, total: float | None = None, note: str = ""
+    ) -> None:
+        """Say how much of a task is done, with a short note such as the loss."""
+
+
+def progress(
+    console: Console | None = None, *, every: float = 10, clock: Callable[[], float] = time.monotonic
+) -> AbstractContextManager[Bars]:
+    """Return progress bars on standard error: description, bar, count, time left and a note for each task.
+
+    Where standard error is no terminal, at most one line is written in `every` seconds, so that a log shows life.
+    """
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        return ProgressLines(console, every, clock)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        _NoteColumn(),
+        console=console,
+    )
+
+
+class ProgressLines:
+    """Progress for logs: a line for the task at hand when `every` seconds have passed since the last one."""
+
+    def __init__(self, console: Console, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._every, self._clock = console, every, clock
+        self._due = clock() + every
+        self._tasks: list[tuple[str, float | None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave nothing open; the lines written stay."""
+
+    def add_task(self, description: str, *, total: float | None, note: str = "") -> TaskID:
+        """Start a task of `total` units and return its number."""
+        self._tasks.append((description, total))
+        return TaskID(len(self._tasks) - 1)
+
+    def update(
+        self, task_id: TaskID, *, completed: float | None = None, total: float | None = None, note: str = ""
+    ) -> None:
+        """Write the task's state, if a line is due."""
+        description, known_total = self._tasks[task_id]
+        total = known_total if total is None else total
+        self._tasks[task_id] = description, total
+        if completed is None or self._clock() < self._due:
+            return
+        self._due = self._clock() + self._every
+        count = f"{completed:.4g}" if total is None else f"{int(completed)}/{int(total)}"
+        self._console.print(Text("  ".join(filter(None, (description, count, note)))), soft_wrap=True)
+
+
+class _NoteColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("note", "")), style="dim")
