@@ -11,9 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from nasx.report.files import write_bytes, write_text
 from nasx.report.formats import percent, si
 from nasx.report.model import BlockDrawing, Curve, NetworkRow, SearchHistory
-from nasx.report.files import write_bytes, write_text
 
 try:
     import matplotlib
@@ -34,6 +34,7 @@ DASHES = ("-", "--", ":", "-.")
 MARKERS = ("*", "s", "^", "D", "v", "P", "X", "o")
 LIGHT_BOX, DARK_BOX = "#e3eef9", "#08306b"
 BLOCKS_PER_ROW = 12
+BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.2)}
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page's font
@@ -151,12 +152,12 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
             left.plot(costs, scores, **_dots(PALETTE[i % len(PALETTE)]), label=_legend_entry(search.name))
         left.set_title("Candidates")
         left.set(ylabel="validation accuracy, shared weights")
-        left.legend()
+        left.legend(**BELOW)
     for i, (label, macs, accuracy) in enumerate(placed):
         right.plot(
             [macs],
             [accuracy],
-            color=PALETTE[(i + 1) % len(PALETTE)],
+            color=INK if i == 0 else PALETTE[(i + 1) % len(PALETTE)],
             marker=MARKERS[i % len(MARKERS)],
             markersize=15 if i == 0 else 8,
             markeredgewidth=0,
@@ -168,7 +169,7 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
         right.set_title("Trained networks")
         right.set(ylabel="test accuracy" if tested else "validation accuracy")
         right.margins(0.2, 0.3)
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), handletextpad=0.6)
+        right.legend(**BELOW)
     for axes in grid:
         axes.set(xlabel="MACs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -191,8 +192,8 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
     tall = 0.38 + 0.17 * max(len(block.lines) for block in blocks)
     gap, number, edge = 0.2, 0.3, 0.06
     width = 2 * edge + per_row * wide + (per_row - 1) * gap
-    words = textwrap.wrap(legend, max(24, int(width / 0.075)))
-    width = max(width, *(0.075 * len(line) for line in words), 0)
+    words = textwrap.wrap(legend, max(24, int(width / 0.06)))
+    width = max(width, *(0.06 * len(line) for line in words), 0)
     height = rows * (tall + number) + edge + 0.17 * len(words)
 
     figure = Figure(figsize=(width, height))
@@ -214,7 +215,7 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
                 gid=f"block-{i}",
             )
         )
-        text_colour = "#ffffff" if _luminance(fill) < 0.4 else "#10161d"
+        text_colour = _legible_on(fill)
         middle = left + wide / 2
         axes.text(middle, top - 0.2, block.title, ha="center", va="center", weight="bold", color=text_colour)
         for j, line in enumerate(block.lines):
@@ -285,9 +286,11 @@ def _shade(shade: float) -> str:
     return to_hex(tuple((1 - shade) * a + shade * b for a, b in zip(light, dark, strict=True)))  # type: ignore[arg-type]
 
 
-def _luminance(colour: str) -> float:
-    red, green, blue = to_rgb(colour)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+def _legible_on(fill: str) -> str:
+    # whichever of white and black has the higher WCAG contrast ratio, which then is 4.5 at least
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(fill)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#ffffff" if luminance < 0.179 else "#000000"
 
 
 def _percent_tick(fraction: float, _: int | None) -> str:

@@ -1,6 +1,5 @@
 """Files that appear whole or not at all."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
         aside.write(data)
     Path(aside.name).chmod(0o644)
-    os.replace(aside.name, path)
+    Path(aside.name).replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,148 @@
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+
+from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory
+from nasx.report.figures import (
+    accuracy_over_cost,
+    architecture,
+    candidates_by_generation,
+    loss_curves,
+    save_png,
+    save_svg,
+    svg_text,
+)
+
+ALL_FIGURES = """
+import sys
+from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory
+from nasx.report.figures import *
+searches = [SearchHistory("heads", tuple(Candidate(g, 10 * g + k, 0.5 + g / 10) for g in range(3) for k in range(4)))]
+figures = [
+    architecture([BlockDrawing("G1 L2", 2 / 3, ("K 31", "MLP \\u00d74"))] * 14, "darker is more local"),
+    candidates_by_generation(searches),
+    accuracy_over_cost(searches, [NetworkRow("found", 5, 12, 0.7, 0.8), NetworkRow("other", 5, 20, 0.7, 0.75)]),
+    loss_curves([Curve("a", (1, 2), (3.0, 2.0)), Curve("b", (1, 2), (3.0, 2.5), "second")]),
+]
+sys.stdout.buffer.write("".join(map(svg_text, figures)).encode())
+"""
+
+
+def fill_of_block(svg: str, number: int) -> str:
+    group = svg[svg.index(f'id="block-{number}"') :]
+    match = re.search(r"fill: (#[0-9a-f]{6})", group)
+    assert match
+    return match[1]
+
+
+def heights(line: Line2D) -> list[float]:
+    found: list[float] = np.asarray(line.get_ydata(), float).tolist()
+    return found
+
+
+def blocks(count: int) -> list[BlockDrawing]:
+    return [BlockDrawing(f"G{i} L{count - i}", 1 - i / count, ("K 31", "E 4", "MLP ×4")) for i in range(count)]
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_the_hash_seed() -> None:
+    root = Path(__file__).parents[2]
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", ALL_FIGURES],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    )
+    assert first == second
+    assert first.count(b"<svg") == 4
+
+
+@pytest.mark.parametrize("count", [1, 4, 12, 13, 24])
+def test_an_architecture_has_one_box_per_block_and_darker_boxes_for_larger_shades(count: int) -> None:
+    svg = svg_text(architecture(blocks(count), "darker: more local"))
+    assert re.findall(r'id="block-(\d+)"', svg) == [str(i) for i in range(count)]
+    brightness = [sum(to_rgb(fill_of_block(svg, i))) for i in range(count)]
+    assert brightness == sorted(brightness)
+    assert len(set(brightness)) == count
+    for i, block in enumerate(blocks(count)):
+        assert f">{block.title}<" in svg
+        assert f">{i + 1}<" in svg
+    assert svg.count(">MLP ×4<") == count
+
+
+def test_text_on_every_shade_has_the_contrast_that_wcag_asks_for() -> None:
+    def luminance(colour: str) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for tenth in range(11):
+        svg = svg_text(architecture([BlockDrawing("G1 L2", tenth / 10)]))
+        fill = fill_of_block(svg, 0)
+        label = re.search(r"<text style=\"([^\"]*)\"[^>]*>G1 L2<", svg)
+        assert label
+        colour = re.search(r"fill: (#[0-9a-f]{6})", label[1])
+        light, dark = sorted((luminance(fill), luminance(colour[1] if colour else "#000000")), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_best_so_far_never_falls_and_ends_at_the_best_score() -> None:
+    scores = [0.5, 0.7, 0.6, 0.65, 0.8, 0.3]
+    candidates = tuple(Candidate(i // 2, 1e9, score) for i, score in enumerate(scores))
+    (axes,) = candidates_by_generation([SearchHistory("heads", candidates)]).axes
+    points, best = axes.lines
+    assert heights(points) == scores
+    assert np.round(np.asarray(points.get_xdata(), float)).tolist() == [c.generation for c in candidates]
+    assert heights(best) == [0.5, 0.7, 0.7, 0.7, 0.8, 0.8]
+    assert "80.00 %" in str(best.get_label())
+
+
+def test_each_search_and_each_group_of_curves_has_its_panel() -> None:
+    searches = [SearchHistory(name, (Candidate(0, 1, 0.5),)) for name in ("heads", "details", "more")]
+    assert [axes.get_title("left") for axes in candidates_by_generation(searches).axes] == ["heads", "details", "more"]
+    curves = [Curve("a", (1,), (2.0,), "x"), Curve("b", (1,), (2.0,), "y"), Curve("c", (1,), (2.0,), "x")]
+    assert [len(axes.lines) for axes in loss_curves(curves).axes] == [2, 1]
+
+
+def test_networks_are_compared_on_test_images_and_on_validation_images_only_where_none_was_tested() -> None:
+    tested = accuracy_over_cost([], [NetworkRow("a", 1, 10, 0.9, 0.8), NetworkRow("b", 1, 20, 0.9)]).axes[0]
+    assert [heights(line) for line in tested.lines] == [[0.8]]
+    untested = accuracy_over_cost([], [NetworkRow("a", 1, 10, 0.9), NetworkRow("b", 1, 20, 0.7)]).axes[0]
+    assert [heights(line) for line in untested.lines] == [[0.9], [0.7]]
+    assert untested.get_ylabel() == "validation accuracy"
+
+
+def test_names_are_drawn_as_text_and_not_as_formulas() -> None:
+    svg = svg_text(loss_curves([Curve("_$x^2$ <b>", (1, 2), (1.0, 2.0)), Curve("$", (1, 2), (1.0, 2.0))]))
+    ET.fromstring(svg)
+    assert "_$x^2$ &lt;b&gt;" in svg
+
+
+def test_nothing_to_draw_and_wrong_values_are_refused() -> None:
+    for draw in (loss_curves, candidates_by_generation, architecture):
+        with pytest.raises(ValueError, match="give at least"):
+            draw([])
+    with pytest.raises(ValueError, match="give at least"):
+        accuracy_over_cost([SearchHistory("empty", ())], [NetworkRow("a", 1, None, 0.5)])
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        BlockDrawing("G1", 1.5)
+    with pytest.raises(ValueError, match="2 steps and 1 values"):
+        Curve("a", (1, 2), (1.0,))
+
+
+def test_figures_are_saved_as_svg_and_png(tmp_path: Path) -> None:
+    figure = architecture(blocks(4))
+    save_svg(figure, tmp_path / "a.svg")
+    save_png(figure, tmp_path / "a.png")
+    assert ET.parse(tmp_path / "a.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
