@@ -1,5 +1,6 @@
 """The report of a finished run as one HTML file that needs nothing else: no script, no font, no network."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -100,16 +101,5 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _told(value)
-
-
-def _told(value: Any) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case list() | tuple():
-            return ", ".join(map(_told, value))
-        case _:
-            return str(value)
+            # as JSON, which is how settings are given
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)

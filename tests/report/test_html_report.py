@@ -69,7 +69,7 @@ def test_the_report_is_well_formed_and_says_every_number() -> None:
         *("24.56 M", "24,563,712", "1.398 G", "1,398,123,456", "97.78 %", "96.94 %"),
         *("5.717 M", "1.254 G", "95.00 %", "93.61 %", "−2.78 points", "−3.33 points", "–"),
         *("41.2 s", "1 min 24 s", "2 min 05 s", "500 of 138,298 candidates"),
-        *("supernet.lr", "0.125", "0.9, 0.99", "none", "train.images", "1077", "stratified"),
+        *("supernet.lr", "0.125", "[0.9, 0.99]", "null", "train.images", "1077", "stratified"),
         *("9.8.7", "2.99", "seed 77", "G0 L3", "K 31"),
     ):
         assert said in page.text
