@@ -1,0 +1,143 @@
+"""Files that appear whole or not at all.
+
+Whoever opens a path sees the old content or the new one, whenever the writer or the machine ends: the data goes to a
+temporary file in the same directory, which is flushed to the disk before it is renamed over the path (POSIX makes that
+atomic), and the directory is flushed after, so that a write that returned is not lost. A failed write removes its
+temporary file; those of a killed writer are hidden, have names that nothing else has, and go with `remove_leftovers`.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+Json = Any
+"""A JSON value: None, bool, finite float, int, str, and lists and string-keyed dicts of them."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial", re.DOTALL)
+
+
+def os_call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call the operating system: all that this package changes on disk passes here, where tests make it fail."""
+    return function(*args, **kwargs)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace a file's content atomically and durably.
+
+    Raises OSError where the disk is full or fails; the file is then as it was before.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    with told_as_writing(path), removed_on_error(temporary):
+        write_new(temporary, data)
+        rename(temporary, path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace a file's content by text in UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Json) -> None:
+    """Replace a file's content by JSON with sorted keys, as `write_bytes` does; NaN or infinity is a ValueError."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Create a file and flush it to the disk; not atomic. FileExistsError where there is one."""
+    descriptor = os_call(os.open, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_all(descriptor, data)
+        os_call(os.fsync, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all bytes; the system may take fewer at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os_call(os.write, descriptor, rest) :]
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one directory, durably."""
+    os_call(os.replace, source, target)
+    flush_directory(target.parent)
+
+
+def flush_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os_call(os.open, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os_call(os.fsync, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path) -> None:
+    """Create a directory and its missing parents, durably."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os_call(os.mkdir, path)
+    flush_directory(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return an unused hidden name in a path's directory that `remove_leftovers` recognises."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file name is one that only a temporary file has."""
+    return LEFTOVER.fullmatch(name) is not None
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed writers left in a directory and below; only for whoever holds the run's lock."""
+    for folder, folders, files in os.walk(directory):
+        for name in filter(is_leftover, (*folders, *files)):
+            remove(Path(folder, name))
+        folders[:] = [name for name in folders if not is_leftover(name)]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        os_call(shutil.rmtree, path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os_call(os.unlink, path)
+
+
+@contextmanager
+def removed_on_error(temporary: Path) -> Iterator[None]:
+    """Remove a temporary file or folder if the block raises; that it cannot be removed never hides why."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        raise
+
+
+@contextmanager
+def told_as_writing(path: Path) -> Iterator[None]:
+    """Name the file in an OSError of the block: the system's own message for a failed write has none."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"could not write {path}: {reason}; what was saved before is still there") from error

@@ -1,0 +1,103 @@
+"""One writer at a time in a run directory.
+
+The kernel decides who wins (flock on an open file) and lets go when the owner ends, however it ends. The file also
+names its owner by host, process and start time: for the message, and for file systems whose flock is blind to other
+hosts. An owner on this host that is no longer alive is taken over. One on another host cannot be asked, so a run that
+was killed there is released by hand; an ordinary end, an interruption included, clears the name.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_held: set[int] = set()
+
+
+class RunLocked(RuntimeError):
+    """Another process writes to the run directory; the message names host and process."""
+
+
+class RunLock:
+    """A lock file, held from construction until `release`. Raises RunLocked where a living process holds it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # never unlinked: a second file of that name could be locked beside the first
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        _held.add(self._descriptor)
+
+    def _acquire(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(
+                f"{self.path.parent} is in use by {_told(self._owner())}; wait until it ends, or end it"
+            ) from None
+        owner = self._owner()
+        if owner and owner["host"] != platform.node():
+            raise RunLocked(
+                f"{self.path.parent} was left locked by {_told(owner)}, which cannot be asked from here; "
+                f"if that process is no longer running, delete {self.path}"
+            )
+        if owner and owner["pid"] != os.getpid() and _start_time(owner["pid"]) == owner["started"] is not None:
+            raise RunLocked(f"{self.path.parent} is in use by {_told(owner)}; wait until it ends, or end it")
+        name = {"host": platform.node(), "pid": os.getpid(), "started": _start_time(os.getpid())}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(name).encode(), 0)
+
+    def _owner(self) -> dict[str, Any] | None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # empty when released, torn when killed
+            named = json.loads(os.pread(self._descriptor, 10_000, 0))
+            return {key: named[key] for key in ("host", "pid", "started")}
+        return None
+
+    def release(self) -> None:
+        """Let the next process in; a second call, or one in a forked child, does nothing."""
+        if self._descriptor in _held:
+            _held.remove(self._descriptor)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _told(owner: dict[str, Any] | None) -> str:
+    return f"process {owner['pid']} on host {owner['host']}" if owner else "another process"
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks since boot, or None: a number is reused, the pair is not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # the command in parentheses may hold anything; the start is field 22, the state field 3
+    fields = status.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _let_go_in_child() -> None:
+    # a forked worker that outlives the run must not keep it locked; closing a copy does not unlock the parent's
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

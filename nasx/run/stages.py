@@ -1,0 +1,78 @@
+"""Stages: the named steps of a run, what they read and what they are handed."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasx.run.files import Json
+from nasx.run.journal import Journal
+from nasx.run.signals import StopFlag
+
+if TYPE_CHECKING:
+    from nasx.run.checkpoints import Checkpoints
+
+JOURNAL, CHECKPOINTS = "journal.jsonl", "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a run, done once.
+
+    `name` is also its folder below the run directory ("heads/supernet"); `work` returns its result, a JSON value;
+    `inputs` names the earlier stages whose results it reads.
+    """
+
+    name: str
+    work: Callable[["StageContext"], Json]
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage's work is handed: the results it reads, a folder, a journal and checkpoints of its own.
+
+    Work that was interrupted is called again with the same folder: what it finds in its journal and in its
+    checkpoints is what it need not do again.
+    """
+
+    name: str
+    inputs: Mapping[str, Json]
+    directory: Path
+    run_directory: Path
+    journal: Journal
+    stop: StopFlag
+
+    @property
+    def checkpoints(self) -> "Checkpoints":
+        """The stage's checkpoints; read on demand because they load torch."""
+        from nasx.run.checkpoints import Checkpoints
+
+        return Checkpoints(self.directory / CHECKPOINTS)
+
+    def stage_directory(self, name: str) -> Path:
+        """Return the folder of an input stage, to read its files; any other name is a ValueError."""
+        if name not in self.inputs:
+            raise ValueError(
+                f"stage {self.name!r} reads only {sorted(self.inputs)}, but asked for {name!r}; add it to its inputs"
+            )
+        return self.run_directory / name
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Refuse, as ValueError, names that are no folders, names used twice, and inputs that are no earlier stage."""
+    earlier: list[str] = []
+    for stage in stages:
+        segments = stage.name.split("/")
+        if not all(re.fullmatch(r"\w[\w.-]*", part) and part not in (JOURNAL, CHECKPOINTS) for part in segments):
+            raise ValueError(
+                f"a stage's name is a folder: words joined by '/', none of them {JOURNAL!r} or {CHECKPOINTS!r}, "
+                f"but got {stage.name!r}"
+            )
+        if stage.name in earlier:
+            raise ValueError(f"stage names must differ, but {stage.name!r} is used twice")
+        unknown = [name for name in stage.inputs if name not in earlier]
+        if unknown:
+            raise ValueError(f"stage {stage.name!r} reads {unknown[0]!r}, but the stages before it are {earlier}")
+        earlier.append(stage.name)
