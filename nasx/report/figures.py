@@ -11,9 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from nasx.report.files import write_bytes, write_text
 from nasx.report.formats import percent, si
 from nasx.report.model import BlockDrawing, Curve, NetworkRow, SearchHistory
+from nasx.run import write_bytes, write_text
 
 try:
     import matplotlib

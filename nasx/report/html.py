@@ -17,9 +17,9 @@ from nasx.report.figures import (
     loss_curves,
     svg_text,
 )
-from nasx.report.files import write_text
 from nasx.report.formats import duration, percent, points, si
 from nasx.report.model import Report
+from nasx.run import write_text
 
 try:
     import jinja2
