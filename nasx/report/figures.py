@@ -136,10 +136,10 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
     its own weights on test images (on validation images where no network has a test accuracy).
     """
     searches = [search for search in searches if search.candidates]
-    tested = any(network.test_accuracy is not None for network in networks)
+    tested = any(network.test_accuracy is not None for network in networks if network.macs is not None)
     placed = [
-        (network.label, network.macs, accuracy)
-        for network in networks
+        (i, network.label, network.macs, accuracy)
+        for i, network in enumerate(networks)
         if (accuracy := network.test_accuracy if tested else network.val_accuracy) is not None
         and network.macs is not None
     ]
@@ -153,7 +153,7 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
         left.set_title("Candidates")
         left.set(ylabel="validation accuracy, shared weights")
         left.legend(**BELOW)
-    for i, (label, macs, accuracy) in enumerate(placed):
+    for i, label, macs, accuracy in placed:  # the network found, number 0, is the star
         right.plot(
             [macs],
             [accuracy],

@@ -121,6 +121,8 @@ def test_what_a_run_did_not_have_is_left_out() -> None:
     assert "svg" not in page.tags
     assert "Candidates" not in page.text
     assert "Time per stage" not in page.text
+    page = Outline(render_report(Report("partly", (NetworkRow("a", 1, None, None, 0.5), NetworkRow("b", 1, 2, 0.5)))))
+    assert page.tags.count("svg") == 1
     page = Outline(render_report(Report("nothing", ())))
     assert "Networks" not in page.text
 
