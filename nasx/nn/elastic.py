@@ -295,5 +295,6 @@ class ElasticFeedForward(nn.Module):
         with torch.device("meta"):
             plain = FeedForward(dim, hidden, activation=nn.Identity, dropout=self.drop.p)
         plain.fc1, plain.fc2 = self.fc1.extract(hidden, dim), self.fc2.extract(dim, hidden)
-        plain.act = copy.deepcopy(self.act)
+        with torch.inference_mode(False):  # else the copy could never be trained
+            plain.act = copy.deepcopy(self.act)
         return plain.train(self.training)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
+import torch
 from torch import Tensor, nn
 
 from nasx.arch import Value, check_value
@@ -48,7 +49,8 @@ class Switch(nn.Module):
 
     def extract(self, key: Key) -> nn.Module:
         """Return a copy of one candidate."""
-        return copy.deepcopy(self[key])
+        with torch.inference_mode(False):  # else the copy could never be trained
+            return copy.deepcopy(self[key])
 
 
 def _state_name(key: Key) -> str:
