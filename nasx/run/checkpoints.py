@@ -71,11 +71,11 @@ class Checkpoints:
                 files.write_new(temporary / name, data)
             files.flush_directory(temporary)
             files.rename(temporary, path)
-        for old in self._found()[: -self.keep]:
-            # aside first, so that a half removed one is never met as a checkpoint
-            aside = files.temporary_beside(old)
-            files.rename(old, aside)
-            files.remove(aside)
+            for old in self._found()[: -self.keep]:
+                # aside first, so that a half removed one is never met as a checkpoint
+                aside = files.temporary_beside(old)
+                files.rename(old, aside)
+                files.remove(aside)
         return path
 
     def latest(self) -> Checkpoint | None:

@@ -23,9 +23,8 @@ from nasx.run.files import Json
 from nasx.run.journal import Journal
 from nasx.run.lock import RunLock
 from nasx.run.signals import StopFlag
-from nasx.run.stages import JOURNAL, Stage, StageContext, check_stages
+from nasx.run.stages import JOURNAL, LOCK, RUN, Stage, StageContext, check_stages
 
-RUN, LOCK = "run.json", "run.lock"
 ABSENT = "(absent)"
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from nasx.run.signals import StopFlag
 if TYPE_CHECKING:
     from nasx.run.checkpoints import Checkpoints
 
-JOURNAL, CHECKPOINTS = "journal.jsonl", "checkpoints"
+RUN, LOCK, JOURNAL, CHECKPOINTS = "run.json", "run.lock", "journal.jsonl", "checkpoints"
+RESERVED = (RUN, LOCK, JOURNAL, CHECKPOINTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ def check_stages(stages: Sequence[Stage]) -> None:
     earlier: list[str] = []
     for stage in stages:
         segments = stage.name.split("/")
-        if not all(re.fullmatch(r"\w[\w.-]*", part) and part not in (JOURNAL, CHECKPOINTS) for part in segments):
+        if not all(re.fullmatch(r"\w[\w.-]*", part) and part not in RESERVED for part in segments):
             raise ValueError(
-                f"a stage's name is a folder: words joined by '/', none of them {JOURNAL!r} or {CHECKPOINTS!r}, "
+                f"a stage's name is a folder: words joined by '/', none of them {', '.join(RESERVED)}, "
                 f"but got {stage.name!r}"
             )
         if stage.name in earlier:

@@ -1,0 +1,68 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasx.run import files, write_bytes, write_json, write_text
+
+
+def test_writes_replace_what_is_there_and_leave_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_bytes(path, b"\x00\xff" * 1000)
+    assert path.read_bytes() == b"\x00\xff" * 1000
+    write_text(path, "größer")
+    assert path.read_text(encoding="utf-8") == "größer"
+    write_json(path, {"b": [1.5, None], "a": "x"})
+    assert json.loads(path.read_text()) == {"a": "x", "b": [1.5, None]}
+    assert path.read_text().index('"a"') < path.read_text().index('"b"')
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_without_a_number_is_refused_and_the_file_is_as_before(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a", {"loss": float("nan")})
+    assert json.loads((tmp_path / "a").read_text()) == 1
+
+
+def test_data_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def recorded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(files, "os_call", recorded)
+    write_bytes(tmp_path / "a", b"data")
+    assert calls == ["open", "write", "fsync", "replace", "open", "fsync"]
+
+
+def test_a_system_that_writes_a_byte_at_a_time_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grudging(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if function is os.write:
+            return os.write(args[0], args[1][:1])
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(files, "os_call", grudging)
+    write_bytes(tmp_path / "a", bytes(range(100)))
+    assert (tmp_path / "a").read_bytes() == bytes(range(100))
+
+
+def test_only_leftovers_are_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / "a.partial", tmp_path / ".hidden", tmp_path / "s" / ".partial"]
+    leftovers = [files.temporary_beside(tmp_path / "s" / "a.json"), files.temporary_beside(tmp_path / "000001-step7")]
+    (tmp_path / "s").mkdir()
+    for path in (*kept, leftovers[0]):
+        path.write_text("x")
+    leftovers[1].mkdir()
+    (leftovers[1] / "state.json").write_text("{}")
+    (tmp_path / "outside").symlink_to(leftovers[1])
+    files.remove_leftovers(tmp_path)
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in leftovers)
+    assert (tmp_path / "outside").is_symlink()
