@@ -200,7 +200,8 @@ class Repeat:
         if isinstance(count, int):
             return Repeat(tuple(parts), count) if len(parts) == count else None
         options = tuple(option for option in count.options if int(option[0]) <= len(parts))
-        return Repeat(tuple(parts), Choice(options)) if options else None
+        most = max((int(value) for value, _ in options), default=0)
+        return Repeat(tuple(parts[:most]), Choice(options)) if options else None
 
     def _rank(self, prefix: str, key: str, entries: dict[str, Value]) -> int:
         count, rank = self.counts[0], 0
@@ -341,6 +342,7 @@ class Space:
 
     def genes(self, arch: Mapping[str, Value]) -> tuple[str, ...]:
         """Return the names of an architecture's choices that had an alternative."""
+        arch = self.canonical(arch)
         names: list[str] = []
 
         def visit(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
@@ -414,7 +416,7 @@ class Space:
 
         A freed gene that takes another option takes any subspace of it.
         """
-        free = set(genes)
+        arch, free = self.canonical(arch), set(genes)
 
         def rule(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
             if name not in arch:  # a part beyond the architecture's own count
@@ -428,6 +430,7 @@ class Space:
 
     def crossings(self, first: Mapping[str, Value], second: Mapping[str, Value]) -> "Space":
         """Return the space of two architectures' children: each gene from either, branches with their subtree."""
+        first, second = self.canonical(first), self.canonical(second)
 
         def both(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
             if name not in first or name not in second:  # parts that only the deeper parent has
@@ -568,8 +571,7 @@ def _held(arch: Mapping[str, Value]) -> Rule:
 
 def _narrowed(space: Space, rule: Rule) -> Space:
     narrowed = space.narrow("", rule)
-    if narrowed is None:
-        raise ValueError("the architecture is not in this space (`space.index(arch)` names the entry)")
+    assert narrowed is not None, "an architecture of the space always stays"
     return narrowed
 
 

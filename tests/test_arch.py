@@ -1,0 +1,124 @@
+"""An Arch is an immutable mapping by value: order, copies and JSON do not change what it equals."""
+
+import json
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasx import Arch
+from nasx.arch import matches
+
+NAMES = st.lists(st.sampled_from(["a", "block", "0", "1", "mlp_ratio"]), min_size=1, max_size=4).map(".".join)
+VALUES = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+ENTRIES = st.dictionaries(NAMES, VALUES, max_size=6)
+
+BLOCKS = Arch({"width": 64, "block.count": 2, "block.0.mlp_ratio": 4, "block.0.k.size": 3, "block.1.mlp_ratio": 2.0})
+
+
+@settings(max_examples=100, derandomize=True)
+@given(ENTRIES, st.randoms(use_true_random=False))
+def test_equality_and_hash_ignore_order_and_json_keeps_it(entries: dict[str, Any], random: Any) -> None:
+    arch = Arch(entries)
+    shuffled = list(entries.items())
+    random.shuffle(shuffled)
+    assert Arch(dict(shuffled)) == arch
+    assert hash(Arch(dict(shuffled))) == hash(arch)
+    assert list(arch.items()) == list(entries.items())
+    assert list(json.loads(arch.to_json()).items()) == list(entries.items())
+    again = Arch.from_json(arch.to_json())
+    assert again == arch
+    assert again.to_json() == arch.to_json()
+    assert pickle.loads(pickle.dumps(arch)) == arch
+
+
+def test_numbers_compare_by_value() -> None:
+    assert Arch({"a": 4}) == Arch({"a": 4.0})
+    assert hash(Arch({"a": 4})) == hash(Arch({"a": 4.0}))
+    assert Arch({"a": 4}) != Arch({"a": "4"})
+    assert Arch({"a": 4}) != Arch({"a": 4, "b": 1})
+    assert Arch({"a": 4}) != {"a": 4}  # only architectures have an architecture's equality
+
+
+def test_an_arch_keeps_no_tie_to_what_it_was_made_from() -> None:
+    entries = {"a": 1}
+    arch = Arch(entries)
+    entries["a"] = 2
+    assert arch["a"] == 1
+    with pytest.raises(TypeError):
+        arch["a"] = 3  # type: ignore[index]
+
+
+def test_numpy_scalars_become_plain_values() -> None:
+    arch = Arch({"a": np.int64(3), "b": np.float64(0.5), "c": np.bool_(True)})  # type: ignore[dict-item]
+    assert [type(value) for value in arch.values()] == [int, float, bool]
+    assert json.loads(arch.to_json()) == {"a": 3, "b": 0.5, "c": True}
+
+
+@pytest.mark.parametrize("value", [None, (1, 2), [1], {"a": 1}, np.zeros(2)], ids=repr)
+def test_a_value_must_be_a_scalar(value: Any) -> None:
+    with pytest.raises(TypeError, match="bool, int, float or str"):
+        Arch({"a": value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_must_be_finite(value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Arch({"a": value})
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.", ".a", "a..b"])
+def test_a_name_has_no_empty_segment(name: str) -> None:
+    with pytest.raises(ValueError, match="segments"):
+        Arch({name: 1})
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "3", '{"a": null}', '{"a": {"b": 1}}', '{"a": NaN}', '{"": 1}'])
+def test_other_json_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - what is wrong with it differs
+        Arch.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("block.*.k", "block.11.k", True),
+        ("block.*.k", "block.1.q", False),
+        ("block.*", "block.1.k", False),
+        ("*.k", "block.1.k", False),
+        ("*.*.*", "block.1.k", True),
+        ("block.1*.k", "block.11.k", False),
+    ],
+)
+def test_a_star_is_exactly_one_segment(pattern: str, name: str, fits: bool) -> None:
+    assert matches(pattern, name) is fits
+
+
+def test_views_below_a_prefix() -> None:
+    assert BLOCKS.only("block.*.mlp_ratio", "width") == Arch(
+        {"width": 64, "block.0.mlp_ratio": 4, "block.1.mlp_ratio": 2}
+    )
+    assert list(BLOCKS.only("*.*.mlp_ratio", "width")) == ["width", "block.0.mlp_ratio", "block.1.mlp_ratio"]
+    assert BLOCKS.only("nothing") == Arch({})
+    assert BLOCKS.at("block.0") == Arch({"mlp_ratio": 4, "k.size": 3})
+    assert BLOCKS.at("bloc") == Arch({})
+    assert BLOCKS.parts("block") == [Arch({"mlp_ratio": 4, "k.size": 3}), Arch({"mlp_ratio": 2})]
+    assert BLOCKS.parts("width") == []
+
+
+def test_parts_come_in_the_order_of_their_numbers() -> None:
+    arch = Arch({f"block.{i}.depth": i for i in reversed(range(12))})
+    assert [part["depth"] for part in arch.parts("block")] == list(range(12))
+
+
+@settings(max_examples=50, derandomize=True)
+@given(ENTRIES)
+def test_repr_reads_back(entries: dict[str, Any]) -> None:
+    arch = Arch(entries)
+    assert eval(repr(arch)) == arch
