@@ -2,7 +2,7 @@
 
 from nasx.data.augment import Augment
 from nasx.data.batches import TrainBatches, channel_statistics, eval_batches
-from nasx.data.dataset import Dataset, ImageArray, Images
+from nasx.data.dataset import Dataset, ImageArray, Images, Photos
 from nasx.data.digits import load_digits
 from nasx.data.folders import ImageFiles, load_image_folder
 from nasx.data.splits import stratified_split
@@ -13,6 +13,7 @@ __all__ = [
     "ImageArray",
     "ImageFiles",
     "Images",
+    "Photos",
     "TrainBatches",
     "channel_statistics",
     "eval_batches",

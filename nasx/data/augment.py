@@ -18,7 +18,10 @@ _TRIES = 10
 
 
 class Draws(NamedTuple):
-    """What was drawn for every sample, each (B,) but for the rectangles (B, 4): top, left, height, width."""
+    """What was drawn for every sample, each (B,) but for two.
+
+    Rectangles are (B, 4): top, left, height, width. Turns are (B, 2): cosine and sine of the angle over the zoom.
+    """
 
     tops: Tensor
     lefts: Tensor
@@ -26,6 +29,7 @@ class Draws(NamedTuple):
     erased: Tensor
     rectangles: Tensor
     noise_seeds: Tensor
+    turns: Tensor
 
     def take(self, rows: Tensor) -> "Draws":
         """Return the draws of some samples."""
@@ -34,21 +38,47 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Random crop after zero padding by `pad_crop` pixels, horizontal flip, random erasing with probability `erase`.
+    """What happens to training images at random, each switched on by itself.
 
-    Erasing fills a rectangle of the normalised image with unit Gaussian noise (Zhong et al., Random Erasing Data
-    Augmentation, 2020; per pixel as DeiT does). Raises ValueError for a negative padding or no probability.
+    Of any images: crop after zero padding by `pad_crop` pixels; horizontal `flip`; rotation by up to `rotate` degrees
+    either way and zoom by a factor in 1 - `zoom`..1 + `zoom`, about the centre, bilinear, zeros outside; with
+    probability `erase`, a rectangle of the normalised image filled with unit Gaussian noise (Zhong et al., Random
+    Erasing Data Augmentation, 2020; per pixel as DeiT does).
+
+    Of photographs read from files, before they are resized: a crop of a share of the area in `resized_crop`, such as
+    (0.08, 1.0); `auto_augment` in timm's spelling, such as "rand-m9-mstd0.5-inc1"; brightness, contrast and
+    saturation by up to `color_jitter`, which timm leaves out beside most of `auto_augment`.
+
+    Raises ValueError for what is out of range.
     """
 
     pad_crop: int = 0
     flip: bool = False
     erase: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    resized_crop: tuple[float, float] | None = None
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pad_crop < 0:
             raise ValueError(f"pad_crop counts pixels and must not be negative, but got {self.pad_crop}")
         if not 0 <= self.erase <= 1:
             raise ValueError(f"erase is a probability in 0..1, but got {self.erase}")
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"rotate is in degrees, 0..180, but got {self.rotate}")
+        if not 0 <= self.zoom < 1:
+            raise ValueError(f"zoom is in 0..1, exclusive of 1, but got {self.zoom}")
+        if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
+            raise ValueError(f"resized_crop is a range of shares, 0 < low <= high <= 1, but got {self.resized_crop}")
+        if self.color_jitter < 0:
+            raise ValueError(f"color_jitter must not be negative, but got {self.color_jitter}")
+
+    @property
+    def of_photos(self) -> bool:
+        """Whether photographs are needed, for what comes before resizing."""
+        return bool(self.resized_crop or self.auto_augment or self.color_jitter)
 
     def draw(self, samples: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
         """Draw for a whole batch of images of size (H, W).
@@ -58,13 +88,18 @@ class Augment:
         tops, lefts = torch.randint(2 * self.pad_crop + 1, (2, samples), generator=generator)
         flips, erasures = torch.rand((2, samples), generator=generator)
         rectangles = _draw_rectangles(samples, size, generator)
+        noise_seeds = torch.randint(2**62, (samples,), generator=generator)
+        angles, zooms = torch.rand((2, samples), generator=generator, dtype=torch.float64) * 2 - 1
+        angles = angles * math.radians(self.rotate)
+        turns = torch.stack([angles.cos(), angles.sin()], dim=1) / (1 + zooms * self.zoom)[:, None]
         return Draws(
             tops=tops,
             lefts=lefts,
             flipped=(flips < 0.5) & self.flip,
             erased=erasures < self.erase,
             rectangles=rectangles,
-            noise_seeds=torch.randint(2**62, (samples,), generator=generator),
+            noise_seeds=noise_seeds,
+            turns=turns.float(),
         )
 
     def crop_and_flip(self, images: Tensor, draws: Draws) -> Tensor:
@@ -82,6 +117,19 @@ class Augment:
             down[:, None, :, None],
             across[:, None, None, :],
         ]
+
+    def rotate_and_zoom(self, images: Tensor, draws: Draws) -> Tensor:
+        """Return images (R, C, H, W), turned and scaled about their centre as drawn for them; float32 where so."""
+        if not (self.rotate or self.zoom):
+            return images
+        height, width = images.shape[-2:]
+        # Pixels from the centre; element by element, because a matrix product may round by the number of rows.
+        y = (torch.arange(height) - (height - 1) / 2)[:, None]
+        x = (torch.arange(width) - (width - 1) / 2)[None]
+        cosines, sines = draws.turns[:, 0, None, None], draws.turns[:, 1, None, None]
+        from_x, from_y = cosines * x + sines * y, cosines * y - sines * x
+        grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
+        return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def erase_(self, images: Tensor, draws: Draws) -> Tensor:
         """Erase in place from normalised images (R, C, H, W) as drawn for them; return them."""

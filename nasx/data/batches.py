@@ -1,18 +1,21 @@
 """Batches as a pure function of seed and step, so that any step can be recomputed by any process."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx.data.augment import Augment
-from nasx.data.dataset import Images
+from nasx.data.dataset import Images, Indices, Photos
+from nasx.data.readers import read_ahead
+from nasx.data.seeding import derived_seed, globals_kept, seed_globals
+from nasx.data.views import random_views, timm_data
 
 # What a seed is used for; without them, epoch 3 and step 3 would share their random numbers.
-_ORDER, _AUGMENTATION, _MIXING = range(3)
+_ORDER, _AUGMENTATION, _MIXING, _VIEWS = range(4)
 
 _Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -23,8 +26,8 @@ class TrainBatches:
     Epoch `step // steps_per_epoch` has its own order; an incomplete last batch is dropped. `mean` and `std` are of
     images in 0..1, per channel. `mixup` and `cutmix` are the alphas of DeiT's mixing, 0 for none; with one of them
     targets are probabilities, smoothed by `label_smoothing`, and `classes` is needed. `part=(rank, world)` yields
-    that rank's rows of every batch of `batch_size`, the same to the bit as in the undivided batch. Raises ValueError
-    for what cannot be.
+    that rank's rows of every batch of `batch_size`, the same to the bit as in the undivided batch. `workers` processes
+    read ahead, unless all is in memory; their number changes no batch. Raises ValueError for what cannot be.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TrainBatches:
         cutmix: float = 0.0,
         label_smoothing: float = 0.0,
         part: tuple[int, int] = (0, 1),
+        workers: int = 0,
     ) -> None:
         rank, world = part
         if batch_size < 1:
@@ -55,65 +59,91 @@ class TrainBatches:
             raise ValueError(f"batch_size {batch_size} does not divide among {world} processes; choose a multiple")
         if seed < 0:
             raise ValueError(f"a seed must not be negative, but got {seed}")
+        if augment.of_photos and not isinstance(images, Photos):
+            raise ValueError(
+                "resized_crop, auto_augment and color_jitter are of photographs read from files, but these images "
+                "are arrays; use pad_crop, flip, rotate, zoom and erase"
+            )
         self.steps_per_epoch = len(images) // batch_size
         self._images = images
         self._batch_size = batch_size
         self._seed = seed
         self._augment = augment
+        self._mean = tuple(mean)
         self._normalise = _normaliser(mean, std)
         self._mix = _mixing(mixup, cutmix, label_smoothing, classes, batch_size)
         share = batch_size // world
-        self._rows = torch.arange(rank * share, (rank + 1) * share)
+        rows = torch.arange(rank * share, (rank + 1) * share)
+        if self._mix and share < batch_size:
+            # Row i is mixed with row -1 - i of the batch. Rows and partners, mirrored, form a batch that mixes alike.
+            rows = torch.cat([rows, batch_size - 1 - rows.flip(0)])
+        self._share = share
+        self._rows = rows
+        self._workers = _useful_workers(images, workers, views=augment.of_photos)
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of steps start to stop - 1.
 
         Images are float32 (B, C, H, W), normalised; targets are int64 (B,), or float32 (B, classes) where mixed.
         """
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(start, stop):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._images))
-            first = step % self.steps_per_epoch * self._batch_size
-            yield self._batch(step, order[first : first + self._batch_size])
+        steps = range(start, stop)
+        for step, images in zip(steps, read_ahead(self._read, steps, self._workers), strict=True):
+            yield self._finish(step, images)
 
-    def _batch(self, step: int, members: np.ndarray) -> tuple[Tensor, Tensor]:
-        rows = self._rows
-        share = len(rows)
-        if self._mix and share < self._batch_size:
-            # Row i is mixed with row -1 - i of the batch. Rows and partners, mirrored, form a batch that mixes alike.
-            rows = torch.cat([rows, self._batch_size - 1 - rows.flip(0)])
-        indices = members[rows.numpy()]
-        images = self._images.load(indices)
-        targets = torch.from_numpy(self._images.labels[indices])
+    def _members(self, step: int) -> Indices:
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        order = _epoch_order(len(self._images), self._seed, epoch)
+        return order[step_of_epoch * self._batch_size + self._rows.numpy()]
 
-        generator = torch.Generator().manual_seed(_derived_seed(self._seed, _AUGMENTATION, step))
+    def _read(self, step: int) -> Tensor:
+        indices = self._members(step)
+        if self._augment.of_photos and isinstance(self._images, Photos):
+            seeds = (self._seed, _VIEWS, step // self.steps_per_epoch)
+            return random_views(self._images, indices, self._augment, self._mean, seeds)
+        return self._images.load(indices)
+
+    def _finish(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        augment, targets = self._augment, torch.from_numpy(self._images.labels[self._members(step)])
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, _AUGMENTATION, step))
         height, width = images.shape[-2:]
-        draws = self._augment.draw(self._batch_size, (height, width), generator).take(rows)
-        images = self._normalise(self._augment.crop_and_flip(images, draws))
-        images = self._augment.erase_(images, draws)
+        draws = augment.draw(self._batch_size, (height, width), generator).take(self._rows)
+        images = augment.rotate_and_zoom(augment.crop_and_flip(images, draws), draws)
+        images = augment.erase_(self._normalise(images), draws)
         if self._mix:
-            with _numpy_seeded(_derived_seed(self._seed, _MIXING, step) % 2**32):
+            with globals_kept():
+                seed_globals(derived_seed(self._seed, _MIXING, step))
                 images, targets = self._mix(images, targets)
-        return images[:share], targets[:share]
+        return images[: self._share], targets[: self._share]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(images)
+
+
+def _useful_workers(images: Images, workers: int, *, views: bool) -> int:
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, but got {workers}")
+    return workers if isinstance(images, Photos) and (views or not images.in_memory) else 0
 
 
 def eval_batches(
-    images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float]
+    images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float], *, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all images in order, float32 (B, C, H, W) normalised, with int64 (B,) labels; the last batch may be short.
 
-    Raises ValueError for a batch size below 1 or a mean and std that cannot normalise.
+    `workers` processes read ahead, unless all is in memory. Raises ValueError for a batch size below 1 or a mean and
+    std that cannot normalise.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
     normalise = _normaliser(mean, std)
+    workers = _useful_workers(images, workers, views=False)
+    parts = [np.arange(first, min(first + batch_size, len(images))) for first in range(0, len(images), batch_size)]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(images), batch_size):
-            indices = np.arange(first, min(first + batch_size, len(images)))
-            yield normalise(images.load(indices)), torch.from_numpy(images.labels[indices])
+        for indices, pixels in zip(parts, read_ahead(images.load, parts, workers), strict=True):
+            yield normalise(pixels), torch.from_numpy(images.labels[indices])
 
     return batches()
 
@@ -138,24 +168,20 @@ def channel_statistics(images: Images, *, at_most: int = 65_536) -> tuple[tuple[
     return tuple((mean / 255).tolist()), tuple((variance.clamp(min=0).sqrt() / 255).tolist())
 
 
-def _derived_seed(*path: int) -> int:
-    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0])
-
-
 def _normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
-    """Return the function from uint8 to normalised float32 images."""
+    """Return the function from images in 0..255 to normalised float32 ones."""
     if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
         raise ValueError(
             f"mean and std have one value per channel, every std above 0, but got mean={tuple(mean)}, std={tuple(std)}"
         )
     means, stds = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
+    return partial(_normalise, means=means, stds=stds)
 
-    def normalise(images: Tensor) -> Tensor:
-        if images.shape[1] != len(means):
-            raise ValueError(f"images have {images.shape[1]} channels, but mean and std have {len(means)}")
-        return (images.float() / 255 - means) / stds
 
-    return normalise
+def _normalise(images: Tensor, *, means: Tensor, stds: Tensor) -> Tensor:
+    if images.shape[1] != len(means):
+        raise ValueError(f"images have {images.shape[1]} channels, but mean and std have {len(means)}")
+    return (images.float() / 255 - means) / stds
 
 
 def _mixing(mixup: float, cutmix: float, label_smoothing: float, classes: int | None, batch_size: int) -> _Mix | None:
@@ -171,20 +197,6 @@ def _mixing(mixup: float, cutmix: float, label_smoothing: float, classes: int | 
         raise ValueError("mixup and cutmix need the number of classes, for their targets are probabilities")
     if batch_size % 2:
         raise ValueError(f"mixup and cutmix mix pairs and need an even batch_size, but got {batch_size}")
-    try:
-        mixing = import_module("timm.data").Mixup
-    except ImportError as error:
-        raise ImportError("mixup and cutmix need timm: pip install 'nasx[recipes]'") from error
+    mixing = timm_data("mixup and cutmix").Mixup
     mix: _Mix = mixing(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=label_smoothing, num_classes=classes)
     return mix
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, which timm draws from, and put it back as it was."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002

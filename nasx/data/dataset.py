@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,21 @@ class Images(Protocol):
 
     def load(self, indices: Indices | Sequence[int]) -> Tensor:
         """Return the images at these positions, uint8 (B, C, H, W); 255 is full intensity."""
+
+
+@runtime_checkable
+class Photos(Images, Protocol):
+    """Images that also give the photographs they were made from, for augmentation at full resolution.
+
+    `image_size` is what `load` resizes to; `in_memory` says that `load` only copies, so that worker processes have
+    nothing to read.
+    """
+
+    image_size: int
+    in_memory: bool
+
+    def photo(self, index: int) -> Any:
+        """Return a photograph as a PIL image in RGB, at its own size."""
 
 
 class ImageArray:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from nasx.data.dataset import Dataset, Indices
 from nasx.data.splits import images_to_hold_out, split_record, stratified_split
@@ -19,32 +20,40 @@ from nasx.data.splits import images_to_hold_out, split_record, stratified_split
 MEMORY_BOUND = 4 * 2**30
 """Bytes up to which the decoded images of a part are kept; those of a larger part are decoded whenever asked for."""
 
+SMALL = 64
+"""Pixels up to which images are used whole; of larger ones, the margin is cut off."""
+
 
 class ImageFiles:
-    """Labelled image files, read as RGB: shorter side resized to `image_size`, then the centre cropped.
+    """Labelled image files, read as RGB: shorter side resized, then the centre cropped to `image_size`.
 
-    Nothing is read before the first `load`; it reads all where `keep` is true. Images that have the size already
-    are not resampled. A file that is no image is a ValueError that names it.
+    Up to 64 pixels the crop is as long as the shorter side, and images that have the size already are not resampled;
+    above, it is 224/256 of it, as published evaluations of photographs have it. Nothing is read before the first
+    `load`; it reads all where `in_memory` is true. A file that is no image is a ValueError that names it.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: NDArray[np.int64], image_size: int, *, keep: bool) -> None:
+    def __init__(self, paths: Sequence[Path], labels: NDArray[np.int64], image_size: int, *, in_memory: bool) -> None:
         self.labels = labels
+        self.image_size = image_size
+        self.in_memory = in_memory
         self._paths = paths
-        self._image_size = image_size
-        self._keep = keep
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def load(self, indices: Indices | Sequence[int]) -> Tensor:
         """Return the images at these positions, uint8 (B, 3, image_size, image_size)."""
-        if self._keep:
+        if self.in_memory:
             return self._pixels[torch.as_tensor(indices, dtype=torch.long)]
-        return _decode_all([self._paths[index] for index in indices], self._image_size)
+        return _decode_all([self._paths[index] for index in indices], self.image_size)
+
+    def photo(self, index: int) -> Any:
+        """Return the photograph at this position as a PIL image in RGB, at its own size."""
+        return _decode(self._paths[index])
 
     @cached_property
     def _pixels(self) -> Tensor:
-        return _decode_all(self._paths, self._image_size)
+        return _decode_all(self._paths, self.image_size)
 
 
 def load_image_folder(
@@ -129,28 +138,33 @@ def _list_members(root: Path, part: str) -> _Members:
 
 
 def _open(members: _Members, *, root: Path, image_size: int) -> ImageFiles:
-    keep = len(members.names) * 3 * image_size**2 <= MEMORY_BOUND
-    return ImageFiles([root / name for name in members.names], members.labels, image_size, keep=keep)
+    in_memory = len(members.names) * 3 * image_size**2 <= MEMORY_BOUND
+    return ImageFiles([root / name for name in members.names], members.labels, image_size, in_memory=in_memory)
 
 
 def _decode_all(paths: Sequence[Path], image_size: int) -> Tensor:
     pixels = np.empty((len(paths), 3, image_size, image_size), dtype=np.uint8)
-    transforms, read = _torchvision("transforms.functional"), _torchvision("datasets.folder").pil_loader
+    transforms = _torchvision("transforms.functional")
+    shorter_side = image_size if image_size <= SMALL else image_size * 256 // 224
 
     def decode(row: int) -> None:
-        try:
-            image = read(paths[row])
-        except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as a SyntaxError
-            raise ValueError(f"{paths[row]} cannot be read as an image: {error}; replace or remove it") from error
-        if image.size != (image_size, image_size):
-            bicubic = transforms.InterpolationMode.BICUBIC
-            image = transforms.center_crop(transforms.resize(image, image_size, bicubic), image_size)
-        pixels[row] = np.asarray(image).transpose(2, 0, 1)
+        image = _decode(paths[row])
+        if image.size != (shorter_side, shorter_side):
+            image = transforms.resize(image, shorter_side, transforms.InterpolationMode.BICUBIC)
+        pixels[row] = np.asarray(transforms.center_crop(image, image_size)).transpose(2, 0, 1)
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's global lock
+    # Pillow decodes outside of Python's global lock. A worker process is one of several and keeps to one core.
+    with ThreadPoolExecutor(1 if get_worker_info() else None) as pool:
         for _ in pool.map(decode, range(len(paths))):
             pass
     return torch.from_numpy(pixels)
+
+
+def _decode(path: Path) -> Any:
+    try:
+        return _torchvision("datasets.folder").pil_loader(path)
+    except (OSError, SyntaxError) as error:  # Pillow reports a damaged PNG as a SyntaxError
+        raise ValueError(f"{path} cannot be read as an image: {error}; replace or remove it") from error
 
 
 def _torchvision(module: str) -> Any:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,35 @@ def test_erasing_fills_one_rectangle_of_2_to_33_percent_with_unit_noise() -> Non
     assert shares.max() > 0.28
 
 
+def spot_movements(augment: Augment) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return by how many degrees and by what factor a spot moved about the centre, for 256 samples."""
+    height, width = 41, 61  # not square: a turn must not shear
+    y, x = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
+    image = np.rint(255 * np.exp(-((x - 8) ** 2 + (y + 6) ** 2) / 8)).astype(np.uint8)
+    images = ImageArray(image[None, None].repeat(256, axis=0), np.zeros(256, dtype=np.int64))
+    batches = TrainBatches(images, batch_size=256, seed=0, augment=augment, mean=(0,), std=(1,))
+    batch = next(batches.steps(0, 1))[0][:, 0].double()
+    weights = batch / batch.sum(dim=(1, 2), keepdim=True)
+    positions = (weights * torch.as_tensor(x)).sum(dim=(1, 2)), (weights * torch.as_tensor(y)).sum(dim=(1, 2))
+    angles = torch.rad2deg(torch.atan2(positions[1], positions[0]) - np.arctan2(-6, 8))
+    return angles, torch.hypot(*positions) / 10
+
+
+def test_rotation_is_about_the_centre_and_uniform_either_way() -> None:
+    angles, factors = spot_movements(Augment(rotate=20))
+    assert -20.2 < angles.min() < -18
+    assert 18 < angles.max() < 20.2
+    assert abs(float(angles.mean())) < 3  # four standard deviations
+    assert torch.allclose(factors, torch.ones(256, dtype=torch.float64), atol=0.02)
+
+
+def test_zoom_is_about_the_centre_and_uniform_either_way() -> None:
+    angles, factors = spot_movements(Augment(zoom=0.3))
+    assert 0.68 < factors.min() < 0.73
+    assert 1.27 < factors.max() < 1.32
+    assert angles.abs().max() < 0.5
+
+
 def test_one_augmentation_leaves_the_draws_of_the_others_alone() -> None:
     both, flips = augmented(DIGITS, Augment(flip=True, erase=0.3)), augmented(DIGITS, Augment(flip=True))
     untouched = (both == flips).all(dim=(1, 2, 3))
@@ -88,8 +119,15 @@ def test_no_augmentation_is_the_identity() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"pad_crop": -1}, "must not be negative, but got -1"), ({"erase": 1.5}, r"probability in 0\.\.1, but got 1.5")],
+    [
+        ({"pad_crop": -1}, "must not be negative, but got -1"),
+        ({"erase": 1.5}, r"probability in 0\.\.1, but got 1.5"),
+        ({"rotate": -1}, r"degrees, 0\.\.180, but got -1"),
+        ({"zoom": 1}, "exclusive of 1, but got 1"),
+        ({"resized_crop": (0.5, 0.1)}, r"0 < low <= high <= 1, but got \(0\.5, 0\.1\)"),
+        ({"color_jitter": -0.4}, "must not be negative, but got -0.4"),
+    ],
 )
-def test_impossible_augmentation_is_refused(arguments: dict[str, int], message: str) -> None:
+def test_impossible_augmentation_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Augment(**arguments)  # type: ignore[arg-type]
+        Augment(**arguments)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nasx.data import Augment, ImageArray, TrainBatches, channel_statistics, eval_batches, load_digits
 
 DIGITS = load_digits(seed=0).train
-EVERYTHING = Augment(pad_crop=1, flip=True, erase=0.5)
+EVERYTHING = Augment(pad_crop=1, flip=True, erase=0.5, rotate=10, zoom=0.1)
 MIXING = [(0.0, 0.0), (0.8, 0.0), (0.0, 1.0), (0.8, 1.0)]
 
 

@@ -145,7 +145,7 @@ def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ValueError, match=rf"photo\.{suffix} cannot be read as an image"):
-        ImageFiles([path], np.zeros(1, dtype=np.int64), 64, keep=True).load([0])
+        ImageFiles([path], np.zeros(1, dtype=np.int64), 64, in_memory=True).load([0])
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 32), (32, 64), (96, 48)])
@@ -156,7 +156,7 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path: Path, width: 
     image.paste((255, 0, 0), ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))
     path = tmp_path / "flag.png"
     image.save(path)
-    loaded = ImageFiles([path], np.zeros(1, dtype=np.int64), 16, keep=False).load([0])
+    loaded = ImageFiles([path], np.zeros(1, dtype=np.int64), 16, in_memory=False).load([0])
     assert loaded.shape == (1, 3, 16, 16)
     inner = loaded[0, :, 2:-2, 2:-2]
     assert (inner[0] == 255).all()
