@@ -266,7 +266,7 @@ def _cases(space: Space, cost: AdditiveCost) -> Iterator[_Case]:
             f"the choices outside repeated parts have {outline.size:,} combinations, too many for a table "
             f"(at most {_MAX_ENUMERATED // 10:,}); put choices that add up into a repeat"
         )
-    enumerated: dict[Space, list[Arch]] = {}
+    enumerated: dict[str, list[Arch]] = {}  # by JSON: equal spaces may still write 4 and 4.0
     for shared in outline:
         layout: list[dict[str, Value] | int] = []
         slots: list[_Slot] = []
@@ -275,9 +275,8 @@ def _cases(space: Space, cost: AdditiveCost) -> Iterator[_Case]:
                 raise ValueError(
                     f"a part of {name!r} has {part.size:,} options, too many for a table (at most {_MAX_ENUMERATED:,})"
                 )
-            options = enumerated.setdefault(part, []) or enumerated[part]
-            if not options:
-                options.extend(part)
+            key = part.to_json()
+            options = enumerated[key] = enumerated.get(key) or list(part)
             costs = [cost.part(name, index, shared, choices) for choices in options]
             slots.append(_Slot(f"{name}.{index}", options, _integers(costs, cost)))
         yield _Case(shared, int(_integers([cost.fixed(shared)], cost)[0]), slots, layout)
@@ -285,7 +284,7 @@ def _cases(space: Space, cost: AdditiveCost) -> Iterator[_Case]:
 
 def _integers(costs: Sequence[int], cost: Cost) -> Ints:
     array = np.asarray(costs)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" or array.dtype == np.uint64:
         raise TypeError(
             f"costs must be integers of at most 63 bits, but {cost!r} gave {array.dtype}; round to a finer unit"
         )
@@ -455,7 +454,7 @@ class _Table:
         cells = sum(level.length for level in levels)
         if cells > _SMALL and (found := _sparse_levels(exact, low, high, min(limit, cells // 8))) is not None:
             return cls(exact, (low, high), 1, found)
-        while sum(level.length for level in levels) > limit:
+        while sum(level.length for level in levels) > limit and bucket <= most:
             bucket *= 2
             levels = _dense_levels(exact, low, high, bucket)
         return cls(exact, (low, high), bucket, levels)

@@ -1,0 +1,401 @@
+"""The architectures inside a budget against brute force: counts, draws, children, and every way to tabulate."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.arch import Value
+from nasx.cost import AdditiveCost
+from nasx.feasible import MAX_BYTES, Feasible, attainable
+from tests.strategies import ToyCost, archs, differing, spaces
+
+SEEDS = st.integers(0, 2**32)
+COSTS = st.builds(ToyCost, st.integers(0, 99), spread=st.sampled_from([2, 5, 20, 1000]), step=st.integers(1, 7))
+
+
+@st.composite
+def windows(draw: st.DrawFn, low: int, high: int) -> tuple[int | None, int | None]:
+    """Draw bounds around a range: open, narrow, a single cost, or beyond it."""
+    bounds = sorted(draw(st.tuples(*[st.integers(max(0, low - 3), high + 3)] * 2)))
+    return draw(st.sampled_from([bounds[0], None])), draw(st.sampled_from([bounds[1], None]))
+
+
+def _inside(space: Space, *budgets: Budget) -> list[Arch]:
+    return [arch for arch in archs(space) if all(arch in budget for budget in budgets)]
+
+
+# Against brute force
+
+
+@settings(max_examples=250, derandomize=True, deadline=None)
+@given(spaces(max_size=60), COSTS, SEEDS, st.data())
+def test_counts_draws_and_enumeration(space: Space, cost: ToyCost, seed: int, data: st.DataObject) -> None:
+    totals = [cost(arch) for arch in archs(space)]
+    budget = Budget(cost, *data.draw(windows(min(totals), max(totals))))
+    expected = _inside(space, budget)
+    if not expected:
+        with pytest.raises(ValueError, match=f"attainable are {min(totals):,} to {max(totals):,} toys"):
+            space.within(budget)
+        return
+    inside = space.within(budget)
+    assert inside.size == len(expected)
+    assert inside.size_bounds == (len(expected), len(expected))
+    assert sorted(arch.to_json() for arch in inside) == sorted(arch.to_json() for arch in expected)
+    drawn = [inside.sample(seed), *inside.sample(seed, 5), inside.sample_per_choice(seed)]
+    assert {arch.to_json() for arch in drawn} <= {arch.to_json() for arch in expected}
+    assert list(inside.sample(seed, 5)) == drawn[1:6]
+    assert all((arch in inside) == (arch in budget) for arch in archs(space))
+    assert inside.acceptance == 1.0
+    least, most = inside.attainable.low_arch, inside.attainable.high_arch
+    assert (inside.attainable.low, inside.attainable.high) == (min(totals), max(totals))
+    assert (cost(least), cost(most)) == (min(totals), max(totals))
+    assert least in space
+    assert most in space
+    assert attainable(space, cost) == inside.attainable
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=3), COSTS, SEEDS, st.data())
+def test_children_stay_inside(space: Space, cost: ToyCost, seed: int, data: st.DataObject) -> None:
+    low, high = attainable(space, cost).low, attainable(space, cost).high
+    inside = space.within(Budget(cost, at_most=data.draw(st.integers(low, high))))
+    first, second = inside.sample(seed, 2)
+    assert inside.genes(first) == space.genes(first)
+    assert set(inside.neighbours(first)) == set(inside) & set(space.neighbours(first))
+    one_gene = inside.mutate(first, seed, probability=1e-9)
+    assert one_gene in inside
+    assert len(differing(space, first, one_gene)) <= 1
+    assert inside.mutate(first, seed, probability=0.5) in inside
+    child = inside.crossover(first, second, seed)
+    assert child in inside
+    assert not differing(space, child, first) & differing(space, child, second)
+    assert child.to_json() == space.canonical(child).to_json() == inside.canonical(child).to_json()
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=3), SEEDS)
+def test_no_budget_at_all_is_the_whole_space(space: Space, seed: int) -> None:
+    inside = space.within()
+    assert inside.size == space.size
+    assert set(inside) == set(space)
+    assert inside.sample(seed) in space
+
+
+# The four ways to tabulate
+
+
+# Costs up to 2**31 would need gigabytes densely; 1,200 bytes hold neither all sums nor those that occur.
+TABLES = {
+    "dense": (ToyCost(3, 40), MAX_BYTES),
+    "sums that occur": (ToyCost(3, 2**31), MAX_BYTES),
+    "buckets": (ToyCost(3, 1000), 1200),
+    "buckets of sparse sums": (ToyCost(3, 2**31), 1200),
+    "one bucket": (ToyCost(3, 1000), 1),
+}
+SHARED = Space(
+    width=one_of(8, 16),
+    block=repeat(Space(op=one_of({"none": None, "conv": Space(k=one_of(3, 5, 7))}), z=one_of(2, 4)), one_of(2, 3)),
+)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_sampling_is_uniform_over_what_is_inside(table: str) -> None:
+    cost, max_bytes = TABLES[table]
+    totals = sorted(map(cost, archs(SHARED)))
+    budget = Budget(cost, at_least=totals[len(totals) * 5 // 10], at_most=totals[len(totals) * 6 // 10])
+    expected = _inside(SHARED, budget)
+    inside = Feasible(SHARED, [budget], max_bytes=max_bytes)
+    low, high = inside.size_bounds
+    assert low <= len(expected) <= high <= SHARED.size
+    assert (low == high) == ("bucket" not in table)
+    assert inside.size == len(expected)
+    counts = Counter(inside.sample(0, 100 * len(expected)))
+    assert set(counts) == set(expected) == set(inside)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+    assert (inside.acceptance == 1.0) == ("bucket" not in table)
+    assert 0 < inside.acceptance <= 1
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    spaces(max_size=60, min_size=2),
+    st.integers(0, 99),
+    st.sampled_from([300, 2**31]),
+    st.sampled_from([1, 500, 3000]),
+    st.data(),
+)
+def test_buckets_never_let_one_outside(
+    space: Space, seed: int, spread: int, max_bytes: int, data: st.DataObject
+) -> None:
+    cost = ToyCost(seed, spread)
+    totals = sorted(map(cost, archs(space)))
+    bounds = sorted(data.draw(st.tuples(st.sampled_from(totals), st.sampled_from(totals))))
+    budget = Budget(cost, *bounds)
+    expected = _inside(space, budget)
+    inside = Feasible(space, [budget], max_bytes=max_bytes)
+    low, high = inside.size_bounds
+    assert low <= len(expected) <= high
+    assert inside.size == len(expected)
+    assert sorted(arch.to_json() for arch in inside) == sorted(arch.to_json() for arch in expected)
+    assert set(inside.sample(seed, 10)) <= set(expected)
+    assert inside.sample_per_choice(seed) in inside
+    assert inside.mutate(inside.sample(seed), seed, probability=0.5) in inside
+    assert 0 < inside.acceptance <= 1
+
+
+def test_a_mutation_of_every_gene_is_a_uniform_draw() -> None:
+    inside = Space(block=SHARED.nodes["block"]).within(Budget(ToyCost(5, 9), at_least=8, at_most=9))
+    rng = np.random.default_rng(0)
+    parent = inside.sample(0)
+    counts = Counter(inside.mutate(parent, rng, probability=1.0) for _ in range(20 * inside.size))
+    assert set(counts) == set(inside)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_crossover_is_uniform_over_the_children_inside() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 5))
+    budget = Budget(Total(), at_most=20)
+    first, second = (Arch({f"block.{i}.w": w for i, w in enumerate(row)}) for row in ((7, 0, 7, 0, 6), (0, 7, 1, 5, 2)))
+    children = _inside(space.crossings(first, second), budget)
+    assert 8 < len(children) < 32
+    inside, rng = space.within(budget), np.random.default_rng(0)
+    counts = Counter(inside.crossover(first, second, rng) for _ in range(60 * len(children)))
+    assert set(counts) == set(children)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_sampling_per_choice_is_uniform_over_the_options_still_open() -> None:
+    budget = Budget(ToyCost(2, 40), at_least=50, at_most=60)
+    space = SHARED.pin({"block.count": 2})
+    expected = _one_choice_after_another([list(arch.items()) for arch in _inside(space, budget)])
+    inside, rng = space.within(budget), np.random.default_rng(0)
+    counts = Counter(inside.sample_per_choice(rng) for _ in range(4000))
+    assert set(counts) <= set(expected)
+    assert len(set(expected.values())) > 3
+    chances = [4000 * chance for chance in expected.values()]
+    assert stats.chisquare([counts[arch] for arch in expected], chances).pvalue > 1e-3
+
+
+def _one_choice_after_another(
+    left: Sequence[Sequence[tuple[str, Value]]], place: int = 0, chance: float = 1.0
+) -> dict[Arch, float]:
+    if len(left) == 1:
+        return {Arch(dict(left[0])): chance}
+    options = {items[place][1]: [other for other in left if other[place] == items[place]] for items in left}
+    found: dict[Arch, float] = {}
+    for rest in options.values():
+        found |= _one_choice_after_another(rest, place + 1, chance / len(options))
+    return found
+
+
+# Large spaces
+
+
+class Total(AdditiveCost):
+    """The sum of what each part's `w` is worth."""
+
+    unit = "MACs"
+
+    def __init__(self, worth: Callable[[int], int] = int) -> None:
+        self.worth = worth
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        return 0
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        return self.worth(int(choices["w"]))
+
+
+def _ways(times: Mapping[int, int], parts: int) -> Callable[[int], int]:
+    """Return how often each total occurs, from a power of one long integer that packs the polynomial."""
+    width = (sum(times.values()) ** parts).bit_length()
+    power = sum(count << (width * worth) for worth, count in times.items()) ** parts
+    return lambda total: (power >> (width * total)) & ((1 << width) - 1)
+
+
+@pytest.mark.parametrize(("options", "parts"), [(7, 5), (300, 20), (2000, 96)])
+def test_counts_are_exact_far_beyond_floats(options: int, parts: int) -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(options))), parts))
+
+    def worth(w: int) -> int:
+        return 1000 * (w * w % 29)
+
+    cost = Total(worth)
+    ways = _ways(Counter(worth(w) // 1000 for w in range(options)), parts)
+    assert space.within().size == space.within(Budget(cost, at_least=0)).size == options**parts
+    middle = 1000 * 12 * parts
+    inside = space.within(Budget(cost, at_least=middle - 1500, at_most=middle + 999))
+    assert inside.size == ways(middle // 1000 - 1) + ways(middle // 1000)
+    assert all(middle - 1500 <= cost(arch) <= middle + 999 for arch in inside.sample(0, 200))
+    most = 28 * 1000 * parts
+    greatest = space.within(Budget(cost, at_least=inside.attainable.high))
+    assert greatest.size == ways(inside.attainable.high // 1000)
+    assert inside.attainable.high <= most
+    assert cost(greatest.sample(0)) == inside.attainable.high
+
+
+class GLiTTinyMACs(AdditiveCost):
+    """The MACs of GLiT-Tiny's networks: 12 blocks of 3 heads, width 192, 197 tokens (paper, section 3)."""
+
+    unit = "MACs"
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        return 196 * 192 * 768 + 192 * 1000
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        of = {name: float(value) for name, value in choices.items()}
+        wide, narrow = 64 * of["global_heads"], 64 * (3 - of["global_heads"])  # channels of attention, convolution
+        total = 2 * 197 * 192 * 192 * of["mlp_ratio"]
+        if wide:
+            queries = wide * of["qkv_ratio"]
+            total += 4 * 197 * wide * queries + 2 * 197 * 197 * queries
+        if narrow:
+            total += 197 * narrow * of["expansion"] * (3 * narrow + of["kernel_size"])
+        return int(total)
+
+
+def test_the_budget_of_the_glit_paper_is_counted_exactly() -> None:
+    kernels = Space(kernel_size=one_of(17, 31, 45), expansion=one_of(1, 2, 4))
+    ratios = Space(qkv_ratio=one_of(0.5, 1.0, 2.0), mlp_ratio=one_of(2, 4, 6))
+    mixed = Space(**kernels.nodes, **ratios.nodes)
+    local = Space(**kernels.nodes, mlp_ratio=one_of(2, 4, 6))
+    block = Space(global_heads=one_of({0: local, 1: mixed, 2: mixed, 3: ratios}))
+    space, cost = Space(block=repeat(block, 12)), GLiTTinyMACs()
+    inside = space.within(Budget(cost, at_least=1.38e9, at_most=1.40e9))
+    assert (inside.attainable.low, inside.attainable.high) == (546_374_400, 2_202_309_120)
+    assert round(100 * inside.size / space.size, 4) == 0.9394
+
+    # Once more as a polynomial: blocks cost a multiple of 12,608 MACs more than the cheapest block.
+    costs = [cost.part("block", 0, {}, choices) for choices in block]
+    ways = _ways(Counter((c - min(costs)) // 12_608 for c in costs), 12)
+    steps = [math.ceil((bound - inside.attainable.low) / 12_608) for bound in (1.38e9, 1.40e9)]
+    assert inside.size == sum(map(ways, range(*steps)))
+    assert all(1.38e9 <= cost(arch) <= 1.40e9 for arch in inside.sample(0, 500))
+
+
+def test_a_part_of_many_distinct_costs_is_bucketed_and_still_never_outside() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(2000))), 96))
+    cost = Total(lambda w: w)
+    inside = Feasible(space, [Budget(cost, at_least=85_000, at_most=96_000)], max_bytes=64 << 20)
+    low, high = inside.size_bounds
+    assert 0 < low < high < 2000**96
+    assert all(arch in inside for arch in inside.sample(0, 50))
+    assert 0 < inside.acceptance < 1
+    with pytest.raises(ValueError, match="size_bounds"):
+        _ = inside.size
+
+
+def test_draws_beyond_floats_have_the_exact_marginal() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 60))
+    inside = space.within(Budget(Total(), at_least=200, at_most=200))
+    rest = _ways(Counter(range(8)), 59)
+    chances = np.array([rest(200 - w) / inside.size for w in range(8)])
+    for part in (0, 30, 59):
+        counts = Counter(arch[f"block.{part}.w"] for arch in inside.sample(part, 4000))
+        assert stats.chisquare([counts[w] for w in range(8)], 4000 * chances).pvalue > 1e-3
+
+
+# Further budgets
+
+
+def _distinct(arch: Arch) -> int:
+    """A cost without parts: how many different values an architecture has."""
+    return len(set(arch.values()))
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=2), COSTS, SEEDS, st.booleans())
+def test_further_budgets_filter(space: Space, cost: ToyCost, seed: int, first: bool) -> None:
+    anchor = space.sample(seed)
+    exact = Budget(cost, at_most=cost(anchor))
+    others = [Budget(_distinct, at_least=_distinct(anchor)), Budget(ToyCost(seed % 7, 30), at_most=100)]
+    budgets = [exact, *others] if first else [*others[:1], exact, *others[1:]]
+    expected = _inside(space, *budgets)
+    if not expected:
+        with pytest.raises(ValueError, match="loosen"):
+            Feasible(space, budgets, max_tries=20).sample(seed)
+        return
+    inside = space.within(*budgets)
+    assert sorted(arch.to_json() for arch in inside) == sorted(arch.to_json() for arch in expected)
+    assert inside.size == len(expected)
+    assert inside.size_bounds[0] <= len(expected) <= inside.size_bounds[1]
+    drawn = [*inside.sample(seed, 10), inside.sample_per_choice(seed), inside.mutate(expected[0], seed, 0.5)]
+    drawn.append(inside.crossover(expected[0], expected[-1], seed))
+    assert set(drawn) <= set(expected)
+    assert 0 < inside.acceptance <= 1
+
+
+def test_filtered_draws_are_uniform_too() -> None:
+    budgets = Budget(ToyCost(4, 40), at_most=80), Budget(_distinct, at_most=4)
+    expected = _inside(SHARED, *budgets)
+    inside = SHARED.within(*budgets)
+    counts = Counter(inside.sample(0, 100 * len(expected)))
+    assert set(counts) == set(expected)
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+    share = len(expected) / SHARED.within(budgets[0]).size
+    assert abs(inside.acceptance - share) < 0.02
+
+
+def test_a_filter_alone_filters_the_whole_space() -> None:
+    budget = Budget(_distinct, at_most=4)
+    inside = SHARED.within(budget)
+    assert set(inside) == set(_inside(SHARED, budget))
+    assert all(arch in inside for arch in inside.sample(0, 50))
+
+
+# What users are told
+
+
+def test_an_empty_budget_names_the_attainable_range() -> None:
+    space = Space(block=repeat(Space(w=one_of(10**6, 2 * 10**6)), 4))
+    with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs") as refused:
+        space.within(Budget(Total(), at_least=5_000_001, at_most=5_999_999))
+    assert "1.4e9" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"write 1\.4e9 for 1\.4 G"):
+        space.within(Budget(Total(), at_most=6))
+    with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs"):
+        space.within(Budget(Total(), at_least=1e30))
+
+
+def test_an_architecture_outside_is_told_its_cost() -> None:
+    inside = Space(block=repeat(Space(w=one_of(1, 2)), 4)).within(Budget(Total(), at_most=5))
+    with pytest.raises(ValueError, match=r"8 MACs, outside at most 5 MACs"):
+        inside.canonical({f"block.{i}.w": 2 for i in range(4)})
+    with pytest.raises(ValueError, match=r"block\.0\.w"):
+        inside.canonical({})
+    assert {} not in inside
+
+
+@pytest.mark.parametrize("cost", [0.5, 2**63, 2**70, "1"], ids=repr)
+def test_costs_are_machine_integers(cost: object) -> None:
+    space = Space(block=repeat(Space(w=one_of(1, 2)), 4))
+    with pytest.raises(TypeError, match="integers of at most 63 bits"):
+        space.within(Budget(Total(lambda w: cost)))  # type: ignore[arg-type,return-value]
+
+
+def test_large_costs_add_up_exactly() -> None:
+    space = Space(block=repeat(Space(w=one_of(1, 2)), 4))
+    inside = space.within(Budget(Total(lambda w: w * 2**59), at_least=5 * 2**59))
+    assert inside.size == 15
+    assert inside.attainable.high == 8 * 2**59
+    assert inside.sample_per_choice(0) in inside
+
+
+def test_what_no_table_holds_is_refused() -> None:
+    loose = {f"c{i}": one_of(1, 2) for i in range(20)}
+    with pytest.raises(ValueError, match=r"1,048,576.*put choices that add up into a repeat"):
+        Space(**loose, block=repeat(Space(w=1), 2)).within(Budget(Total(), at_most=5))
+    with pytest.raises(ValueError, match=r"'block' has 1,048,576"):
+        Space(block=repeat(Space(w=1, **loose), 2)).within(Budget(Total(), at_most=5))
+
+
+def test_equal_parts_keep_their_own_number_types() -> None:
+    space = Space(a=repeat(Space(w=one_of(1, 2)), 1), b=repeat(Space(w=one_of(1.0, 2.0)), 1))
+    assert [arch.to_json() for arch in space.within()] == [arch.to_json() for arch in space]
