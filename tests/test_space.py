@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -466,5 +467,5 @@ def test_importing_nasx_loads_no_heavy_package() -> None:
 
 
 def _python(script: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
-    return done.stdout
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[1]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=True).stdout

@@ -35,8 +35,7 @@ class Searcher(ABC):
         if evaluations < 1:
             raise ValueError(f"a search needs at least one evaluation, but got {evaluations}")
         self.space, self.evaluations, self.seed = space, evaluations, seed
-        self._history: dict[Arch, Scored] = {}
-        self._pending: dict[Arch, None] = {}
+        self._asked: dict[Arch, Scored | None] = {}  # None: waits for its score
         self._generation = -1
         self._exhausted = False
 
@@ -51,7 +50,11 @@ class Searcher(ABC):
     @property
     def done(self) -> bool:
         """Whether every evaluation was told, or the space holds no further architecture."""
-        return not self._pending and (len(self._history) >= self.evaluations or self._exhausted)
+        return not self._waiting and (len(self._asked) >= self.evaluations or self._exhausted)
+
+    @property
+    def _waiting(self) -> list[Arch]:
+        return [arch for arch, scored in self._asked.items() if scored is None]
 
     @property
     def generation(self) -> int:
@@ -61,30 +64,30 @@ class Searcher(ABC):
     @property
     def failed(self) -> int:
         """How many candidates were told NaN."""
-        return sum(math.isnan(scored.score) for scored in self._history.values())
+        return sum(math.isnan(scored.score) for scored in self.history)
 
     @property
     def history(self) -> tuple[Scored, ...]:
-        """Every candidate told, in the order in which they were asked for within a generation."""
-        return tuple(self._history.values())
+        """Every candidate told, in the order in which they were asked for, whatever the order of the scores."""
+        return tuple(scored for scored in self._asked.values() if scored is not None)
 
     def best(self, k: int = 1) -> list[Scored]:
         """Return the k best candidates, best first; ties go to the earlier one, failed ones never appear."""
-        valid = [scored for scored in self._history.values() if not math.isnan(scored.score)]
+        valid = [scored for scored in self.history if not math.isnan(scored.score)]
         return sorted(valid, key=lambda scored: -scored.score)[:k]
 
     def ask(self) -> list[Arch]:
         """Return the candidates that wait for a score, a new generation of them once all were told."""
-        if not self._pending and not self.done:
+        if not self._waiting and not self.done:
             self._generation += 1
-            wanted = min(self._generation_size(self._generation), self.evaluations - len(self._history))
+            wanted = min(self._generation_size(self._generation), self.evaluations - len(self._asked))
             rng = np.random.default_rng([self.seed, self._generation])
-            fresh = Fresh(self.space, rng, wanted, self._history)
+            fresh = Fresh(self.space, rng, wanted, self._asked)
             self._propose(rng, self._generation, fresh)
             fresh.fill()
-            self._pending = dict.fromkeys(fresh.found)
+            self._asked.update(dict.fromkeys(fresh.found))
             self._exhausted = len(fresh.found) < wanted
-        return list(self._pending)
+        return self._waiting
 
     def tell(self, scores: Mapping[Arch, float]) -> None:
         """Record scores; NaN marks a candidate that failed, which ranks last and never becomes a parent.
@@ -93,40 +96,36 @@ class Searcher(ABC):
         nothing is recorded.
         """
         for arch, score in scores.items():
-            told = self._history.get(arch)
-            if told is None and arch not in self._pending:
+            if arch not in self._asked:
                 raise ValueError(f"this architecture was not asked for: {dict(arch)}")
+            told = self._asked[arch]
             if told is not None and not (told.score == score or (math.isnan(told.score) and math.isnan(score))):
                 raise ValueError(f"this architecture was told {told.score} before and {score} now: {dict(arch)}")
-        for arch in [arch for arch in self._pending if arch in scores]:
-            self._history[arch] = Scored(arch, float(scores[arch]), self._generation)
-            del self._pending[arch]
+        for arch in self._waiting:
+            if arch in scores:
+                self._asked[arch] = Scored(arch, float(scores[arch]), self._generation)
 
     def state(self) -> dict[str, Any]:
         """Return everything that was asked and told, as JSON values."""
-        return {
-            "generation": self._generation,
-            "exhausted": self._exhausted,
-            "pending": [dict(arch) for arch in self._pending],
-            "history": [
-                {"arch": dict(s.arch), "score": None if math.isnan(s.score) else s.score, "generation": s.generation}
-                for s in self._history.values()
-            ],
-        }
+        asked: list[dict[str, Any]] = []
+        for arch, scored in self._asked.items():
+            asked.append({"arch": dict(arch)})
+            if scored is not None:
+                score = None if math.isnan(scored.score) else scored.score
+                asked[-1] |= {"score": score, "generation": scored.generation}
+        return {"generation": self._generation, "exhausted": self._exhausted, "asked": asked}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned; a ValueError names an architecture that is not in the space."""
-        history = [
-            Scored(
-                self.space.canonical(entry["arch"]),
-                math.nan if entry["score"] is None else entry["score"],
-                entry["generation"],
-            )
-            for entry in state["history"]
-        ]
-        self._history = {scored.arch: scored for scored in history}
-        self._pending = {self.space.canonical(entries): None for entries in state["pending"]}
-        self._generation, self._exhausted = state["generation"], state["exhausted"]
+        asked: dict[Arch, Scored | None] = {}
+        for entry in state["asked"]:
+            arch = self.space.canonical(entry["arch"])
+            if "score" in entry:
+                score = math.nan if entry["score"] is None else entry["score"]
+                asked[arch] = Scored(arch, score, entry["generation"])
+            else:
+                asked[arch] = None
+        self._asked, self._generation, self._exhausted = asked, state["generation"], state["exhausted"]
 
 
 class Fresh:

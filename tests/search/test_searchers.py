@@ -1,0 +1,357 @@
+"""Searchers: what they ask, what they accept, where they end, and that they go on where they stopped."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.search import Evolution, RandomSearch, Searcher
+from nasx.space import ArchSet
+from tests.strategies import ToyCost, spaces
+
+CONV = Space(k=one_of(3, 5, 7), expansion=one_of(1, 2, 4))
+SPACE = Space(width=one_of(8, 16), block=repeat(Space(op=one_of({"none": None, "conv": CONV})), one_of(4, 6)))
+BUDGET = Budget(ToyCost(1, 20), at_least=40, at_most=60)
+TINY = Space(block=repeat(Space(w=one_of(0, 1, 2, 3)), 4))  # 256 architectures
+
+Build = Callable[[ArchSet, int, int], Searcher]
+
+
+def evolution(space: ArchSet, evaluations: int, seed: int) -> Searcher:
+    population = math.gcd(evaluations, 20)
+    return Evolution(space, population=population, generations=evaluations // population, parents=4, seed=seed)
+
+
+def random_search(space: ArchSet, evaluations: int, seed: int) -> Searcher:
+    return RandomSearch(space, evaluations=evaluations, batch=20, seed=seed)
+
+
+EVERY = pytest.mark.parametrize("build", [evolution, random_search])
+
+
+def score(arch: Arch) -> float:
+    """A toy score with many ties, so that the order among equals would show."""
+    return float(sum(value for value in arch.values() if not isinstance(value, str)) // 8)
+
+
+def run(searcher: Searcher, scored: Callable[[Arch], float] = score) -> list[tuple[str, float, int]]:
+    while not searcher.done:
+        searcher.tell({arch: scored(arch) for arch in searcher.ask()})
+    return history(searcher)
+
+
+def history(searcher: Searcher) -> list[tuple[str, float, int]]:
+    return [(s.arch.to_json(), s.score, s.generation) for s in searcher.history]
+
+
+# What is asked
+
+
+@EVERY
+@pytest.mark.parametrize("inside", [False, True])
+def test_no_candidate_twice_all_inside_as_many_as_asked(build: Build, inside: bool) -> None:
+    space = SPACE.within(BUDGET) if inside else SPACE
+    searcher = build(space, 200, 0)
+    run(searcher)
+    archs = [scored.arch for scored in searcher.history]
+    assert len(archs) == len(set(archs)) == 200
+    assert all(arch in space for arch in archs)
+    assert [arch.to_json() for arch in archs] == [SPACE.canonical(arch).to_json() for arch in archs]
+    assert searcher.done
+    assert searcher.ask() == []
+
+
+@EVERY
+def test_asking_again_returns_the_same_until_told(build: Build) -> None:
+    searcher = build(SPACE, 100, 0)
+    assert (searcher.generation, searcher.done) == (-1, False)
+    first = searcher.ask()
+    assert searcher.ask() == first
+    assert len(first) == 20
+    searcher.tell(dict.fromkeys(first[5:], 0.5))
+    assert searcher.ask() == first[:5]
+    assert searcher.generation == 0
+    searcher.tell(dict.fromkeys(first[:5], 0.5))
+    second = searcher.ask()
+    assert searcher.generation == 1
+    assert not set(first) & set(second)
+
+
+@EVERY
+def test_evaluations_that_are_no_multiple_of_a_batch_are_met_exactly(build: Build) -> None:
+    assert len(run(build(SPACE, 47, 0))) == 47
+
+
+@EVERY
+@pytest.mark.parametrize("evaluations", [1000, 257, 256])
+def test_an_exhausted_space_ends_the_search(build: Build, evaluations: int) -> None:
+    searcher = build(TINY, evaluations, 0)
+    run(searcher)
+    assert searcher.done
+    assert {scored.arch for scored in searcher.history} == set(TINY)
+    assert len(searcher.history) == 256
+
+
+@EVERY
+def test_an_exhausted_budget_ends_the_search(build: Build) -> None:
+    inside = TINY.within(Budget(ToyCost(0, 9), at_most=15))
+    assert 10 < inside.size < 200
+    assert {arch for arch, _, _ in run(build(inside, 400, 0))} == {arch.to_json() for arch in inside}
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(spaces(max_size=40), st.integers(0, 99), st.integers(1, 60), st.sampled_from([evolution, random_search]))
+def test_any_small_space_is_searched_to_its_end(space: Space, seed: int, evaluations: int, build: Build) -> None:
+    searcher = build(space, evaluations, seed)
+    run(searcher)
+    archs = [scored.arch for scored in searcher.history]
+    assert len(archs) == len(set(archs)) == min(evaluations, space.size)
+    assert set(archs) <= set(space)
+
+
+@EVERY
+def test_the_seed_decides(build: Build) -> None:
+    assert run(build(SPACE, 100, 3)) == run(build(SPACE, 100, 3))
+    assert run(build(SPACE, 100, 3)) != run(build(SPACE, 100, 4))
+
+
+@EVERY
+def test_the_order_in_which_scores_arrive_does_not_matter(build: Build) -> None:
+    ordered, shuffled = build(SPACE, 200, 0), build(SPACE, 200, 0)
+    rng = np.random.default_rng(0)
+    while not ordered.done:
+        asked = ordered.ask()
+        assert shuffled.ask() == asked
+        ordered.tell({arch: score(arch) for arch in asked})
+        for i in rng.permutation(len(asked)):  # one by one, as workers finish
+            shuffled.tell({asked[i]: score(asked[i])})
+    assert history(shuffled) == history(ordered)
+    assert shuffled.best(20) == ordered.best(20)
+
+
+# What is told
+
+
+@EVERY
+def test_what_was_not_asked_for_is_refused_and_nothing_recorded(build: Build) -> None:
+    searcher = build(SPACE, 100, 0)
+    asked = searcher.ask()
+    other = next(arch for arch in SPACE if arch not in asked)
+    with pytest.raises(ValueError, match=r"not asked for: .*'block\.0\.op'"):
+        searcher.tell({asked[0]: 1.0, other: 2.0})
+    assert searcher.history == ()
+    assert searcher.ask() == asked
+
+
+@EVERY
+def test_another_score_for_the_same_is_refused_and_nothing_recorded(build: Build) -> None:
+    searcher = build(SPACE, 100, 0)
+    asked = searcher.ask()
+    searcher.tell({asked[0]: 1.0, asked[1]: math.nan})
+    searcher.tell({asked[0]: 1.0, asked[1]: math.nan})  # the same again is no news
+    before = history(searcher)
+    for arch, other in ((asked[0], 2.0), (asked[0], math.nan), (asked[1], 0.0)):
+        with pytest.raises(ValueError, match=r"was told (1\.0|nan) before and (2\.0|nan|0\.0) now.*'block\.0\.op'"):
+            searcher.tell({asked[2]: 5.0, arch: other})
+    assert str(history(searcher)) == str(before)
+    assert searcher.ask() == asked[2:]
+
+
+def test_equal_architectures_are_the_same_candidate() -> None:
+    searcher = RandomSearch(TINY, evaluations=1)
+    (asked,) = searcher.ask()
+    searcher.tell({Arch({name: float(asked[name]) for name in reversed(list(asked))}): 1.0})
+    assert searcher.done
+    assert searcher.history[0].arch.to_json() == asked.to_json()
+
+
+@EVERY
+def test_failed_candidates_rank_last_and_are_counted(build: Build) -> None:
+    searcher = build(SPACE, 100, 0)
+    failed = {arch.to_json() for arch, _ in zip(searcher.ask(), range(7), strict=False)}
+    run(searcher, lambda arch: math.nan if arch.to_json() in failed else -1.0)
+    assert searcher.failed == 7
+    assert len(searcher.history) == 100
+    best = searcher.best(100)
+    assert len(best) == 93
+    assert not failed & {scored.arch.to_json() for scored in best}
+
+
+def test_best_is_sorted_and_ties_go_to_the_earlier() -> None:
+    searcher = random_search(SPACE, 100, 0)
+    run(searcher)
+    best = searcher.best(100)
+    place = {scored.arch: i for i, scored in enumerate(searcher.history)}
+    assert best == sorted(best, key=lambda scored: (-scored.score, place[scored.arch]))
+    assert searcher.best() == best[:1]
+
+
+def test_failed_candidates_are_never_parents() -> None:
+    """All but one of the first generation fail: every later child descends from that one, a gene away."""
+    space = Space(block=repeat(Space(w=one_of(*range(100))), 8))
+    searcher = Evolution(
+        space, population=20, generations=2, parents=20, mutations=20, crossovers=0, mutation_probability=1e-9
+    )
+    first = searcher.ask()
+    searcher.tell(dict.fromkeys(first[1:], math.nan) | {first[0]: -1e9})
+    for child in searcher.ask():
+        assert sum(child[name] != first[0][name] for name in child) == 1
+
+
+def test_a_generation_that_failed_altogether_is_followed_by_uniform_draws() -> None:
+    searcher = evolution(SPACE, 100, 0)
+    searcher.tell(dict.fromkeys(searcher.ask(), math.nan))
+    assert len(searcher.ask()) == 20
+    assert len(run(searcher)) == 100
+
+
+# Continuation
+
+
+@EVERY
+@settings(max_examples=10, derandomize=True, deadline=None)
+@given(st.integers(0, 60), st.booleans(), st.booleans())
+def test_a_restored_searcher_goes_on_as_if_never_stopped(
+    build: Build, stop: int, backwards: bool, inside: bool
+) -> None:
+    space = SPACE.within(BUDGET) if inside else SPACE
+    scored = _sometimes_failing
+    uninterrupted = build(space, 60, 5)
+    run(uninterrupted, scored)
+
+    searcher, told = build(space, 60, 5), 0
+    while not searcher.done and told < stop:
+        asked = searcher.ask()
+        for arch in reversed(asked) if backwards else asked:
+            if told < stop:
+                searcher.tell({arch: scored(arch)})
+                told += 1
+    state = json.dumps(searcher.state(), allow_nan=False)
+    again = build(space, 60, 5)
+    again.restore(json.loads(state))
+    assert again.state() == searcher.state() == json.loads(state)
+    assert again.ask() == searcher.ask()
+    run(again, scored)
+    assert str(history(again)) == str(history(uninterrupted))
+    assert again.generation == uninterrupted.generation
+
+
+def _sometimes_failing(arch: Arch) -> float:
+    return math.nan if SPACE.index(arch) % 5 == 0 else score(arch)
+
+
+def test_a_restored_end_is_the_end() -> None:
+    searcher = evolution(TINY, 1000, 0)
+    run(searcher)
+    again = evolution(TINY, 1000, 0)
+    again.restore(json.loads(json.dumps(searcher.state())))
+    assert again.done
+    assert history(again) == history(searcher)
+
+
+def test_a_state_of_another_space_is_refused() -> None:
+    searcher = random_search(SPACE, 40, 0)
+    searcher.ask()
+    with pytest.raises(ValueError, match=r"block\.0\.w"):
+        random_search(TINY, 40, 0).restore(searcher.state())
+    low = SPACE.within(Budget(ToyCost(1, 20), at_most=20))
+    with pytest.raises(ValueError, match="outside at most 20 toys"):
+        random_search(low, 40, 0).restore(searcher.state())
+
+
+# What is found
+
+
+def test_evolution_finds_a_planted_optimum_that_random_search_does_not() -> None:
+    space = Space(block=repeat(Space(w=one_of(0, 1, 2, 3), k=one_of(3, 5, 7)), 8))  # 12**8
+    planted = space.sample(123)
+
+    def close(arch: Arch) -> float:
+        return float(sum(arch[name] == value for name, value in planted.items()))
+
+    margins = []
+    for seed in range(3):
+        searchers = [
+            Evolution(space, population=25, generations=16, seed=seed),
+            RandomSearch(space, evaluations=400, seed=seed),
+        ]
+        for searcher in searchers:
+            run(searcher, close)
+            assert len(searcher.history) == 400
+        margins.append(searchers[0].best()[0].score - searchers[1].best()[0].score)
+    assert min(margins) >= 2
+    assert np.mean(margins) >= 3
+
+
+def test_children_come_from_the_parents() -> None:
+    """Mutants of one parent alone differ in a gene; crossovers have each gene from one of two parents."""
+    space = Space(block=repeat(Space(w=one_of(*range(50))), 10))
+    searcher = Evolution(
+        space, population=30, generations=2, parents=2, mutations=15, crossovers=15, mutation_probability=1e-9
+    )
+    asked = searcher.ask()
+    searcher.tell({arch: float(-i) for i, arch in enumerate(asked)})
+    first, second = asked[:2]
+    children = searcher.ask()
+    assert len(children) == 30
+    for child in children[:15]:
+        assert min(_distance(child, first), _distance(child, second)) == 1
+    for child in children[15:]:
+        assert all(child[name] in (first[name], second[name]) for name in child)
+
+
+def _distance(one: Arch, two: Arch) -> int:
+    return sum(one[name] != two[name] for name in one)
+
+
+# What is refused, and the process
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"population": 0}, "at least one evaluation, but got 0"),
+        ({"generations": 0}, "at least one evaluation, but got 0"),
+        ({"parents": 0}, "at least one parent, but got 0"),
+        ({"mutations": 30, "crossovers": 30}, "mutations=30, crossovers=30, population=50"),
+        ({"mutation_probability": 0.0}, "but got 0.0"),
+        ({"mutation_probability": 1.5}, "but got 1.5"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Evolution(SPACE, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"evaluations": 0}, {"batch": 0}], ids=str)
+def test_a_random_search_needs_something_to_do(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        RandomSearch(SPACE, **settings)
+
+
+def test_nothing_depends_on_the_hash_seed() -> None:
+    script = """
+from tests.search.test_searchers import BUDGET, SPACE, evolution, run
+inside = SPACE.within(BUDGET)
+print(*run(evolution(SPACE, 60, 1)), *run(evolution(inside, 60, 1)), *inside.sample(0, 5), inside.sample_per_choice(0))
+"""
+    first, second = (_printed(script, seed) for seed in ("1", "2"))
+    assert first == second
+    assert len(first) > 1000
+
+
+def _printed(script: str, hash_seed: str) -> str:
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=True).stdout
