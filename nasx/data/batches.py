@@ -12,7 +12,7 @@ from nasx.data.augment import Augment
 from nasx.data.dataset import Images, Indices, Photos
 from nasx.data.readers import read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
-from nasx.data.views import random_views, timm_data
+from nasx.data.views import random_views, timm_data, view_transform
 
 # What a seed is used for; without them, epoch 3 and step 3 would share their random numbers.
 _ORDER, _AUGMENTATION, _MIXING, _VIEWS = range(4)
@@ -59,11 +59,13 @@ class TrainBatches:
             raise ValueError(f"batch_size {batch_size} does not divide among {world} processes; choose a multiple")
         if seed < 0:
             raise ValueError(f"a seed must not be negative, but got {seed}")
-        if augment.of_photos and not isinstance(images, Photos):
-            raise ValueError(
-                "resized_crop, auto_augment and color_jitter are of photographs read from files, but these images "
-                "are arrays; use pad_crop, flip, rotate, zoom and erase"
-            )
+        if augment.of_photos:
+            if not isinstance(images, Photos):
+                raise ValueError(
+                    "resized_crop, auto_augment and color_jitter are of photographs read from files, but these images "
+                    "are arrays; use pad_crop, flip, rotate, zoom and erase"
+                )
+            view_transform(images.image_size, augment, tuple(mean))  # refuses what timm does not know
         self.steps_per_epoch = len(images) // batch_size
         self._images = images
         self._batch_size = batch_size

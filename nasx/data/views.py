@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def random_views(
     A view is a function of `seeds` and of the photograph's index alone. Without a resized crop the largest centred
     square is taken. `mean`, of images in 0..1, fills what a rotation or a shift uncovers.
     """
-    transform = _transform(photos.image_size, augment, mean)
+    transform = view_transform(photos.image_size, augment, mean)
     views = []
     with globals_kept():
         for index in indices.tolist():
@@ -31,20 +32,41 @@ def random_views(
 
 
 @lru_cache(maxsize=4)
-def _transform(image_size: int, augment: Augment, mean: tuple[float, ...]) -> Any:
+def view_transform(image_size: int, augment: Augment, mean: tuple[float, ...]) -> Any:
+    """Return timm's transform of a PIL image to uint8 (3, image_size, image_size).
+
+    Raises ValueError for an `auto_augment` that timm does not know, ImportError without timm.
+    """
+    create_transform = timm_data("resized_crop, auto_augment and color_jitter").create_transform
     whole = (1.0, 1.0)
-    return timm_data("resized_crop, auto_augment and color_jitter").create_transform(
-        image_size,
-        is_training=True,
-        scale=augment.resized_crop or whole,
-        ratio=(3 / 4, 4 / 3) if augment.resized_crop else whole,
-        hflip=0.0,  # flips, normalisation and erasing are the batch's
-        color_jitter=augment.color_jitter or None,
-        auto_augment=augment.auto_augment,
-        interpolation="bicubic",
-        mean=mean,
-        normalize=False,
-    )
+    try:
+        transform = create_transform(
+            image_size,
+            is_training=True,
+            scale=augment.resized_crop or whole,
+            ratio=(3 / 4, 4 / 3) if augment.resized_crop else whole,
+            hflip=0.0,  # flips, normalisation and erasing are the batch's
+            color_jitter=augment.color_jitter or None,
+            auto_augment=augment.auto_augment,
+            interpolation="bicubic",
+            mean=mean,
+            normalize=False,
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"timm has no auto_augment {augment.auto_augment!r}; spell it like 'rand-m9-mstd0.5-inc1'"
+        ) from error
+    for stage in transform.transforms:
+        for op in [*getattr(stage, "ops", ()), *chain.from_iterable(getattr(stage, "policy", ()))]:
+            if op.name.startswith("Posterize"):
+                op.aug_fn = _posterize
+    return transform
+
+
+def _posterize(image: Any, bits: int, **_: Any) -> Any:
+    """Keep the upper bits; at its greatest magnitude timm asks for none of them, which Pillow refuses since 13."""
+    mask = 0xFF & ~(0xFF >> bits)
+    return image.point([value & mask for value in range(256)] * len(image.getbands()))
 
 
 def timm_data(what: str) -> Any:

@@ -10,7 +10,7 @@ from nasx.nn.elastic import (
     ElasticLayerNorm,
     ElasticLinear,
 )
-from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
+from nasx.nn.layers import Attention, DropPath, FeedForward, depthwise_conv1d, drop_path
 from nasx.nn.supernet import Subnet, Supernet
 from nasx.nn.switch import Switch
 
@@ -29,5 +29,6 @@ __all__ = [
     "Subnet",
     "Supernet",
     "Switch",
+    "depthwise_conv1d",
     "drop_path",
 ]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.nn.layers import Attention, FeedForward, attend
+from nasx.nn.layers import Attention, FeedForward, attend, depthwise_conv1d
 
 Plain = TypeVar("Plain", bound=nn.Module)
 
@@ -109,7 +109,7 @@ class ElasticDepthwiseConv1d(nn.Conv1d):
     def forward(self, x: Tensor, kernel_size: int | None = None) -> Tensor:
         """Map (B, C, N) to itself with a kernel size, the largest by default."""
         kernel_size = self.kernel_size[0] if kernel_size is None else kernel_size
-        return F.conv1d(x, *self._slice(x.shape[1], kernel_size), padding="same", groups=x.shape[1])
+        return depthwise_conv1d(x, *self._slice(x.shape[1], kernel_size))
 
     def extract(self, channels: int, kernel_size: int) -> nn.Conv1d:
         """Return the plain layer of a size."""
@@ -155,7 +155,7 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
         if momentum is None:  # a cumulative average
             momentum = 1.0 / float(norm.num_batches_tracked)
     return F.batch_norm(
-        x,
+        x.contiguous(),  # torch.compile foresees another layout than this gives for transposed tokens
         _prefix(norm.running_mean, channels),
         _prefix(norm.running_var, channels),
         _prefix(norm.weight, channels),

@@ -181,14 +181,19 @@ class Machine(BaseSettings):
 DIGITS = Config(
     preset="digits",
     data=Data(source="digits", image_size=8, val_fraction=0.2, pad_crop=1),
-    model=Model(patch_size=2, embed_dim=48, init_std=0.1),
+    model=Model(patch_size=2, embed_dim=36, init_std=0.1),
     space=SpaceAxes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
-    budget=Budgets(heads_at_most=2.4e6, details_at_least=1.6e6, details_at_most=2.4e6),
-    supernet=SupernetTraining(epochs=60, batch_size=64, lr=0.05, warmup_epochs=3, clip_norm=1.0),
+    budget=Budgets(heads_at_most=1.35e6, details_at_least=0.9e6, details_at_most=1.35e6),
+    supernet=SupernetTraining(epochs=40, batch_size=64, lr=0.05, warmup_epochs=3, clip_norm=1.0),
     search=Search(
-        population=20, generations=10, parents=8, top_k=3, recalibration_batches=4, recalibration_batch_size=256
+        population=20,
+        generations=8,
+        parents=8,
+        top_k=2,
+        recalibration_batches=2,
+        recalibration_batch_size=256,
     ),
-    retrain=Retraining(epochs=60, batch_size=64, lr=2e-3, warmup_epochs=5, drop_path=0.0, mixup=0.0, cutmix=0.0),
+    retrain=Retraining(epochs=40, batch_size=64, lr=4e-3, warmup_epochs=3, drop_path=0.0, mixup=0.0, cutmix=0.0),
 )
 
 CIFAR10 = Config(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.nn import ElasticBatchNorm1d, ElasticDepthwiseConv1d, ElasticLinear
+from nasx.nn import ElasticBatchNorm1d, ElasticDepthwiseConv1d, ElasticLinear, depthwise_conv1d
 
 
 def mix(x: Tensor, global_channels: int, attend: "Layer | None", convolve: "Layer | None") -> Tensor:
@@ -23,6 +23,11 @@ def mix(x: Tensor, global_channels: int, attend: "Layer | None", convolve: "Laye
 
 
 Layer = Callable[[Tensor], Tensor]
+
+
+def normalise_swish(x: Tensor, norm: nn.Module) -> Tensor:
+    """Apply BatchNorm over all tokens of a batch, then Swish; as rows of channels, the tokens need no transposing."""
+    return F.silu(norm(x.flatten(0, 1)).view_as(x))
 
 
 class LocalConv(nn.Module):
@@ -43,8 +48,8 @@ class LocalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
         x = F.glu(self.expand(x), dim=-1).transpose(1, 2)
-        x = F.silu(self.norm(self.depthwise(x))).transpose(1, 2)
-        return self.project(x)
+        x = depthwise_conv1d(x, self.depthwise.weight, self.depthwise.bias).transpose(1, 2)
+        return self.project(normalise_swish(x, self.norm))
 
 
 class ElasticLocalConv(nn.Module):
@@ -63,8 +68,8 @@ class ElasticLocalConv(nn.Module):
         channels = x.shape[-1]
         hidden = expansion * channels
         x = (self.value(x, hidden) * torch.sigmoid(self.gate(x, hidden))).transpose(1, 2)
-        x = F.silu(self.norm(self.depthwise(x, kernel_size))).transpose(1, 2)
-        return self.project(x, channels)
+        x = self.depthwise(x, kernel_size).transpose(1, 2)
+        return self.project(normalise_swish(x, self.norm), channels)
 
     @torch.no_grad()
     def extract(self, channels: int, *, expansion: int, kernel_size: int) -> LocalConv:
