@@ -6,7 +6,7 @@ The functions here read only the public structure of a space (`Space.nodes`, `Ch
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +117,34 @@ def differing(space: Space, first: Mapping[str, Value], second: Mapping[str, Val
                 for i in range(min(counts)):
                     found |= differing(node.parts[i], first, second, f"{name}.{i}.")
     return found
+
+
+def inherits(
+    space: Space, child: Mapping[str, Value], parents: Sequence[Mapping[str, Value]], prefix: str = ""
+) -> bool:
+    """Whether a child has each choice from a parent, and what an option opens from a parent that took it too."""
+    for key, node in space.nodes.items():
+        name = prefix + key
+        match node:
+            case Space():
+                below = inherits(node, child, parents, f"{name}.")
+            case Choice():
+                alike = [parent for parent in parents if parent[name] == child[name]]
+                below = bool(alike) and inherits(dict(node.options)[child[name]], child, alike, prefix)
+            case Repeat():
+                counts = [int(arch.get(f"{name}.count", node.counts[0])) for arch in (child, *parents)]
+                below = counts[0] in counts[1:] and all(
+                    inherits(
+                        node.parts[i],
+                        child,
+                        [p for p, c in zip(parents, counts[1:], strict=True) if c > i],
+                        f"{name}.{i}.",
+                    )
+                    for i in range(counts[0])
+                )
+        if not below:
+            return False
+    return True
 
 
 @dataclass(frozen=True)
