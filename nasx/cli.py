@@ -28,7 +28,7 @@ def bad_input() -> Iterator[None]:
         yield
     except ValidationError as error:
         raise BadInput(_told(error)) from error
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise BadInput(str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: tensors and JSON in a folder that appears whole, is verified when read, and is never unpickled.
 
 A checkpoint is the folder `<serial>-step<step>` of `tensors.safetensors`, `state.json` and `manifest.json`, which
-holds the folder's name and the sizes and SHA-256 digests of the others. It is written under a temporary name, flushed
+holds the folder's name, whose checkpoint it is, and the sizes and SHA-256 digests of the others. It is written under a temporary name, flushed
 to the disk and renamed, and only then are older ones removed, so at any moment the new one or the one before is there.
 `latest` believes nothing that the manifest does not confirm: a damaged checkpoint is set aside as `<name>.damaged` and
 the one before is used.
@@ -17,6 +17,7 @@ import stat
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a directory, which is created by the first `save`."""
+    """The last `keep` checkpoints of a directory, which is created by the first `save`.
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2) -> None:
+    One process writes at a time. Each checkpoint is signed with `identity`, and one that is signed otherwise counts
+    as damaged; without an identity all are read.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2, *, identity: str = "") -> None:
         if keep < 1:
             raise ValueError(f"at least one checkpoint must be kept, but got keep={keep}")
         self.directory = Path(directory)
         self.keep = keep
+        self.identity = identity
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Json) -> Path:
         """Keep tensors and a JSON value durably, remove all but the last ones, and return the checkpoint's folder.
@@ -62,10 +68,11 @@ class Checkpoints:
             raise ValueError(f"a step counts from 0, but got {step}")
         contents = {TENSORS: _encode(tensors), STATE: json.dumps(state, allow_nan=False).encode()}
         path = self.directory / f"{self._next_serial():06d}-step{step}"
-        contents[MANIFEST] = json.dumps(_manifest(path.name, contents), indent=1).encode()
+        contents[MANIFEST] = json.dumps(_manifest(path.name, self.identity, contents), indent=1).encode()
         temporary = files.temporary_beside(path)
         with files.told_as_writing(path), files.removed_on_error(temporary):
             files.make_directories(self.directory)
+            files.remove_leftovers(self.directory)
             files.os_call(os.mkdir, temporary)
             for name, data in contents.items():
                 files.write_new(temporary / name, data)
@@ -82,9 +89,9 @@ class Checkpoints:
         """Return the newest checkpoint that is undamaged, or None; damaged ones are set aside with a warning."""
         for path in reversed(self._found()):
             try:
-                return _load(path)
-            except (ValueError, FileNotFoundError, SafetensorError) as error:
-                damaged = path.with_name(f"{path.name}.damaged")
+                return _load(path, self.identity)
+            except (ValueError, FileNotFoundError) as error:
+                damaged = _unused(path.with_name(f"{path.name}.damaged"))
                 logger.warning("checkpoint %s is damaged (%s); set aside as %s", path, error, damaged.name)
                 files.rename(path, damaged)
         return None
@@ -153,7 +160,10 @@ def unflatten_state(tensors: Mapping[str, Tensor], state: Json) -> Any:
             ((kind, pairs),) = state.items() if len(state) == 1 else ((None, None),)
             if kind not in MAPPINGS or not isinstance(pairs, list):
                 raise ValueError(f"not a state that flatten_state made: {state!r:.80}")
-            plain = {unflatten_state(tensors, k): unflatten_state(tensors, v) for k, v in pairs}
+            try:
+                plain = {unflatten_state(tensors, k): unflatten_state(tensors, v) for k, v in pairs}
+            except TypeError as error:  # no pairs, or keys that no mapping has
+                raise ValueError(f"not a state that flatten_state made: {state!r:.80}") from error
             return plain if kind == "dict" else MAPPINGS[kind](plain)
     return state
 
@@ -166,7 +176,7 @@ def _encode(tensors: Mapping[str, Tensor]) -> bytes:
             raise ValueError(
                 f"tensor {name!r} holds NaN or infinity, which is not saved; the checkpoint before is still there"
             )
-        plain = tensor.detach().cpu().contiguous()
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         if plain.untyped_storage().data_ptr() in storages:
             plain = plain.clone()  # the format has no aliases
         storages.add(plain.untyped_storage().data_ptr())
@@ -179,23 +189,36 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(exact).all())
 
 
-def _manifest(name: str, contents: Mapping[str, bytes]) -> dict[str, Json]:
+def _manifest(name: str, identity: Json, contents: Mapping[str, bytes]) -> dict[str, Json]:
     described = {
         file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in contents.items()
     }
-    return {"checkpoint": name, "files": described}
+    return {"checkpoint": name, "identity": identity, "files": described}
 
 
-def _load(path: Path) -> Checkpoint:
+def _load(path: Path, identity: str) -> Checkpoint:
     match = NAME.fullmatch(path.name)
     assert match
     if path.is_symlink() or not path.is_dir():
         raise ValueError("not a folder")
     # Only these names are ever opened, whatever the manifest says, and never through a link.
     contents = {name: _read(path / name) for name in (TENSORS, STATE)}
-    if json.loads(_read(path / MANIFEST)) != _manifest(path.name, contents):
+    manifest = files.parse_json(_read(path / MANIFEST))
+    signed = manifest.get("identity") if isinstance(manifest, dict) else None
+    if manifest != _manifest(path.name, signed, contents):
         raise ValueError("its files are not those that its manifest describes")
-    return Checkpoint(int(match[2]), safetensors.torch.load(contents[TENSORS]), json.loads(contents[STATE]))
+    if identity and signed != identity:
+        raise ValueError(f"it belongs to {signed!r}, not to {identity!r}")
+    try:
+        tensors = safetensors.torch.load(contents[TENSORS])
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:  # headers that torch cannot follow
+        raise ValueError(f"{TENSORS} holds no tensors that can be read: {error}") from error
+    return Checkpoint(int(match[2]), tensors, files.parse_json(contents[STATE]))
+
+
+def _unused(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}{number or ''}") for number in count())
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _read(path: Path) -> bytes:

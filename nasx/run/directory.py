@@ -1,6 +1,6 @@
 """The run directory: stages that are done once, whatever interrupts them.
 
-`run.json` holds what was asked for and with which versions, `journal.jsonl` the results of finished stages, and each
+`run.json` holds what was asked for, when, and with which versions, `journal.jsonl` the results of finished stages, and each
 stage has a folder. A stage is finished when its result is in the journal, which happens in one durable append after its
 work returned; until then it is started again, with whatever it had saved itself. So a result is computed at least
 once and kept exactly once. Results are read back from the journal even in the process that computed them, which makes a
@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,7 +76,8 @@ class RunDirectory:
 
     def _describe(self, asked: dict[str, Json], changeable: Collection[str]) -> None:
         if not (self.path / RUN).exists():
-            files.write_json(self.path / RUN, asked)
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            files.write_json(self.path / RUN, {**asked, "started": started})
             return
         found = _read_json(self.path / RUN)
         config = _differences(found.get("config"), asked["config"])
@@ -92,7 +94,7 @@ class RunDirectory:
             logger.warning("the run in %s continues with other versions (%s); results can differ", self.path, told)
         if config or versions:
             self._journal.append({"event": "changed", "config": config, "versions": versions})
-            files.write_json(self.path / RUN, asked)
+            files.write_json(self.path / RUN, {**found, **asked})
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -184,7 +186,7 @@ def _check_is_run(path: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Json]:
     try:
-        found = json.loads(path.read_bytes())
+        found = files.parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); restore it from a copy, or start a new run directory"
@@ -197,8 +199,11 @@ def _read_json(path: Path) -> dict[str, Json]:
 def _differences(old: Json, new: Json) -> dict[str, tuple[Json, Json]]:
     before, after = dict(_fields(old)), dict(_fields(new))
     both = {name: (before.get(name, ABSENT), after.get(name, ABSENT)) for name in (*before, *after)}
-    # as text: 1, 1.0 and true are equal in Python
-    return {name: pair for name, pair in both.items() if json.dumps(pair[0]) != json.dumps(pair[1])}
+    return {name: pair for name, pair in both.items() if _canonical(pair[0]) != _canonical(pair[1])}
+
+
+def _canonical(value: Json) -> str:
+    return json.dumps(value, sort_keys=True)  # as text: 1, 1.0 and true are equal in Python
 
 
 def _fields(value: Json, name: str = "") -> Iterator[tuple[str, Json]]:
@@ -216,5 +221,5 @@ def _is_changeable(field: str, patterns: Collection[str]) -> bool:
 
 
 def _short(value: Json) -> str:
-    text = value if value is ABSENT else json.dumps(value)
+    text = value if value is ABSENT else _canonical(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -7,6 +7,7 @@ temporary file; those of a killed writer are hidden, have names that nothing els
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -76,11 +77,26 @@ def rename(source: Path, target: Path) -> None:
     flush_directory(target.parent)
 
 
+def parse_json(text: str | bytes) -> Json:
+    """Return the value of a JSON text; any other, with NaN or nested too deep for the parser, is a ValueError."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
 def flush_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os_call(os.open, path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os_call(os.fsync, descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems flush names by themselves and refuse to be asked
+            raise
     finally:
         os.close(descriptor)
 

@@ -52,10 +52,9 @@ class Journal:
         digest = _continued(self._digest, text)
         line = _line(digest, text)
         with files.told_as_writing(self.path):
-            new = not self.path.exists()
             descriptor = files.os_call(os.open, self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                if new:
+                if not self._end:
                     files.flush_directory(self.path.parent)
                 self._write(descriptor, line)
             finally:
@@ -113,7 +112,7 @@ class Journal:
 
 def _is_torn(line: bytes) -> bool:
     try:
-        json.loads(line)
+        files.parse_json(line)
     except ValueError:
         return True
     return not line.endswith(b"\n")

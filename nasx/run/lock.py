@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nasx.run import files
+
 _held: set[int] = set()
 
 
@@ -27,13 +29,14 @@ class RunLock:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # never unlinked: a second file of that name could be locked beside the first
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            self._acquire()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+        with files.told_as_writing(self.path):
+            # never unlinked: a second file of that name could be locked beside the first
+            self._descriptor = files.os_call(os.open, self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self._acquire()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
         _held.add(self._descriptor)
 
     def _acquire(self) -> None:
@@ -52,13 +55,13 @@ class RunLock:
         if owner and owner["pid"] != os.getpid() and _start_time(owner["pid"]) == owner["started"] is not None:
             raise RunLocked(f"{self.path.parent} is in use by {_told(owner)}; wait until it ends, or end it")
         name = {"host": platform.node(), "pid": os.getpid(), "started": _start_time(os.getpid())}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(name).encode(), 0)
+        files.os_call(os.ftruncate, self._descriptor, 0)
+        files.os_call(os.pwrite, self._descriptor, json.dumps(name).encode(), 0)
 
     def _owner(self) -> dict[str, Any] | None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # empty when released, torn when killed
-            named = json.loads(os.pread(self._descriptor, 10_000, 0))
-            return {key: named[key] for key in ("host", "pid", "started")}
+            named = files.parse_json(os.pread(self._descriptor, 10_000, 0))
+            return {"host": str(named["host"]), "pid": int(named["pid"]), "started": named["started"]}
         return None
 
     def release(self) -> None:
@@ -66,7 +69,7 @@ class RunLock:
         if self._descriptor in _held:
             _held.remove(self._descriptor)
             with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
+                files.os_call(os.ftruncate, self._descriptor, 0)
             os.close(self._descriptor)
 
     def __enter__(self) -> "RunLock":

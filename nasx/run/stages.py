@@ -48,9 +48,16 @@ class StageContext:
     @property
     def checkpoints(self) -> "Checkpoints":
         """The stage's checkpoints; read on demand because they load torch."""
+        return self._checkpoints(self.name, self.directory)
+
+    def checkpoints_of(self, name: str) -> "Checkpoints":
+        """Return the checkpoints of an input stage; any other name is a ValueError."""
+        return self._checkpoints(name, self.stage_directory(name))
+
+    def _checkpoints(self, name: str, directory: Path) -> "Checkpoints":
         from nasx.run.checkpoints import Checkpoints
 
-        return Checkpoints(self.directory / CHECKPOINTS)
+        return Checkpoints(directory / CHECKPOINTS, identity=name)
 
     def stage_directory(self, name: str) -> Path:
         """Return the folder of an input stage, to read its files; any other name is a ValueError."""

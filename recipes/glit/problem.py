@@ -10,7 +10,7 @@ from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, load_digits, load_image_folder
 from nasx.feasible import Feasible
-from recipes.glit.config import Config
+from recipes.glit.config import Augmentation, Config
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2
@@ -127,16 +127,18 @@ class Problem:
             _ = self.heads
             self.details(self.heads.sample(0))
         for batch_size in (self.config.supernet.batch_size, self.config.retrain.batch_size):
-            self.batches(batch_size, seed=0)
+            self.batches(batch_size, Augmentation(), seed=0)
 
-    def batches(self, batch_size: int, *, seed: int, mixup: float = 0.0, cutmix: float = 0.0) -> TrainBatches:
+    def batches(
+        self, batch_size: int, augment: Augmentation, *, seed: int, mixup: float = 0.0, cutmix: float = 0.0
+    ) -> TrainBatches:
         """Return the training batches, a pure function of seed and step."""
-        data, (mean, std) = self.config.data, self.statistics
+        mean, std = self.statistics
         return TrainBatches(
             self.dataset.train,
             batch_size=batch_size,
             seed=seed,
-            augment=Augment(pad_crop=data.pad_crop, flip=data.flip, erase=data.erase),
+            augment=Augment(**augment.model_dump()),
             mean=mean,
             std=std,
             classes=len(self.dataset.classes),

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nasx.run.files import write_bytes
 from safetensors.torch import save
 
 from nasx import Arch
 from nasx.data import eval_batches
+from nasx.run.files import write_bytes
 from nasx.train import adamw, cosine_schedule, evaluate, pick_device, seeded, train
 from recipes.glit.config import Config
 from recipes.glit.model import build_in
@@ -36,7 +36,9 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
     torch.manual_seed(job.seed)
     model = build_in(problem.frame, job.arch, drop_path=config.drop_path, init_std=job.config.model.init_std)
     model.to(pick_device(job.device))
-    batches = problem.batches(config.batch_size, seed=job.seed, mixup=config.mixup, cutmix=config.cutmix)
+    batches = problem.batches(
+        config.batch_size, config.augment, seed=job.seed, mixup=config.mixup, cutmix=config.cutmix
+    )
     steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     schedule = cosine_schedule(

@@ -22,6 +22,7 @@ from nasx.search import Evolution
 from nasx.space import ArchSet
 from nasx.train import (
     UniformPaths,
+    adamw,
     cosine_schedule,
     evaluate,
     nesterov_sgd,
@@ -121,14 +122,15 @@ def train_level(
     space, _ = level(problem, context.inputs)
     torch.manual_seed(seed)
     supernet = make_supernet(problem, space).to(pick_device(machine.device))
-    batches = problem.batches(config.batch_size, seed=seed)
+    batches = problem.batches(config.batch_size, config.augment, seed=seed)
     steps = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
-    optimizer = nesterov_sgd(supernet, lr=config.lr, weight_decay=config.weight_decay)
+    make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
+    optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
     warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), steps - 1)
     schedule = cosine_schedule(optimizer, steps=steps, warmup_steps=warmup)
     losses: list[tuple[int, float]] = []
     every = max(1, steps // 100)
-    with use_threads(machine.threads):
+    with use_threads(problem.config.threads):
         running = train_supernet(
             supernet,
             seeded(batches.steps(0, steps), seed),
@@ -164,7 +166,7 @@ def search_level(
     space, inside = level(problem, context.inputs)
     supernet = load_supernet(problem, space, context, supernet_stage).to(pick_device(machine.device))
     mean, std = problem.statistics
-    batches = problem.batches(config.recalibration_batch_size, seed=seed)
+    batches = problem.batches(config.recalibration_batch_size, problem.config.supernet.augment, seed=seed)
     scored = {record["index"]: record["accuracy"] for record in context.journal}
     searcher = Evolution(
         inside,
@@ -174,7 +176,7 @@ def search_level(
         mutation_probability=config.mutation_probability,
         seed=seed,
     )
-    with use_threads(machine.threads):
+    with use_threads(problem.config.threads):
         while not searcher.done:
             for arch in searcher.ask():
                 index = str(space.index(arch))
@@ -287,7 +289,7 @@ def final_evaluation(
     }
     test = problem.dataset.open_test()
     results = {}
-    with use_threads(machine.threads):
+    with use_threads(problem.config.threads):
         for number, (name, (network, stage, index)) in enumerate(networks.items(), 1):
             arch = Arch(network["arch"])
             model = build_in(problem.frame, arch)
