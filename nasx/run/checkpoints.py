@@ -1,10 +1,10 @@
 """Checkpoints: tensors and JSON in a folder that appears whole, is verified when read, and is never unpickled.
 
 A checkpoint is the folder `<serial>-step<step>` of `tensors.safetensors`, `state.json` and `manifest.json`, which
-holds the folder's name, whose checkpoint it is, and the sizes and SHA-256 digests of the others. It is written under a temporary name, flushed
-to the disk and renamed, and only then are older ones removed, so at any moment the new one or the one before is there.
-`latest` believes nothing that the manifest does not confirm: a damaged checkpoint is set aside as `<name>.damaged` and
-the one before is used.
+holds the folder's name, whose checkpoint it is, and the sizes and SHA-256 digests of the others. It is written under
+a temporary name, flushed to the disk and renamed, and only then are older ones removed, so at any moment the new one
+or the one before is there. `latest` believes nothing that the manifest does not confirm: a damaged checkpoint is set
+aside as `<name>.damaged` and the one before is used.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
 """The run directory: stages that are done once, whatever interrupts them.
 
-`run.json` holds what was asked for, when, and with which versions, `journal.jsonl` the results of finished stages, and each
-stage has a folder. A stage is finished when its result is in the journal, which happens in one durable append after its
-work returned; until then it is started again, with whatever it had saved itself. So a result is computed at least
-once and kept exactly once. Results are read back from the journal even in the process that computed them, which makes a
-continued run and an uninterrupted one the same.
+`run.json` holds what was asked for, when, and with which versions, `journal.jsonl` the results of finished stages,
+and each stage has a folder. A stage is finished when its result is in the journal, which happens in one durable append
+after its work returned; until then it is started again, with whatever it had saved itself. So a result is computed at
+least once and kept exactly once. Results are read back from the journal even in the process that computed them, which
+makes a continued run and an uninterrupted one the same.
 """
 
 import contextlib

@@ -1,8 +1,10 @@
+import hashlib
 import json
 import logging
 import math
 import random
 import shutil
+import struct
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -95,6 +97,8 @@ def test_every_layout_of_a_tensor_is_kept(tmp_path: Path) -> None:
         "eighth": torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn),
         "long": torch.tensor([2**62]),
         "bool": torch.tensor([True, False]),
+        "conjugate": torch.tensor([1 + 2j]).conj(),
+        "negated": torch.tensor([1 + 2j]).conj().imag,
     }
     Checkpoints(tmp_path).save(0, tensors, None)
     found = Checkpoints(tmp_path).latest()
@@ -102,7 +106,8 @@ def test_every_layout_of_a_tensor_is_kept(tmp_path: Path) -> None:
     assert found.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found.tensors[name].dtype == tensor.dtype, name
-        assert torch.equal(found.tensors[name].double(), tensor.detach().double()), name
+        wide = torch.complex128
+        assert torch.equal(found.tensors[name].to(wide), tensor.detach().to(wide)), name
     found.tensors["alias"].zero_()
     assert torch.equal(found.tensors["shared"], shared)
 
@@ -136,6 +141,76 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
         save(checkpoints, step)
     assert is_that_of(checkpoints.latest(), 5)
     assert newest.with_name(newest.name + ".damaged").is_dir()  # for whoever wants to look
+    newest.mkdir()  # put back and damaged again
+    assert is_that_of(checkpoints.latest(), 5)
+    shutil.rmtree(checkpoints.directory / "000004-step5")
+    assert is_that_of(checkpoints.latest(), 4)
+    shutil.rmtree(checkpoints.directory / "000003-step4")
+    assert checkpoints.latest() is None
+    assert len(list(checkpoints.directory.glob("*.damaged*"))) == 2
+
+
+def forge(path: Path, tensors: bytes, state: bytes) -> None:
+    """Replace a checkpoint's files and describe them as its manifest would."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    for name, data in (("tensors.safetensors", tensors), ("state.json", state)):
+        (path / name).write_bytes(data)
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def one_tensor(dtype: str, shape: list[int], data: bytes) -> bytes:
+    header = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    ("tensors", "state"),
+    [
+        (one_tensor("F4", [2], b"x"), b"1"),  # a type that torch has not
+        (one_tensor("F32", [0, 2**40, 2**40], b""), b"1"),
+        (one_tensor("F32", [0, 2**63], b""), b"1"),
+        (one_tensor("F32", [3], b"12345678"), b"1"),
+        (one_tensor("F32", [2], b"12345678"), b"[" * 99_999),
+        (one_tensor("F32", [2], b"12345678"), b"NaN"),
+        (struct.pack("<Q", 2**63), b"1"),
+        (struct.pack("<Q", 99_999) + b"[" * 99_999, b"1"),
+    ],
+)
+def test_a_forged_checkpoint_that_cannot_be_read_is_set_aside(tmp_path: Path, tensors: bytes, state: bytes) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    forge(save(checkpoints, 2), one_tensor("F32", [2], bytes(8)), b"1")
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.state == 1  # forged well
+    forge(save(checkpoints, 3), tensors, state)
+    found = checkpoints.latest()
+    assert found is not None
+    assert found.step == 2
+
+
+def test_a_manifest_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+    for text in ("[" * 99_999, "[]", "1", '{"checkpoint": "000001-step2"}', "NaN"):
+        (save(checkpoints, 2) / "manifest.json").write_text(text)
+        assert is_that_of(checkpoints.latest(), 1)
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_save(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1).rename(tmp_path / ".000000-step1.0123abcd.partial")
+    assert checkpoints.latest() is None
+    path = save(checkpoints, 2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_owners_checkpoint_is_refused(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, identity="heads"), 1)
+    assert is_that_of(Checkpoints(tmp_path).latest(), 1)
+    assert is_that_of(Checkpoints(tmp_path, identity="heads").latest(), 1)
+    assert Checkpoints(tmp_path, identity="details").latest() is None
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "/etc/hostname", "link.json"])
@@ -230,8 +305,9 @@ def test_what_cannot_be_kept_is_named() -> None:
     tensors, plain = flatten_state({"a": torch.ones(1)})
     with pytest.raises(ValueError, match="needs the tensor 'a'"):
         unflatten_state({}, plain)
-    with pytest.raises(ValueError, match="not a state"):
-        unflatten_state(tensors, {"a": 1, "b": 2})
+    for other in ({"a": 1, "b": 2}, {"dict": 1}, {"dict": [1]}, {"dict": [[[1], 2]]}):
+        with pytest.raises(ValueError, match="not a state"):
+            unflatten_state(tensors, other)
 
 
 class Training:

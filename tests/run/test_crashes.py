@@ -152,7 +152,7 @@ def test_a_run_goes_on_wherever_it_ended(tmp_path: Path, origin: Path) -> None:
         return {"sum": sum(context.inputs["a/first"]), "weights": len(weights)}
 
     stages = [Stage("a/first", first), Stage("second", second, ("a/first",))]
-    for folder in crash_everywhere(tmp_path, WORK, at_least=30):
+    for folder in crash_everywhere(tmp_path, WORK, at_least=32):
         with RunDirectory.open(folder / "run", config={"seed": 1}, versions={}) as run:
             assert run.execute(stages) == {"a/first": [0, 1, 2], "second": {"sum": 3, "weights": 1}}
         assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]

@@ -1,9 +1,11 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +149,32 @@ def test_a_changed_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     open_run(tmp_path, json.loads(json.dumps(CONFIG, sort_keys=True))).close()  # the lock is free again
 
 
+def test_the_order_of_a_configs_fields_is_no_change(tmp_path: Path) -> None:
+    open_run(tmp_path, {"levels": [{"space": "heads", "depth": {"min": 1, "max": 2}}], "name": "x"}).close()
+    open_run(tmp_path, {"name": "x", "levels": [{"depth": {"max": 2, "min": 1}, "space": "heads"}]}).close()
+    with pytest.raises(ConfigChanged, match="levels"):
+        open_run(tmp_path, {"name": "x", "levels": [{"depth": {"max": 3, "min": 1}, "space": "heads"}]})
+
+
+def test_a_description_says_what_was_asked_for_and_when(tmp_path: Path) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    open_run(tmp_path).close()
+    described = json.loads((tmp_path / "run.json").read_text())
+    assert (described["config"], described["versions"]) == (CONFIG, VERSIONS)
+    assert before <= datetime.fromisoformat(described["started"]) <= datetime.now(UTC)
+    open_run(tmp_path).close()
+    assert json.loads((tmp_path / "run.json").read_text()) == described
+
+
 @pytest.mark.parametrize("pattern", ["machine", "machine.threads.torch", "*.threads.*", "*.threads"])
 def test_changeable_fields_may_change_and_the_change_is_kept(tmp_path: Path, pattern: str) -> None:
     open_run(tmp_path).close()
+    first = json.loads((tmp_path / "run.json").read_text())
     changed = {**CONFIG, "machine": {"threads": {"torch": 8}}}
     with pytest.raises(ConfigChanged):
         open_run(tmp_path, changed, changeable=["*.torch", "machine.*.other", "search"])
     open_run(tmp_path, changed, changeable=["other", pattern]).close()
-    assert json.loads((tmp_path / "run.json").read_text()) == {"config": changed, "versions": VERSIONS}
+    assert json.loads((tmp_path / "run.json").read_text()) == {**first, "config": changed}
     assert '"machine.threads.torch":[2,8]' in (tmp_path / "journal.jsonl").read_text()
     open_run(tmp_path, changed).close()
 
@@ -179,7 +199,7 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     open_run(tmp_path / "empty").close()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"config": ', b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"config": ', b"[" * 99_999, b"[]", b"\xff\xfe"])
 def test_a_damaged_description_is_refused(tmp_path: Path, content: bytes) -> None:
     open_run(tmp_path).close()
     (tmp_path / "run.json").write_bytes(content)
@@ -249,6 +269,25 @@ def test_checkpoints_lie_in_the_stages_folder(tmp_path: Path) -> None:
 
     with open_run(tmp_path) as run:
         assert run.execute([Stage("a/b", work)])["a/b"].startswith("a/b/checkpoints/")
+
+
+def test_a_checkpoint_moved_to_another_stage_is_not_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def save(context: StageContext) -> Any:
+        context.checkpoints.save(3, {}, context.name)
+
+    def read(context: StageContext) -> Any:
+        with pytest.raises(ValueError, match="'read' reads only"):
+            context.checkpoints_of("other")
+        found = [context.checkpoints_of(name).latest() for name in ("a", "b")]
+        return [checkpoint and checkpoint.state for checkpoint in found]
+
+    with open_run(tmp_path) as run:
+        run.execute([Stage("a", save), Stage("b", save)])
+        shutil.rmtree(tmp_path / "b" / "checkpoints")
+        shutil.copytree(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints")
+        stages = [Stage("a", save), Stage("b", save), Stage("read", read, ("a", "b"))]
+        assert run.execute(stages)["read"] == ["a", None]
+    assert "it belongs to 'a', not to 'b'" in caplog.text
 
 
 KILLED = """

@@ -1,5 +1,8 @@
+import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,20 @@ def test_a_system_that_writes_a_byte_at_a_time_is_served(tmp_path: Path, monkeyp
     monkeypatch.setattr(files, "os_call", grudging)
     write_bytes(tmp_path / "a", bytes(range(100)))
     assert (tmp_path / "a").read_bytes() == bytes(range(100))
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_flushes_no_directories_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    def without(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if function is os.fsync and stat.S_ISDIR(os.fstat(args[0]).st_mode):
+            raise OSError(number, os.strerror(number))
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(files, "os_call", without)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match=os.strerror(number)):
+        write_bytes(tmp_path / "a", b"data")
 
 
 def test_only_leftovers_are_removed(tmp_path: Path) -> None:

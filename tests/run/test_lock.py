@@ -9,6 +9,8 @@ import pytest
 
 from nasx.run import RunLock, RunLocked
 
+NO_NUMBER = json.dumps({"host": platform.node(), "pid": "../1", "started": "1"})
+
 # Forks in a fresh interpreter: this one may have threads, which forked copies lose.
 RACE = """
 import os, sys
@@ -107,7 +109,7 @@ def test_a_reused_process_number_is_not_the_owner(tmp_path: Path) -> None:
     RunLock(tmp_path / "lock").release()
 
 
-@pytest.mark.parametrize("text", ["", '{"host": "el', "[]", "\0\0\0"])
+@pytest.mark.parametrize("text", ["", '{"host": "el', "[]", "\0\0\0", "[" * 9999, NO_NUMBER])
 def test_a_torn_name_is_no_owner(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock").write_text(text)
     RunLock(tmp_path / "lock").release()
