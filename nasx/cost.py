@@ -71,10 +71,9 @@ class Budget:
             bound = getattr(self, name)
             if bound is not None and not (math.isfinite(bound) and bound >= 0):
                 raise ValueError(f"a budget's {name} must be a finite number of 0 or more, but got {bound!r}")
-        if self.lower > self.upper:
-            raise ValueError(
-                f"`at_least <= at_most` must hold, but got (at_least={self.at_least}, at_most={self.at_most})"
-            )
+        if self.at_least is not None and self.at_most is not None and self.lower > self.upper:
+            rule = "`at_least <= at_most` must hold" if self.at_least > self.at_most else "no whole number lies between"
+            raise ValueError(f"{rule}, but got (at_least={self.at_least}, at_most={self.at_most}); change one of them")
 
     @property
     def lower(self) -> float:

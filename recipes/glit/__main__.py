@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     configured(plan)
     describe = add("describe", _describe, "show a network block by block")
     describe.add_argument("--arch", required=True, help="glit-tiny, deit-tiny or an arch.json")
-    describe.add_argument("--preset", help="the preset whose frame the network has (default: GLiT-Tiny on ImageNet)")
+    describe.add_argument("--preset", help="the preset whose space and frame it has (default: GLiT-Tiny on ImageNet)")
+    describe.add_argument("--classes", type=int, default=10, help="with --preset: number of classes (default 10)")
     return parser
 
 
@@ -166,30 +167,24 @@ def _describe(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from recipes.glit.cost import macs, paper_macs, params
-    from recipes.glit.model import DEIT_TINY, GLIT_TINY
+    from recipes.glit.config import PRESETS
+    from recipes.glit.cost import Macs, PaperMacs, Params
+    from recipes.glit.model import DEIT_TINY, GLIT_TINY, Frame
+    from recipes.glit.space import TINY, table2
 
     known = {"glit-tiny": GLIT_TINY, "deit-tiny": DEIT_TINY}
-    arch = known[options.arch] if options.arch in known else _read_arch(options.arch, list(known))
-    frame: dict[str, Any] = {}
+    axes, frame = TINY, Frame()
     if options.preset:
-        from recipes.glit.config import PRESETS
-
         config = pick(options.preset, PRESETS, "preset")
-        frame = {
-            "image_size": config.data.image_size,
-            "patch_size": config.model.patch_size,
-            "embed_dim": config.model.embed_dim,
-            "num_heads": config.model.num_heads,
-        }
+        channels = 1 if config.data.source == "digits" else 3
+        axes, frame = config.axes(), config.frame(in_channels=channels, num_classes=options.classes)
+    arch = known[options.arch] if options.arch in known else _read_arch(options.arch, list(known))
     with bad_input():
-        costs = {
-            name: cost.configured(**frame)(arch)
-            for name, cost in (("params", params), ("macs", macs), ("paper_macs", paper_macs))
-        }
+        arch = table2(axes).canonical(arch)
+        counts = {"params": Params(frame)(arch), "macs": Macs(frame)(arch), "paper_macs": PaperMacs(frame)(arch)}
     blocks = [dict(part) for part in arch.parts("block")]
     if options.json:
-        print_json({**costs, "blocks": blocks})
+        print_json({**counts, "blocks": blocks})
         return 0
     names = ["global_heads", "kernel_size", "expansion", "qkv_ratio", "mlp_ratio"]
     table = Table("block", *names, title=options.arch)
@@ -198,7 +193,7 @@ def _describe(options: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     console.print(
-        f"{costs['params']:,} parameters, {costs['macs']:,} MACs ({costs['paper_macs']:,} by the paper's count)"
+        f"{counts['params']:,} parameters, {counts['macs']:,} MACs ({counts['paper_macs']:,} by the paper's count)"
     )
     return 0
 

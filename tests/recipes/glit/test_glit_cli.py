@@ -1,0 +1,224 @@
+"""The command line as a user meets it: bad input, plain documents, continuing, and what a run leaves."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from nasx import Arch
+from nasx.data import Dataset, load_digits
+from recipes.glit.__main__ import main
+from recipes.glit.config import PRESETS
+from recipes.glit.cost import macs, params
+from recipes.glit.model import GLIT_TINY, build
+from recipes.glit.space import Axes, table2
+
+ROOT = Path(__file__).parents[3]
+TINY_RUN = [
+    *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+    *("--set", "retrain.warmup_epochs=0", "--set", "search.population=3", "--set", "search.generations=2"),
+    *("--set", "search.parents=2", "--set", "search.recalibration_batches=1", "--set", "model.embed_dim=12"),
+    *("--set", "budget.heads_at_most=1e9", "--set", "budget.details_at_least=1", "--set", "budget.details_at_most=1e9"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
+
+
+def folder(root: Path, *, per_class: int = 12, splits: tuple[str, ...] = ("train", "test"), classes: int = 3) -> Path:
+    from PIL import Image
+
+    data = load_digits(seed=0)
+    for split in splits:
+        for label in range(classes):
+            (root / split / f"class{label}").mkdir(parents=True)
+            members = np.flatnonzero(data.train.labels == label)[:per_class]
+            for i, pixels in enumerate(data.train.load(members)):
+                Image.fromarray(pixels[0].numpy()).resize((32, 32)).save(root / split / f"class{label}" / f"{i}.png")
+    return root
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    status = main(arguments)
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1, "one message, on one line"
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--preset", "digit"], "'digits'"),
+        (["--method", "spo"], "'spos'"),
+        (["--set", "supernet.epoch=3"], "'supernet.epochs'"),
+        (["--set", "supernett.epochs=3"], "'supernet.epochs'"),
+        (["--set", "supernet=3"], "supernet"),
+        (["--set", "supernet.epochs"], "section.field=value"),
+        (["--set", "supernet.epochs=many"], "supernet.epochs"),
+        (["--set", "supernet.epochs=-1"], "supernet.epochs"),
+        (["--set", "search.mutation_probability=1.5"], "search.mutation_probability"),
+        (["--set", "space.kernel_size=[4]"], "odd"),
+        (["--set", "space.global_heads=[0,4]"], "0..3"),
+        (["--set", "model.embed_dim=50"], "multiple"),
+        (["--set", "model.patch_size=3"], "multiple"),
+        (["--set", "supernet.batch_size=5000"], "batch"),
+        (["--set", "budget.details_at_most=1"], "at_least <= at_most"),
+        (["--set", "budget.details_at_most=1", "--set", "budget.details_at_least=null"], "attainable are"),
+        (["--set", "budget.heads_at_most=1.4"], "1.4e9"),
+        (["--set", "budget.details_at_least=1e12", "--set", "budget.details_at_most=2e12"], "attainable are"),
+        (["--set", "budget.details_at_least=2e6"], "at_least <= at_most"),
+        (["--data", "somewhere"], "embedded"),
+        (["--preset", "cifar10"], "--data DIR"),
+        (["--preset", "cifar10", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(["run", *arguments], capsys)
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_bad_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "train" in refused(["run", "--preset", "cifar10", "--data", str(tmp_path / "empty")], capsys)
+    for split in ("train", "test"):
+        (tmp_path / "bare" / split).mkdir(parents=True)
+    assert "class" in refused(["run", "--preset", "cifar10", "--data", str(tmp_path / "bare")], capsys)
+    root = folder(tmp_path / "hollow")
+    for file in (root / "train" / "class1").iterdir():
+        file.unlink()
+    assert "class1" in refused(["run", "--preset", "cifar10", "--data", str(root)], capsys)
+
+
+def test_an_architecture_that_is_not_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "glit-tiny" in refused(["describe", "--arch", "glit-tin"], capsys)
+    (tmp_path / "list.json").write_text("[1]")
+    assert "object" in refused(["describe", "--arch", str(tmp_path / "list.json")], capsys)
+    (tmp_path / "broken.json").write_text("{")
+    refused(["describe", "--arch", str(tmp_path / "broken.json")], capsys)
+    wrong = {**GLIT_TINY, "block.3.global_heads": 7}
+    (tmp_path / "wrong.json").write_text(Arch(wrong).to_json())
+    assert "block.3.global_heads" in refused(["describe", "--arch", str(tmp_path / "wrong.json")], capsys)
+
+
+def test_describe_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["describe", "--arch", "glit-tiny", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["params"], told["macs"], len(told["blocks"])) == (7_264_456, 1_472_873_280, 12)
+    assert round(told["paper_macs"] / 1e6, 1) == 1332.5
+    (tmp_path / "arch.json").write_text(GLIT_TINY.to_json())
+    assert main(["describe", "--arch", str(tmp_path / "arch.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+
+
+def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["size"] == 198**4
+    assert 0 < told["feasible_size"] < told["size"]
+    assert told["cost_min"] < told["deit_shaped"]["macs"] < told["cost_max"]
+    assert told["images"] == {"train": 1150, "val": 287}
+
+
+@pytest.mark.parametrize("method", ["hierarchical", "spos", "random"])
+def test_a_run_and_its_continuation(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    once = Dataset.open_test
+    monkeypatch.setattr(Dataset, "open_test", lambda data: opened.append(data.name) or once(data))
+    command = ["run", "--method", method, "--run-dir", str(tmp_path / "run"), "--json", *TINY_RUN]
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert len(opened) == 1, "the test images are read by the final evaluation alone"
+
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert set(summary["networks"]) == {"searched", "deit_shaped", "random"}
+    arch = Arch.from_json((run / "arch.json").read_text())
+    axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    assert arch in table2(axes)
+    frame = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 12}
+    searched = summary["networks"]["searched"]
+    assert searched["params"] == params.configured(**frame)(arch)
+    assert searched["macs"] == macs.configured(**frame)(arch)
+    assert all(0 <= network["test_accuracy"] <= 1 for network in summary["networks"].values())
+    assert all(stage["seconds"] >= 0 for stage in summary["stages"].values())
+    build(arch, 10, 8, patch_size=2, in_channels=1, embed_dim=12).load_state_dict(load_file(run / "model.safetensors"))
+    for name in ("arch.json", "model.safetensors"):
+        assert str(tmp_path).encode() not in (run / name).read_bytes()
+    HTMLParser().feed((run / "report.html").read_text())
+    assert f"{searched['test_accuracy'] * 100:.2f}" in (run / "report.html").read_text()
+    assert (run / "architecture.svg").read_text().count('id="block-') == 4
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert main([argument for argument in command if argument != "--json"]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+    assert len(opened) == 1
+
+    assert "search.parents" in refused([*command, "--set", "search.parents=1"], capsys)
+
+
+def test_a_killed_run_goes_on_after_the_last_finished_step(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "recipes.glit", "--run-dir", str(tmp_path / "run"), "--json", *TINY_RUN]
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILL_AFTER_FIRST_SEARCH, *arguments[3:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert killed.returncode == 9, killed.stderr
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    whole = subprocess.run(
+        [*arguments[:4], str(tmp_path / "whole"), *arguments[5:]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(again.stdout)["networks"] == json.loads(whole.stdout)["networks"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+
+
+_KILL_AFTER_FIRST_SEARCH = """
+import os, sys
+from nasx.run import RunDirectory
+import nasx.run.directory as directory
+work = directory.RunDirectory._work
+def killed(self, stage, stop):
+    if stage.name == "heads/retrain":
+        os._exit(9)
+    return work(self, stage, stop)
+directory.RunDirectory._work = killed
+from recipes.glit.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_same_run_under_two_hash_seeds(tmp_path: Path) -> None:
+    results = []
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "recipes.glit", "--run-dir", str(tmp_path / seed), "--json", *TINY_RUN],
+            cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": seed, "NASX_PROCESSES": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout)["networks"])
+    assert results[0] == results[1]
+    files = [[(tmp_path / s / name).read_bytes() for name in ("arch.json", "model.safetensors")] for s in ("1", "2")]
+    assert files[0] == files[1]
+
+
+def test_presets_state_their_data() -> None:
+    assert set(PRESETS) == {"digits", "cifar10"}
+    assert all(re.fullmatch(r"[a-z0-9]+", name) for name in PRESETS)
