@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasx.run.files import write_bytes, write_json, write_text
 from safetensors.torch import load_file, save
 
 from nasx import Arch
 from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
+from nasx.run.files import write_bytes, write_json, write_text
 from recipes.glit.picture import block_drawings
 from recipes.glit.problem import Problem
 
@@ -56,12 +56,12 @@ def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[s
     curves, searches = [], []
     for name, result in results.items():
         if name.endswith("/supernet"):
-            curves.append(_curve(name, result["losses"]))
+            curves.append(_curve(name, "supernets", result["losses"]))
         elif name.endswith("/search"):
             candidates = tuple(Candidate(generation, cost, score) for generation, cost, score in result["candidates"])
             searches.append(SearchHistory(name, candidates))
         elif name.endswith("/retrain"):
-            curves += [_curve(f"{name} {i}", network["losses"]) for i, network in enumerate(result["networks"])]
+            curves += [_curve(f"candidate {i}", name, n["losses"]) for i, n in enumerate(result["networks"])]
     return Report(
         title=f"GLiT search: {problem.config.preset}, {problem.config.method}, seed {problem.config.seed}",
         networks=network_rows(summary),
@@ -95,5 +95,5 @@ def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
     return tuple(rows)
 
 
-def _curve(label: str, losses: list[list[float]]) -> Curve:
-    return Curve(label, tuple(int(step) for step, _ in losses), tuple(loss for _, loss in losses))
+def _curve(label: str, panel: str, losses: list[list[float]]) -> Curve:
+    return Curve(label, tuple(int(step) for step, _ in losses), tuple(loss for _, loss in losses), panel)

@@ -1,6 +1,6 @@
 """Training one network from scratch with DeiT's recipe, as a job that any process can run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,7 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
         final_lr=min(config.final_lr, config.lr),
     )
     soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
-    losses: list[tuple[int, float]] = []
-    window: list[float] = []
-    every = max(1, steps // 100)
+    losses: list[float] = []
     for step in train(
         model,
         seeded(batches.steps(0, steps), job.seed),
@@ -60,11 +58,20 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
         label_smoothing=0.0 if soft else config.label_smoothing,
         clip_norm=config.clip_norm,
     ):
-        window.append(step.loss)
-        if (step.step + 1) % every == 0 or step.step + 1 == steps:
-            losses.append((step.step + 1, sum(window) / len(window)))
-            window.clear()
-            report(step.step + 1, steps)
+        losses.append(step.loss)
+        report(step.step + 1, steps)
     scored = evaluate(model, eval_batches(problem.dataset.val, job.config.search.eval_batch_size, mean, std))
     write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in model.state_dict().items()}))
-    return {"arch": dict(job.arch), "val_accuracy": scored.accuracy, "val_loss": scored.loss, "losses": losses}
+    return {
+        "arch": dict(job.arch),
+        "val_accuracy": scored.accuracy,
+        "val_loss": scored.loss,
+        "losses": loss_curve(losses),
+    }
+
+
+def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:
+    """Return the mean loss of up to `points` equal spans of a training, each with the step that it ends at."""
+    span = max(1, -(-len(losses) // points))
+    spans = [losses[first : first + span] for first in range(0, len(losses), span)]
+    return [(i * span + len(part), sum(part) / len(part)) for i, part in enumerate(spans)]

@@ -18,6 +18,7 @@ from nasx import Arch, Space
 from nasx.data import eval_batches
 from nasx.nn import Subnet
 from nasx.run import Stage, StageContext
+from nasx.run.checkpoints import flatten_state, unflatten_state
 from nasx.search import Evolution
 from nasx.space import ArchSet
 from nasx.train import (
@@ -36,11 +37,13 @@ from nasx.train import (
 from recipes.glit.config import Machine
 from recipes.glit.model import build_in
 from recipes.glit.problem import Problem
-from recipes.glit.retrain import RetrainJob, retrain
+from recipes.glit.retrain import RetrainJob, loss_curve, retrain
 from recipes.glit.space import details_space, heads_space
 from recipes.glit.supernet import GLiTSupernet
 
 Result = dict[str, Any]
+
+_CHECKPOINTS = 10  # of each supernet's training, beside the one that an interruption leaves
 
 
 class Progress(Protocol):
@@ -117,7 +120,7 @@ def train_level(
     level: Level,
     epochs_factor: int = 1,
 ) -> Result:
-    """Train the supernet of a level and keep its weights; checkpoints make it resumable at any step."""
+    """Train the supernet of a level and keep its weights; an interrupted training goes on where it was."""
     config, seed = problem.config.supernet, stage_seed(problem, context.name)
     space, _ = level(problem, context.inputs)
     torch.manual_seed(seed)
@@ -128,28 +131,44 @@ def train_level(
     optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
     warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), steps - 1)
     schedule = cosine_schedule(optimizer, steps=steps, warmup_steps=warmup)
-    losses: list[tuple[int, float]] = []
-    every = max(1, steps // 100)
+    losses: list[float] = []
+    start = 0
+    if checkpoint := context.checkpoints.latest():
+        state = unflatten_state(checkpoint.tensors, checkpoint.state)
+        supernet.load_state_dict(state["supernet"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        losses, start = state["losses"], checkpoint.step
+
+    def save(step: int) -> None:
+        state = {
+            "supernet": supernet.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "losses": losses,
+        }
+        context.checkpoints.save(step, *flatten_state(state))
+
     with use_threads(problem.config.threads):
         running = train_supernet(
             supernet,
-            seeded(batches.steps(0, steps), seed),
+            seeded(batches.steps(start, steps), seed, start),
             UniformPaths(space, seed),
             optimizer,
             schedule=schedule,
             label_smoothing=config.label_smoothing,
             clip_norm=config.clip_norm,
+            start_step=start,
         )
-        window: list[float] = []
         for step in running:
-            context.stop.raise_if_requested()
-            window.append(step.loss)
-            if (step.step + 1) % every == 0 or step.step + 1 == steps:
-                losses.append((step.step + 1, sum(window) / len(window)))
-                window.clear()
-                progress(context.name, step.step + 1, steps, f"loss {losses[-1][1]:.3f}")
-    context.checkpoints.save(steps, supernet.state_dict(), {})
-    return {"steps": steps, "losses": losses, "space_size": str(space.size)}
+            losses.append(step.loss)
+            done = step.step + 1
+            progress(context.name, done, steps, f"loss {step.loss:.3f}")
+            if done == steps or context.stop.requested or done % (-(-steps // _CHECKPOINTS)) == 0:
+                save(done)
+            if done < steps:
+                context.stop.raise_if_requested()
+    return {"steps": steps, "losses": loss_curve(losses), "space_size": str(space.size)}
 
 
 def make_supernet(problem: Problem, space: Space) -> GLiTSupernet:
@@ -201,15 +220,14 @@ def search_level(
 
 def load_supernet(problem: Problem, space: Space, context: StageContext, stage: str) -> GLiTSupernet:
     """Return a level's supernet with the weights that its training stage kept."""
-    from nasx.run.checkpoints import Checkpoints
-
-    checkpoint = Checkpoints(context.stage_directory(stage) / "checkpoints").latest()
-    if checkpoint is None:
+    checkpoint = context.checkpoints_of(stage).latest()
+    if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
         raise ValueError(
-            f"the supernet of {stage} is missing in {context.stage_directory(stage)}; start a new run directory"
+            f"the trained supernet of {stage} is damaged or missing in {context.stage_directory(stage)}; "
+            "start again in a new run directory"
         )
     supernet = make_supernet(problem, space)
-    supernet.load_state_dict(dict(checkpoint.tensors))
+    supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"])
     return supernet
 
 

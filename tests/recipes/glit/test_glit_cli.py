@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from nasx import Arch
-from nasx.data import Dataset, load_digits
+from nasx.data import Dataset, Images, load_digits
 from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS
 from recipes.glit.cost import macs, params
@@ -138,7 +138,12 @@ def test_a_run_and_its_continuation(
 ) -> None:
     opened: list[str] = []
     once = Dataset.open_test
-    monkeypatch.setattr(Dataset, "open_test", lambda data: opened.append(data.name) or once(data))
+
+    def counted(data: Dataset) -> Images:
+        opened.append(data.name)
+        return once(data)
+
+    monkeypatch.setattr(Dataset, "open_test", counted)
     command = ["run", "--method", method, "--run-dir", str(tmp_path / "run"), "--json", *TINY_RUN]
     assert main(command) == 0
     summary = json.loads(capsys.readouterr().out)
