@@ -11,7 +11,8 @@ import numpy as np
 from nasx.arch import Arch
 from nasx.space import ArchSet
 
-_REDRAWS = 100  # for each candidate, before what is left is enumerated
+_CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
+_DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +137,16 @@ class Fresh:
         self._space, self._rng, self._wanted = space, rng, wanted
         self._seen = set(seen)
 
-    def draw(self, count: int, candidate: Callable[[], Arch]) -> None:
-        """Add up to `count` unseen candidates, each redrawn a bounded number of times."""
+    def draw(self, count: int, candidate: Callable[[], Arch], tries: int = _CHILD_TRIES) -> None:
+        """Add up to `count` unseen candidates, each drawn at most `tries` times."""
         for _ in range(min(count, self._wanted - len(self.found))):
-            for _ in range(_REDRAWS):
+            for _ in range(tries):
                 if self._add(candidate()):
                     break
 
     def fill(self) -> None:
         """Make up the number with uniform draws, then with what enumeration finds, in a random order."""
-        self.draw(self._wanted - len(self.found), lambda: self._space.sample(self._rng))
+        self.draw(self._wanted - len(self.found), lambda: self._space.sample(self._rng), _DRAW_TRIES)
         if len(self.found) < self._wanted:  # a hundred draws in a row were seen: few are left to enumerate
             left = [arch for arch in self._space if arch not in self._seen]
             for i in self._rng.permutation(len(left))[: self._wanted - len(self.found)]:

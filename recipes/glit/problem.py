@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from nasx import Arch, Budget, Space
@@ -35,9 +35,15 @@ class DetailsBound(AdditiveCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the bound over the details of one block."""
-        block = details_space(Arch({"block.0.global_heads": choices["global_heads"]}), self.axes.with_blocks(1))
-        costs = [self.cost.part(name, index, shared, arch.at("block.0")) for arch in block]
-        return max(costs) if self.greatest else min(costs)
+        bounds = _details_range(self.axes, self.cost, name, index, int(choices["global_heads"]))
+        return bounds[1] if self.greatest else bounds[0]
+
+
+@cache
+def _details_range(axes: Axes, cost: AdditiveCost, name: str, index: int, global_heads: int) -> tuple[int, int]:
+    details = details_space(Arch({"block.0.global_heads": global_heads}), axes.with_blocks(1))
+    costs = [cost.part(name, index, Arch(), arch.at("block.0")) for arch in details]
+    return min(costs), max(costs)
 
 
 @dataclass(frozen=True)
