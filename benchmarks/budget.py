@@ -1,0 +1,90 @@
+"""How fast architectures inside a budget are drawn, and what the tables behind it cost. One core, numpy only."""
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nasx import Budget, Space, one_of, repeat
+from nasx.arch import Value
+from nasx.cost import AdditiveCost
+from nasx.feasible import Feasible
+from recipes.glit.cost import macs
+from recipes.glit.space import TABLE2
+
+Row = dict[str, Any]
+
+
+def draws(n: int = 100_000) -> list[Row]:
+    """Return draws a second from GLiT's joint space (198^12) beside plain rejection, by how little is inside."""
+    rejection = _rejection_rate()
+    rows = []
+    for low, high in ((1.38e9, 1.40e9), (1.56e9, 1.58e9), (1.82e9, 1.84e9)):
+        inside = TABLE2.within(Budget(macs, at_least=low, at_most=high))
+        share = inside.size / TABLE2.size
+        started = time.perf_counter()
+        found = list(inside.sample(0, n))
+        accessed = time.perf_counter()
+        built = sum(len(arch) for arch in found)
+        finished = time.perf_counter()
+        assert built > 0
+        rows.append(
+            {
+                "MACs": f"{low:.4g} to {high:.4g}",
+                "share of the space": share,
+                "draws/s, decoded on access": n / (accessed - started),
+                "draws/s, mappings in full": n / (finished - started),
+                "rejection, expected/s": rejection * share,
+            }
+        )
+    return rows
+
+
+def _rejection_rate(n: int = 5_000) -> float:
+    rng = np.random.default_rng(0)
+    started = time.perf_counter()
+    for _ in range(n):
+        macs(TABLE2.sample(rng))
+    return n / (time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Spread(AdditiveCost):
+    """Costs like a block's MACs: multiples of one divisor, up to a largest one whatever the number of options."""
+
+    options: int
+    steps: int = 10_000
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        return 0
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        return 12_608 * (int(choices["option"]) * self.steps // self.options)
+
+
+def tables() -> list[Row]:
+    """Return seconds and memory of tabulating spaces by blocks and options per block, a window of 1 % in the middle."""
+    rows = []
+    for options in (9, 36, 198, 2_000):
+        for blocks in (12, 24, 48, 96):
+            space = Space(block=repeat(Space(option=one_of(*range(options))), blocks))
+            cost = _Spread(options)
+            middle = 12_608 * cost.steps * blocks / 2
+            started = time.perf_counter()
+            inside = Feasible(space, [Budget(cost, at_least=middle * 0.99, at_most=middle * 1.01)])
+            tabulated = time.perf_counter()
+            inside.sample(0, 1_000)
+            rows.append(
+                {
+                    "options": options,
+                    "blocks": blocks,
+                    "tabulated in s": tabulated - started,
+                    "1,000 draws in s": time.perf_counter() - tabulated,
+                    "acceptance": inside.acceptance,
+                    "peak memory of the process so far, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                }
+            )
+    return rows
