@@ -74,10 +74,12 @@ def _config(options: argparse.Namespace) -> Any:
 
 
 def _problem(options: argparse.Namespace) -> Any:
+    from rich.console import Console
+
     from recipes.glit.problem import load_problem
 
     config = _config(options)
-    with bad_input():
+    with bad_input(), Console(stderr=True).status("reading images and counting architectures"):
         problem = load_problem(config, options.data.resolve() if options.data else None)
         problem.check()
     return problem
