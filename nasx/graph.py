@@ -8,9 +8,9 @@ from nasx.space import Choice, Repeat, Space
 def space_graph(space: Space) -> "nx.DiGraph[str]":
     """Return a tree whose nodes are the space, its choices, their options, subspaces and repeats.
 
-    A node is named by its path (`block.*.global_heads=1`); its attributes are `kind` ("space", "choice", "option"
-    or "repeat"), `label` and `size`, the exact number of architectures below. Parts that are equal appear once as
-    `*`, with `count` on the repeat.
+    A node is named by its path, such as `block.*.global_heads=1` or `block.*.op='conv'`; its attributes are `kind`
+    ("space", "choice", "option" or "repeat"), `label` and `size`, the exact number of architectures below. Parts that
+    are equal appear once as `*`, with `count` on the repeat.
     """
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_node("", kind="space", label="space", size=space.size)
@@ -28,8 +28,8 @@ def _grow(graph: "nx.DiGraph[str]", parent: str, prefix: str, space: Space) -> N
             case Choice():
                 _add(graph, parent, path, "choice", key, node.size)
                 for value, opened in node.options:
-                    _add(graph, path, f"{path}={value}", "option", str(value), opened.size)
-                    _grow(graph, f"{path}={value}", prefix, opened)
+                    _add(graph, path, f"{path}={value!r}", "option", str(value), opened.size)
+                    _grow(graph, f"{path}={value!r}", prefix, opened)
             case Repeat():
                 _add(graph, parent, path, "repeat", key, node.size)
                 graph.nodes[path]["count"] = node.counts

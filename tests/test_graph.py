@@ -43,14 +43,14 @@ def test_the_tree_of_a_small_space() -> None:
         "block": ("repeat", 3 + 9),
         "block.*": ("space", 3),
         "block.*.op": ("choice", 3),
-        "block.*.op=none": ("option", 1),
-        "block.*.op=conv": ("option", 2),
-        "block.*.op=conv/block.*.k": ("choice", 2),
-        "block.*.op=conv/block.*.k=3": ("option", 1),
-        "block.*.op=conv/block.*.k=5": ("option", 1),
+        "block.*.op='none'": ("option", 1),
+        "block.*.op='conv'": ("option", 2),
+        "block.*.op='conv'/block.*.k": ("choice", 2),
+        "block.*.op='conv'/block.*.k=3": ("option", 1),
+        "block.*.op='conv'/block.*.k=5": ("option", 1),
     }
     assert graph.nodes["block"]["count"] == (1, 2)
-    assert list(graph.successors("block.*.op")) == ["block.*.op=none", "block.*.op=conv"]
+    assert list(graph.successors("block.*.op")) == ["block.*.op='none'", "block.*.op='conv'"]
 
 
 def test_parts_that_differ_are_shown_one_by_one() -> None:
@@ -62,3 +62,8 @@ def test_parts_that_differ_are_shown_one_by_one() -> None:
         "block.1": 1,
         "block.2": 2,
     }
+
+
+def test_options_that_are_spelled_alike_are_two() -> None:
+    graph = space_graph(Space(a=one_of(1, "1")))
+    assert {"a=1", "a='1'"} <= set(graph)

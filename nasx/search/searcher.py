@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -93,10 +93,14 @@ class Searcher(ABC):
     def tell(self, scores: Mapping[Arch, float]) -> None:
         """Record scores; NaN marks a candidate that failed, which ranks last and never becomes a parent.
 
-        A ValueError names an architecture that was not asked for, or one told before with another score; then
-        nothing is recorded.
+        A ValueError names an architecture that was not asked for, one told before with another score, or a score that
+        is no number; then nothing is recorded.
         """
         for arch, score in scores.items():
+            if not isinstance(score, SupportsFloat) or math.isinf(score):
+                raise ValueError(
+                    f"a score must be a finite number, or NaN for a failure, but got {score!r}: {dict(arch)}"
+                )
             if arch not in self._asked:
                 raise ValueError(f"this architecture was not asked for: {dict(arch)}")
             told = self._asked[arch]

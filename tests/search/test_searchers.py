@@ -355,3 +355,12 @@ def _printed(script: str, hash_seed: str) -> str:
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     command, root = [sys.executable, "-c", script], Path(__file__).parents[2]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=True).stdout
+
+
+@pytest.mark.parametrize("score", [float("inf"), -float("inf"), None, "0.5"])
+def test_a_score_that_is_no_number_is_refused_and_nothing_recorded(score: object) -> None:
+    searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
+    first, second, _ = searcher.ask()
+    with pytest.raises(ValueError, match="finite number"):
+        searcher.tell({first: 1.0, second: score})  # type: ignore[dict-item]
+    assert not searcher.history
