@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -227,3 +229,17 @@ def test_same_run_under_two_hash_seeds(tmp_path: Path) -> None:
 def test_presets_state_their_data() -> None:
     assert set(PRESETS) == {"digits", "cifar10"}
     assert all(re.fullmatch(r"[a-z0-9]+", name) for name in PRESETS)
+
+
+def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "recipes.glit", "--run-dir", str(tmp_path / "run"), "--json", *TINY_RUN]
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "run" / "heads" / "search" / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, ""), err
+    assert "continues" in err
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(json.loads(again.stdout)["networks"]) == {"searched", "deit_shaped", "random"}
