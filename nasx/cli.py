@@ -39,6 +39,9 @@ def run_command(command: Callable[[], int]) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def print_json(document: Any) -> None:

@@ -1,5 +1,6 @@
 """Random views of photographs, one by one: resized crops, RandAugment and colour jitter as timm draws them."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -31,6 +32,9 @@ def random_views(
     return torch.stack(views)
 
 
+_RAND_PART = re.compile(r"[a-z]+\d+(\.\d+)?|mstdinf")
+
+
 @lru_cache(maxsize=4)
 def view_transform(image_size: int, augment: Augment, mean: tuple[float, ...]) -> Any:
     """Return timm's transform of a PIL image to uint8 (3, image_size, image_size).
@@ -40,6 +44,9 @@ def view_transform(image_size: int, augment: Augment, mean: tuple[float, ...]) -
     create_transform = timm_data("resized_crop, auto_augment and color_jitter").create_transform
     whole = (1.0, 1.0)
     try:
+        policy, *parts = (augment.auto_augment or "").split("-")
+        if policy == "rand" and not all(_RAND_PART.fullmatch(part) for part in parts):
+            raise ValueError("a part without its number, which timm would pass over")
         transform = create_transform(
             image_size,
             is_training=True,

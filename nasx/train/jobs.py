@@ -50,6 +50,7 @@ def run_jobs(
     # spawn: a forked copy of a process with running threads can hang
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=(reports, threads))
     try:
         waiting = {pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)}
@@ -65,7 +66,7 @@ def run_jobs(
                     raise
                 finished(number, results[number])
     except BaseException:
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
         raise

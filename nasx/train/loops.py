@@ -1,6 +1,5 @@
 """The training loops, as generators: the caller logs, saves and stops between their steps."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -52,17 +51,15 @@ def train_supernet(
     NotFinite.
     """
 
-    sampled: deque[tuple[Arch, ...]] = deque(maxlen=1)
-
     def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        sampled.append(archs := paths(step))
+        archs = paths(step)
         for arch in archs:
             with autocast(images.device):
                 loss = F.cross_entropy(supernet(images, arch), targets, label_smoothing=label_smoothing)
             yield loss / len(archs)
 
     for done in _train(supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
-        yield replace(done, archs=sampled[0])
+        yield replace(done, archs=paths(done.step))
 
 
 def train(

@@ -62,8 +62,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> Any:
-    from recipes.glit.config import METHODS, PRESETS
-
+    with bad_input():  # the extra that the recipes need may be missing
+        from recipes.glit.config import METHODS, PRESETS
+    for setting in options.set:
+        if setting.startswith("preset="):
+            raise BadInput(f"the preset is chosen by --preset, not by --set {setting}")
     config = pick(options.preset, PRESETS, "preset")
     if options.method is not None:
         pick(options.method, dict.fromkeys(METHODS), "method")
@@ -90,6 +93,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from nasx.report import networks_table, progress, stages_table
     from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
+    from nasx.train import pick_device
     from recipes.glit.config import Machine
     from recipes.glit.outcome import network_rows, stage_rows, summarise, write_outcome
     from recipes.glit.stages import plan_stages
@@ -97,6 +101,7 @@ def _run(options: argparse.Namespace) -> int:
     problem = _problem(options)
     with bad_input():
         machine = Machine()
+        pick_device(machine.device)
     config = problem.config
     directory = options.run_dir or Path("runs") / f"glit-{config.preset}-{config.method}-seed{config.seed}"
     recorded = {"recipe": "glit", "config": json.loads(config.model_dump_json()), "split": problem.dataset.split}

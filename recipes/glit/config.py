@@ -14,7 +14,7 @@ Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Number = int | float
+Number = Annotated[int | float, Field(gt=0)]
 
 
 class _Section(BaseModel):

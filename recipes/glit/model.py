@@ -144,9 +144,17 @@ def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention:
 def inner_width(frame: Frame, heads: int, qkv_ratio: float) -> int:
     """Return d_k of some heads: qkv_ratio times their channels, which must divide among them."""
     inner = frame.channels(heads) * qkv_ratio
-    if inner != int(inner) or int(inner) % heads:
+    if inner < 1 or inner != int(inner) or int(inner) % heads:
         raise ValueError(f"qkv_ratio {qkv_ratio} gives {heads} heads of width {frame.embed_dim} no whole inner width")
     return int(inner)
+
+
+def hidden_width(frame: Frame, mlp_ratio: float) -> int:
+    """Return the hidden width of the feed-forward, at least 1."""
+    hidden = int(frame.embed_dim * mlp_ratio)
+    if hidden < 1:
+        raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden width at width {frame.embed_dim}; give at least 1")
+    return hidden
 
 
 def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> Block:
@@ -162,7 +170,7 @@ def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> 
     return Block(
         nn.LayerNorm(dim, eps=1e-6),
         nn.LayerNorm(dim, eps=1e-6),
-        FeedForward(dim, int(dim * float(choices["mlp_ratio"]))),
+        FeedForward(dim, hidden_width(frame, float(choices["mlp_ratio"]))),
         global_channels=frame.channels(heads),
         attn=make_attention(frame, heads, float(choices["qkv_ratio"])) if heads else None,
         local=local,

@@ -27,7 +27,7 @@ def summarise(
         "networks": {name: {key: network[key] for key in keys} for name, network in results["evaluation"].items()},
         "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},
         "searches": {
-            name: {key: result[key] for key in ("evaluations", "feasible_size")}
+            name: {key: result[key] for key in ("evaluations", "feasible_at_most")}
             for name, result in results.items()
             if name.endswith("/search")
         },
@@ -90,7 +90,7 @@ def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
     rows = []
     for name, stage in summary["stages"].items():
         search = summary["searches"].get(name)
-        detail = f"{search['evaluations']} of {int(search['feasible_size']):,} candidates" if search else ""
+        detail = f"{search['evaluations']} of at most {int(search['feasible_at_most']):,} candidates" if search else ""
         rows.append(StageRow(name, stage["seconds"], detail))
     return tuple(rows)
 

@@ -1,49 +1,43 @@
 """What a run is about: its images, spaces, costs and budgets, checked before anything is trained."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
+from itertools import combinations_with_replacement
 from pathlib import Path
 
+import torch
+
 from nasx import Arch, Budget, Space
-from nasx.arch import Value
-from nasx.cost import AdditiveCost
 from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, load_digits, load_image_folder
 from nasx.feasible import Feasible
 from recipes.glit.config import Augmentation, Config
 from recipes.glit.cost import Macs, PaperMacs, Params
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2
+from recipes.glit.model import Frame, build_in
+from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2, with_heads
 
 
-@dataclass(frozen=True)
-class DetailsBound(AdditiveCost):
-    """The least or greatest cost that stage two can reach from the heads of an architecture."""
+class MissingDetails:
+    """Costs 0 where the heads of an architecture have details inside the last stage's budget, and 1 where not.
 
-    axes: Axes
-    cost: AdditiveCost
-    greatest: bool
+    Costs do not depend on the order of blocks, so one answer serves all orders of the same heads.
+    """
 
-    @property
-    def unit(self) -> str:  # type: ignore[override]
-        """What the cost counts, and from where it is seen."""
-        return f"{self.cost.unit} at {'most' if self.greatest else 'least'} in stage two"
+    unit = "heads without details in the budget"
 
-    def fixed(self, shared: Mapping[str, Value]) -> int:
-        """Return the cost outside the blocks."""
-        return self.cost.fixed(shared)
+    def __init__(self, problem: "Problem") -> None:
+        self._problem = problem
+        self._known: dict[tuple[int, ...], int] = {}
 
-    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
-        """Return the bound over the details of one block."""
-        bounds = _details_range(self.axes, self.cost, name, index, int(choices["global_heads"]))
-        return bounds[1] if self.greatest else bounds[0]
-
-
-@cache
-def _details_range(axes: Axes, cost: AdditiveCost, name: str, index: int, global_heads: int) -> tuple[int, int]:
-    details = details_space(Arch({"block.0.global_heads": global_heads}), axes.with_blocks(1))
-    costs = [cost.part(name, index, Arch(), arch.at("block.0")) for arch in details]
-    return min(costs), max(costs)
+    def __call__(self, arch: Arch) -> int:
+        """Return 0 or 1."""
+        heads = tuple(sorted(int(value) for value in arch.only("block.*.global_heads").values()))
+        if heads not in self._known:
+            try:
+                self._problem.details(Arch({f"block.{i}.global_heads": h for i, h in enumerate(heads)}))
+                self._known[heads] = 0
+            except ValueError:
+                self._known[heads] = 1
+        return self._known[heads]
 
 
 @dataclass(frozen=True)
@@ -92,16 +86,22 @@ class Problem:
 
     @cached_property
     def heads(self) -> Feasible:
-        """Stage one's architectures: inside its upper bound, and with details that can meet the last stage's budget."""
-        budget = self.config.budget
-        bounds = [Budget(self.cost, at_most=budget.heads_at_most)]
-        if budget.details_at_most is not None:
-            least = DetailsBound(self.axes, self.cost, greatest=False)
-            bounds.append(Budget(least, at_most=budget.details_at_most))
-        if budget.details_at_least is not None:
-            greatest = DetailsBound(self.axes, self.cost, greatest=True)
-            bounds.append(Budget(greatest, at_least=budget.details_at_least))
-        return heads_space(self.axes).within(*bounds)
+        """Stage one's architectures: inside its upper bound, and with details inside the last stage's budget.
+
+        A ValueError says where no heads have both.
+        """
+        budget, missing = self.config.budget, MissingDetails(self)
+        upper = Budget(self.cost, at_most=budget.heads_at_most)
+        space = heads_space(self.axes)
+        inside = space.within(upper)
+        every = combinations_with_replacement(self.axes.global_heads, self.axes.blocks)
+        orderless = (with_heads(heads, self.axes) for heads in every)
+        if all(arch not in upper or missing(arch) for arch in orderless):
+            raise ValueError(
+                f"no heads inside {upper} (stage one) have details inside {self.details_budget} (the last stage); "
+                f"held details give {inside.attainable.low:,} to {inside.attainable.high:,} {self.cost.unit}"
+            )
+        return space.within(upper, Budget(missing, at_most=0))
 
     def details(self, heads: Arch) -> Feasible:
         """Return stage two's architectures for the heads that stage one chose."""
@@ -124,21 +124,38 @@ class Problem:
 
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
-        from recipes.glit.model import build_in
-
-        for heads in self.axes.global_heads:
-            build_in(self.frame, same_heads(heads, self.axes))  # refuses widths that do not divide
+        config = self.config
+        if self.dataset.image_size != self.frame.image_size:
+            raise ValueError(
+                f"data.image_size must be {self.dataset.image_size} for these images, but got {self.frame.image_size}"
+            )
+        with torch.device("meta"):  # refuses widths that do not divide, without computing
+            for block in table2(self.axes.with_blocks(1)):
+                build_in(self.frame, block)
         _ = self.joint
-        if self.config.method == "hierarchical":
+        if config.method == "hierarchical":
             _ = self.heads
-            self.details(self.heads.sample(0))
-        for batch_size in (self.config.supernet.batch_size, self.config.retrain.batch_size):
-            self.batches(batch_size, Augmentation(), seed=0)
+        self.supernet_batches(seed=0)
+        self.retrain_batches(seed=0)
+        if config.method != "random":
+            self.recalibration_batches(seed=0)
 
-    def batches(
-        self, batch_size: int, augment: Augmentation, *, seed: int, mixup: float = 0.0, cutmix: float = 0.0
+    def supernet_batches(self, *, seed: int) -> TrainBatches:
+        """Return what supernets are trained on."""
+        return self._batches(self.config.supernet.batch_size, self.config.supernet.augment, seed)
+
+    def recalibration_batches(self, *, seed: int) -> TrainBatches:
+        """Return what BatchNorm statistics are recomputed from."""
+        return self._batches(self.config.search.recalibration_batch_size, self.config.supernet.augment, seed)
+
+    def retrain_batches(self, *, seed: int) -> TrainBatches:
+        """Return what networks are trained on from scratch."""
+        config = self.config.retrain
+        return self._batches(config.batch_size, config.augment, seed, config.mixup, config.cutmix)
+
+    def _batches(
+        self, batch_size: int, augment: Augmentation, seed: int, mixup: float = 0.0, cutmix: float = 0.0
     ) -> TrainBatches:
-        """Return the training batches, a pure function of seed and step."""
         mean, std = self.statistics
         return TrainBatches(
             self.dataset.train,

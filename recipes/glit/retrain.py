@@ -1,5 +1,6 @@
 """Training one network from scratch with DeiT's recipe, as a job that any process can run."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,7 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
     torch.manual_seed(job.seed)
     model = build_in(problem.frame, job.arch, drop_path=config.drop_path, init_std=job.config.model.init_std)
     model.to(pick_device(job.device))
-    batches = problem.batches(
-        config.batch_size, config.augment, seed=job.seed, mixup=config.mixup, cutmix=config.cutmix
-    )
+    batches = problem.retrain_batches(seed=job.seed)
     steps = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     schedule = cosine_schedule(
@@ -71,7 +70,14 @@ def retrain(job: RetrainJob, report: Callable[[int, int], None]) -> dict[str, An
 
 
 def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:
-    """Return the mean loss of up to `points` equal spans of a training, each with the step that it ends at."""
+    """Return the mean loss of up to `points` equal spans of a training, each with the step that it ends at.
+
+    Losses of skipped steps, which were not finite, do not count.
+    """
     span = max(1, -(-len(losses) // points))
-    spans = [losses[first : first + span] for first in range(0, len(losses), span)]
-    return [(i * span + len(part), sum(part) / len(part)) for i, part in enumerate(spans)]
+    curve = []
+    for first in range(0, len(losses), span):
+        finite = [loss for loss in losses[first : first + span] if math.isfinite(loss)]
+        if finite:
+            curve.append((min(first + span, len(losses)), sum(finite) / len(finite)))
+    return curve

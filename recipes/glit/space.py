@@ -1,6 +1,6 @@
 """GLiT's search spaces (paper, table 2) and the two stages that the hierarchical search makes of them (section 3.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nasx import Arch, Space, one_of, repeat
@@ -28,13 +28,13 @@ class Axes:
     held_mlp_ratio: float = 4
 
     def held(self) -> dict[str, float]:
-        """Return the low-level axes as stage one holds them, by pattern."""
-        return {
-            "block.*.kernel_size": self.held_kernel_size,
-            "block.*.expansion": self.held_expansion,
-            "block.*.qkv_ratio": self.held_qkv_ratio,
-            "block.*.mlp_ratio": self.held_mlp_ratio,
-        }
+        """Return the low-level axes that some block has, as stage one holds them, by pattern."""
+        held = {"block.*.mlp_ratio": self.held_mlp_ratio}
+        if min(self.global_heads) < self.num_heads:
+            held |= {"block.*.kernel_size": self.held_kernel_size, "block.*.expansion": self.held_expansion}
+        if max(self.global_heads) > 0:
+            held["block.*.qkv_ratio"] = self.held_qkv_ratio
+        return held
 
     def with_blocks(self, blocks: int) -> "Axes":
         """Return the same axes for another depth."""
@@ -114,15 +114,19 @@ def block_arch(
     return entries | {"mlp_ratio": mlp_ratio}
 
 
+def with_heads(heads: Sequence[int], axes: Axes = TINY) -> Arch:
+    """Return the network that has these heads, block by block, with the details held."""
+    details = axes.held_kernel_size, axes.held_expansion, axes.held_qkv_ratio, axes.held_mlp_ratio
+    blocks = [block_arch(axes, count, *details) for count in heads]
+    return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
+
+
 def same_heads(heads: int, axes: Axes = TINY) -> Arch:
     """Return the network that has the same heads in every block, details held: table 1's rows.
 
     With all heads global it is the DeiT-shaped network.
     """
-    block = block_arch(
-        axes, heads, axes.held_kernel_size, axes.held_expansion, axes.held_qkv_ratio, axes.held_mlp_ratio
-    )
-    return Arch({f"block.{i}.{name}": value for i in range(axes.blocks) for name, value in block.items()})
+    return with_heads([heads] * axes.blocks, axes)
 
 
 GLIT = reduced(TINY)

@@ -6,6 +6,7 @@ networks drawn from the budget. Then, for all methods, the two comparison networ
 """
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,11 +17,11 @@ from safetensors.torch import load_file
 
 from nasx import Arch, Space
 from nasx.data import eval_batches
+from nasx.feasible import Feasible
 from nasx.nn import Subnet
 from nasx.run import Stage, StageContext
 from nasx.run.checkpoints import flatten_state, unflatten_state
 from nasx.search import Evolution
-from nasx.space import ArchSet
 from nasx.train import (
     UniformPaths,
     adamw,
@@ -56,22 +57,22 @@ class Progress(Protocol):
 class Level(Protocol):
     """One level of the search: which space its supernet holds, and which architectures are searched."""
 
-    def __call__(self, problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, ArchSet]:
+    def __call__(self, problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
         """Return the supernet's space and the architectures inside the budget."""
 
 
-def heads_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, ArchSet]:
+def heads_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
     """Stage one: the heads of every block, details held."""
     return heads_space(problem.axes), problem.heads
 
 
-def details_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, ArchSet]:
+def details_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
     """Stage two: the details of every block, heads as the winner of stage one has them."""
     heads = Arch(inputs["heads/retrain"]["winner"])
     return details_space(heads, problem.axes), problem.details(heads)
 
 
-def joint_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, ArchSet]:
+def joint_level(problem: Problem, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
     """The joint space, for the baseline without a hierarchy."""
     return problem.joint_space, problem.joint
 
@@ -125,7 +126,7 @@ def train_level(
     space, _ = level(problem, context.inputs)
     torch.manual_seed(seed)
     supernet = make_supernet(problem, space).to(pick_device(machine.device))
-    batches = problem.batches(config.batch_size, config.augment, seed=seed)
+    batches = problem.supernet_batches(seed=seed)
     steps = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
     make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
     optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
@@ -185,7 +186,7 @@ def search_level(
     space, inside = level(problem, context.inputs)
     supernet = load_supernet(problem, space, context, supernet_stage).to(pick_device(machine.device))
     mean, std = problem.statistics
-    batches = problem.batches(config.recalibration_batch_size, problem.config.supernet.augment, seed=seed)
+    batches = problem.recalibration_batches(seed=seed)
     scored = {record["index"]: record["accuracy"] for record in context.journal}
     searcher = Evolution(
         inside,
@@ -214,7 +215,7 @@ def search_level(
         "best": [{"arch": dict(s.arch), "accuracy": s.score} for s in searcher.best(config.top_k)],
         "candidates": [[s.generation, problem.macs(s.arch), s.score] for s in searcher.history],
         "evaluations": len(searcher.history),
-        "feasible_size": str(inside.size),
+        "feasible_at_most": str(inside.size_bounds[1]),
     }
 
 
@@ -243,8 +244,13 @@ def retrain_best(
     """Train a search's best candidates from scratch and keep the winner on the validation images."""
     archs = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
     networks = train_networks(context, problem, machine, progress, archs)
+
     # the loss decides between equal accuracies, which a few hundred images often give
-    winner = max(range(len(networks)), key=lambda i: (networks[i]["val_accuracy"], -networks[i]["val_loss"]))
+    def merit(number: int) -> tuple[float, float]:
+        loss = networks[number]["val_loss"]
+        return networks[number]["val_accuracy"], -math.inf if loss is None else -loss
+
+    winner = max(range(len(networks)), key=merit)
     return {"networks": networks, "winner_index": winner, "winner": networks[winner]["arch"]}
 
 

@@ -79,6 +79,24 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "budget.heads_at_most=1.4"], "1.4e9"),
         (["--set", "budget.details_at_least=1e12", "--set", "budget.details_at_most=2e12"], "attainable are"),
         (["--set", "budget.details_at_least=2e6"], "at_least <= at_most"),
+        (
+            [
+                "--set",
+                "budget.heads_at_most=1.06e6",
+                "--set",
+                "budget.details_at_least=1.6e6",
+                "--set",
+                "budget.details_at_most=2e6",
+            ],
+            "no heads inside",
+        ),
+        (["--set", "search.recalibration_batch_size=2000"], "batch"),
+        (["--set", "retrain.batch_size=63", "--set", "retrain.mixup=0.8"], "batch_size"),
+        (["--set", "data.image_size=16"], "data.image_size must be 8"),
+        (["--set", "space.mlp_ratio=[-1,4]"], "mlp_ratio"),
+        (["--set", "space.mlp_ratio=[0.01,4]"], "hidden width"),
+        (["--set", "space.qkv_ratio=[0.4,1]"], "qkv_ratio"),
+        (["--set", "preset=cifar10"], "--preset"),
         (["--data", "somewhere"], "embedded"),
         (["--preset", "cifar10"], "--data DIR"),
         (["--preset", "cifar10", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
@@ -90,6 +108,15 @@ def test_bad_input_is_one_message_and_status_2(
     monkeypatch.chdir(tmp_path)
     assert told in refused(["run", *arguments], capsys)
     assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_an_unknown_device_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASX_DEVICE", "warp")
+    assert "'warp'" in refused(["run"], capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

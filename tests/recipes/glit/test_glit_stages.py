@@ -1,5 +1,6 @@
 """Stages on their own: an interrupted supernet training, and seeds."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from nasx.run import Interrupted, Journal, StageContext, StopFlag
 from nasx.run.checkpoints import unflatten_state
 from recipes.glit.config import DIGITS, Machine
 from recipes.glit.problem import load_problem
+from recipes.glit.retrain import loss_curve
+from recipes.glit.space import heads_space
 from recipes.glit.stages import heads_level, plan_stages, stage_seed, train_level
 
 CONFIG = apply_settings(
@@ -76,3 +79,49 @@ def test_seeds_differ_by_stage_and_run_and_not_by_process() -> None:
     other = load_problem(CONFIG.model_copy(update={"seed": 1}), None)
     assert stage_seed(problem, "heads/search") == 1074567643
     assert len({stage_seed(p, name) for p in (problem, other) for name in ("a", "b")}) == 4
+
+
+def test_every_heads_of_stage_one_have_details_in_the_budget() -> None:
+    tight = ["budget.heads_at_most=1.35e6", "budget.details_at_least=1.2e6", "budget.details_at_most=1.201e6"]
+    problem = load_problem(apply_settings(DIGITS, tight), None)
+    inside = set(problem.heads)
+    for arch in heads_space(problem.axes):
+        feasible = problem.cost(arch) <= 1.35e6
+        try:
+            feasible &= problem.details(arch).size > 0
+        except ValueError:
+            feasible = False
+        assert (arch in inside) == feasible
+    assert 0 < len(inside) < heads_space(problem.axes).size
+
+
+def test_a_space_of_many_heads_is_counted_no_further_than_needed() -> None:
+    problem = load_problem(
+        apply_settings(
+            DIGITS,
+            [
+                "space.blocks=12",
+                "budget.heads_at_most=null",
+                "budget.details_at_least=null",
+                "budget.details_at_most=null",
+            ],
+        ),
+        None,
+    )
+    problem.check()
+    assert problem.heads.size_bounds[1] == 4**12
+
+
+@pytest.mark.parametrize("heads", [[0], [3], [1, 2]])
+def test_a_search_may_offer_some_kinds_of_block_only(heads: list[int]) -> None:
+    free = ["budget.heads_at_most=null", "budget.details_at_least=null", "budget.details_at_most=null"]
+    problem = load_problem(apply_settings(DIGITS, [f"space.global_heads={heads}", *free]), None)
+    problem.check()
+    assert problem.heads.size == len(heads) ** 4
+
+
+def test_a_loss_curve_leaves_out_skipped_steps() -> None:
+    losses = [4.0, math.nan, 2.0, math.nan, math.nan, 1.0]
+    assert loss_curve(losses, points=3) == [(2, 4.0), (4, 2.0), (6, 1.0)]
+    assert loss_curve([math.nan], points=3) == []
+    assert loss_curve([3.0, 1.0, 5.0], points=2) == [(2, 2.0), (3, 5.0)]
