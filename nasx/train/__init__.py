@@ -6,13 +6,17 @@ from nasx.train.evaluate import Evaluation, evaluate
 from nasx.train.jobs import run_jobs
 from nasx.train.loops import NotFinite, Step, seeded, train, train_supernet
 from nasx.train.optim import adamw, cosine_schedule, ema, nesterov_sgd
-from nasx.train.paths import Paths, UniformPaths
+from nasx.train.paths import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
 
 __all__ = [
     "Evaluation",
+    "FairPaths",
     "NotFinite",
     "Paths",
+    "SandwichPaths",
     "Step",
+    "StratifiedPaths",
+    "UniformArchPaths",
     "UniformPaths",
     "adamw",
     "autocast",

@@ -39,6 +39,7 @@ def train_supernet(
     *,
     schedule: LRScheduler | None = None,
     label_smoothing: float = 0.0,
+    distill: bool = False,
     clip_norm: float | None = None,
     start_step: int = 0,
     max_skipped: int = 3,
@@ -46,17 +47,21 @@ def train_supernet(
     """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
 
     `batches` yields images (B, C, H, W) and labels (B,) or soft targets (B, classes), the first for `start_step`.
-    Gradients are averaged where a step has several paths. A step whose loss or gradient is not finite changes no
-    weight and says so; more than `max_skipped` in a row raise
+    Gradients are averaged where a step has several paths. With `distill` the first path of a step learns from the
+    targets and the others from its softmax outputs, unsmoothed (in-place distillation; US-Nets, section 3.4). A step
+    whose loss or gradient is not finite changes no weight and says so; more than `max_skipped` in a row raise
     NotFinite.
     """
 
     def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        archs = paths(step)
-        for arch in archs:
+        archs, smoothing = paths(step), label_smoothing
+        for number, arch in enumerate(archs):
             with autocast(images.device):
-                loss = F.cross_entropy(supernet(images, arch), targets, label_smoothing=label_smoothing)
+                logits = supernet(images, arch)
+                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             yield loss / len(archs)
+            if distill and number == 0:
+                targets, smoothing = logits.detach().float().softmax(dim=1), 0.0
 
     for done in _train(supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
         yield replace(done, archs=paths(done.step))

@@ -1,11 +1,15 @@
 """Which architectures a supernet trains on at each step: pure functions of (seed, step)."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.space import ArchSet
+from nasx.cost import AdditiveCost, Budget
+from nasx.feasible import Feasible, attainable
+from nasx.space import ArchSet, Choice, Repeat, Space
 
 
 class Paths(Protocol):
@@ -24,3 +28,153 @@ class UniformPaths:
     def __call__(self, step: int) -> tuple[Arch, ...]:
         """Return the architecture of a step."""
         return (self.space.sample_per_choice(np.random.default_rng([self.seed, step])),)
+
+
+class UniformArchPaths:
+    """One path a step, uniform over architectures: an option that opens a larger subspace comes more often.
+
+    It differs from `UniformPaths` where options open subspaces of different sizes, and inside a budget.
+    """
+
+    def __init__(self, space: ArchSet, seed: int) -> None:
+        self.space, self.seed = space, seed
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """Return the architecture of a step."""
+        return (self.space.sample(np.random.default_rng([self.seed, step])),)
+
+
+class StratifiedPaths:
+    """One path a step, uniform over the architectures of a cost bin; all bins that hold any get equal shares.
+
+    The bounds, by default the attainable costs, are cut into bins of equal width, and each round visits every bin
+    once in an order of its own. So networks of rare costs train as often as common ones, against the bias of a
+    supernet towards small networks, which converge faster (GLiT, section 4.3). Bins without an architecture are left
+    out of `bins`; a ValueError says that all of them are.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        cost: AdditiveCost,
+        bins: int,
+        seed: int,
+        *,
+        at_least: int | None = None,
+        at_most: int | None = None,
+    ) -> None:
+        _refuse_budgeted(space, "StratifiedPaths cuts its own budgets; pass the space, with at_least and at_most")
+        if bins < 1:
+            raise ValueError(f"`bins >= 1` must hold, but got {bins}; one bin is plain uniform sampling")
+        reach = attainable(space, cost)
+        low = reach.low if at_least is None else at_least
+        high = reach.high if at_most is None else at_most
+        edges = [low + (high - low + 1) * i // bins for i in range(bins + 1)]
+        self.seed = seed
+        self.bins: list[Feasible] = []
+        for first, beyond in pairwise(edges):
+            if first < beyond and first <= reach.high and beyond > reach.low:
+                try:
+                    self.bins.append(space.within(Budget(cost, first, beyond - 1)))
+                except ValueError:  # no sum of parts falls into this bin
+                    continue
+        if not self.bins:
+            raise ValueError(
+                f"no architecture costs {low:,} to {high:,} {cost.unit}; "
+                f"attainable are {reach.low:,} to {reach.high:,} {cost.unit}: widen the bounds"
+            )
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """Return the architecture of a step."""
+        turn, place = divmod(step, len(self.bins))
+        order = np.random.default_rng([self.seed, turn, 1]).permutation(len(self.bins))
+        return (self.bins[order[place]].sample(np.random.default_rng([self.seed, step])),)
+
+
+class SandwichPaths:
+    """The costliest and the cheapest architecture and some random ones at every step (US-Nets, section 3.3).
+
+    The costliest comes first, so that `train_supernet(..., distill=True)` makes it the teacher of the others; the
+    random ones draw every choice uniformly.
+    """
+
+    def __init__(self, space: Space, cost: AdditiveCost, seed: int, random: int = 2) -> None:
+        _refuse_budgeted(space, "SandwichPaths trains the extremes of a whole space; pass the space without its budget")
+        if random < 0:
+            raise ValueError(f"`random >= 0` must hold, but got {random}; 0 trains the two extremes alone")
+        reach = attainable(space, cost)
+        self.space, self.seed, self.random = space, seed, random
+        self.largest, self.smallest = reach.high_arch, reach.low_arch
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """Return the architectures of a step: the costliest, the cheapest, then the random ones."""
+        rng = np.random.default_rng([self.seed, step])
+        drawn = (self.space.sample_per_choice(rng) for _ in range(self.random))
+        return (self.largest, self.smallest, *drawn)
+
+
+class FairPaths:
+    """As many paths a step as the largest choice has options, each option equally often (FairNAS, section 3.2).
+
+    Every choice runs through its options in one random order after the other, apart from all other choices. So where
+    all choices have m options, each step of m paths holds every option exactly once. A choice of fewer options wraps
+    around inside a step: at any path, its options have been used equally often but for one, and exactly equally at
+    the end of each round, after lcm(option counts) paths. Only spaces in which every architecture has the same names
+    can be fair in this sense: a ValueError names the choice that opens subspaces, the repeat whose count varies, or
+    the budget.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        _refuse_budgeted(
+            space, "a budget ties choices together, so no order is fair to each; pass the space without it"
+        )
+        self.seed = seed
+        self.choices = dict(_flat(space, ""))
+        self.paths_per_step = max((len(choice.options) for choice in self.choices.values()), default=1)
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """Return the architectures of a step."""
+        columns = [
+            [choice.values[option] for option in self._options(number, len(choice.options), step)]
+            for number, choice in enumerate(self.choices.values())
+        ]
+        paths = range(self.paths_per_step)
+        return tuple(Arch({n: column[i] for n, column in zip(self.choices, columns, strict=True)}) for i in paths)
+
+    def _options(self, number: int, count: int, step: int) -> list[int]:
+        first = step * self.paths_per_step
+        turns = range(first // count, (first + self.paths_per_step - 1) // count + 1)
+        orders = [np.random.default_rng([self.seed, turn, number]).permutation(count).tolist() for turn in turns]
+        return [orders[i // count - turns[0]][i % count] for i in range(first, first + self.paths_per_step)]
+
+
+def _refuse_budgeted(space: object, mend: str) -> None:
+    if not isinstance(space, Space):
+        raise ValueError(f"the paths need a Space, but got {space!r}: {mend}")
+
+
+def _flat(space: Space, prefix: str) -> Iterator[tuple[str, Choice]]:
+    """Yield the choices that every architecture has; a choice of one option may open a subspace (a pinned space)."""
+    for key, node in space.nodes.items():
+        name = prefix + key
+        match node:
+            case Space():
+                yield from _flat(node, f"{name}.")
+            case Choice():
+                if node.branches and len(node.options) > 1:
+                    raise ValueError(
+                        f"fair paths need choices that stand alone, but options of {name!r} open subspaces, whose "
+                        "choices only some paths have; pin it or use UniformPaths"
+                    )
+                yield name, node
+                yield from _flat(node.options[0][1], prefix)
+            case Repeat():
+                if len(node.counts) > 1:
+                    raise ValueError(
+                        f"fair paths need a fixed depth, but '{name}.count' is one of {node.counts}, so the last "
+                        "parts would come less often; pin it or use UniformPaths"
+                    )
+                if isinstance(node.count, Choice):
+                    yield f"{name}.count", node.count
+                for i, part in enumerate(node.parts[: node.counts[0]]):
+                    yield from _flat(part, f"{name}.{i}.")

@@ -116,6 +116,37 @@ def test_several_paths_share_one_optimizer_step() -> None:
     assert [id(p) in expected for p in supernet.parameters()] == [p.grad is not None for p in supernet.parameters()]
 
 
+def test_distilled_paths_learn_from_the_first_ones_outputs() -> None:
+    supernet = seeded_supernet()
+    plain = copy.deepcopy(supernet)
+    teacher, *students = archs = (widths(7, 7), widths(3, 3), widths(7, 5), widths(7, 7))
+    (x, y), *_ = batches(0, 1)
+    logits = plain(x, teacher)
+    soft = logits.detach().softmax(dim=1)
+    loss = F.cross_entropy(logits, y, label_smoothing=0.1)
+    for student in students:
+        loss = loss - (soft * plain(x, student).log_softmax(dim=1)).sum(dim=1).mean()
+    (loss / 4).backward()  # type: ignore[no-untyped-call]
+
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, label_smoothing=0.1, distill=True)
+    assert step.loss == pytest.approx(float(loss.detach()) / 4, rel=1e-6)
+    for ours, theirs in zip(supernet.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad is None) is (theirs.grad is None)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_distillation_changes_nothing_where_a_step_has_one_path() -> None:
+    states = []
+    for distill in (False, True):
+        supernet = seeded_supernet()
+        optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+        list(train_supernet(supernet, batches(0, 3), Fixed(widths(3, 5)), optimizer, distill=distill))
+        states.append(supernet.state_dict())
+    assert_same(*states)
+
+
 def test_uniform_paths_are_a_function_of_seed_and_step_that_draws_evenly() -> None:
     paths = UniformPaths(SPACE, seed=3)
     drawn = [paths(step)[0] for step in range(900)]
