@@ -1,0 +1,246 @@
+"""What verification proves of sound networks, and what it says of broken ones."""
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasx import Arch, Space, one_of, repeat
+from nasx.nn import ElasticFeedForward, FeedForward, Switch
+from nasx.verify import check_cost, check_onnx, check_reload, check_slice, first_difference, verify
+
+SPACE = Space(block=repeat(Space(hidden=one_of(4, 8)), 2))
+ARCH = SPACE[1]
+WIDTH = 6
+
+
+class Plain(nn.Module):
+    """Two feed-forwards between a stem with BatchNorm and dropout and a head."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(3, WIDTH), nn.BatchNorm1d(WIDTH), nn.Dropout(0.3))
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+class Net(Plain):
+    """The supernet of them, with entangled weights; `fault` is done to the network that it extracts."""
+
+    def __init__(self, fault: Callable[[Plain], object] = lambda network: None) -> None:
+        torch.manual_seed(0)
+        super().__init__([ElasticFeedForward(WIDTH, 8, dropout=0.2) for _ in range(2)])
+        self.fault = fault
+
+    def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
+        assert arch is not None
+        x = self.stem(x)
+        for block, part in zip(self.blocks, arch.parts("block"), strict=True):
+            x = x + block(x, hidden=int(part["hidden"]))
+        return self.head(x)
+
+    def extract(self, arch: Arch) -> Plain:
+        hidden = [int(part["hidden"]) for part in arch.parts("block")]
+        blocks: list[nn.Module] = [
+            block.extract(WIDTH, hidden=width)
+            for block, width in zip(self.blocks, hidden, strict=True)
+            if isinstance(block, ElasticFeedForward)
+        ]
+        network = Plain(blocks).to(self.head.weight.dtype)
+        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("blocks.")}
+        network.load_state_dict(own, strict=False)
+        self.fault(network)
+        return network.train(self.training)
+
+
+def build(arch: Arch) -> Plain:
+    return Plain([FeedForward(WIDTH, int(part["hidden"]), dropout=0.2) for part in arch.parts("block")])
+
+
+def inputs() -> Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+
+
+def true_params(arch: Arch) -> int:
+    hidden = sum(int(part["hidden"]) for part in arch.parts("block"))
+    return 3 * 6 + 6 + 2 * 6 + hidden * (2 * 6 + 1) + 2 * 6 + 6 * 2 + 2
+
+
+def true_macs(arch: Arch) -> int:
+    return 3 * 6 + 6 * 2 + sum(2 * 6 * int(part["hidden"]) for part in arch.parts("block"))
+
+
+@pytest.mark.parametrize("arch", list(SPACE), ids=lambda arch: "-".join(map(str, arch.values())))
+def test_a_sound_supernet_passes_every_check(arch: Arch) -> None:
+    report = verify(Net(), arch, inputs(), macs=true_macs, params=true_params, build=build)
+    assert report.passed, str(report)
+    assert report.arch == arch
+    assert [check.name for check in report.checks] == [
+        "supernet slice = extracted network (evaluation mode)",
+        "supernet slice = extracted network (training mode)",
+        "reloaded export = extracted network",
+        "MACs: formula = count",
+        "parameters: formula = count",
+    ]
+    assert all(check.difference is not None and check.difference < 1e-12 for check in report.checks)
+
+
+def test_nothing_that_is_handed_in_changes() -> None:
+    supernet = Net().train()
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    random = torch.random.get_rng_state()
+    verify(supernet, ARCH, inputs(), params=true_params)
+    after = supernet.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(module.training for module in supernet.modules())
+    assert after["head.weight"].dtype == torch.float32
+    assert not supernet.head._forward_hooks
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def nudge(name: str) -> Callable[[Plain], object]:
+    def fault(network: Plain) -> None:
+        with torch.no_grad():
+            network.get_parameter(name).add_(1e-6)
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("stem.0.weight", "stem.0"),
+        ("blocks.0.fc1.bias", "blocks.0.fc1"),
+        ("blocks.1.fc2.weight", "blocks.1.fc2"),
+        ("head.bias", "head"),
+    ],
+)
+def test_the_first_module_that_differs_is_named(name: str, module: str) -> None:
+    check = check_slice(Net(nudge(name)), ARCH, inputs())
+    assert check.passed is False
+    assert check.difference is not None
+    assert 1e-9 < check.difference < 1e-3
+    assert f"the first module that differs is '{module}'" in check.detail
+    assert check_slice(Net(nudge(name)), ARCH, inputs(), tolerance=1e-2).passed
+
+
+def test_what_has_no_name_in_both_is_found_at_the_next_module_that_has() -> None:
+    class Chain(nn.Module):
+        def __init__(self, op: nn.Module) -> None:
+            super().__init__()
+            self.stem, self.op, self.head = nn.Linear(3, 3), op, nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.op(self.stem(x)))
+
+    class Separate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.ops = Switch({1: nn.Linear(3, 3), 2: nn.Linear(3, 3)})
+
+        def forward(self, x: Tensor, arch: Arch) -> Tensor:
+            return self.head(self.ops(self.stem(x), arch["op"]))
+
+        def extract(self, arch: Arch) -> nn.Module:
+            network = Chain(self.ops.extract(2))  # always candidate 2
+            network.stem, network.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
+            return network.train(self.training)
+
+    torch.manual_seed(0)
+    supernet = Separate()
+    assert check_slice(supernet, Arch({"op": 2}), inputs()).passed
+    broken = first_difference(supernet, Arch({"op": 1}), inputs())
+    assert broken == "the first module that differs is 'head', after 'stem' agrees"
+    agreeing = first_difference(supernet, Arch({"op": 2}), inputs())
+    assert agreeing == "none of the 2 modules that have one name in both differs, so the difference arises outside"
+
+
+def set_dropout(network: Plain) -> None:
+    network.stem[2] = nn.Dropout(0.31)
+
+
+def set_momentum(network: Plain) -> None:
+    norm = network.stem[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.momentum = 0.2
+
+
+def test_training_mode_sees_what_evaluation_does_not() -> None:
+    for fault, word in ((set_dropout, "'stem.2', after 'stem.1' agrees"), (set_momentum, "'stem.1.running_mean'")):
+        assert check_slice(Net(fault), ARCH, inputs()).passed
+        training = check_slice(Net(fault), ARCH, inputs(), training=True)
+        assert training.passed is False
+        assert word in training.detail
+
+
+def test_values_that_are_not_finite_never_pass() -> None:
+    def spoil(network: Plain) -> None:
+        nn.init.constant_(network.head.weight, float("nan"))
+
+    check = check_slice(Net(spoil), ARCH, inputs())
+    assert (check.passed, check.difference) == (False, None)
+    assert "not finite" in check.detail
+
+
+def test_a_network_that_does_not_take_the_weights_fails_to_reload() -> None:
+    network = Net().extract(ARCH)
+    assert check_reload(network, build(ARCH), inputs()).passed
+    other = check_reload(network, build(SPACE[2]), inputs())
+    assert other.passed is False
+    assert "blocks.0.fc1.weight" in other.detail
+
+    wrong = build(ARCH)
+    wrong.blocks[0].act = nn.ReLU()
+    check = check_reload(network, wrong, inputs())
+    assert check.passed is False
+    assert check.difference is not None
+    assert check.difference > 1e-3
+
+
+def test_a_wrong_formula_fails_with_both_numbers() -> None:
+    check = check_cost("MACs", 1_234, 1_244)
+    assert (check.passed, check.difference) == (False, 10.0)
+    assert str(check) == (
+        "MACs: formula = count: FAILED, largest difference 10; the formula says 1,234, counted are 1,244"
+    )
+    report = verify(Net(), ARCH, inputs(), macs=lambda arch: true_macs(arch) + 1)
+    assert not report.passed
+    assert [check.passed for check in report.checks] == [True, True, False]
+
+
+def test_onnx_at_two_batch_sizes() -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    check = check_onnx(Net().extract(ARCH), inputs())
+    assert check.passed
+    assert check.difference is not None
+    assert check.difference < 1e-5
+    with pytest.raises(ValueError, match="batch of at least 2, but got 1"):
+        check_onnx(Net().extract(ARCH), inputs()[:1])
+
+
+def test_without_onnx_the_check_is_skipped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: Any = importlib.util.find_spec
+    monkeypatch.setattr("nasx.verify.find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    report = verify(Net(), ARCH, inputs(), onnx=True)
+    assert report.passed
+    assert report.checks[-1].passed is None
+    assert str(report.checks[-1]) == (
+        "ONNX export = extracted network: skipped; onnxruntime not installed; pip install 'nasx[onnx]'"
+    )
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match="torch modules, but got function"):
+        check_slice(lambda x, arch: x, ARCH, inputs())  # type: ignore[arg-type]
