@@ -25,6 +25,8 @@ from recipes.glit.model import Frame, GLiT, build_in
 
 HEAD_WIDTH = 64
 
+_TORCH_CHECKPOINTS = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9"  # zip; before torch 1.6, a pickled magic number
+
 _PUBLISHED_LOCAL = {  # our name in a block: the published one
     "local.expand": "attn.net.1",
     "local.depthwise": "attn.net.3.conv",
@@ -89,7 +91,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         try:
             if _is_safetensors(start, path.stat().st_size):
                 return _weights(load_file(path))
-            if start.startswith((b"PK\x03\x04", b"\x80")):
+            if start.startswith(_TORCH_CHECKPOINTS):
                 file.seek(0)
                 # Training scripts keep their command line beside the weights, and a namespace is plain data. Given
                 # the open file, torch does not look at the name.
