@@ -1,0 +1,48 @@
+"""AutoFormer's search spaces (paper, table 1), and the networks that their supernets are slices of."""
+
+from dataclasses import dataclass
+
+from nasx import Arch, Space, one_of, repeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """What each axis offers: one width and one depth for the network, heads and MLP ratio for each of its blocks.
+
+    Every head has the same width, so the heads of a block say how wide its queries, keys and values are. Defaults
+    are AutoFormer-Tiny's.
+    """
+
+    embed_dim: tuple[int, ...] = (192, 216, 240)
+    depth: tuple[int, ...] = (12, 13, 14)
+    num_heads: tuple[int, ...] = (3, 4)
+    mlp_ratio: tuple[float, ...] = (3.5, 4)
+
+    def space(self) -> Space:
+        """Return the space of these axes."""
+        block = Space(num_heads=one_of(*self.num_heads), mlp_ratio=one_of(*self.mlp_ratio))
+        return Space(embed_dim=one_of(*self.embed_dim), block=repeat(block, one_of(*self.depth)))
+
+    def largest(self) -> Arch:
+        """Return the network that every network of the space is a slice of."""
+        return uniform(max(self.embed_dim), max(self.depth), max(self.num_heads), max(self.mlp_ratio))
+
+
+def uniform(embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Arch:
+    """Return the network whose blocks are all alike."""
+    block = {"num_heads": num_heads, "mlp_ratio": mlp_ratio}
+    blocks = {f"block.{i}.{name}": value for i in range(depth) for name, value in block.items()}
+    return Arch({"embed_dim": embed_dim, "block.count": depth, **blocks})
+
+
+TINY_AXES = Axes()
+SMALL_AXES = Axes(embed_dim=(320, 384, 448), num_heads=(5, 6, 7), mlp_ratio=(3, 3.5, 4))
+BASE_AXES = Axes(embed_dim=(528, 576, 624), depth=(14, 15, 16), num_heads=(9, 10), mlp_ratio=(3, 3.5, 4))
+"""With the heads of the published networks; the paper's table also lists 8."""
+
+TINY, SMALL, BASE = TINY_AXES.space(), SMALL_AXES.space(), BASE_AXES.space()
+
+TINY_SUPERNET = uniform(256, 14, 4, 4)
+"""The largest network of the published supernet, wider than any in the space; so for the two sizes below."""
+SMALL_SUPERNET = uniform(448, 14, 7, 4)
+BASE_SUPERNET = uniform(640, 16, 10, 4)
