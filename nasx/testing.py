@@ -119,7 +119,8 @@ class SpaceContract:
 class CostContract:
     """What every cost promises: an integer of the architecture alone; if additive, `fixed` plus parts.
 
-    `counted` may return what is really counted, such as `count_params(build(arch))`.
+    `counted` may return what is really counted, such as `count_params(build(arch))`. A cost that is a plain function
+    needs `staticmethod` around it.
     """
 
     space: Space
@@ -342,8 +343,10 @@ class SearcherContract(ABC):
 
     def test_candidates_are_inside_the_budget_and_come_once(self) -> None:
         """Every candidate is in the space that the searcher was given; none is asked for twice."""
-        space = _inside()
-        archs = [scored.arch for scored in _finish(self.make_searcher(space, 0))]
+        space, archs = _inside(), list[Arch]()
+        for asked in _rounds(searcher := self.make_searcher(space, 0)):
+            archs += asked
+            searcher.tell({arch: _score(arch) for arch in asked})
         for arch in archs:
             assert arch in space, f"{dict(arch)} is outside the budget"
         assert len(set(archs)) == len(archs), "an architecture was asked for twice"
@@ -364,15 +367,17 @@ class SearcherContract(ABC):
 
     def test_a_restored_search_goes_on_to_the_bit(self) -> None:
         """From a state that went through JSON, at any time and with scores outstanding."""
-        searcher, states = self.make_searcher(_inside(), 0), []
+        searcher, stops = self.make_searcher(_inside(), 0), []
         for asked in _rounds(searcher):
             half = len(asked) // 2
             for part in (asked[:half], asked[half:]):
-                states.append(json.dumps(searcher.state(), allow_nan=False))
+                stops.append((json.dumps(searcher.state(), allow_nan=False), searcher.history, searcher.ask()))
                 searcher.tell({arch: _score(arch) for arch in part})
-        for state in (states[0], states[1], states[len(states) // 2], states[-1]):
+        for state, history, waiting in (stops[0], stops[1], stops[len(stops) // 2], stops[-1]):
             restored = self.make_searcher(_inside(), 0)
             restored.restore(json.loads(state))
+            assert restored.history == history, "a restored search has forgotten what it was told"
+            assert restored.ask() == waiting, "a restored search has forgotten what waits for a score"
             assert _finish(restored) == searcher.history, "a restored search goes another way"
 
     def test_failures_rank_last_and_have_no_children(self) -> None:
@@ -593,7 +598,7 @@ def _same(before: Mapping[str, object], after: Mapping[str, object], name: str) 
 
 _CONV = Space(kernel_size=one_of(3, 5, 7), expansion=one_of(1, 2, 4))
 _SPACE = Space(width=one_of(8, 16), block=repeat(Space(op=one_of({"none": None, "conv": _CONV})), one_of(4, 6)))
-_TINY = Space(block=repeat(Space(width=one_of(1, 2, 3)), 2))
+_TINY = Space(block=repeat(Space(width=one_of(1, 2, 3)), 3))  # fewer than the evaluations that a search has
 
 
 class _ToyCost(AdditiveCost):
