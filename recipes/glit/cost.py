@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.glit.model import Frame, inner_width
+from recipes.glit.model import BlockChoices, Frame, hidden_width, inner_width
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,17 @@ class Macs(_GlitCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block."""
-        f, heads = self.frame, int(choices["global_heads"])
-        total = 2 * f.embed_dim * int(f.embed_dim * float(choices["mlp_ratio"]))
-        if heads:
-            channels, inner = f.channels(heads), inner_width(f, heads, float(choices["qkv_ratio"]))
-            total += 4 * channels * inner + 2 * f.tokens * inner
-        if heads < f.num_heads:
-            channels = f.channels(f.num_heads - heads)
-            hidden = channels * int(choices["expansion"])
-            total += self.glu_outputs * channels * hidden + hidden * int(choices["kernel_size"]) + hidden * channels
+        f, c = self.frame, BlockChoices.of(choices)
+        total = 2 * f.embed_dim * hidden_width(f, c.mlp_ratio)
+        if f.variant.projection == "joint":
+            total += f.embed_dim**2
+        if c.global_heads:
+            read, channels, inner, values = attention_widths(f, c)
+            total += read * (2 * inner + values) + f.tokens * (inner + values)
+            total += values * channels if f.variant.projection == "separate" else 0
+        if c.global_heads < f.num_heads:
+            read, channels, hidden = local_widths(f, c)
+            total += self.glu_outputs * read * hidden + hidden * c.kernel_size + hidden * channels
         return f.tokens * total
 
     @property
@@ -78,18 +80,32 @@ class Params(_GlitCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the parameters of one block."""
-        f, heads = self.frame, int(choices["global_heads"])
-        mlp = int(f.embed_dim * float(choices["mlp_ratio"]))
+        f, c = self.frame, BlockChoices.of(choices)
+        mlp = hidden_width(f, c.mlp_ratio)
         total = 4 * f.embed_dim + 2 * f.embed_dim * mlp + mlp + f.embed_dim
-        if heads:
-            channels, inner = f.channels(heads), inner_width(f, heads, float(choices["qkv_ratio"]))
-            total += (channels + 1) * 3 * inner + (inner + 1) * channels
-        if heads < f.num_heads:
-            channels = f.channels(f.num_heads - heads)
-            hidden = channels * int(choices["expansion"])
-            depthwise_and_norm = hidden * (int(choices["kernel_size"]) + 3)
-            total += (channels + 1) * 2 * hidden + depthwise_and_norm + (hidden + 1) * channels
+        if f.variant.projection == "joint":
+            total += (f.embed_dim + 1) * f.embed_dim
+        if c.global_heads:
+            read, channels, inner, values = attention_widths(f, c)
+            total += (read + 1) * (2 * inner + values)
+            total += (values + 1) * channels if f.variant.projection == "separate" else 0
+        if c.global_heads < f.num_heads:
+            read, channels, hidden = local_widths(f, c)
+            total += (read + 1) * 2 * hidden + hidden * (c.kernel_size + 3) + (hidden + 1) * channels
+            total += 2 * (2 * hidden + channels) if f.variant.local_norm == "every" else 0
         return total
+
+
+def attention_widths(f: Frame, c: BlockChoices) -> tuple[int, int, int, int]:
+    """Return a block's attention widths: what it reads and gives, queries (as keys), and values."""
+    channels, inner = f.channels(c.global_heads), inner_width(f, c.global_heads, c.qkv_ratio)
+    return f.channels_read(c.global_heads), channels, inner, channels if f.variant.projection == "joint" else inner
+
+
+def local_widths(f: Frame, c: BlockChoices) -> tuple[int, int, int]:
+    """Return a block's local widths: what it reads and gives, and the expanded one between."""
+    heads = f.num_heads - c.global_heads
+    return f.channels_read(heads), f.channels(heads), f.channels(heads) * c.expansion
 
 
 macs = Macs()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,17 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import Attention, DropPath, FeedForward
-from recipes.glit.layers import Layer, LocalConv, mix
+from recipes.glit.layers import Heads, Layer, LocalConv, mix
 from recipes.glit.space import TINY, block_arch, same_heads
+from recipes.glit.variant import OFFICIAL, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """All that a network's blocks share: image and patch size in pixels, width, heads, classes. Defaults are Tiny's."""
+    """All that a network's blocks share: image and patch size in pixels, width, heads, classes, and how they compute.
+
+    Defaults are Tiny's.
+    """
 
     image_size: int = 224
     patch_size: int = 16
@@ -23,6 +28,7 @@ class Frame:
     num_classes: int = 1000
     embed_dim: int = 192
     num_heads: int = 3
+    variant: Variant = OFFICIAL
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size or self.image_size < self.patch_size:
@@ -47,6 +53,35 @@ class Frame:
     def channels(self, heads: int) -> int:
         """Return the width of some of the heads."""
         return self.embed_dim * heads // self.num_heads
+
+    def channels_read(self, heads: int) -> int:
+        """Return how many channels the sub-module of some heads reads."""
+        return self.embed_dim if self.variant.submodule_input == "full" else self.channels(heads)
+
+    def split(self, global_heads: int) -> int | None:
+        """Return where the channels that attention reads end, or None where both sub-modules read all."""
+        return None if self.variant.submodule_input == "full" else self.channels(global_heads)
+
+
+class BlockChoices(NamedTuple):
+    """One block of an architecture, with 0 for the axes that it does not have."""
+
+    global_heads: int
+    qkv_ratio: float
+    kernel_size: int
+    expansion: int
+    mlp_ratio: float
+
+    @classmethod
+    def of(cls, part: Mapping[str, Value]) -> "BlockChoices":
+        """Return the choices of one part of an architecture."""
+        return cls(
+            int(part["global_heads"]),
+            float(part.get("qkv_ratio", 0)),
+            int(part.get("kernel_size", 0)),
+            int(part.get("expansion", 0)),
+            float(part["mlp_ratio"]),
+        )
 
 
 class PatchEmbed(nn.Module):
@@ -99,13 +134,14 @@ def run_block(
     norm1: Layer,
     norm2: Layer,
     drop_path: Layer,
-    global_channels: int,
+    split: int | None,
     attend: Layer | None,
     convolve: Layer | None,
+    project: Layer | None,
     ffn: Layer,
 ) -> Tensor:
     """Apply one pre-norm block to tokens (B, N, D)."""
-    x = x + drop_path(mix(norm1(x), global_channels, attend, convolve))
+    x = x + drop_path(mix(norm1(x), split, attend, convolve, project))
     return x + drop_path(ffn(norm2(x)))
 
 
@@ -118,27 +154,61 @@ class Block(nn.Module):
         norm2: nn.Module,
         ffn: nn.Module,
         *,
-        global_channels: int,
+        split: int | None,
         attn: nn.Module | None,
         local: nn.Module | None,
+        proj: nn.Module | None,
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.norm1, self.attn, self.local, self.norm2, self.mlp = norm1, attn, local, norm2, ffn
+        self.norm1, self.attn, self.local, self.proj, self.norm2, self.mlp = norm1, attn, local, proj, norm2, ffn
         self.drop_path = DropPath(drop_path)
-        self.global_channels = global_channels
+        self.split = split
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D) to tokens (B, N, D)."""
         return run_block(
-            x, self.norm1, self.norm2, self.drop_path, self.global_channels, self.attn, self.local, self.mlp
+            x, self.norm1, self.norm2, self.drop_path, self.split, self.attn, self.local, self.proj, self.mlp
         )
 
 
-def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention:
+def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention | Heads:
     """Return the global sub-module of some heads: inner width qkv_ratio times their channels."""
-    channels = frame.channels(heads)
-    return Attention(channels, heads=heads, inner=inner_width(frame, heads, qkv_ratio))
+    dim, channels, inner = frame.channels_read(heads), frame.channels(heads), inner_width(frame, heads, qkv_ratio)
+    dropout = frame.variant.attention_dropout
+    if frame.variant.projection == "joint":
+        return Heads(dim, heads, inner=inner, channels=channels, dropout=dropout)
+    return Attention(dim, heads=heads, inner=inner, out_dim=channels, dropout=dropout)
+
+
+def make_local(frame: Frame, heads: int, kernel_size: int, expansion: int) -> LocalConv:
+    """Return the local sub-module of some (local) heads."""
+    return LocalConv(
+        frame.channels(heads),
+        expansion=expansion,
+        kernel_size=kernel_size,
+        in_channels=frame.channels_read(heads),
+        norm_every=frame.variant.local_norm == "every",
+        dropout=frame.variant.local_dropout,
+    )
+
+
+def make_projection(frame: Frame) -> nn.Linear:
+    """Return what projects the joined outputs of sub-modules that do not project their own."""
+    return nn.Linear(frame.embed_dim, frame.embed_dim)
+
+
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "swish": nn.SiLU}
+
+
+def make_ffn(frame: Frame, mlp_ratio: float) -> FeedForward:
+    """Return the feed-forward of a ratio."""
+    return FeedForward(
+        frame.embed_dim,
+        hidden_width(frame, mlp_ratio),
+        activation=ACTIVATIONS[frame.variant.ffn_activation],
+        dropout=frame.variant.ffn_dropout,
+    )
 
 
 def inner_width(frame: Frame, heads: int, qkv_ratio: float) -> int:
@@ -159,21 +229,17 @@ def hidden_width(frame: Frame, mlp_ratio: float) -> int:
 
 def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> Block:
     """Return a plain block from one part of an architecture."""
-    heads, dim = int(choices["global_heads"]), frame.embed_dim
-    local = None
-    if heads < frame.num_heads:
-        local = LocalConv(
-            frame.channels(frame.num_heads - heads),
-            expansion=int(choices["expansion"]),
-            kernel_size=int(choices["kernel_size"]),
-        )
+    c, dim = BlockChoices.of(choices), frame.embed_dim
+    local_heads = frame.num_heads - c.global_heads
+    local = make_local(frame, local_heads, c.kernel_size, c.expansion) if local_heads else None
     return Block(
         nn.LayerNorm(dim, eps=1e-6),
         nn.LayerNorm(dim, eps=1e-6),
-        FeedForward(dim, hidden_width(frame, float(choices["mlp_ratio"]))),
-        global_channels=frame.channels(heads),
-        attn=make_attention(frame, heads, float(choices["qkv_ratio"])) if heads else None,
+        make_ffn(frame, c.mlp_ratio),
+        split=frame.split(c.global_heads),
+        attn=make_attention(frame, c.global_heads, c.qkv_ratio) if c.global_heads else None,
         local=local,
+        proj=make_projection(frame) if frame.variant.projection == "joint" else None,
         drop_path=drop_path,
     )
 
@@ -207,6 +273,7 @@ def build(
     in_channels: int = 3,
     embed_dim: int = 192,
     num_heads: int = 3,
+    variant: Variant = OFFICIAL,
     drop_path: float = 0.0,
     init_std: float = 0.02,
 ) -> GLiT:
@@ -218,6 +285,7 @@ def build(
         num_classes=num_classes,
         embed_dim=embed_dim,
         num_heads=num_heads,
+        variant=variant,
     )
     return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
 
