@@ -2,7 +2,16 @@
 
 from nasx.report.console import Bars, ProgressLines, networks_table, progress, stages_table
 from nasx.report.formats import duration, percent, si
-from nasx.report.model import BlockDrawing, Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
+from nasx.report.model import (
+    BlockDrawing,
+    Candidate,
+    Curve,
+    NetworkRow,
+    RankingPlot,
+    Report,
+    SearchHistory,
+    StageRow,
+)
 
 __all__ = [
     "Bars",
@@ -11,6 +20,7 @@ __all__ = [
     "Curve",
     "NetworkRow",
     "ProgressLines",
+    "RankingPlot",
     "Report",
     "SearchHistory",
     "StageRow",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from nasx.report.formats import percent, si
-from nasx.report.model import BlockDrawing, Curve, NetworkRow, SearchHistory
+from nasx.report.model import BlockDrawing, Curve, NetworkRow, RankingPlot, SearchHistory
 from nasx.run import write_bytes, write_text
 
 try:
@@ -174,6 +174,25 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
         axes.set(xlabel="MACs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: si(cost)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    return figure
+
+
+@_styled
+def supernet_rankings(rankings: Sequence[RankingPlot]) -> Figure:
+    """Return stand-alone accuracy over the supernet's score, one panel a ranking, larger dots costing more MACs."""
+    rankings = [ranking for ranking in rankings if ranking.scores]
+    _need(rankings, "a supernet's ranking", "an architecture with both scores")
+    figure, grid = _panels(len(rankings))
+    for axes, ranking in zip(grid, rankings, strict=True):
+        low, high = min(ranking.costs), max(ranking.costs)
+        sizes = [25 + 75 * (cost - low) / ((high - low) or 1) for cost in ranking.costs]
+        axes.scatter(ranking.scores, ranking.accuracies, s=sizes, color=PALETTE[0], alpha=0.6, linewidths=0)
+        axes.set_title(ranking.name)
+        axes.set(xlabel="validation accuracy, shared weights", ylabel="validation accuracy, trained alone")
+        axes.margins(0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
         axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
     return figure
 

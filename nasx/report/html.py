@@ -15,6 +15,7 @@ from nasx.report.figures import (
     architecture,
     candidates_by_generation,
     loss_curves,
+    supernet_rankings,
     svg_text,
 )
 from nasx.report.formats import duration, percent, points, si
@@ -72,6 +73,10 @@ def _figures(report: Report) -> dict[str, Markup]:
     if any(search.candidates for search in report.searches):
         drawn = candidates_by_generation(report.searches)
         figures["candidates"] = _inline(drawn, "candidates", "Scores of the candidates by generation")
+    if any(ranking.scores for ranking in report.rankings):
+        figures["rankings"] = _inline(
+            supernet_rankings(report.rankings), "rankings", "Stand-alone accuracy over the supernet's score"
+        )
     if report.curves:
         figures["losses"] = _inline(loss_curves(report.curves), "losses", "Training losses over steps")
     if any(search.candidates for search in report.searches) or any(

@@ -60,6 +60,27 @@ class SearchHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class RankingPlot:
+    """How a supernet's scores and stand-alone accuracies agree: entry i of each column is about one architecture.
+
+    Scores and accuracies lie in 0..1, costs are in MACs; `verdict` says in words what the agreement is worth.
+    """
+
+    name: str
+    scores: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    costs: tuple[float, ...]
+    verdict: str = ""
+
+    def __post_init__(self) -> None:
+        if not len(self.scores) == len(self.accuracies) == len(self.costs):
+            raise ValueError(
+                f"each architecture has a score, an accuracy and a cost, but {self.name!r} got "
+                f"{len(self.scores)}, {len(self.accuracies)} and {len(self.costs)} of them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class BlockDrawing:
     """A box in the picture of an architecture: a title, short lines below it, a shade from 0 (light) to 1 (dark)."""
 
@@ -85,6 +106,7 @@ class Report:
     stages: tuple[StageRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     searches: tuple[SearchHistory, ...] = ()
+    rankings: tuple[RankingPlot, ...] = ()
     blocks: tuple[BlockDrawing, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     split: Mapping[str, Any] = field(default_factory=dict)

@@ -10,16 +10,19 @@ import queue
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
+from nasx.run.signals import Interrupted
 from nasx.train.device import use_threads
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Report = Callable[[int, int], None]
-"""Called by a job with the steps done and their total."""
+Report = Callable[[int, int], bool]
+"""Called by a job with the steps done and their total; returns whether the job is to save and raise Interrupted."""
 
 _reports: Any = None  # a worker's end of the queue
+_stop: Any = None  # the event that asks all workers to stop
 
 
 def run_jobs(
@@ -30,12 +33,14 @@ def run_jobs(
     threads: int = 1,
     on_progress: Callable[[int, int, int], None] | None = None,
     on_result: Callable[[int, Result], None] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> list[Result]:
     """Run `function(job, report)` for each job and return the results in order.
 
     `on_progress(job_number, done, total)` and `on_result(job_number, result)` are called in this process. An
-    exception, a job's or one that a callback raises, ends all jobs. Jobs and results must be picklable; `function`
-    must be importable. One process runs the jobs here, one after the other.
+    exception, a job's or one that a callback raises, ends all jobs. Once `stopping()` is true no further job starts,
+    those that run are told so by their next report, and when all have ended Interrupted is raised. Jobs and results
+    must be picklable; `function` must be importable. One process runs the jobs here, one after the other.
     """
     progress = on_progress or (lambda job, done, total: None)
     finished = on_result or (lambda job, result: None)
@@ -43,31 +48,46 @@ def run_jobs(
     if processes <= 1 or len(jobs) <= 1:
         with use_threads(threads):
             for number, job in enumerate(jobs):
-                results[number] = function(job, lambda done, total, number=number: progress(number, done, total))  # type: ignore[misc]
+                if stopping():
+                    raise Interrupted(f"stopped before job {number} of {len(jobs)}")
+
+                def report(done: int, total: int, number: int = number) -> bool:
+                    progress(number, done, total)
+                    return stopping()
+
+                results[number] = function(job, report)
                 finished(number, results[number])
         return [results[number] for number in range(len(jobs))]
 
     # spawn: a forked copy of a process with running threads can hang
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
+    reports, stop = context.Queue(), context.Event()
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=(reports, threads))
+    started_with = reports, stop, threads
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=started_with)
     try:
         waiting = {pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)}
         while waiting:
             ended, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             _forward(reports, progress)
+            if stopping() and not stop.is_set():
+                stop.set()
+                waiting = {future: number for future, number in waiting.items() if not future.cancel()}
             for future in ended:
                 number = waiting.pop(future)
                 try:
                     results[number] = pickle.loads(future.result())
+                except Interrupted:
+                    continue
                 except Exception as error:
                     error.add_note(f"in job {number} of {len(jobs)}: {jobs[number]!r:.500}")
                     raise
                 finished(number, results[number])
+        if len(results) < len(jobs):
+            raise Interrupted(f"stopped with {len(results)} of {len(jobs)} jobs done")
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     else:
@@ -79,10 +99,11 @@ def run_jobs(
     return [results[number] for number in range(len(jobs))]
 
 
-def _start(reports: Any, threads: int) -> None:
-    global _reports
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches workers too; the parent ends them
+def _start(reports: Any, stop: Any, threads: int) -> None:
+    global _reports, _stop
+    _reports, _stop = reports, stop
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)  # a terminal or scheduler tells the whole group; the parent ends workers
     import torch
 
     torch.set_num_threads(threads)
@@ -90,7 +111,12 @@ def _start(reports: Any, threads: int) -> None:
 
 def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> bytes:
     # as bytes: torch would send tensors as open files, which run out with a few hundred of them
-    return pickle.dumps(function(job, lambda done, total: _reports.put((number, done, total))))
+    return pickle.dumps(function(job, partial(_report, number)))
+
+
+def _report(number: int, done: int, total: int) -> bool:
+    _reports.put((number, done, total))
+    return bool(_stop.is_set())
 
 
 def _forward(reports: Any, progress: Callable[[int, int, int], None]) -> None:

@@ -1,36 +1,20 @@
 """Everything a GLiT run can be told, as one typed value, and the presets."""
 
-import os
 from typing import Annotated, Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from nasx.recipe.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes
 
 Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
-Rate = Annotated[float, Field(ge=0, lt=1)]
 Number = Annotated[int | float, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Data(_Section):
-    """Which images: the embedded digits, or a folder in ImageNet's layout."""
-
-    source: Literal["digits", "folder"] = "folder"
-    image_size: PositiveInt = 224
-    val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
-    val_fraction: Rate = 0.1
-
-
-class Model(_Section):
+class Model(Section):
     """The frame that all networks share, and how the supernet holds its candidates."""
 
     patch_size: PositiveInt = 16
@@ -40,7 +24,7 @@ class Model(_Section):
     sharing: Literal["separate", "entangled"] = "separate"
 
 
-class SpaceAxes(_Section):
+class SpaceAxes(Section):
     """The axes of the search (paper, table 2) and where stage one holds the low-level ones."""
 
     blocks: PositiveInt = 12
@@ -66,7 +50,7 @@ class SpaceAxes(_Section):
         return self
 
 
-class Budgets(_Section):
+class Budgets(Section):
     """Bounds per stage, both inclusive; None leaves a side open."""
 
     cost: Literal["macs", "paper_macs"] = "macs"
@@ -75,76 +59,13 @@ class Budgets(_Section):
     details_at_most: PositiveFloat | None = None
 
 
-class Augmentation(_Section):
-    """What is drawn for each training image."""
-
-    pad_crop: int = Field(0, ge=0, description="pixels of padding around each image for random crops")
-    flip: bool = False
-    erase: Rate = Field(0.0, description="probability of random erasing")
-
-
-class SupernetTraining(_Section):
-    """Training of each supernet: Nesterov SGD, cosine to 0, one uniformly sampled path a step (section 4.1).
-
-    Small data sets learn faster with AdamW, whose weight decay spares vectors and positions.
-    """
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    epochs: PositiveFloat = 100
-    batch_size: PositiveInt = 1024
-    lr: PositiveFloat = 0.2
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup_epochs: float = Field(0, ge=0)
-    label_smoothing: Rate = 0.1
-    clip_norm: PositiveFloat | None = None
-    augment: Augmentation = Augmentation()
-
-
-class Search(_Section):
-    """SPOS's evolution; a candidate is scored after its BatchNorm statistics were recomputed."""
-
-    population: PositiveInt = 50
-    generations: PositiveInt = 20
-    parents: PositiveInt = 10
-    mutation_probability: Annotated[float, Field(gt=0, le=1)] = 0.1
-    top_k: PositiveInt = 5
-    recalibration_batches: PositiveInt = 200
-    recalibration_batch_size: PositiveInt = 128
-    eval_batch_size: PositiveInt = 512
-
-
-class Retraining(_Section):
-    """Training from scratch, DeiT's recipe."""
-
-    epochs: PositiveFloat = 300
-    batch_size: PositiveInt = 1024
-    lr: PositiveFloat = 1e-3
-    final_lr: float = Field(1e-5, ge=0)
-    warmup_lr: float = Field(1e-6, ge=0)
-    warmup_epochs: float = Field(5, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    drop_path: Rate = 0.1
-    label_smoothing: Rate = 0.1
-    clip_norm: PositiveFloat | None = 1.0
-    mixup: float = Field(0.8, ge=0)
-    cutmix: float = Field(1.0, ge=0)
-    augment: Augmentation = Augmentation()
-
-
-class Config(_Section):
+class Config(RunConfig):
     """A run of the GLiT recipe."""
 
-    preset: str
-    seed: int = Field(0, ge=0)
     method: Method = "hierarchical"
-    threads: PositiveInt = Field(2, description="CPU threads of supernet training and search; decides the last bits")
-    data: Data = Data()
     model: Model = Model()
     space: SpaceAxes = SpaceAxes()
     budget: Budgets = Budgets()
-    supernet: SupernetTraining = SupernetTraining()
-    search: Search = Search()
-    retrain: Retraining = Retraining()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -173,19 +94,6 @@ class Config(_Section):
             embed_dim=self.model.embed_dim,
             num_heads=self.model.num_heads,
         )
-
-
-class Machine(BaseSettings):
-    """What belongs to the machine and not to the run, from the environment: NASX_DEVICE, NASX_PROCESSES, ..."""
-
-    model_config = SettingsConfigDict(env_prefix="NASX_", frozen=True)
-
-    device: str = Field("auto", description="a torch device; auto: CUDA where there is one")
-    processes: int = Field(0, ge=0, description="networks trained side by side; 0: one per core on CPU, else 1")
-
-    def processes_for(self, device: torch.device) -> int:
-        """Return how many networks to train side by side on a device."""
-        return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
 
 
 DIGITS = Config(

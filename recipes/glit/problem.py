@@ -1,57 +1,45 @@
-"""What a run is about: its images, spaces, costs and budgets, checked before anything is trained."""
+"""A GLiT run's spaces, budgets and networks, checked before anything is trained."""
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import combinations_with_replacement
-from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from nasx import Arch, Budget, Space
-from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, load_digits, load_image_folder
 from nasx.feasible import Feasible
-from recipes.glit.config import Augmentation, Config
+from nasx.recipe.problem import ImageTask, Problem
+from nasx.report import BlockDrawing
+from recipes.glit.config import Config
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.model import Frame, build_in
+from recipes.glit.picture import block_drawings
 from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2, with_heads
+from recipes.glit.supernet import GLiTSupernet
 
 
-class MissingDetails:
-    """Costs 0 where the heads of an architecture have details inside the last stage's budget, and 1 where not.
+class GLiTProblem(Problem):
+    """The global-local spaces of a run, stage by stage, inside their budgets."""
 
-    Costs do not depend on the order of blocks, so one answer serves all orders of the same heads.
-    """
+    title = "GLiT"
+    drawing_legend = "darker: more local heads; G global (attention) and L local (convolution) heads per block"
 
-    unit = "heads without details in the budget"
+    def __init__(self, config: Config, task: ImageTask) -> None:
+        super().__init__(task)
+        self._config = config
 
-    def __init__(self, problem: "Problem") -> None:
-        self._problem = problem
-        self._known: dict[tuple[int, ...], int] = {}
-
-    def __call__(self, arch: Arch) -> int:
-        """Return 0 or 1."""
-        heads = tuple(sorted(int(value) for value in arch.only("block.*.global_heads").values()))
-        if heads not in self._known:
-            try:
-                self._problem.details(Arch({f"block.{i}.global_heads": h for i, h in enumerate(heads)}))
-                self._known[heads] = 0
-            except ValueError:
-                self._known[heads] = 1
-        return self._known[heads]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A configuration with its data: everything that the stages compute from."""
-
-    config: Config
-    data_path: Path | None
-    dataset: Dataset
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self._config
 
     @cached_property
     def frame(self) -> Frame:
         """What all networks of the run share."""
-        return self.config.frame(in_channels=self.dataset.channels, num_classes=len(self.dataset.classes))
+        dataset = self.task.dataset
+        return self.config.frame(in_channels=dataset.channels, num_classes=len(dataset.classes))
 
     @cached_property
     def axes(self) -> Axes:
@@ -72,11 +60,6 @@ class Problem:
     def cost(self) -> Macs:
         """The cost that budgets bound."""
         return self.macs if self.config.budget.cost == "macs" else PaperMacs(self.frame)
-
-    @cached_property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training images' channels."""
-        return channel_statistics(self.dataset.train)
 
     @property
     def details_budget(self) -> Budget:
@@ -117,80 +100,71 @@ class Problem:
         """The joint space inside the last stage's budget, for the baselines that search it at once."""
         return self.joint_space.within(self.details_budget)
 
+    def heads_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
+        """Stage one: the heads of every block, details held."""
+        return heads_space(self.axes), self.heads
+
+    def details_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
+        """Stage two: the details of every block, heads as the winner of stage one has them."""
+        heads = Arch(inputs["heads/retrain"]["winner"])
+        return details_space(heads, self.axes), self.details(heads)
+
+    def joint_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
+        """The joint space, for the baseline without a hierarchy."""
+        return self.joint_space, self.joint
+
+    def supernet(self, space: Space) -> nn.Module:
+        """Return an untrained supernet for a space of the run."""
+        model = self.config.model
+        return GLiTSupernet(space, self.frame, sharing=model.sharing, init_std=model.init_std)
+
+    def network(self, arch: Arch) -> Callable[[], nn.Module]:
+        """Return what builds a network, with the drop path of the retraining."""
+        config = self.config
+        return partial(build_in, self.frame, arch, drop_path=config.retrain.drop_path, init_std=config.model.init_std)
+
+    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
+        """Return the network whose heads are all global."""
+        return {"deit_shaped": ("DeiT-shaped (all heads global)", self.deit_shaped)}
+
     @property
     def deit_shaped(self) -> Arch:
         """The network whose heads are all global."""
         return same_heads(self.config.model.num_heads, self.axes)
 
+    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
+        """Return one box per block (paper, figure 5)."""
+        return block_drawings(arch, self.config.model.num_heads)
+
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
-        config = self.config
-        if self.dataset.image_size != self.frame.image_size:
-            raise ValueError(
-                f"data.image_size must be {self.dataset.image_size} for these images, but got {self.frame.image_size}"
-            )
         with torch.device("meta"):  # refuses widths that do not divide, without computing
             for block in table2(self.axes.with_blocks(1)):
                 build_in(self.frame, block)
-        _ = self.joint
-        if config.method == "hierarchical":
+        super().check()
+        if self.config.method == "hierarchical":
             _ = self.heads
-        self.supernet_batches(seed=0)
-        self.retrain_batches(seed=0)
-        if config.method != "random":
-            self.recalibration_batches(seed=0)
-
-    def supernet_batches(self, *, seed: int) -> TrainBatches:
-        """Return what supernets are trained on."""
-        return self._batches(self.config.supernet.batch_size, self.config.supernet.augment, seed)
-
-    def recalibration_batches(self, *, seed: int) -> TrainBatches:
-        """Return what BatchNorm statistics are recomputed from."""
-        return self._batches(self.config.search.recalibration_batch_size, self.config.supernet.augment, seed)
-
-    def retrain_batches(self, *, seed: int) -> TrainBatches:
-        """Return what networks are trained on from scratch."""
-        config = self.config.retrain
-        return self._batches(config.batch_size, config.augment, seed, config.mixup, config.cutmix)
-
-    def _batches(
-        self, batch_size: int, augment: Augmentation, seed: int, mixup: float = 0.0, cutmix: float = 0.0
-    ) -> TrainBatches:
-        mean, std = self.statistics
-        return TrainBatches(
-            self.dataset.train,
-            batch_size=batch_size,
-            seed=seed,
-            augment=Augment(**augment.model_dump()),
-            mean=mean,
-            std=std,
-            classes=len(self.dataset.classes),
-            mixup=mixup,
-            cutmix=cutmix,
-            label_smoothing=self.config.retrain.label_smoothing if mixup or cutmix else 0.0,
-        )
 
 
-@lru_cache(maxsize=1)
-def load_problem(config: Config, data_path: Path | None) -> Problem:
-    """Return a run's problem with its data set loaded; kept, because a worker process trains several networks."""
-    data = config.data
-    if data.source == "digits":
-        if data_path is not None:
-            raise ValueError(
-                f"the preset {config.preset!r} reads the embedded digits, so --data {data_path} has no use; "
-                "choose a preset for image folders such as cifar10"
-            )
-        return Problem(config, None, load_digits(seed=config.seed, val_fraction=data.val_fraction))
-    if data_path is None:
-        raise ValueError(
-            f"the preset {config.preset!r} needs an image folder: --data DIR with train/ and test/ or val/"
-        )
-    dataset = load_image_folder(
-        data_path,
-        image_size=data.image_size,
-        seed=config.seed,
-        val_images=data.val_images,
-        val_fraction=data.val_fraction,
-    )
-    return Problem(config, data_path, dataset)
+class MissingDetails:
+    """Costs 0 where the heads of an architecture have details inside the last stage's budget, and 1 where not.
+
+    Costs do not depend on the order of blocks, so one answer serves all orders of the same heads.
+    """
+
+    unit = "heads without details in the budget"
+
+    def __init__(self, problem: GLiTProblem) -> None:
+        self._problem = problem
+        self._known: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, arch: Arch) -> int:
+        """Return 0 or 1."""
+        heads = tuple(sorted(int(value) for value in arch.only("block.*.global_heads").values()))
+        if heads not in self._known:
+            try:
+                self._problem.details(Arch({f"block.{i}.global_heads": h for i, h in enumerate(heads)}))
+                self._known[heads] = 0
+            except ValueError:
+                self._known[heads] = 1
+        return self._known[heads]

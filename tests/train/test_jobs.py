@@ -1,12 +1,14 @@
+import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
+from nasx.run import Interrupted
 from nasx.train import nesterov_sgd, run_jobs, train
 
-Report = Callable[[int, int], None]
+Report = Callable[[int, int], bool]
 
 
 def train_one(seed: int, report: Report) -> tuple[list[float], int]:
@@ -65,3 +67,23 @@ def test_an_exception_says_in_which_job() -> None:
     with pytest.raises(ArithmeticError) as caught:
         run_jobs(train_one, [1, -3], processes=2)
     assert any("job 1 of 2: -3" in note for note in caught.value.__notes__)
+
+
+def heeding(seed: int, report: Callable[[int, int], bool]) -> int:
+    for step in range(2000):
+        if report(step + 1, 2000):
+            raise Interrupted(f"saved at {step + 1}")
+        time.sleep(0.005)
+    return seed
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_jobs_are_asked_to_stop_and_no_further_one_starts(processes: int) -> None:
+    started: set[int] = set()
+
+    def on_progress(job: int, done: int, total: int) -> None:
+        started.add(job)
+
+    with pytest.raises(Interrupted):
+        run_jobs(heeding, range(9), processes=processes, on_progress=on_progress, stopping=lambda: bool(started))
+    assert len(started) <= 2 * processes

@@ -1,5 +1,6 @@
 """The command line as a user meets it: bad input, plain documents, continuing, and what a run leaves."""
 
+import itertools
 import json
 import re
 import signal
@@ -15,12 +16,14 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.data import Dataset, Images, load_digits
+from nasx.ranking import rank_agreement
 from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS
 from recipes.glit.cost import macs, params
 from recipes.glit.model import GLIT_TINY, build
 from recipes.glit.space import Axes, table2
 
+KINDS = ("supernet", "search", "retrain")
 ROOT = Path(__file__).parents[3]
 TINY_RUN = [
     *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
@@ -153,12 +156,72 @@ def test_describe_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--json"]) == 0
+    assert main(["plan", "--json", "--no-timing"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["size"] == 198**4
     assert 0 < told["feasible_size"] < told["size"]
-    assert told["cost_min"] < told["deit_shaped"]["macs"] < told["cost_max"]
+    assert told["cost_min"] < told["baselines"]["deit_shaped"]["macs"] < told["cost_max"]
     assert told["images"] == {"train": 1150, "val": 287}
+    assert sum(told["cost_histogram"]["shares"]) == pytest.approx(1)
+    stages = {stage["name"]: stage for stage in told["stages"]}
+    assert list(stages) == [f"{level}/{kind}" for level in ("heads", "details") for kind in KINDS] + [
+        *("baselines", "evaluation")
+    ]
+    assert stages["heads/supernet"]["size"] == 4**4
+    assert stages["heads/supernet"]["trained_images"] == 25 * (1150 // 64) * 64
+    assert stages["heads/search"]["images"] == 120 * (2 * 256 + 287)
+    assert stages["heads/retrain"]["trained_images"] == 2 * 32 * (1150 // 64) * 64
+    assert told["seconds"] is None
+
+
+def test_plan_measures_time_and_memory_and_warns(capsys: pytest.CaptureFixture[str]) -> None:
+    short = [*TINY_RUN, "--method", "spos", "--set", "trust.n=6", "--time-limit", "1e-9", "--devices", "2"]
+    assert main(["plan", "--json", *short]) == 0
+    told = json.loads(capsys.readouterr().out)
+    measured = [stage for stage in told["stages"] if stage["name"] != "evaluation"]
+    assert [stage["name"] for stage in measured] == [
+        "joint/supernet",
+        "joint/search",
+        "joint/trust",
+        "joint/retrain",
+        "baselines",
+    ]
+    assert told["seconds"] == pytest.approx(sum(stage["seconds"] for stage in measured))
+    assert all(stage["seconds"] > 0 and stage["peak_bytes"] > 2**20 for stage in measured)
+    assert all("more devices" in stage["warning"] for stage in measured)
+    assert main(["plan", *short]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: would take about" in printed
+    assert "on 2 devices" in printed
+
+
+def test_trust_judges_the_ranking_of_a_supernet_and_draws_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["trust", *TINY_RUN, "--method", "spos", "--n", "6", "--run-dir", str(tmp_path / "run"), "--json"]
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)["joint/trust"]
+    archs = [Arch(row["arch"]) for row in told["architectures"]]
+    assert len(set(archs)) == 6
+    costs = sorted(row["macs"] for row in told["architectures"])
+    widest = max(b - a for a, b in itertools.pairwise(costs))
+    assert widest <= 2 * (max(costs) - min(costs)) / 5 + 1  # one in each of six equal spans
+    agreement = rank_agreement(*([row[key] for row in told["architectures"]] for key in ("score", "accuracy", "macs")))
+    assert told["agreement"]["tau"]["value"] == agreement.tau.value
+    assert json.loads((tmp_path / "run" / "trust.json").read_text())["joint/trust"] == told
+    assert "<svg" in (tmp_path / "run" / "trust.svg").read_text()
+    assert not (tmp_path / "run" / "joint" / "retrain").exists()
+    assert "no supernet" in refused(["trust", "--method", "random", "--run-dir", str(tmp_path / "other")], capsys)
+
+
+def test_a_run_asked_to_judges_its_rankings_before_it_retrains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", *TINY_RUN, "--method", "spos", "--set", "trust.n=5", "--run-dir", str(tmp_path), "--json"]
+    assert main(run) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert list(summary["stages"])[:4] == ["joint/supernet", "joint/search", "joint/trust", "joint/retrain"]
+    assert summary["trust"]["joint"] in " ".join((tmp_path / "report.html").read_text().split()).replace("&#39;", "'")
 
 
 @pytest.mark.parametrize("method", ["hierarchical", "spos", "random"])

@@ -1,19 +1,23 @@
 """Stages on their own: an interrupted supernet training, and seeds."""
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nasx.cli import apply_settings
-from nasx.run import Interrupted, Journal, StageContext, StopFlag
+from nasx.recipe.machine import Machine
+from nasx.recipe.problem import load_task
+from nasx.recipe.progress import Progress, silent
+from nasx.recipe.stages import Stages
+from nasx.run import Interrupted, Journal, Stage, StageContext, StopFlag
 from nasx.run.checkpoints import unflatten_state
-from recipes.glit.config import DIGITS, Machine
-from recipes.glit.problem import load_problem
-from recipes.glit.retrain import loss_curve
+from recipes.glit.config import DIGITS, Config
+from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import heads_space
-from recipes.glit.stages import heads_level, plan_stages, stage_seed, train_level
+from recipes.glit.stages import plan_stages
 
 CONFIG = apply_settings(
     DIGITS,
@@ -24,15 +28,23 @@ CONFIG = apply_settings(
 )
 
 
-def context(root: Path, stop: StopFlag) -> StageContext:
-    directory = root / "heads" / "supernet"
+def problem_of(config: Config) -> GLiTProblem:
+    return GLiTProblem(config, load_task(config, None))
+
+
+def stages_of(config: Config, progress: Progress = silent) -> list[Stage]:
+    return plan_stages(Stages(problem_of(config), Machine(device="cpu", processes=1), progress))
+
+
+def context(root: Path, stop: StopFlag, name: str, inputs: Mapping[str, Any] = {}) -> StageContext:
+    directory = root / name
     directory.mkdir(parents=True, exist_ok=True)
-    return StageContext("heads/supernet", {}, directory, root, Journal(directory / "journal.jsonl"), stop)
+    return StageContext(name, inputs, directory, root, Journal(directory / "journal.jsonl"), stop)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
-    problem = load_problem(apply_settings(CONFIG, [f"supernet.optimizer={optimizer}"]), None)
+    config = apply_settings(CONFIG, [f"supernet.optimizer={optimizer}"])
 
     def train(root: Path, *, stop_at: int | None = None) -> object:
         stop = StopFlag()
@@ -41,9 +53,8 @@ def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path: Path, optimiz
             if done == stop_at:
                 stop.request()
 
-        return train_level(
-            context(root, stop), problem=problem, machine=Machine(device="cpu"), progress=progress, level=heads_level
-        )
+        (stage, *_) = stages_of(config, progress)
+        return stage.work(context(root, stop, stage.name))
 
     whole = train(tmp_path / "whole")
     for stop_at in (5, 11):
@@ -52,7 +63,7 @@ def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path: Path, optimiz
     assert train(tmp_path / "stopped") == whole
     states = []
     for name in ("whole", "stopped"):
-        checkpoint = context(tmp_path / name, StopFlag()).checkpoints.latest()
+        checkpoint = context(tmp_path / name, StopFlag(), "heads/supernet").checkpoints.latest()
         assert checkpoint is not None
         assert checkpoint.step == 17
         states.append(unflatten_state(checkpoint.tensors, checkpoint.state))
@@ -60,11 +71,41 @@ def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path: Path, optimiz
     assert states[0]["losses"] == states[1]["losses"]
 
 
+@pytest.mark.parametrize("ema", ["null", "0.9"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_networks_interrupted_in_the_middle_end_with_the_same_bits(tmp_path: Path, processes: int, ema: str) -> None:
+    config = apply_settings(
+        CONFIG, ["method=random", "search.top_k=3", "retrain.epochs=1", f"retrain.ema={ema}", "retrain.drop_path=0.1"]
+    )
+    drawn = {"random/draw": {"best": [{"arch": dict(a)} for a in problem_of(config).joint.sample(0, 3)]}}
+
+    def train(root: Path, processes: int, *, stop_at: float | None = None) -> object:
+        stop = StopFlag()
+
+        def progress(description: str, done: float, total: float, note: str = "") -> None:
+            if stop_at is not None and done >= stop_at:
+                stop.request()
+
+        machine = Machine(device="cpu", processes=processes)
+        stage = plan_stages(Stages(problem_of(config), machine, progress))[1]
+        return stage.work(context(root, stop, stage.name, drawn))
+
+    whole = train(tmp_path / "whole", 1)
+    for stop_at in (0.2, 1.5):
+        with pytest.raises(Interrupted):
+            train(tmp_path / "stopped", processes, stop_at=stop_at)
+    assert [path.name for path in (tmp_path / "stopped/random/retrain").glob("*/*-step*")] != []
+    assert train(tmp_path / "stopped", processes) == whole
+    for number in range(3):
+        ours, theirs = (tmp_path / name / f"random/retrain/{number}.safetensors" for name in ("whole", "stopped"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert not list((tmp_path / "stopped").glob("random/retrain/*/"))  # nothing of the checkpoints is left
+
+
 def test_every_method_has_its_stages() -> None:
     names = {}
     for method in ("hierarchical", "spos", "random"):
-        problem = load_problem(CONFIG.model_copy(update={"method": method}), None)
-        names[method] = [stage.name for stage in plan_stages(problem, Machine(), lambda *state: None)]
+        names[method] = [stage.name for stage in stages_of(CONFIG.model_copy(update={"method": method}))]
     assert names["hierarchical"] == [
         *("heads/supernet", "heads/search", "heads/retrain"),
         *("details/supernet", "details/search", "details/retrain"),
@@ -75,15 +116,14 @@ def test_every_method_has_its_stages() -> None:
 
 
 def test_seeds_differ_by_stage_and_run_and_not_by_process() -> None:
-    problem = load_problem(CONFIG, None)
-    other = load_problem(CONFIG.model_copy(update={"seed": 1}), None)
-    assert stage_seed(problem, "heads/search") == 1074567643
-    assert len({stage_seed(p, name) for p in (problem, other) for name in ("a", "b")}) == 4
+    problem, other = problem_of(CONFIG), problem_of(CONFIG.model_copy(update={"seed": 1}))
+    assert problem.seed("heads/search") == 1074567643
+    assert len({p.seed(name) for p in (problem, other) for name in ("a", "b")}) == 4
 
 
 def test_every_heads_of_stage_one_have_details_in_the_budget() -> None:
     tight = ["budget.heads_at_most=1.35e6", "budget.details_at_least=1.2e6", "budget.details_at_most=1.201e6"]
-    problem = load_problem(apply_settings(DIGITS, tight), None)
+    problem = problem_of(apply_settings(DIGITS, tight))
     inside = set(problem.heads)
     for arch in heads_space(problem.axes):
         feasible = problem.cost(arch) <= 1.35e6
@@ -96,7 +136,7 @@ def test_every_heads_of_stage_one_have_details_in_the_budget() -> None:
 
 
 def test_a_space_of_many_heads_is_counted_no_further_than_needed() -> None:
-    problem = load_problem(
+    problem = problem_of(
         apply_settings(
             DIGITS,
             [
@@ -106,7 +146,6 @@ def test_a_space_of_many_heads_is_counted_no_further_than_needed() -> None:
                 "budget.details_at_most=null",
             ],
         ),
-        None,
     )
     problem.check()
     assert problem.heads.size_bounds[1] == 4**12
@@ -115,13 +154,6 @@ def test_a_space_of_many_heads_is_counted_no_further_than_needed() -> None:
 @pytest.mark.parametrize("heads", [[0], [3], [1, 2]])
 def test_a_search_may_offer_some_kinds_of_block_only(heads: list[int]) -> None:
     free = ["budget.heads_at_most=null", "budget.details_at_least=null", "budget.details_at_most=null"]
-    problem = load_problem(apply_settings(DIGITS, [f"space.global_heads={heads}", *free]), None)
+    problem = problem_of(apply_settings(DIGITS, [f"space.global_heads={heads}", *free]))
     problem.check()
     assert problem.heads.size == len(heads) ** 4
-
-
-def test_a_loss_curve_leaves_out_skipped_steps() -> None:
-    losses = [4.0, math.nan, 2.0, math.nan, math.nan, 1.0]
-    assert loss_curve(losses, points=3) == [(2, 4.0), (4, 2.0), (6, 1.0)]
-    assert loss_curve([math.nan], points=3) == []
-    assert loss_curve([3.0, 1.0, 5.0], points=2) == [(2, 2.0), (3, 5.0)]

@@ -6,13 +6,12 @@ from typing import Any
 
 from safetensors.torch import load_file, save
 
-from nasx import Arch
+from nasx.arch import Arch
+from nasx.recipe.problem import Problem
+from nasx.recipe.stages import labels
+from nasx.recipe.trust import ranking_plot
 from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
 from nasx.run.files import write_bytes, write_json, write_text
-from recipes.glit.picture import block_drawings
-from recipes.glit.problem import Problem
-
-LABELS = {"searched": "searched", "deit_shaped": "DeiT-shaped (all heads global)", "random": "random in the budget"}
 
 
 def summarise(
@@ -20,18 +19,23 @@ def summarise(
 ) -> dict[str, Any]:
     """Return what `summary.json` holds; accuracies in 0..1, MACs and parameters as plain counts."""
     keys = ("params", "macs", "val_accuracy", "test_accuracy", "arch")
+    config = problem.config.model_dump()
+    trust = {
+        name.removesuffix("/trust"): result["verdict"] for name, result in results.items() if name.endswith("/trust")
+    }
     return {
-        "preset": problem.config.preset,
-        "method": problem.config.method,
-        "seed": problem.config.seed,
+        "preset": config["preset"],
+        **({"method": config["method"]} if "method" in config else {}),
+        "seed": config["seed"],
         "networks": {name: {key: network[key] for key in keys} for name, network in results["evaluation"].items()},
         "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},
         "searches": {
-            name: {key: result[key] for key in ("evaluations", "feasible_at_most")}
+            name: {key: result[key] for key in ("evaluations", "failed", "feasible_at_most")}
             for name, result in results.items()
             if name.endswith("/search")
         },
-        "split": problem.dataset.split,
+        **({"trust": trust} if trust else {}),
+        "split": problem.task.dataset.split,
         "versions": dict(versions),
     }
 
@@ -42,7 +46,7 @@ def write_outcome(directory: Path, problem: Problem, results: Mapping[str, Any],
     from nasx.report.html import write_report
 
     searched = results["evaluation"]["searched"]
-    arch = problem.joint_space.canonical(searched["arch"])
+    arch = problem.joint.canonical(searched["arch"])
     write_json(directory / "summary.json", summary)
     write_text(directory / "arch.json", arch.to_json())
     write_bytes(directory / "model.safetensors", save(load_file(directory / searched["weights"])))
@@ -53,7 +57,7 @@ def write_outcome(directory: Path, problem: Problem, results: Mapping[str, Any],
 
 def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[str, Any], arch: Arch) -> Report:
     """Return what the HTML report shows."""
-    curves, searches = [], []
+    curves, searches, rankings = [], [], []
     for name, result in results.items():
         if name.endswith("/supernet"):
             curves.append(_curve(name, "supernets", result["losses"]))
@@ -62,25 +66,30 @@ def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[s
             searches.append(SearchHistory(name, candidates))
         elif name.endswith("/retrain"):
             curves += [_curve(f"candidate {i}", name, n["losses"]) for i, n in enumerate(result["networks"])]
+        elif name.endswith("/trust"):
+            rankings.append(ranking_plot(name, result))
+    told = " ".join(f"{key} {summary[key]}," for key in ("preset", "method") if key in summary)
     return Report(
-        title=f"GLiT search: {problem.config.preset}, {problem.config.method}, seed {problem.config.seed}",
-        networks=network_rows(summary),
+        title=f"{problem.title} search: {told} seed {summary['seed']}",
+        networks=network_rows(problem, summary),
         stages=stage_rows(summary),
         curves=tuple(curves),
         searches=tuple(searches),
-        blocks=block_drawings(arch, problem.config.model.num_heads),
+        rankings=tuple(rankings),
+        blocks=tuple(problem.drawings(arch)),
         config=problem.config.model_dump(),
-        split=problem.dataset.split,
+        split=problem.task.dataset.split,
         versions=summary["versions"],
-        seed=problem.config.seed,
-        shade_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+        seed=summary["seed"],
+        shade_legend=problem.drawing_legend,
     )
 
 
-def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
+def network_rows(problem: Problem, summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
     """Return the summary's networks as table rows."""
+    named = labels(problem)
     return tuple(
-        NetworkRow(LABELS[name], n["params"], n["macs"], n["val_accuracy"], n["test_accuracy"])
+        NetworkRow(named[name], n["params"], n["macs"], n["val_accuracy"], n["test_accuracy"])
         for name, n in summary["networks"].items()
     )
 
@@ -91,6 +100,8 @@ def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
     for name, stage in summary["stages"].items():
         search = summary["searches"].get(name)
         detail = f"{search['evaluations']} of at most {int(search['feasible_at_most']):,} candidates" if search else ""
+        if search and search["failed"]:
+            detail += f", {search['failed']} failed"
         rows.append(StageRow(name, stage["seconds"], detail))
     return tuple(rows)
 

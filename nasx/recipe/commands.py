@@ -1,0 +1,255 @@
+"""The commands that recipes share: `run`, `plan` and `trust`, with one way to choose a preset and change it."""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nasx
+from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
+
+if TYPE_CHECKING:
+    from nasx.recipe.config import RunConfig
+    from nasx.recipe.problem import ImageTask, Problem
+    from nasx.recipe.stages import Maker
+    from nasx.run import Stage
+
+_VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as its command line sees it: presets, the problem that a configuration states, the stages of its run.
+
+    `stages` strings a run together with a `nasx.recipe.stages.Maker`.
+    """
+
+    presets: "Mapping[str, RunConfig]"
+    problem: "Callable[[Any, ImageTask], Problem]"
+    stages: "Callable[[Maker[Any]], list[Any]]"
+
+
+class CommandLine:
+    """A recipe's command line: `run` (the default), `plan` and `trust`, and what the recipe adds.
+
+    `load` imports the recipe, which is not done for `--help`. `configure` adds options that choose a configuration,
+    `choose` applies them. Exit statuses are those of `nasx.cli`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        load: Callable[[], Recipe],
+        *,
+        preset: str = "digits",
+        configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+        choose: "Callable[[RunConfig, argparse.Namespace], RunConfig]" = lambda config, options: config,
+    ) -> None:
+        self.name, self.load, self.preset = name, load, preset
+        self._configure, self._choose = configure, choose
+        self.parser = argparse.ArgumentParser(prog=f"python -m recipes.{name}", description=description)
+        self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
+        run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
+        plan = self.configured("plan", self._plan, "sizes, budgets, time and memory, every setting; trains nothing")
+        plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
+        plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
+        plan.add_argument("--no-timing", action="store_true", help="leave out the seconds of real steps")
+        trust = self.configured("trust", self._trust, "ask whether a supernet's ranking of networks deserves belief")
+        trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
+        trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
+
+    def add(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        """Add a command, which has `--json`, and return its parser."""
+        sub = self._commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        return sub
+
+    def configured(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        """Add a command with the options that choose a configuration and images."""
+        sub = self.add(name, command, help)
+        sub.add_argument("--preset", default=self.preset, help=f"which configuration to start from ({self.preset})")
+        sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
+        sub.add_argument("--seed", type=int, help="seed of the run (default 0)")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of the preset"
+        )
+        self._configure(sub)
+        return sub
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run a command and return its exit status."""
+        options = self.parse(sys.argv[1:] if arguments is None else arguments)
+        return run_command(lambda: options.command(options))
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options of a command line; without a command it is `run`. Exits with status 2 on unknown words."""
+        given = list(arguments)
+        if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+            given = ["run", *given]
+        return self.parser.parse_args(given)
+
+    def config(self, options: argparse.Namespace) -> Any:
+        """Return the configuration that the options choose."""
+        with bad_input():  # the extra that recipes need may be missing
+            recipe = self.load()
+        for setting in options.set:
+            if setting.startswith("preset="):
+                raise BadInput(f"the preset is chosen by --preset, not by --set {setting}")
+        config = self._choose(pick(options.preset, recipe.presets, "preset"), options)
+        if options.seed is not None:
+            config = config.model_copy(update={"seed": options.seed})
+        return apply_settings(config, options.set)
+
+    def problem(self, options: argparse.Namespace, config: Any = None) -> "Problem":
+        """Return the checked problem that the options state; BadInput says what cannot be."""
+        from rich.console import Console
+
+        config = self.config(options) if config is None else config
+        with bad_input(), Console(stderr=True).status("reading images and counting architectures"):
+            from nasx.recipe.problem import load_task
+
+            task = load_task(config, options.data.resolve() if options.data else None)
+            problem = self.load().problem(config, task)
+            problem.check()
+        return problem
+
+    def _run(self, options: argparse.Namespace) -> int:
+        from rich.console import Console
+
+        from nasx.recipe.outcome import network_rows, stage_rows
+        from nasx.report import networks_table, stages_table
+
+        problem = self.problem(options)
+        directory = options.run_dir or Path("runs") / self._run_name(problem.config)
+        outcome = self._execute(problem, directory)
+        if outcome is None:
+            return INTERRUPTED
+        summary, _, already = outcome
+        if options.json:
+            print_json(summary)
+            return DONE
+        console = Console()
+        if already:
+            console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
+        console.print(networks_table(network_rows(problem, summary)))
+        console.print(stages_table(stage_rows(summary)))
+        for name, told in summary.get("trust", {}).items():
+            console.print(f"ranking of {name}: {told}")
+        console.print(
+            f"report, summary, architecture and weights: {directory}/report.html and beside it", soft_wrap=True
+        )
+        return DONE
+
+    def _run_name(self, config: Any) -> str:
+        words = [self.name, config.preset, getattr(config, "method", None), f"seed{config.seed}"]
+        return "-".join(word for word in words if word)
+
+    def _execute(
+        self, problem: "Problem", directory: Path, select: "Callable[[list[Stage]], list[Stage]] | None" = None
+    ) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
+        """Run the stages; return summary, results and whether all was done before, or None where interrupted."""
+        from rich.console import Console
+
+        from nasx.recipe.machine import Machine
+        from nasx.recipe.outcome import summarise, write_outcome
+        from nasx.recipe.stages import Stages
+        from nasx.report import progress
+        from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
+        from nasx.train import pick_device
+
+        with bad_input():
+            machine = Machine()
+            pick_device(machine.device)
+        split = problem.task.dataset.split
+        recorded = {"recipe": self.name, "config": json.loads(problem.config.model_dump_json()), "split": split}
+        errors = Console(stderr=True)
+        try:
+            with bad_input():
+                run = RunDirectory.open(directory, config=recorded, versions=_versions())
+        except (ConfigChanged, RunLocked) as error:
+            raise BadInput(str(error)) from error
+        with run, progress(errors) as bars:
+            tasks: dict[str, Any] = {}
+
+            def show(description: str, done: float, total: float, note: str = "") -> None:
+                if description not in tasks:
+                    tasks[description] = bars.add_task(description, total=total, note=note)
+                bars.update(tasks[description], completed=done, total=total, note=note)
+
+            stages = self.load().stages(Stages(problem, machine, show))
+            if select is not None:
+                stages = select(stages)
+            already = run.is_finished(stages)
+            try:
+                results = run.execute(stages)
+            except Interrupted:
+                errors.print(f"interrupted; the same command continues this run in {directory}")
+                return None
+            if select is not None:
+                return {}, results, already
+            summary = summarise(problem, results, run.seconds, _versions())
+            if not already or not (directory / "report.html").exists():
+                write_outcome(directory, problem, results, summary)
+        return summary, results, already
+
+    def _plan(self, options: argparse.Namespace) -> int:
+        from nasx.recipe.estimate import plan_document, plan_lines
+
+        problem = self.problem(options)
+        document = plan_document(
+            problem,
+            self.load().stages,
+            devices=options.devices,
+            time_limit=options.time_limit,
+            timing=not options.no_timing,
+        )
+        if options.json:
+            print_json(document)
+        else:
+            print("\n".join(plan_lines(document)))
+        return DONE
+
+    def _trust(self, options: argparse.Namespace) -> int:
+        from nasx.recipe.trust import write_trust
+
+        config = apply_settings(self.config(options), [f"trust.n={options.n}"])
+        problem = self.problem(options, config)
+        directory = options.run_dir or Path("runs") / f"{self._run_name(config)}-trust{options.n}"
+        outcome = self._execute(problem, directory, select=_up_to_trust)
+        if outcome is None:
+            return INTERRUPTED
+        judged = {name: result for name, result in outcome[1].items() if name.endswith("/trust")}
+        if not judged:
+            raise BadInput("this method has no supernet whose ranking could be judged; choose another --method")
+        write_trust(directory, judged)
+        if options.json:
+            print_json(judged)
+            return DONE
+        for name, result in judged.items():
+            print(f"{name}: {result['verdict']}")
+        print(f"scatter plot: {directory}/trust.svg")
+        return DONE
+
+
+def _up_to_trust(stages: "list[Stage]") -> "list[Stage]":
+    """Leave out what no ranking waits for; what a later level needs of an earlier one, its winner, stays."""
+    judging = [number for number, stage in enumerate(stages) if stage.name.endswith("/trust")]
+    return stages[: judging[-1] + 1] if judging else []
+
+
+def _versions() -> dict[str, str]:
+    found = {"nasx": nasx.__version__, "python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

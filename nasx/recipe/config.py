@@ -1,0 +1,101 @@
+"""What every recipe's run can be told: the sections of its configuration, as typed values."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, without unknown fields or infinite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """Which images: the embedded digits, or a folder in ImageNet's layout."""
+
+    source: Literal["digits", "folder"] = "folder"
+    image_size: PositiveInt = 224
+    val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
+    val_fraction: Rate = 0.1
+
+
+class Augmentation(Section):
+    """What is drawn for each training image."""
+
+    pad_crop: int = Field(0, ge=0, description="pixels of padding around each image for random crops")
+    flip: bool = False
+    erase: Rate = Field(0.0, description="probability of random erasing")
+
+
+class SupernetTraining(Section):
+    """Training of a supernet: Nesterov SGD, cosine to 0, one uniformly sampled path a step (SPOS; GLiT, section 4.1).
+
+    Small data sets learn faster with AdamW, whose weight decay spares vectors and positions.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    epochs: PositiveFloat = 100
+    batch_size: PositiveInt = 1024
+    lr: PositiveFloat = 0.2
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_epochs: float = Field(0, ge=0)
+    label_smoothing: Rate = 0.1
+    clip_norm: PositiveFloat | None = None
+    augment: Augmentation = Augmentation()
+
+
+class Search(Section):
+    """SPOS's evolution; a candidate is scored after its BatchNorm statistics were recomputed."""
+
+    population: PositiveInt = 50
+    generations: PositiveInt = 20
+    parents: PositiveInt = 10
+    mutation_probability: Share = 0.1
+    top_k: PositiveInt = 5
+    recalibration_batches: PositiveInt = 200
+    recalibration_batch_size: PositiveInt = 128
+    eval_batch_size: PositiveInt = 512
+
+
+class Trust(Section):
+    """Whether a supernet's ranking deserves belief: how many networks are trained alone to find out, 0 for none."""
+
+    n: int = Field(0, ge=0, description="networks trained alone, spread over the budget; at least 5, 10 for intervals")
+
+
+class Retraining(Section):
+    """Training from scratch, DeiT's recipe."""
+
+    epochs: PositiveFloat = 300
+    batch_size: PositiveInt = 1024
+    lr: PositiveFloat = 1e-3
+    final_lr: float = Field(1e-5, ge=0)
+    warmup_lr: float = Field(1e-6, ge=0)
+    warmup_epochs: float = Field(5, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    drop_path: Rate = 0.1
+    label_smoothing: Rate = 0.1
+    clip_norm: PositiveFloat | None = 1.0
+    mixup: float = Field(0.8, ge=0)
+    cutmix: float = Field(1.0, ge=0)
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay of an average of the weights a step; the better of both on validation is kept"
+    )
+    augment: Augmentation = Augmentation()
+
+
+class RunConfig(Section):
+    """What the runs of all recipes have in common; a recipe's own configuration adds its sections."""
+
+    preset: str
+    seed: int = Field(0, ge=0)
+    threads: PositiveInt = Field(2, description="CPU threads of supernet training and search; decides the last bits")
+    data: Data = Data()
+    supernet: SupernetTraining = SupernetTraining()
+    search: Search = Search()
+    trust: Trust = Trust()
+    retrain: Retraining = Retraining()

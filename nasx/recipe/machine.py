@@ -1,0 +1,20 @@
+"""What belongs to the machine and not to the run."""
+
+import os
+
+import torch
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Machine(BaseSettings):
+    """Settings from the environment: NASX_DEVICE and NASX_PROCESSES. None of them changes a result on the CPU."""
+
+    model_config = SettingsConfigDict(env_prefix="NASX_", frozen=True)
+
+    device: str = Field("auto", description="a torch device; auto: CUDA where there is one")
+    processes: int = Field(0, ge=0, description="networks trained side by side; 0: one per core on CPU, else 1")
+
+    def processes_for(self, device: torch.device) -> int:
+        """Return how many networks to train side by side on a device."""
+        return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)

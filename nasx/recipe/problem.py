@@ -1,0 +1,167 @@
+"""What a run is about: a configuration with its images, and what a recipe says of its networks."""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from nasx.arch import Arch
+from nasx.cost import AdditiveCost
+from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, eval_batches, load_digits, load_image_folder
+from nasx.data.dataset import Images
+from nasx.feasible import Feasible
+from nasx.recipe.config import Augmentation, RunConfig
+from nasx.report import BlockDrawing
+from nasx.space import Space
+
+
+class ImageTask:
+    """The images of a run, and the batches that its configuration makes of them."""
+
+    def __init__(self, config: RunConfig, data_path: Path | None, dataset: Dataset) -> None:
+        self.config, self.data_path, self.dataset = config, data_path, dataset
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the training images' channels."""
+        return channel_statistics(self.dataset.train)
+
+    def supernet_batches(self, *, seed: int) -> TrainBatches:
+        """Return what supernets are trained on."""
+        return self._batches(self.config.supernet.batch_size, self.config.supernet.augment, seed)
+
+    def recalibration_batches(self, *, seed: int) -> TrainBatches:
+        """Return what BatchNorm statistics are recomputed from."""
+        return self._batches(self.config.search.recalibration_batch_size, self.config.supernet.augment, seed)
+
+    def retrain_batches(self, *, seed: int) -> TrainBatches:
+        """Return what networks are trained on from scratch."""
+        config = self.config.retrain
+        return self._batches(config.batch_size, config.augment, seed, config.mixup, config.cutmix)
+
+    def eval_batches(self, images: Images, batch_size: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return images in order for an evaluation, in batches of the configured size by default."""
+        return eval_batches(images, batch_size or self.config.search.eval_batch_size, *self.statistics)
+
+    def check(self) -> None:
+        """Refuse batches that cannot be, before anything is trained."""
+        self.supernet_batches(seed=0)
+        self.recalibration_batches(seed=0)
+        self.retrain_batches(seed=0)
+
+    def _batches(
+        self, batch_size: int, augment: Augmentation, seed: int, mixup: float = 0.0, cutmix: float = 0.0
+    ) -> TrainBatches:
+        mean, std = self.statistics
+        return TrainBatches(
+            self.dataset.train,
+            batch_size=batch_size,
+            seed=seed,
+            augment=Augment(**augment.model_dump()),
+            mean=mean,
+            std=std,
+            classes=len(self.dataset.classes),
+            mixup=mixup,
+            cutmix=cutmix,
+            label_smoothing=self.config.retrain.label_smoothing if mixup or cutmix else 0.0,
+        )
+
+
+@lru_cache(maxsize=1)
+def load_task(config: RunConfig, data_path: Path | None) -> ImageTask:
+    """Return a run's images, loaded; kept, because a worker process trains several networks."""
+    data = config.data
+    if data.source == "digits":
+        if data_path is not None:
+            raise ValueError(
+                f"the preset {config.preset!r} reads the embedded digits, so --data {data_path} has no use; "
+                "choose a preset for image folders"
+            )
+        dataset = load_digits(seed=config.seed, val_fraction=data.val_fraction)
+    else:
+        if data_path is None:
+            raise ValueError(
+                f"the preset {config.preset!r} needs an image folder: --data DIR with train/ and test/ or val/"
+            )
+        dataset = load_image_folder(
+            data_path,
+            image_size=data.image_size,
+            seed=config.seed,
+            val_images=data.val_images,
+            val_fraction=data.val_fraction,
+        )
+    if dataset.image_size != data.image_size:
+        raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
+    return ImageTask(config, data_path, dataset)
+
+
+Level = Callable[[Mapping[str, Any]], tuple[Space, Feasible]]
+"""One level of a search, given the results of earlier stages: the supernet's space and the architectures searched."""
+
+
+class Problem(ABC):
+    """What a recipe brings: its networks, supernets and costs for the images of one run.
+
+    The stages of `nasx.recipe` do the rest. `config` is the recipe's own RunConfig.
+    """
+
+    title: str
+    """What reports call the recipe."""
+    unit: str = "MACs"
+
+    def __init__(self, task: ImageTask) -> None:
+        self.task = task
+
+    @property
+    @abstractmethod
+    def config(self) -> RunConfig:
+        """The run's configuration, in the recipe's own type."""
+
+    @property
+    @abstractmethod
+    def joint(self) -> Feasible:
+        """All networks that the run can find: the whole space inside the final budget."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> AdditiveCost:
+        """The cost that budgets bound."""
+
+    @abstractmethod
+    def macs(self, arch: Arch) -> int:
+        """Return the multiply-adds of a network of the run, for one image."""
+
+    @abstractmethod
+    def params(self, arch: Arch) -> int:
+        """Return the parameters of a network of the run."""
+
+    @abstractmethod
+    def supernet(self, space: Space) -> nn.Module:
+        """Return an untrained supernet for a space of the run (`nasx.nn.Supernet`)."""
+
+    @abstractmethod
+    def network(self, arch: Arch) -> Callable[[], nn.Module]:
+        """Return what builds an untrained network to be trained from scratch; it must be picklable."""
+
+    @abstractmethod
+    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
+        """Return the networks to compare with beside one drawn from the budget: key -> (label, architecture)."""
+
+    @abstractmethod
+    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
+        """Return the picture of an architecture, a box a block."""
+
+    drawing_legend: str = ""
+
+    def check(self) -> None:
+        """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
+        self.task.check()
+        _ = self.joint
+
+    def seed(self, name: str) -> int:
+        """Return a stage's own seed, from the run's seed and the stage's name."""
+        return zlib.crc32(f"{self.config.seed}/{name}".encode()) & 0x7FFFFFFF

@@ -1,0 +1,346 @@
+"""The stages that searches are made of: supernet, search, trust, retraining, baselines, the final evaluation.
+
+Each maker returns a `nasx.run.Stage`; a recipe strings them together. A level is one round of supernet, search and
+retraining: GLiT has two, most searches one.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nasx.arch import Arch
+from nasx.feasible import Feasible
+from nasx.nn import Subnet
+from nasx.recipe.config import Retraining
+from nasx.recipe.machine import Machine
+from nasx.recipe.problem import Level, Problem
+from nasx.recipe.progress import Progress, silent
+from nasx.recipe.training import NetworkJob, Stateful, loss_curve, resumable, train_networks
+from nasx.recipe.trust import judged, spread
+from nasx.run import Stage, StageContext
+from nasx.run.checkpoints import unflatten_state
+from nasx.search import Evolution, Searcher
+from nasx.space import Space
+from nasx.train import (
+    Paths,
+    Step,
+    UniformPaths,
+    adamw,
+    cosine_schedule,
+    evaluate,
+    nesterov_sgd,
+    pick_device,
+    recalibrate,
+    seeded,
+    train_supernet,
+    use_threads,
+)
+
+Result = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+Made = TypeVar("Made")
+
+
+class Maker(Protocol[Made]):
+    """What a recipe strings a run together with: `Stages` makes stages, `nasx.recipe.estimate` what they would cost."""
+
+    problem: Any
+
+    def level(
+        self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
+    ) -> list[Made]:
+        """Make one level: a supernet, its search, and the retraining of the best."""
+
+    def random(self) -> list[Made]:
+        """Make random search."""
+
+    def final(self, last: str) -> list[Made]:
+        """Make the end of a run whose winner is that of the stage `last`."""
+
+
+@dataclass(slots=True)
+class Stages(Maker[Stage]):
+    """Makes the stages of a problem's run on one machine."""
+
+    problem: Problem
+    machine: Machine
+    progress: Progress = silent
+
+    def level(
+        self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
+    ) -> list[Stage]:
+        """Return the stages of one level; `of` is handed the results of the stages that it needs.
+
+        `<name>/supernet` trains, for `epochs_factor` times the configured epochs; `<name>/search` searches;
+        `<name>/trust`, where the configuration asks for it, measures the ranking; `<name>/retrain` trains the best
+        from scratch.
+        """
+        supernet, search = f"{name}/supernet", f"{name}/search"
+        stages = [
+            Stage(supernet, partial(self._train_supernet, level=of, epochs_factor=epochs_factor), needs),
+            Stage(search, partial(self._search, level=of, supernet=supernet), (*needs, supernet)),
+        ]
+        if self.problem.config.trust.n:
+            stages.append(self.trust(name, of, needs=needs))
+        if retrain:
+            stages.append(Stage(f"{name}/retrain", partial(self._retrain_best, source=search), (search,)))
+        return stages
+
+    def trust(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> Stage:
+        """Return the stage that compares a level's supernet with networks trained alone."""
+
+        supernet = f"{name}/supernet"
+        return Stage(f"{name}/trust", partial(self._measure_trust, level=of, supernet=supernet), (*needs, supernet))
+
+    def random(self) -> list[Stage]:
+        """Return the stages of random search: networks drawn from the budget are trained from scratch."""
+        return [
+            Stage("random/draw", self._draw_random),
+            Stage("random/retrain", partial(self._retrain_best, source="random/draw"), ("random/draw",)),
+        ]
+
+    def final(self, last: str) -> list[Stage]:
+        """Return the stages that train the baselines and read the test images, for the only time."""
+        return [
+            Stage("baselines", self._retrain_baselines),
+            Stage("evaluation", partial(self._evaluate, last=last), (last, "baselines")),
+        ]
+
+    def _train_supernet(self, context: StageContext, *, level: Level, epochs_factor: float) -> Result:
+        problem, config = self.problem, self.problem.config.supernet
+        seed = problem.seed(context.name)
+        space, _ = level(context.inputs)
+        torch.manual_seed(seed)
+        supernet = problem.supernet(space).to(pick_device(self.machine.device))
+        batches = problem.task.supernet_batches(seed=seed)
+        total = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
+        make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
+        optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
+        warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)
+        schedule = cosine_schedule(optimizer, steps=total, warmup_steps=warmup)
+        paths: Paths = UniformPaths(space, seed)
+
+        def steps_from(start: int) -> Iterator[Step]:
+            return train_supernet(
+                supernet,
+                seeded(batches.steps(start, total), seed, start),
+                paths,
+                optimizer,
+                schedule=schedule,
+                label_smoothing=config.label_smoothing,
+                clip_norm=config.clip_norm,
+                start_step=start,
+            )
+
+        def on_step(step: Step) -> bool:
+            self.progress(context.name, step.step + 1, total, f"loss {step.loss:.3f}")
+            return context.stop.requested
+
+        parts: dict[str, Stateful] = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
+        with use_threads(problem.config.threads):
+            losses = resumable(context.checkpoints, parts, steps_from, total, on_step)
+        return {"steps": total, "losses": loss_curve(losses), "space_size": str(space.size)}
+
+    def trained_supernet(self, space: Space, context: StageContext, stage: str) -> nn.Module:
+        """Return a level's supernet with the weights that its training stage, an input of this one, kept."""
+        checkpoint = context.checkpoints_of(stage).latest()
+        if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
+            raise ValueError(
+                f"the trained supernet of {stage} is damaged or missing in {context.stage_directory(stage)}; "
+                "start again in a new run directory"
+            )
+        supernet = self.problem.supernet(space)
+        supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"])
+        return supernet.to(pick_device(self.machine.device))
+
+    def score(self, supernet: nn.Module, arch: Arch, seed: int) -> float:
+        """Return an architecture's accuracy on the validation images with the supernet's weights, NaN for a failure.
+
+        BatchNorm statistics are recomputed first. A candidate fails where its outputs are not finite, or where it
+        runs out of memory at a batch of one image.
+        """
+        task, config = self.problem.task, self.problem.config.search
+        subnet, size = Subnet(supernet, arch), config.eval_batch_size
+        recalibration = task.recalibration_batches(seed=seed)
+        while True:
+            try:
+                recalibrate(subnet, recalibration.steps(0, config.recalibration_batches))
+                scored = evaluate(subnet, task.eval_batches(task.dataset.val, size))
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    logger.warning("a candidate ran out of memory even image by image: %s", dict(arch))
+                    return math.nan
+                size //= 2
+                logger.warning("a candidate ran out of memory; scoring %d images at a time", size)
+                continue
+            return scored.accuracy if math.isfinite(scored.loss) else math.nan
+
+    def scorer(self, context: StageContext, space: Space, supernet: nn.Module, seed: int) -> Callable[[Arch], float]:
+        """Return `score` with a memory in the stage's journal, so that an interruption loses no score."""
+        known = {record["index"]: record["accuracy"] for record in context.journal if "index" in record}
+
+        def score(arch: Arch) -> float:
+            index = str(space.index(arch))
+            if index not in known:
+                context.stop.raise_if_requested()
+                score = self.score(supernet, arch, seed)
+                known[index] = None if math.isnan(score) else score  # JSON has no NaN
+                context.journal.append({"index": index, "accuracy": known[index]})
+            accuracy = known[index]
+            return math.nan if accuracy is None else accuracy
+
+        return score
+
+    def _search(self, context: StageContext, *, level: Level, supernet: str) -> Result:
+        problem, config = self.problem, self.problem.config.search
+        seed = problem.seed(context.name)
+        space, inside = level(context.inputs)
+        score = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        searcher = self._searcher(inside, seed)
+        with use_threads(problem.config.threads):
+            while not searcher.done:
+                for arch in searcher.ask():
+                    searcher.tell({arch: score(arch)})
+                    found = searcher.best()
+                    note = f"best {found[0].score:.2%}" if found else "none has a score yet"
+                    self.progress(context.name, len(searcher.history), searcher.evaluations, note)
+        if not searcher.best():
+            raise ArithmeticError(
+                f"all {len(searcher.history)} candidates failed: no output of the supernet was finite; "
+                "train it with a lower supernet.lr"
+            )
+        self.progress(
+            context.name, len(searcher.history), len(searcher.history), f"best {searcher.best()[0].score:.2%}"
+        )
+        return {
+            "best": [{"arch": dict(s.arch), "accuracy": s.score} for s in searcher.best(config.top_k)],
+            "candidates": [
+                [s.generation, problem.macs(s.arch), s.score] for s in searcher.history if not math.isnan(s.score)
+            ],
+            "evaluations": len(searcher.history),
+            "failed": searcher.failed,
+            "feasible_at_most": str(inside.size_bounds[1]),
+        }
+
+    def _searcher(self, inside: Feasible, seed: int) -> Searcher:
+        config = self.problem.config.search
+        return Evolution(
+            inside,
+            population=config.population,
+            generations=config.generations,
+            parents=config.parents,
+            mutation_probability=config.mutation_probability,
+            seed=seed,
+        )
+
+    def _measure_trust(self, context: StageContext, *, level: Level, supernet: str) -> Result:
+        problem, seed = self.problem, self.problem.seed(context.name)
+        space, inside = level(context.inputs)
+        score = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        archs = spread(problem, space, inside, problem.config.trust.n, seed)
+        scores = []
+        with use_threads(problem.config.threads):
+            for number, arch in enumerate(archs, 1):
+                scores.append(score(arch))
+                self.progress(f"{context.name} scores", number, len(archs))
+        networks = self.train_networks(context, archs)
+        rows = [
+            {"arch": dict(arch), "score": score, "accuracy": network["val_accuracy"], "macs": problem.macs(arch)}
+            for arch, score, network in zip(archs, scores, networks, strict=True)
+            if not math.isnan(score)
+        ]
+        return {"architectures": rows, **judged(rows)}
+
+    def _draw_random(self, context: StageContext) -> Result:
+        drawn = self.problem.joint.sample(self.problem.seed(context.name), self.problem.config.search.top_k)
+        return {"best": [{"arch": dict(arch)} for arch in drawn]}
+
+    def _retrain_best(self, context: StageContext, *, source: str) -> Result:
+        archs = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
+        networks = self.train_networks(context, archs)
+
+        # the loss decides between equal accuracies, which a few hundred images often give
+        def merit(number: int) -> tuple[float, float]:
+            loss = networks[number]["val_loss"]
+            return networks[number]["val_accuracy"], -math.inf if loss is None else -loss
+
+        winner = max(range(len(networks)), key=merit)
+        return {"networks": networks, "winner_index": winner, "winner": networks[winner]["arch"]}
+
+    def _retrain_baselines(self, context: StageContext) -> Result:
+        baselines = {name: arch for name, (_, arch) in self.problem.baselines().items()}
+        baselines["random"] = self.problem.joint.sample(self.problem.seed(context.name))
+        networks = self.train_networks(context, list(baselines.values()))
+        return dict(zip(baselines, networks, strict=True))
+
+    def train_networks(
+        self,
+        context: StageContext,
+        archs: Sequence[Arch],
+        *,
+        training: Retraining | None = None,
+        start_from: Sequence[Path] | None = None,
+    ) -> list[Result]:
+        """Train networks side by side, from scratch or from weights; `<number>.safetensors` in the stage's folder."""
+        problem = self.problem
+        jobs = [
+            NetworkJob(
+                config=problem.config,
+                data_path=problem.task.data_path,
+                arch=arch,
+                build=problem.network(arch),
+                seed=problem.seed(f"{context.name}/{number}"),
+                weights=context.directory / f"{number}.safetensors",
+                device=self.machine.device,
+                training=training,
+                start_from=start_from[number] if start_from else None,
+            )
+            for number, arch in enumerate(archs)
+        ]
+        return train_networks(context, jobs, self.machine, self.progress)
+
+    def _evaluate(self, context: StageContext, *, last: str) -> Result:
+        problem, retrained = self.problem, context.inputs[last]
+        best = retrained["winner_index"]
+        networks = {"searched": (retrained["networks"][best], f"{last}/{best}.safetensors")}
+        for number, (name, network) in enumerate(context.inputs["baselines"].items()):
+            networks[name] = network, f"baselines/{number}.safetensors"
+        test = problem.task.dataset.open_test()
+        results = {}
+        with use_threads(problem.config.threads):
+            for number, (name, (network, weights)) in enumerate(networks.items(), 1):
+                arch = Arch(network["arch"])
+                tested = evaluate(self.load(arch, context.run_directory / weights), problem.task.eval_batches(test))
+                results[name] = {
+                    "params": problem.params(arch),
+                    "macs": problem.macs(arch),
+                    "val_accuracy": network["val_accuracy"],
+                    "test_accuracy": tested.accuracy,
+                    "arch": network["arch"],
+                    "weights": weights,
+                }
+                self.progress(context.name, number, len(networks), f"{name} {tested.accuracy:.2%}")
+        return results
+
+    def load(self, arch: Arch, weights: Path) -> nn.Module:
+        """Return a network with weights from a file, on the machine's device."""
+        model = self.problem.network(arch)()
+        model.load_state_dict(load_file(weights))
+        return model.to(pick_device(self.machine.device))
+
+
+def labels(problem: Problem) -> Mapping[str, str]:
+    """Return what tables call the networks of a finished run."""
+    named = {name: label for name, (label, _) in problem.baselines().items()}
+    return {"searched": "searched", **named, "random": "random in the budget"}

@@ -1,0 +1,244 @@
+"""Trainings that resume: supernets in this process, networks of their own side by side in several."""
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from nasx.arch import Arch
+from nasx.recipe.config import Retraining, RunConfig
+from nasx.recipe.machine import Machine
+from nasx.recipe.problem import load_task
+from nasx.recipe.progress import Progress
+from nasx.run import Interrupted, StageContext
+from nasx.run.checkpoints import Checkpoints, flatten_state, unflatten_state
+from nasx.run.files import write_bytes
+from nasx.train import (
+    NotFinite,
+    Step,
+    adamw,
+    cosine_schedule,
+    ema,
+    evaluate,
+    pick_device,
+    run_jobs,
+    seeded,
+    train,
+)
+
+_CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
+_SECONDS = 600.0  # between two checkpoints at most, for trainings of days
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """A module, optimizer or schedule: anything that goes into a checkpoint and comes back."""
+
+    def state_dict(self) -> Any:
+        """Return the state."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take a state back."""
+
+
+def resumable(
+    checkpoints: Checkpoints,
+    parts: Mapping[str, Stateful],
+    steps_from: Callable[[int], Iterator[Step]],
+    total: int,
+    on_step: Callable[[Step], bool],
+) -> list[float]:
+    """Run a training from its last checkpoint to step `total`; return the loss of every step, old ones included.
+
+    `steps_from(step)` continues the training of the parts at a step. `on_step` is told of each step and returns
+    whether to stop: then the training is saved and Interrupted raised. It goes on with the same bits. Losses that
+    are not finite several steps in a row send the training back to its last checkpoint once, and end it the second
+    time (NotFinite).
+    """
+    gone_back = False
+    while True:
+        losses, start = _restored(checkpoints, parts)
+        try:
+            return _run(checkpoints, parts, steps_from(start), total, on_step, losses)
+        except NotFinite as error:
+            if gone_back:
+                error.add_note("also after going back to the last checkpoint; lower the learning rate")
+                raise
+            gone_back = True
+            logger.warning("%s; going back to the last checkpoint, once", error)
+
+
+def _restored(checkpoints: Checkpoints, parts: Mapping[str, Stateful]) -> tuple[list[float], int]:
+    checkpoint = checkpoints.latest()
+    if checkpoint is None:  # of step 0, to go back to
+        _save(checkpoints, parts, [], 0)
+        return [], 0
+    state = unflatten_state(checkpoint.tensors, checkpoint.state)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["losses"], checkpoint.step
+
+
+def _run(
+    checkpoints: Checkpoints,
+    parts: Mapping[str, Stateful],
+    steps: Iterator[Step],
+    total: int,
+    on_step: Callable[[Step], bool],
+    losses: list[float],
+) -> list[float]:
+    every, saved = -(-total // _CHECKPOINTS), time.monotonic()
+    for step in steps:
+        losses.append(step.loss)
+        done = step.step + 1
+        stop = on_step(step)
+        if done == total or stop or done % every == 0 or time.monotonic() - saved > _SECONDS:
+            _save(checkpoints, parts, losses, done)
+            saved = time.monotonic()
+        if stop and done < total:
+            raise Interrupted(f"stopped after step {done} of {total}")
+    return losses
+
+
+def _save(checkpoints: Checkpoints, parts: Mapping[str, Stateful], losses: list[float], step: int) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    checkpoints.save(step, *flatten_state({**state, "losses": losses}))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkJob:
+    """A network to train: how it is built, on what and how it is trained, and where its weights go.
+
+    `build` is picklable. `start_from` holds weights to start from, `training` replaces the configuration's own.
+    """
+
+    config: RunConfig
+    data_path: Path | None
+    arch: Arch
+    build: Callable[[], nn.Module]
+    seed: int
+    weights: Path
+    device: str
+    training: Retraining | None = None
+    start_from: Path | None = None
+
+
+def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[str, Any]:
+    """Train a network, write its weights, and return its validation accuracy and loss curve.
+
+    Checkpoints lie beside the weights, in the folder of their name, until `train_networks` removes them.
+    """
+    task = load_task(job.config, job.data_path)
+    config = job.training or job.config.retrain
+    torch.manual_seed(job.seed)
+    model = job.build()
+    if job.start_from:
+        model.load_state_dict(load_file(job.start_from))
+    model.to(pick_device(job.device))
+    batches = task.retrain_batches(seed=job.seed)
+    total = max(1, round(config.epochs * batches.steps_per_epoch))
+    optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+    schedule = cosine_schedule(
+        optimizer,
+        steps=total,
+        warmup_steps=min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1),
+        warmup_lr=config.warmup_lr,
+        final_lr=min(config.final_lr, config.lr),
+    )
+    average = ema(model, config.ema) if config.ema else None
+    soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
+
+    def steps_from(start: int) -> Iterator[Step]:
+        return train(
+            model,
+            seeded(batches.steps(start, total), job.seed, start),
+            optimizer,
+            schedule=schedule,
+            label_smoothing=0.0 if soft else config.label_smoothing,
+            clip_norm=config.clip_norm,
+            average=average,
+            start_step=start,
+        )
+
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if average is not None:
+        parts["average"] = average
+    losses = resumable(
+        Checkpoints(job.weights.with_suffix(""), identity=job.weights.stem),
+        parts,
+        steps_from,
+        total,
+        lambda step: report(step.step + 1, total),
+    )
+    kept, scored = model, evaluate(model, task.eval_batches(task.dataset.val))
+    if average is not None:
+        averaged = evaluate(average.module, task.eval_batches(task.dataset.val))
+        if averaged.accuracy > scored.accuracy:
+            kept, scored = average.module, averaged
+    write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in kept.state_dict().items()}))
+    return {
+        "arch": dict(job.arch),
+        "val_accuracy": scored.accuracy,
+        "val_loss": scored.loss if math.isfinite(scored.loss) else None,
+        "losses": loss_curve(losses),
+    }
+
+
+def train_networks(
+    context: StageContext, jobs: Sequence[NetworkJob], machine: Machine, progress: Progress
+) -> list[dict[str, Any]]:
+    """Train networks side by side and return their results in order.
+
+    An interruption leaves each where it is; what had finished, or begun, is not done again.
+    """
+    finished = {record["number"]: record["network"] for record in context.journal if "number" in record}
+    waiting = [number for number in range(len(jobs)) if number not in finished]
+    done = [0.0] * len(waiting)
+
+    def show() -> None:
+        progress(context.name, len(jobs) - len(waiting) + sum(done), len(jobs), f"{len(jobs)} networks")
+
+    def on_progress(job: int, step: int, total: int) -> None:
+        done[job] = step / total
+        show()
+
+    def on_result(job: int, network: dict[str, Any]) -> None:
+        context.journal.append({"number": waiting[job], "network": network})
+        shutil.rmtree(jobs[waiting[job]].weights.with_suffix(""), ignore_errors=True)
+
+    trained = run_jobs(
+        train_network,
+        [jobs[number] for number in waiting],
+        processes=machine.processes_for(pick_device(machine.device)),
+        on_progress=on_progress,
+        on_result=on_result,
+        stopping=lambda: context.stop.requested,
+    )
+    finished |= dict(zip(waiting, json.loads(json.dumps(trained)), strict=True))
+    done[:] = [1.0] * len(waiting)
+    show()
+    return [finished[number] for number in range(len(jobs))]
+
+
+def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:
+    """Return the mean loss of up to `points` equal spans of a training, each with the step that it ends at.
+
+    Losses of skipped steps, which were not finite, do not count.
+    """
+    span = max(1, -(-len(losses) // points))
+    curve = []
+    for first in range(0, len(losses), span):
+        finite = [loss for loss in losses[first : first + span] if math.isfinite(loss)]
+        if finite:
+            curve.append((min(first + span, len(losses)), sum(finite) / len(finite)))
+    return curve
