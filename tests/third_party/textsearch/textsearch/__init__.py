@@ -1,0 +1,1 @@
+"""Searching transformers that tell which module a line of Python's documentation comes from."""
