@@ -74,30 +74,35 @@ class RelativePositions(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of queries to keys over values, all (B, H, 1 + RC, D)."""
         places = self.places.to(q.dtype).expand(*q.shape[:2], -1, -1)
-        q, k, v = torch.cat([q, self._terms(q)], -1), torch.cat([k, places], -1), torch.cat([v, places], -1)
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        width = self.key_vertical.shape[1]
-        return out[..., :width] + self._moved(out[..., width:])
+        wide_q, wide_k, wide_v = (torch.cat(pair, -1) for pair in ((q, self._terms(q)), (k, places), (v, places)))
+        wide = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=self.scale)
+        out, sums = torch.split(wide, [q.shape[-1], places.shape[-1]], dim=-1)
+        return out + self._moved(sums)
 
     def _terms(self, q: Tensor) -> Tensor:
         """Return the products of queries with the vectors that they meet by key's row, then by key's column."""
-        q = torch.unflatten(q[:, :, 1:], 2, self.grid)
+        q = self._on_grid(q)
         by_row = torch.einsum("bhrcd,rkd->bhrck", q, self.key_vertical[self.vertical])
         by_column = torch.einsum("bhrcd,ckd->bhrck", q, self.key_horizontal[self.horizontal])
-        # the class token meets one vector at all keys: a constant, which softmax takes out
         terms = torch.cat([by_row, by_column], -1).flatten(2, 3)
+        # the class token meets one vector at all keys: a constant, which softmax takes out
         return F.pad(terms, (0, self.places.shape[1] - terms.shape[-1], 1, 0))
 
-    def _moved(self, attention: Tensor) -> Tensor:
-        """Return what offsets add to the outputs (B, H, N, D), given attention summed by row and by column."""
-        sums = torch.unflatten(attention[:, :, 1:], 2, self.grid)
-        rows, columns = self.grid
-        by_row, by_column = sums[..., : rows + 1], sums[..., rows + 1 : rows + columns + 2]
+    def _moved(self, sums: Tensor) -> Tensor:
+        """Return what offsets add to the outputs (B, H, N, D), given attention summed by key's row and by column."""
+        rows, columns = (places + 1 for places in self.grid)
+        padding = self.places.shape[1] - rows - columns
+        by_row, by_column, _ = torch.split(self._on_grid(sums), [rows, columns, padding], dim=-1)
         patches = torch.einsum("bhrck,rkd->bhrcd", by_row, self.value_vertical[self.vertical])
         patches = patches + torch.einsum("bhrck,ckd->bhrcd", by_column, self.value_horizontal[self.horizontal])
         # the class token's attention, which sums to 1, meets one vector at all keys
         class_token = (self.value_vertical[0] + self.value_horizontal[0]).to(patches.dtype)
         return torch.cat([class_token.expand(*patches.shape[:2], 1, -1), patches.flatten(2, 3)], dim=2)
+
+    def _on_grid(self, x: Tensor) -> Tensor:
+        """Return the patches (B, H, R, C, ...) of tokens. Split, unlike a slice, has a cheap gradient."""
+        _, patches = torch.split(x, [1, x.shape[2] - 1], dim=2)
+        return torch.unflatten(patches, 2, self.grid)
 
 
 def attend(qkv: Tensor, head_dim: int, positions: RelativePositions | None) -> Tensor:

@@ -99,9 +99,9 @@ class AutoFormerSupernet(nn.Module):
     @torch.inference_mode(False)  # else the copies could never be trained
     def extract(self, arch: Arch) -> AutoFormer:
         """Return an architecture's network as plain torch, with copies of its weights."""
-        dim, head = int(arch["embed_dim"]), self.head
-        blocks = [block.extract(dim, part) for block, part in self._used(arch)]
-        network = AutoFormer(
-            self.embed.extract(dim), blocks, self.norm.extract(dim), head.extract(head.out_features, dim)
-        )
+        used, head = self._used(arch), self.head
+        dim = int(arch["embed_dim"])
+        embed, norm = self.embed.extract(dim), self.norm.extract(dim)
+        blocks = [block.extract(dim, part) for block, part in used]
+        network = AutoFormer(embed, blocks, norm, head.extract(head.out_features, dim))
         return network.train(self.training)
