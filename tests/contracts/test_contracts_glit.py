@@ -96,6 +96,7 @@ class TestParetoSearch(SearcherContract):
 
 
 class TestRecipe(RecipeContract):
+    arguments = ("--no-timing",)
     described = "glit-tiny"
     bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--method", "no-such-method"])
 
