@@ -1,5 +1,6 @@
-"""Building blocks of supernets: separate weights (`Switch`), entangled weights (elastic layers), plain parts."""
+"""Building blocks of supernets: separate weights (`Switch`, `Cell`), entangled ones (elastic layers), plain parts."""
 
+from nasx.nn.cell import Cell
 from nasx.nn.elastic import (
     ElasticAttention,
     ElasticBatchNorm1d,
@@ -16,6 +17,7 @@ from nasx.nn.switch import Switch
 
 __all__ = [
     "Attention",
+    "Cell",
     "DropPath",
     "ElasticAttention",
     "ElasticBatchNorm1d",
