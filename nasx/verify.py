@@ -167,7 +167,10 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    try:
+        program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        return Check(name, False, detail=f"no export with a dynamic batch: {error.__cause__ or error}".strip())
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     worst = Check(name, True, 0.0)

@@ -230,6 +230,29 @@ def test_onnx_at_two_batch_sizes() -> None:
         check_onnx(Net().extract(ARCH), inputs()[:1])
 
 
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(4, 3)
+
+
+class ByBatch(nn.Module):
+    """Computes what an export from a batch of four does not know of a batch of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (2 if x.shape[0] > 2 else 1)
+
+
+def test_onnx_of_a_network_that_knows_its_batch_fails() -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    fixed = check_onnx(FixedBatch(), inputs())
+    assert fixed.passed is False
+    assert "no export with a dynamic batch" in fixed.detail
+    changing = check_onnx(ByBatch(), inputs())
+    assert changing.passed is False
+    assert "batch of 1" in changing.detail
+
+
 def test_without_onnx_the_check_is_skipped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found: Any = importlib.util.find_spec
     monkeypatch.setattr("nasx.verify.find_spec", lambda name: None if name == "onnxruntime" else found(name))
