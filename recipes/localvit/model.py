@@ -1,0 +1,251 @@
+"""The LocalViT networks as plain torch: what is retrained, scored, exported and shipped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nasx import Arch
+from nasx.arch import Value
+from nasx.nn import Attention, DropPath, FeedForward
+from recipes.localvit.layers import (
+    EfficientChannelAttention,
+    LocalFeedForward,
+    SqueezeExcitation,
+    beside_class_token,
+    squeezed_width,
+)
+from recipes.localvit.space import variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """All that a network's blocks share: image and patch size in pixels, width, heads, classes. Defaults are Tiny's."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    in_channels: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    num_heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size or self.image_size < self.patch_size:
+            raise ValueError(
+                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
+            )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Number of image patches."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens: patches and the class token."""
+        return self.patches + 1
+
+
+class FFNChoices(NamedTuple):
+    """One block's feed-forward in numbers; 0 or "" is what it does not have."""
+
+    hidden: int
+    kernel_size: int
+    activation: str
+    channel_attention: str
+    squeezed: int
+    gate: str
+
+    @classmethod
+    def of(cls, frame: Frame, part: Mapping[str, Value]) -> "FFNChoices":
+        """Return the choices of one part of an architecture in a frame."""
+        hidden = int(frame.embed_dim * float(part["mlp_ratio"]))
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio {part['mlp_ratio']} leaves no hidden width at width {frame.embed_dim}")
+        if not part["depthwise"]:
+            return cls(hidden, 0, "", "none", 0, "")
+        attention = str(part["channel_attention"])
+        if attention not in ("none", "se", "eca"):
+            raise ValueError(f"channel attention must be one of none, se, eca, but got {attention!r}")
+        return cls(
+            hidden,
+            int(part["kernel_size"]),
+            str(part["activation"]),
+            attention,
+            squeezed_width(hidden, int(part["reduction"])) if attention == "se" else 0,
+            str(part["gate"]) if attention == "eca" else "",
+        )
+
+
+class PatchEmbed(nn.Module):
+    """Cut images (B, C, H, W) into patches and project each to a token (B, N, D)."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one token per patch, row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Trunk(nn.Module):
+    """What stands around the blocks: patches, class token and positions before them, norm and head after them."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+        self.patch_embed = PatchEmbed(frame)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
+        self.norm = nn.LayerNorm(frame.embed_dim, eps=1e-6)
+        self.head = nn.Linear(frame.embed_dim, frame.num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, D) of images, class token first."""
+        patches = self.patch_embed(images)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Return the logits (B, classes) that the class token gives."""
+        return self.head(self.norm(tokens)[:, 0])
+
+    @torch.no_grad()
+    def initialise(self, std: float) -> None:
+        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0.
+
+        Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=std)
+        nn.init.trunc_normal_(self.pos_embed, std=std)
+
+
+class Block(nn.Module):
+    """Attention, then DeiT's feed-forward (`norm2`, `mlp`) or the local one beside the class token (`local`).
+
+    The local half has no LayerNorm and no stochastic depth.
+    """
+
+    def __init__(
+        self,
+        norm1: nn.Module,
+        attn: nn.Module,
+        *,
+        norm2: nn.Module | None = None,
+        mlp: nn.Module | None = None,
+        local: nn.Module | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attn = norm1, attn
+        self.norm2, self.mlp, self.local = norm2, mlp, local
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, N, D), class token first, to tokens (B, N, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        if self.local is not None:
+            return beside_class_token(x, self.local)
+        assert self.norm2 is not None
+        assert self.mlp is not None
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def make_channel_attention(c: FFNChoices) -> nn.Module | None:
+    """Return the channel attention of a feed-forward, or None where it has none."""
+    if c.channel_attention == "se":
+        return SqueezeExcitation(c.hidden, c.squeezed)
+    return EfficientChannelAttention(c.hidden, c.gate) if c.channel_attention == "eca" else None
+
+
+def make_block(frame: Frame, part: Mapping[str, Value], drop_path: float) -> Block:
+    """Return a plain block from one part of an architecture."""
+    c, dim = FFNChoices.of(frame, part), frame.embed_dim
+    norm1, attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, frame.num_heads)
+    if not c.kernel_size:
+        return Block(
+            norm1, attn, norm2=nn.LayerNorm(dim, eps=1e-6), mlp=FeedForward(dim, c.hidden), drop_path=drop_path
+        )
+    local = LocalFeedForward(
+        dim, c.hidden, kernel_size=c.kernel_size, activation=c.activation, attention=make_channel_attention(c)
+    )
+    return Block(norm1, attn, local=local, drop_path=drop_path)
+
+
+class LocalViT(Trunk):
+    """A vision transformer with local feed-forwards: images (B, C, H, W) in, logits (B, classes) out."""
+
+    def __init__(self, frame: Frame, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(frame)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
+
+
+def drop_path_rates(rate: float, blocks: int) -> list[float]:
+    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
+    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
+
+
+def build(
+    arch: Arch,
+    num_classes: int = 1000,
+    image_size: int = 224,
+    *,
+    patch_size: int = 16,
+    in_channels: int = 3,
+    embed_dim: int = 192,
+    num_heads: int = 4,
+    drop_path: float = 0.0,
+    init_std: float = 0.02,
+) -> LocalViT:
+    """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet."""
+    frame = Frame(
+        image_size=image_size,
+        patch_size=patch_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+    )
+    return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
+
+
+def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> LocalViT:
+    """Return the network of an architecture in a frame, with fresh weights."""
+    parts = arch.parts("block")
+    if not parts:
+        raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.depthwise': {dict(arch)}")
+    rates = drop_path_rates(drop_path, len(parts))
+    model = LocalViT(frame, [make_block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+    model.initialise(init_std)
+    return model
+
+
+SMALL_FRAME = Frame(embed_dim=384, num_heads=8)
+"""LocalViT-Small's frame; Tiny's is the default one."""
+
+LOCALVIT_TINY_ACT1 = variant(1, mlp_ratio=6)
+"""The published LocalViT-Tiny with ReLU6 and a hidden width of six times the block's."""
+
+LOCALVIT_TINY_ACT3 = variant(3, reduction=192)
+"""The published LocalViT-Tiny with h-swish and squeeze-excitation."""
+
+LOCALVIT_SMALL_ACT3 = variant(3, reduction=384)
+"""The published LocalViT-Small, which stands in `SMALL_FRAME`."""

@@ -1,0 +1,90 @@
+"""LocalViT as a search space: which feed-forwards convolve over the image, and how.
+
+A block without the depthwise stage is DeiT's own: a second LayerNorm and two Linear layers with GELU, class token
+included. So the space reaches from the plain transformer to LocalViT, and a choice that a block does not use is not in
+its architecture.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from nasx import Arch, Space, one_of, repeat
+from nasx.arch import Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """What each axis of a block offers. Defaults are for LocalViT-Tiny.
+
+    `depthwise` says whether the feed-forward has the depthwise stage, `kernel_size` is that convolution's, `mlp_ratio`
+    the hidden width over the block's, with the stage and without. `reduction` is the hidden width over that inside of
+    squeeze-excitation ("se"), `gate` the function that ends efficient channel attention ("eca").
+    """
+
+    blocks: int = 12
+    depthwise: tuple[bool, ...] = (False, True)
+    mlp_ratio: tuple[float, ...] = (2, 4, 6)
+    kernel_size: tuple[int, ...] = (3, 5, 7)
+    activation: tuple[str, ...] = ("relu6", "hardswish")
+    channel_attention: tuple[str, ...] = ("none", "se", "eca")
+    reduction: tuple[int, ...] = (48, 96, 192)
+    gate: tuple[str, ...] = ("sigmoid", "hardsigmoid")
+
+
+TINY = Axes()
+SMALL = Axes(reduction=(96, 192, 384))
+
+VARIANTS: dict[int, Mapping[str, Value]] = {
+    1: {"activation": "relu6", "channel_attention": "none"},
+    2: {"activation": "hardswish", "channel_attention": "none"},
+    3: {"activation": "hardswish", "channel_attention": "se"},
+    4: {"activation": "hardswish", "channel_attention": "eca", "gate": "sigmoid"},
+    5: {"activation": "hardswish", "channel_attention": "eca", "gate": "hardsigmoid"},
+}
+"""The published variants by their numbers, "act 1" to "act 5"; squeeze-excitation has a reduction beside."""
+
+
+def locality(axes: Axes = TINY) -> Space:
+    """Return the space: 111 distinct blocks with the default axes."""
+    opened = {"none": None, "se": Space(reduction=one_of(*axes.reduction)), "eca": Space(gate=one_of(*axes.gate))}
+    for name in axes.channel_attention:
+        if name not in opened:
+            raise ValueError(f"channel attention must be one of {', '.join(opened)}, but got {name!r}")
+    ratio = one_of(*axes.mlp_ratio)
+    local = Space(
+        mlp_ratio=ratio,
+        kernel_size=one_of(*axes.kernel_size),
+        activation=one_of(*axes.activation),
+        channel_attention=one_of({name: opened[name] for name in axes.channel_attention}),
+    )
+    stages = {False: Space(mlp_ratio=ratio), True: local}
+    return Space(block=repeat(Space(depthwise=one_of({has: stages[has] for has in axes.depthwise})), axes.blocks))
+
+
+def variant(
+    act: int,
+    *,
+    blocks: int = 12,
+    mlp_ratio: float = 4,
+    kernel_size: int = 3,
+    reduction: int = 192,
+    local: Collection[int] | None = None,
+) -> Arch:
+    """Return the network of a published variant, the same in every block.
+
+    `local` are the numbers of the blocks that have the depthwise stage, all by default; the others are DeiT's.
+    """
+    if act not in VARIANTS:
+        raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
+    depthwise: dict[str, Value] = {"mlp_ratio": mlp_ratio, "kernel_size": kernel_size, **VARIANTS[act]}
+    if depthwise["channel_attention"] == "se":
+        depthwise["reduction"] = reduction
+    entries: dict[str, Value] = {}
+    for i in range(blocks):
+        has = local is None or i in local
+        block = {"depthwise": has} | (depthwise if has else {"mlp_ratio": mlp_ratio})
+        entries |= {f"block.{i}.{name}": value for name, value in block.items()}
+    return Arch(entries)
+
+
+LOCALVIT_SPACE = locality(TINY)
