@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.glit.model import BlockChoices, Frame, hidden_width, inner_width
+from recipes.glit.model import BlockChoices, Frame, hidden_width, inner_width, local_key
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,22 @@ class Macs(_GlitCost):
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block."""
         f, c = self.frame, BlockChoices.of(choices)
-        total = 2 * f.embed_dim * hidden_width(f, c.mlp_ratio)
+        local_heads = f.num_heads - c.global_heads
+        total = f.tokens * 2 * f.embed_dim * hidden_width(f, c.mlp_ratio)
         if f.variant.projection == "joint":
-            total += f.embed_dim**2
+            total += f.tokens * f.embed_dim**2
         if c.global_heads:
-            read, channels, inner, values = attention_widths(f, c)
-            total += read * (2 * inner + values) + f.tokens * (inner + values)
-            total += values * channels if f.variant.projection == "separate" else 0
-        if c.global_heads < f.num_heads:
-            read, channels, hidden = local_widths(f, c)
-            total += self.glu_outputs * read * hidden + hidden * c.kernel_size + hidden * channels
-        return f.tokens * total
+            total += attention_macs(f, c.global_heads, c.qkv_ratio, pairs=f.tokens**2)
+        if local_heads:
+            local_key(f, c)  # refuses a block without its details
+            if f.variant.locality == "window":
+                pairs = f.tokens + f.patches * (c.window + 1)  # the class token sees all, a patch its window and it
+                total += attention_macs(f, local_heads, c.qkv_ratio, pairs=pairs)
+            else:
+                read, channels = f.channels_read(local_heads), f.channels(local_heads)
+                outputs = channels * c.expansion * (self.glu_outputs * read + kernel_area(f, c) + channels)
+                total += f.tokens * outputs
+        return total
 
     @property
     def glu_outputs(self) -> int:
@@ -75,7 +80,7 @@ class Params(_GlitCost):
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the parameters of patch embedding, class token, positions, last norm and head."""
         f = self.frame
-        embedding = f.embed_dim * (f.in_channels * f.patch_size**2 + 1) + f.embed_dim * (f.tokens + 1)
+        embedding = f.embed_dim * (f.in_channels * f.patch_size**2 + 1 + f.tokens + f.has_class_token)
         return embedding + 2 * f.embed_dim + (f.embed_dim + 1) * f.num_classes
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
@@ -86,26 +91,41 @@ class Params(_GlitCost):
         if f.variant.projection == "joint":
             total += (f.embed_dim + 1) * f.embed_dim
         if c.global_heads:
-            read, channels, inner, values = attention_widths(f, c)
-            total += (read + 1) * (2 * inner + values)
-            total += (values + 1) * channels if f.variant.projection == "separate" else 0
-        if c.global_heads < f.num_heads:
-            read, channels, hidden = local_widths(f, c)
-            total += (read + 1) * 2 * hidden + hidden * (c.kernel_size + 3) + (hidden + 1) * channels
-            total += 2 * (2 * hidden + channels) if f.variant.local_norm == "every" else 0
+            total += attention_params(f, c.global_heads, c.qkv_ratio)
+        if local_heads := f.num_heads - c.global_heads:
+            local_key(f, c)  # refuses a block without its details
+            if f.variant.locality == "window":
+                total += attention_params(f, local_heads, c.qkv_ratio)
+            else:
+                read, channels = f.channels_read(local_heads), f.channels(local_heads)
+                hidden = channels * c.expansion
+                total += (read + 1) * 2 * hidden + hidden * (kernel_area(f, c) + 3) + (hidden + 1) * channels
+                total += 2 * (2 * hidden + channels) if f.variant.local_norm == "every" else 0
         return total
 
 
-def attention_widths(f: Frame, c: BlockChoices) -> tuple[int, int, int, int]:
-    """Return a block's attention widths: what it reads and gives, queries (as keys), and values."""
-    channels, inner = f.channels(c.global_heads), inner_width(f, c.global_heads, c.qkv_ratio)
-    return f.channels_read(c.global_heads), channels, inner, channels if f.variant.projection == "joint" else inner
+def attention_macs(f: Frame, heads: int, qkv_ratio: float, *, pairs: int) -> int:
+    """Return the MACs of some attention heads in which a number of pairs of tokens see each other."""
+    read, inner, values, projected = _attention_widths(f, heads, qkv_ratio)
+    return f.tokens * (read * (2 * inner + values) + values * projected) + pairs * (inner + values)
 
 
-def local_widths(f: Frame, c: BlockChoices) -> tuple[int, int, int]:
-    """Return a block's local widths: what it reads and gives, and the expanded one between."""
-    heads = f.num_heads - c.global_heads
-    return f.channels_read(heads), f.channels(heads), f.channels(heads) * c.expansion
+def attention_params(f: Frame, heads: int, qkv_ratio: float) -> int:
+    """Return the parameters of some attention heads."""
+    read, inner, values, projected = _attention_widths(f, heads, qkv_ratio)
+    return (read + 1) * (2 * inner + values) + (values + 1) * projected
+
+
+def _attention_widths(f: Frame, heads: int, qkv_ratio: float) -> tuple[int, int, int, int]:
+    """Return what is read, the queries (as the keys), the values, and the outputs of the heads' own projection."""
+    channels, inner = f.channels(heads), inner_width(f, heads, qkv_ratio)
+    own = f.variant.projection == "separate"
+    return f.channels_read(heads), inner, inner if own else channels, channels if own else 0
+
+
+def kernel_area(f: Frame, c: BlockChoices) -> int:
+    """Return the weights of a depthwise kernel."""
+    return c.kernel_size ** (2 if f.variant.locality == "conv2d" else 1)
 
 
 macs = Macs()

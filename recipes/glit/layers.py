@@ -1,15 +1,16 @@
 """The parts of a global-local block (paper, figures 2 and 3), plain and weight-entangled.
 
-Shapes: tokens are (B, N, C), batch, tokens (class token included), channels.
+Shapes: tokens are (B, N, C), batch, tokens (class token first where there is one), channels.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.nn import ElasticBatchNorm1d, ElasticDepthwiseConv1d, ElasticLinear, depthwise_conv1d
+from nasx.nn import ElasticBatchNorm1d, ElasticDepthwiseConv1d, ElasticDepthwiseConv2d, ElasticLinear, depthwise_conv1d
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -51,12 +52,18 @@ def convolve_tokens(
     return drop(x if project_norm is None else F.silu(normalise(x, project_norm)))
 
 
+def convolve_grid(x: Tensor, grid: int, depthwise: Layer) -> Tensor:
+    """Convolve tokens (B, C, N) as the square image of patches that they are."""
+    return depthwise(x.reshape(*x.shape[:2], grid, grid)).flatten(2)
+
+
 class LocalConv(nn.Module):
     """The local sub-module: pointwise to 2EC, GLU, depthwise over the tokens, BatchNorm, Swish, pointwise to C.
 
     The pointwise convolutions are Linear layers, which is what they compute; the depthwise one has `kernel_size` K
-    (odd) and zero padding at both ends. It reads `in_channels`, C by default. With `norm_every` the pointwise
-    convolutions are followed by BatchNorm as well, and the last one by Swish too; `dropout` follows each of the three.
+    (odd) and zeros around, and is two-dimensional given the side of a `grid` of patches. The first reads `in_channels`,
+    C by default. With `norm_every` the pointwise convolutions are followed by BatchNorm as well, and the last one by
+    Swish too; `dropout` follows each of the three.
     """
 
     def __init__(
@@ -66,13 +73,16 @@ class LocalConv(nn.Module):
         expansion: int,
         kernel_size: int,
         in_channels: int | None = None,
+        grid: int | None = None,
         norm_every: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = expansion * channels
+        self.grid = grid
         self.expand = nn.Linear(channels if in_channels is None else in_channels, 2 * hidden)
-        self.depthwise = nn.Conv1d(hidden, hidden, kernel_size, padding="same", groups=hidden)
+        convolution = nn.Conv1d if grid is None else nn.Conv2d
+        self.depthwise = convolution(hidden, hidden, kernel_size, padding="same", groups=hidden)
         self.norm = nn.BatchNorm1d(hidden)
         self.project = nn.Linear(hidden, channels)
         self.expand_norm = nn.BatchNorm1d(2 * hidden) if norm_every else None
@@ -88,6 +98,8 @@ class LocalConv(nn.Module):
         return F.glu(x if self.expand_norm is None else normalise(x, self.expand_norm), dim=-1)
 
     def _convolve(self, x: Tensor) -> Tensor:
+        if self.grid is not None:
+            return convolve_grid(x, self.grid, self.depthwise)
         return depthwise_conv1d(x, self.depthwise.weight, self.depthwise.bias)
 
 
@@ -101,14 +113,17 @@ class ElasticLocalConv(nn.Module):
         max_hidden: int,
         max_kernel_size: int,
         max_in_channels: int | None = None,
+        grid: int | None = None,
         norm_every: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.grid = grid
         max_in_channels = max_channels if max_in_channels is None else max_in_channels
         self.value = ElasticLinear(max_in_channels, max_hidden)  # the GLU's two halves, so that each keeps its prefix
         self.gate = ElasticLinear(max_in_channels, max_hidden)
-        self.depthwise = ElasticDepthwiseConv1d(max_hidden, max_kernel_size)
+        convolution = ElasticDepthwiseConv1d if grid is None else ElasticDepthwiseConv2d
+        self.depthwise = convolution(max_hidden, max_kernel_size)
         self.norm = ElasticBatchNorm1d(max_hidden)
         self.project = ElasticLinear(max_hidden, max_channels)
         self.value_norm = ElasticBatchNorm1d(max_hidden) if norm_every else None
@@ -127,7 +142,8 @@ class ElasticLocalConv(nn.Module):
             return value * torch.sigmoid(gate)
 
         def convolve(x: Tensor) -> Tensor:
-            return self.depthwise(x, kernel_size)
+            depthwise = partial(self.depthwise, kernel_size=kernel_size)
+            return depthwise(x) if self.grid is None else convolve_grid(x, self.grid, depthwise)
 
         def project(x: Tensor) -> Tensor:
             return self.project(x, channels)
@@ -135,15 +151,15 @@ class ElasticLocalConv(nn.Module):
         return convolve_tokens(x, gate, convolve, self.norm, project, self.project_norm, self.drop)
 
     @torch.no_grad()
-    def extract(self, channels: int, *, expansion: int, kernel_size: int, in_channels: int | None = None) -> LocalConv:
+    def extract(self, in_channels: int, *, channels: int, expansion: int, kernel_size: int) -> LocalConv:
         """Return the plain sub-module with copies of the slices."""
         hidden = expansion * channels
-        in_channels = channels if in_channels is None else in_channels
         plain = LocalConv(
             channels,
             expansion=expansion,
             kernel_size=kernel_size,
             in_channels=in_channels,
+            grid=self.grid,
             norm_every=self.project_norm is not None,
             dropout=self.drop.p,
         ).to(self.value.weight.device, self.value.weight.dtype)
@@ -167,46 +183,100 @@ def _stack(whole: nn.Module, first: nn.Module, second: nn.Module) -> None:
     )
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
-    """Return the outputs (B, N, V) of some heads, joined, for queries and keys of one width and values of another."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float, window: int | None = None) -> Tensor:
+    """Return the outputs (B, N, V) of some heads, joined, for queries and keys of one width and values of another.
+
+    In windows, each patch sees the successive patches of its own and the class token, which sees all; the window
+    divides the number of patches.
+    """
+    if window is not None:
+        return _attend_in_windows(q, k, v, heads, dropout, window)
     q, k, v = (t.reshape(*t.shape[:2], heads, t.shape[-1] // heads).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
-class Heads(nn.Module):
-    """Attention heads that leave the output projection to their block: tokens (B, N, dim) to (B, N, channels).
+def _attend_in_windows(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float, window: int) -> Tensor:
+    windows = (q.shape[1] - 1) // window
 
-    Queries and keys have the `inner` width, values that of the heads' own channels.
+    def cut(t: Tensor) -> Tensor:
+        return t[:, 1:].reshape(-1, windows, window, t.shape[-1])
+
+    def with_class_token(t: Tensor) -> Tensor:
+        return torch.cat([t[:, None, :1].expand(-1, windows, -1, -1), cut(t)], dim=2).flatten(0, 1)
+
+    class_token = attend(q[:, :1], k, v, heads, dropout)
+    patches = attend(cut(q).flatten(0, 1), with_class_token(k), with_class_token(v), heads, dropout)
+    return torch.cat([class_token, patches.reshape(-1, windows * window, v.shape[-1])], dim=1)
+
+
+class Heads(nn.Module):
+    """Attention heads, of all tokens or inside windows, with an output projection or none: (B, N, dim) to channels.
+
+    Queries and keys have the `inner` width. With a projection (`projected`), so have the values; without one, theirs
+    is that of the heads' own channels, and the block projects.
     """
 
-    def __init__(self, dim: int, heads: int, *, inner: int, channels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        inner: int,
+        channels: int,
+        projected: bool = False,
+        window: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.q, self.k, self.v = nn.Linear(dim, inner), nn.Linear(dim, inner), nn.Linear(dim, channels)
+        self.heads, self.window, self.dropout = heads, window, dropout
+        self.q, self.k = nn.Linear(dim, inner), nn.Linear(dim, inner)
+        self.v = nn.Linear(dim, inner if projected else channels)
+        self.proj = nn.Linear(inner, channels) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, dim) to (B, N, channels)."""
-        return attend(self.q(x), self.k(x), self.v(x), self.heads, self.dropout if self.training else 0.0)
+        q, k, v, dropout = self.q(x), self.k(x), self.v(x), self.dropout if self.training else 0.0
+        joined = attend(q, k, v, self.heads, dropout, self.window)
+        return joined if self.proj is None else self.proj(joined)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows beside the layers."""
+        return f"heads={self.heads}, window={self.window}, dropout={self.dropout}"
 
 
 class ElasticHeads(nn.Module):
     """`Heads` whose widths are prefixes of the largest ones."""
 
-    def __init__(self, max_dim: int, *, max_inner: int, max_channels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, max_dim: int, *, max_inner: int, max_channels: int, projected: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.dropout = dropout
         self.q, self.k = ElasticLinear(max_dim, max_inner), ElasticLinear(max_dim, max_inner)
-        self.v = ElasticLinear(max_dim, max_channels)
+        self.v = ElasticLinear(max_dim, max_inner if projected else max_channels)
+        self.proj = ElasticLinear(max_inner, max_channels) if projected else None
 
-    def forward(self, x: Tensor, *, heads: int, inner: int, out_dim: int) -> Tensor:
+    def forward(self, x: Tensor, *, heads: int, inner: int, out_dim: int, window: int | None = None) -> Tensor:
         """Map (B, N, dim) to (B, N, out_dim) with the slice for some heads; the width it reads follows x."""
         dropout = self.dropout if self.training else 0.0
-        return attend(self.q(x, inner), self.k(x, inner), self.v(x, out_dim), heads, dropout)
+        q, k, v = self.q(x, inner), self.k(x, inner), self.v(x, out_dim if self.proj is None else inner)
+        joined = attend(q, k, v, heads, dropout, window)
+        return joined if self.proj is None else self.proj(joined, out_dim)
 
-    def extract(self, dim: int, *, heads: int, inner: int, out_dim: int) -> Heads:
+    def extract(self, dim: int, *, heads: int, inner: int, out_dim: int, window: int | None = None) -> Heads:
         """Return the plain heads with copies of the slices."""
+        projected = self.proj is not None
         with torch.device("meta"):
-            plain = Heads(dim, heads, inner=inner, channels=out_dim, dropout=self.dropout)
+            plain = Heads(
+                dim,
+                heads,
+                inner=inner,
+                channels=out_dim,
+                projected=projected,
+                window=window,
+                dropout=self.dropout,
+            )
         plain.q, plain.k = self.q.extract(inner, dim), self.k.extract(inner, dim)
-        plain.v = self.v.extract(out_dim, dim)
+        plain.v = self.v.extract(inner if projected else out_dim, dim)
+        plain.proj = None if self.proj is None else self.proj.extract(out_dim, inner)
         return plain.train(self.training)

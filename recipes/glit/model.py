@@ -43,12 +43,22 @@ class Frame:
     @property
     def patches(self) -> int:
         """Number of image patches."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.grid**2
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token is classified, rather than the mean of the patches' tokens."""
+        return self.variant.locality != "conv2d"
 
     @property
     def tokens(self) -> int:
         """Number of tokens: patches and the class token."""
-        return self.patches + 1
+        return self.patches + self.has_class_token
 
     def channels(self, heads: int) -> int:
         """Return the width of some of the heads."""
@@ -70,6 +80,7 @@ class BlockChoices(NamedTuple):
     qkv_ratio: float
     kernel_size: int
     expansion: int
+    window: int
     mlp_ratio: float
 
     @classmethod
@@ -80,6 +91,7 @@ class BlockChoices(NamedTuple):
             float(part.get("qkv_ratio", 0)),
             int(part.get("kernel_size", 0)),
             int(part.get("expansion", 0)),
+            int(part.get("window", 0)),
             float(part["mlp_ratio"]),
         )
 
@@ -103,19 +115,22 @@ class Trunk(nn.Module):
         super().__init__()
         self.frame = frame
         self.patch_embed = PatchEmbed(frame)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
         self.norm = nn.LayerNorm(frame.embed_dim, eps=1e-6)
         self.head = nn.Linear(frame.embed_dim, frame.num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, D) of images, class token first."""
-        patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
+        tokens = self.patch_embed(images)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return tokens + self.pos_embed
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Return the logits (B, classes) that the class token gives."""
-        return self.head(self.norm(tokens)[:, 0])
+        """Return the logits (B, classes) that the class token gives, or the mean of the tokens."""
+        tokens = self.norm(tokens)
+        return self.head(tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0])
 
     @torch.no_grad()
     def initialise(self, std: float) -> None:
@@ -125,7 +140,8 @@ class Trunk(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.cls_token, std=std)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=std)
         nn.init.trunc_normal_(self.pos_embed, std=std)
 
 
@@ -181,15 +197,50 @@ def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention | He
     return Attention(dim, heads=heads, inner=inner, out_dim=channels, dropout=dropout)
 
 
-def make_local(frame: Frame, heads: int, kernel_size: int, expansion: int) -> LocalConv:
-    """Return the local sub-module of some (local) heads."""
+LocalKey = tuple[int, int, float]
+
+
+def local_key(frame: Frame, c: BlockChoices) -> LocalKey:
+    """Return what tells a block's local sub-module from others: global heads, kernel and expansion, or window and d_k.
+
+    A block without them, or a window that does not divide the patches, is a ValueError.
+    """
+    locality = frame.variant.locality
+    key = (c.window, c.qkv_ratio) if locality == "window" else (c.kernel_size, c.expansion)
+    if not all(key):
+        names = "'window' and 'qkv_ratio'" if locality == "window" else "'kernel_size' and 'expansion'"
+        raise ValueError(
+            f"local heads need {names} where the locality is {locality!r}, but got {c}; take Axes of this locality"
+        )
+    if c.window and locality == "window" and frame.patches % c.window:
+        raise ValueError(f"a window must divide the {frame.patches} patches, but got {c.window}")
+    return (c.global_heads, *key)
+
+
+def make_local(frame: Frame, key: LocalKey) -> LocalConv | Heads:
+    """Return the local sub-module of a key."""
+    global_heads, *details = key
+    heads, variant = frame.num_heads - global_heads, frame.variant
+    if variant.locality == "window":
+        window, qkv_ratio = details
+        return Heads(
+            frame.channels_read(heads),
+            heads,
+            inner=inner_width(frame, heads, qkv_ratio),
+            channels=frame.channels(heads),
+            projected=variant.projection == "separate",
+            window=int(window),
+            dropout=variant.attention_dropout,
+        )
+    kernel_size, expansion = map(int, details)
     return LocalConv(
         frame.channels(heads),
         expansion=expansion,
         kernel_size=kernel_size,
         in_channels=frame.channels_read(heads),
-        norm_every=frame.variant.local_norm == "every",
-        dropout=frame.variant.local_dropout,
+        grid=frame.grid if variant.locality == "conv2d" else None,
+        norm_every=variant.local_norm == "every",
+        dropout=variant.local_dropout,
     )
 
 
@@ -230,8 +281,7 @@ def hidden_width(frame: Frame, mlp_ratio: float) -> int:
 def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> Block:
     """Return a plain block from one part of an architecture."""
     c, dim = BlockChoices.of(choices), frame.embed_dim
-    local_heads = frame.num_heads - c.global_heads
-    local = make_local(frame, local_heads, c.kernel_size, c.expansion) if local_heads else None
+    local = make_local(frame, local_key(frame, c)) if c.global_heads < frame.num_heads else None
     return Block(
         nn.LayerNorm(dim, eps=1e-6),
         nn.LayerNorm(dim, eps=1e-6),
@@ -302,23 +352,23 @@ def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: floa
 
 
 def _published() -> Arch:
-    details = {  # (global heads, K, E, d_k over the heads' width, d_z); 0 where the block has no such part
-        0: (3, 0, 0, 0.5, 4),
-        1: (0, 31, 2, 0, 4),
-        2: (1, 31, 4, 1.0, 6),
-        3: (3, 0, 0, 1.0, 4),
-        4: (0, 45, 4, 0, 4),
-        5: (1, 31, 4, 1.0, 6),
-        6: (3, 0, 0, 1.0, 2),
-        7: (1, 31, 4, 1.0, 2),
-        8: (0, 45, 4, 0, 4),
-        9: (3, 0, 0, 1.0, 4),
-        10: (0, 31, 4, 0, 4),
-        11: (3, 0, 0, 2.0, 6),
-    }
-    return Arch(
-        {f"block.{i}.{name}": value for i, row in details.items() for name, value in block_arch(TINY, *row).items()}
-    )
+    names = "global_heads", "kernel_size", "expansion", "qkv_ratio", "mlp_ratio"
+    rows = [  # 0 where the block has no such part
+        (3, 0, 0, 0.5, 4),
+        (0, 31, 2, 0, 4),
+        (1, 31, 4, 1.0, 6),
+        (3, 0, 0, 1.0, 4),
+        (0, 45, 4, 0, 4),
+        (1, 31, 4, 1.0, 6),
+        (3, 0, 0, 1.0, 2),
+        (1, 31, 4, 1.0, 2),
+        (0, 45, 4, 0, 4),
+        (3, 0, 0, 1.0, 4),
+        (0, 31, 4, 0, 4),
+        (3, 0, 0, 2.0, 6),
+    ]
+    blocks = [block_arch(TINY, row[0], dict(zip(names, row, strict=True))) for row in rows]
+    return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
 
 
 GLIT_TINY = _published()

@@ -22,6 +22,7 @@ from recipes.glit.model import (
     drop_path_rates,
     hidden_width,
     inner_width,
+    local_key,
     make_attention,
     make_ffn,
     make_local,
@@ -37,12 +38,12 @@ class _SeparateParts(nn.Module):
 
     def __init__(self, frame: Frame, reachable: list[BlockChoices]) -> None:
         super().__init__()
-        heads = frame.num_heads
+        self.frame, heads = frame, frame.num_heads
         attention = sorted({(c.global_heads, c.qkv_ratio) for c in reachable if c.global_heads})
-        local = sorted({(c.global_heads, c.kernel_size, c.expansion) for c in reachable if c.global_heads < heads})
+        local = sorted({local_key(frame, c) for c in reachable if c.global_heads < heads})
         ffn = sorted({c.mlp_ratio for c in reachable})
         self.attention = Switch({key: make_attention(frame, *key) for key in attention}) if attention else None
-        self.local = Switch({(g, k, e): make_local(frame, heads - g, k, e) for g, k, e in local}) if local else None
+        self.local = Switch({key: make_local(frame, key) for key in local}) if local else None
         self.ffn = Switch({ratio: make_ffn(frame, ratio) for ratio in ffn})
         self.proj = None
         if frame.variant.projection == "joint":  # what it joins depends on the heads alone
@@ -54,7 +55,7 @@ class _SeparateParts(nn.Module):
 
     def convolve(self, c: BlockChoices) -> Layer:
         assert self.local is not None
-        return partial(self.local, key=(c.global_heads, c.kernel_size, c.expansion))
+        return partial(self.local, key=local_key(self.frame, c))
 
     def project(self, c: BlockChoices) -> Layer | None:
         return None if self.proj is None else partial(self.proj, key=c.global_heads)
@@ -68,7 +69,7 @@ class _SeparateParts(nn.Module):
 
     def extract_local(self, c: BlockChoices) -> nn.Module:
         assert self.local is not None
-        return self.local.extract((c.global_heads, c.kernel_size, c.expansion))
+        return self.local.extract(local_key(self.frame, c))
 
     def extract_projection(self, c: BlockChoices) -> nn.Module | None:
         return None if self.proj is None else self.proj.extract(c.global_heads)
@@ -86,25 +87,28 @@ class _EntangledParts(nn.Module):
         with_attention = [c for c in reachable if c.global_heads]
         with_local = [c for c in reachable if c.global_heads < frame.num_heads]
         self.attention: ElasticAttention | ElasticHeads | None = None
-        self.local: ElasticLocalConv | None = None
+        self.local: ElasticLocalConv | ElasticHeads | None = None
         if with_attention:
-            most, dropout = max(c.global_heads for c in with_attention), variant.attention_dropout
-            dim, channels = frame.channels_read(most), frame.channels(most)
-            inner = max(inner_width(frame, c.global_heads, c.qkv_ratio) for c in with_attention)
-            if variant.projection == "joint":
-                self.attention = ElasticHeads(dim, max_inner=inner, max_channels=channels, dropout=dropout)
-            else:
-                self.attention = ElasticAttention(dim, max_inner=inner, max_out=channels, dropout=dropout)
+            sizes = [(c.global_heads, c.qkv_ratio) for c in with_attention]
+            self.attention = (self._attention if variant.projection == "separate" else self._heads)(sizes)
         if with_local:
-            most = max(self._local_heads(c) for c in with_local)
-            self.local = ElasticLocalConv(
-                frame.channels(most),
-                max_hidden=max(c.expansion * frame.channels(self._local_heads(c)) for c in with_local),
-                max_kernel_size=max(c.kernel_size for c in with_local),
-                max_in_channels=frame.channels_read(most),
-                norm_every=variant.local_norm == "every",
-                dropout=variant.local_dropout,
-            )
+            for c in with_local:
+                local_key(frame, c)  # refuses what no slice could be
+            heads = [self._local_heads(c) for c in with_local]
+            if variant.locality == "window":
+                ratios = [c.qkv_ratio for c in with_local]
+                self.local = self._heads(list(zip(heads, ratios, strict=True)))
+            else:
+                expansions = [c.expansion for c in with_local]
+                self.local = ElasticLocalConv(
+                    frame.channels(max(heads)),
+                    max_hidden=max(e * frame.channels(h) for h, e in zip(heads, expansions, strict=True)),
+                    max_kernel_size=max(c.kernel_size for c in with_local),
+                    max_in_channels=frame.channels_read(max(heads)),
+                    grid=frame.grid if variant.locality == "conv2d" else None,
+                    norm_every=variant.local_norm == "every",
+                    dropout=variant.local_dropout,
+                )
         self.ffn = ElasticFeedForward(
             frame.embed_dim,
             max(hidden_width(frame, c.mlp_ratio) for c in reachable),
@@ -113,21 +117,47 @@ class _EntangledParts(nn.Module):
         )
         self.proj = make_projection(frame) if variant.projection == "joint" else None
 
+    def _attention(self, sizes: list[tuple[int, float]]) -> ElasticAttention:
+        dim, inner, channels = self._largest(sizes)
+        return ElasticAttention(dim, max_inner=inner, max_out=channels, dropout=self.frame.variant.attention_dropout)
+
+    def _heads(self, sizes: list[tuple[int, float]]) -> ElasticHeads:
+        dim, inner, channels = self._largest(sizes)
+        variant = self.frame.variant
+        return ElasticHeads(
+            dim,
+            max_inner=inner,
+            max_channels=channels,
+            projected=variant.projection == "separate",
+            dropout=variant.attention_dropout,
+        )
+
+    def _largest(self, sizes: list[tuple[int, float]]) -> tuple[int, int, int]:
+        """Return the largest width that is read, inner width and width that is given, of heads and their ratios."""
+        heads = max(heads for heads, _ in sizes)
+        inner = max(inner_width(self.frame, *size) for size in sizes)
+        return self.frame.channels_read(heads), inner, self.frame.channels(heads)
+
     def _local_heads(self, c: BlockChoices) -> int:
         return self.frame.num_heads - c.global_heads
 
-    def _attention_size(self, c: BlockChoices) -> dict[str, int]:
-        inner, channels = inner_width(self.frame, c.global_heads, c.qkv_ratio), self.frame.channels(c.global_heads)
-        return {"heads": c.global_heads, "inner": inner, "out_dim": channels}
+    def _attention_size(self, heads: int, qkv_ratio: float) -> dict[str, int]:
+        inner = inner_width(self.frame, heads, qkv_ratio)
+        return {"heads": heads, "inner": inner, "out_dim": self.frame.channels(heads)}
+
+    def _local_size(self, c: BlockChoices) -> dict[str, int]:
+        heads = self._local_heads(c)
+        if self.frame.variant.locality == "window":
+            return {"window": c.window, **self._attention_size(heads, c.qkv_ratio)}
+        return {"channels": self.frame.channels(heads), "expansion": c.expansion, "kernel_size": c.kernel_size}
 
     def attend(self, c: BlockChoices) -> Layer:
         assert self.attention is not None
-        return partial(self.attention, **self._attention_size(c))
+        return partial(self.attention, **self._attention_size(c.global_heads, c.qkv_ratio))
 
     def convolve(self, c: BlockChoices) -> Layer:
         assert self.local is not None
-        channels = self.frame.channels(self._local_heads(c))
-        return partial(self.local, channels=channels, expansion=c.expansion, kernel_size=c.kernel_size)
+        return partial(self.local, **self._local_size(c))
 
     def project(self, c: BlockChoices) -> Layer | None:
         return self.proj
@@ -137,16 +167,12 @@ class _EntangledParts(nn.Module):
 
     def extract_attention(self, c: BlockChoices) -> nn.Module:
         assert self.attention is not None
-        return self.attention.extract(self.frame.channels_read(c.global_heads), **self._attention_size(c))
+        size = self._attention_size(c.global_heads, c.qkv_ratio)
+        return self.attention.extract(self.frame.channels_read(c.global_heads), **size)
 
     def extract_local(self, c: BlockChoices) -> nn.Module:
         assert self.local is not None
-        return self.local.extract(
-            self.frame.channels(self._local_heads(c)),
-            expansion=c.expansion,
-            kernel_size=c.kernel_size,
-            in_channels=self.frame.channels_read(self._local_heads(c)),
-        )
+        return self.local.extract(self.frame.channels_read(self._local_heads(c)), **self._local_size(c))
 
     def extract_projection(self, c: BlockChoices) -> nn.Module | None:
         with torch.inference_mode(False):  # else the copy could never be trained

@@ -1,4 +1,4 @@
-"""How a global-local block computes, where the paper's text and the authors' released code differ."""
+"""How a global-local block computes: where the paper's text and the released code differ, and table 6's localities."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,6 +7,7 @@ SubmoduleInput = Literal["split", "full"]
 Projection = Literal["separate", "joint"]
 LocalNorm = Literal["depthwise", "every"]
 Activation = Literal["gelu", "swish"]
+Locality = Literal["conv1d", "conv2d", "window"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,9 @@ class Variant:
     - `ffn_activation`: GELU or Swish, in the feed-forward.
     - `local_dropout` acts after each convolution, `ffn_dropout` after each of the feed-forward's layers,
       `attention_dropout` on the attention weights: probabilities from 0 to below 1.
+    - `locality`: what the local heads are (table 6). Convolution along the row of tokens; convolution over the grid of
+      patches, for which the class token is dropped and the mean of the tokens classified; or attention inside windows
+      of successive patches, in which the class token attends to all tokens and is seen by all.
     """
 
     submodule_input: SubmoduleInput = "split"
@@ -28,6 +32,7 @@ class Variant:
     local_dropout: float = 0.0
     ffn_dropout: float = 0.0
     attention_dropout: float = 0.0
+    locality: Locality = "conv1d"
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
@@ -43,6 +48,7 @@ _WORDS = {
     "projection": get_args(Projection),
     "local_norm": get_args(LocalNorm),
     "ffn_activation": get_args(Activation),
+    "locality": get_args(Locality),
 }
 
 OFFICIAL = Variant()
