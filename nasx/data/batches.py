@@ -1,7 +1,8 @@
 """Batches as a pure function of seed and step, so that any step can be recomputed by any process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from nasx.data.augment import Augment
 from nasx.data.dataset import Images, Indices, Photos
+from nasx.data.faults import BrokenImage, BrokenImageError, note_broken
 from nasx.data.readers import read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 from nasx.data.views import random_views, timm_data, view_transform
 
 # What a seed is used for; without them, epoch 3 and step 3 would share their random numbers.
-_ORDER, _AUGMENTATION, _MIXING, _VIEWS = range(4)
+_ORDER, _AUGMENTATION, _MIXING, _VIEWS, _SUBSTITUTES = range(5)
 
 _Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Read = tuple[Tensor, dict[int, BrokenImage]]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class TrainBatches:
@@ -28,6 +33,14 @@ class TrainBatches:
     targets are probabilities, smoothed by `label_smoothing`, and `classes` is needed. `part=(rank, world)` yields
     that rank's rows of every batch of `batch_size`, the same to the bit as in the undivided batch. `workers` processes
     read ahead, unless all is in memory; their number changes no batch. Raises ValueError for what cannot be.
+
+    With `repeats` above 1 every image comes that many times in a row, each augmented by itself, and an epoch of as many
+    steps has that fraction of the images (Hoffer et al., Augment Your Batch, 2020; DeiT takes 3).
+
+    The place of a photograph that cannot be read is taken by one of its class that can, the first in an order drawn
+    from (seed, epoch, photograph), so targets stay as they are and any step can still be recomputed. Each is recorded
+    in `broken` of the images and told by a BrokenImageWarning; more than 0.1 % end the steps with BrokenImageError.
+    WorkerDied ends them when a worker process dies twice at the same place.
     """
 
     def __init__(
@@ -45,6 +58,7 @@ class TrainBatches:
         label_smoothing: float = 0.0,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
+        repeats: int = 1,
     ) -> None:
         rank, world = part
         if batch_size < 1:
@@ -57,6 +71,11 @@ class TrainBatches:
             raise ValueError(f"part is (rank, world) with 0 <= rank < world, but got {part}")
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} does not divide among {world} processes; choose a multiple")
+        if repeats < 1:
+            raise ValueError(f"repeats counts the copies of an image and must be at least 1, but got {repeats}")
+        lowest, highest = images.labels.min(), images.labels.max()
+        if classes is not None and not 0 <= lowest <= highest < classes:
+            raise ValueError(f"labels are {lowest} to {highest}, but classes={classes} needs 0 to {classes - 1}")
         if seed < 0:
             raise ValueError(f"a seed must not be negative, but got {seed}")
         if augment.of_photos:
@@ -81,6 +100,7 @@ class TrainBatches:
             rows = torch.cat([rows, batch_size - 1 - rows.flip(0)])
         self._share = share
         self._rows = rows
+        self._repeats = repeats
         self._workers = _useful_workers(images, workers, views=augment.of_photos)
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -89,23 +109,51 @@ class TrainBatches:
         Images are float32 (B, C, H, W), normalised; targets are int64 (B,), or float32 (B, classes) where mixed.
         """
         steps = range(start, stop)
-        for step, images in zip(steps, read_ahead(self._read, steps, self._workers), strict=True):
+        for step, (images, faults) in zip(
+            steps, _read_ahead(self._images, self._read, steps, self._workers), strict=True
+        ):
+            if isinstance(self._images, Photos):
+                note_broken(self._images, faults)
             yield self._finish(step, images)
 
-    def _members(self, step: int) -> Indices:
+    def _members(self, step: int) -> tuple[Indices, Indices]:
+        """Return the index of every image, and the number of its copy."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         order = _epoch_order(len(self._images), self._seed, epoch)
-        return order[step_of_epoch * self._batch_size + self._rows.numpy()]
+        places, copies = np.divmod(step_of_epoch * self._batch_size + self._rows.numpy(), self._repeats)
+        return order[places], copies
 
-    def _read(self, step: int) -> Tensor:
-        indices = self._members(step)
-        if self._augment.of_photos and isinstance(self._images, Photos):
-            seeds = (self._seed, _VIEWS, step // self.steps_per_epoch)
-            return random_views(self._images, indices, self._augment, self._mean, seeds)
-        return self._images.load(indices)
+    def _read(self, step: int) -> _Read:
+        indices, copies = self._members(step)
+        if not isinstance(self._images, Photos):
+            return self._images.load(indices), {}
+        epoch = step // self.steps_per_epoch
+        pixels, faults = self._read_photos(self._images, indices, copies, epoch)
+        taken = indices.copy()
+        while len(rows := np.flatnonzero(np.isin(taken, list(faults)))):
+            taken[rows] = [self._substitute(index, epoch, faults) for index in indices[rows]]
+            pixels[rows], more = self._read_photos(self._images, taken[rows], copies[rows], epoch)
+            faults |= more
+        return pixels, faults
+
+    def _read_photos(self, photos: Photos, indices: Indices, copies: Indices, epoch: int) -> _Read:
+        if self._augment.of_photos:
+            seeds = (self._seed, _VIEWS, epoch)
+            return random_views(photos, indices, copies, self._augment, self._mean, seeds)
+        return photos.read(indices)
+
+    def _substitute(self, index: int, epoch: int, faults: Mapping[int, BrokenImage]) -> int:
+        same_class = np.flatnonzero(self._images.labels == self._images.labels[index])
+        order = np.random.default_rng([self._seed, _SUBSTITUTES, epoch, index]).permutation(same_class)
+        for candidate in order.tolist():
+            if candidate not in faults:
+                return candidate
+        raise BrokenImageError(
+            f"{faults[index]}; no other training image of its class can be read; replace it", (faults[index],)
+        )
 
     def _finish(self, step: int, images: Tensor) -> tuple[Tensor, Tensor]:
-        augment, targets = self._augment, torch.from_numpy(self._images.labels[self._members(step)])
+        augment, targets = self._augment, torch.from_numpy(self._images.labels[self._members(step)[0]])
         generator = torch.Generator().manual_seed(derived_seed(self._seed, _AUGMENTATION, step))
         height, width = images.shape[-2:]
         draws = augment.draw(self._batch_size, (height, width), generator).take(self._rows)
@@ -123,6 +171,11 @@ def _epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(images)
 
 
+def _read_ahead(images: Images, read: Callable[[T], R], requests: Sequence[T], workers: int) -> Iterator[R]:
+    name = images.path if isinstance(images, Photos) else str
+    return read_ahead(read, requests, workers, name=name)
+
+
 def _useful_workers(images: Images, workers: int, *, views: bool) -> int:
     if workers < 0:
         raise ValueError(f"workers must not be negative, but got {workers}")
@@ -135,7 +188,7 @@ def eval_batches(
     """Yield all images in order, float32 (B, C, H, W) normalised, with int64 (B,) labels; the last batch may be short.
 
     `workers` processes read ahead, unless all is in memory. Raises ValueError for a batch size below 1 or a mean and
-    std that cannot normalise.
+    std that cannot normalise, BrokenImageError for an image that cannot be read, WorkerDied as TrainBatches does.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
@@ -144,7 +197,7 @@ def eval_batches(
     parts = [np.arange(first, min(first + batch_size, len(images))) for first in range(0, len(images), batch_size)]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for indices, pixels in zip(parts, read_ahead(images.load, parts, workers), strict=True):
+        for indices, pixels in zip(parts, _read_ahead(images, images.load, parts, workers), strict=True):
             yield normalise(pixels), torch.from_numpy(images.labels[indices])
 
     return batches()
@@ -154,20 +207,29 @@ def channel_statistics(images: Images, *, at_most: int = 65_536) -> tuple[tuple[
     """Return the mean and standard deviation per channel of images scaled to 0..1.
 
     Call it with training images only. Of a set with more than `at_most` images, as many, evenly spaced, stand for
-    all, because reading a large set takes long. Sums are exact, so nothing depends on the order of reading.
+    all, because reading a large set takes long. Sums are exact, so nothing depends on the order of reading. What cannot
+    be read is left out, recorded and bounded as in TrainBatches.
     """
     if not len(images):
         raise ValueError("there are no images to take statistics of")
     chosen = np.linspace(0, len(images) - 1, min(at_most, len(images))).round().astype(np.int64)
     sums, squares, pixels = [], [], 0
     for first in range(0, len(chosen), 1024):
-        values = images.load(chosen[first : first + 1024]).long()
+        values = _load_readable(images, chosen[first : first + 1024]).long()
         sums.append(values.sum(dim=(0, 2, 3)))
         squares.append(values.square().sum(dim=(0, 2, 3)))
         pixels += values[:, 0].numel()
     mean = torch.stack(sums).sum(dim=0).double() / pixels
     variance = torch.stack(squares).sum(dim=0).double() / pixels - mean.square()
     return tuple((mean / 255).tolist()), tuple((variance.clamp(min=0).sqrt() / 255).tolist())
+
+
+def _load_readable(images: Images, indices: Indices) -> Tensor:
+    if not isinstance(images, Photos):
+        return images.load(indices)
+    pixels, faults = images.read(indices)
+    note_broken(images, faults)
+    return pixels[~np.isin(indices, list(faults))] if faults else pixels
 
 
 def _normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from nasx.data.faults import BrokenImage
 
 Indices = NDArray[np.int64]
 
@@ -31,14 +34,22 @@ class Photos(Images, Protocol):
     """Images that also give the photographs they were made from, for augmentation at full resolution.
 
     `image_size` is what `load` resizes to; `in_memory` says that `load` only copies, so that worker processes have
-    nothing to read.
+    nothing to read. `broken` holds, by position, the images that training came upon and passed over. `load` and
+    `photo` raise BrokenImageError for an image that cannot be read.
     """
 
     image_size: int
     in_memory: bool
+    broken: dict[int, BrokenImage]
+
+    def path(self, index: int) -> Path:
+        """Return the file at this position."""
 
     def photo(self, index: int) -> Any:
         """Return a photograph as a PIL image in RGB, at its own size."""
+
+    def read(self, indices: Indices | Sequence[int]) -> tuple[Tensor, dict[int, BrokenImage]]:
+        """Return what `load` does, with the broken ones among them by position; their pixels mean nothing."""
 
 
 class ImageArray:
@@ -67,6 +78,7 @@ class Dataset:
 
     `split` is a JSON-able record of how the parts came about (seed, rule, counts, digests of the member names), so
     that a run can say what it was computed from. `test` is given as a function, called when the images are wanted.
+    Labels that `classes` does not have are a ValueError.
     """
 
     name: str
@@ -81,7 +93,25 @@ class Dataset:
 
     def __post_init__(self, test: Callable[[], Images]) -> None:
         object.__setattr__(self, "_open", test)
+        self._check_labels("training", self.train)
+        self._check_labels("validation", self.val)
+
+    @property
+    def broken(self) -> tuple[BrokenImage, ...]:
+        """The training images that could not be read and were passed over, so far and in this process."""
+        found = self.train.broken if isinstance(self.train, Photos) else {}
+        return tuple(found[index] for index in sorted(found))
 
     def open_test(self) -> Images:
-        """Return the test images; the final evaluation alone calls this, and nothing reads them before."""
-        return self._open()
+        """Return the test images; the final evaluation alone calls this, and nothing decodes them before."""
+        images = self._open()
+        self._check_labels("test", images)
+        return images
+
+    def _check_labels(self, part: str, images: Images) -> None:
+        wrong = np.flatnonzero((images.labels < 0) | (images.labels >= len(self.classes)))
+        if len(wrong):
+            raise ValueError(
+                f"{len(wrong):,} {part} images have labels outside of 0..{len(self.classes) - 1}, such as "
+                f"{images.labels[wrong[0]]} at position {wrong[0]}; {self.name} has {len(self.classes)} classes"
+            )

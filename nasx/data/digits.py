@@ -6,6 +6,7 @@ from importlib.resources import files
 import numpy as np
 
 from nasx.data.dataset import Dataset, ImageArray
+from nasx.data.leaks import copied_arrays
 from nasx.data.splits import images_to_hold_out, split_record, stratified_split
 
 _INK_LEVELS = 16  # a pixel counts the inked cells of a 4 x 4 block
@@ -23,6 +24,7 @@ def load_digits(*, seed: int, val_fraction: float = 0.2) -> Dataset:
     classes = tuple("0123456789")
 
     rest = np.setdiff1d(np.arange(len(labels)), test)
+    assert not copied_arrays(pixels[rest], pixels[test])
     n_val = images_to_hold_out(len(rest), val_fraction)
     train, val = (rest[part] for part in stratified_split(labels[rest], n_val, seed, classes=classes))
     parts = {"train": train, "val": val, "test": test}

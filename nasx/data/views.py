@@ -12,24 +12,33 @@ from torch import Tensor
 
 from nasx.data.augment import Augment
 from nasx.data.dataset import Indices, Photos
+from nasx.data.faults import BrokenImage, BrokenImageError
+from nasx.data.readers import now_reading
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 
 
 def random_views(
-    photos: Photos, indices: Indices, augment: Augment, mean: tuple[float, ...], seeds: Sequence[int]
-) -> Tensor:
-    """Return a view of each of these photographs, uint8 (B, 3, image_size, image_size).
+    photos: Photos, indices: Indices, copies: Indices, augment: Augment, mean: tuple[float, ...], seeds: Sequence[int]
+) -> tuple[Tensor, dict[int, BrokenImage]]:
+    """Return a view of each of these photographs, uint8 (B, 3, image_size, image_size), and the broken ones by index.
 
-    A view is a function of `seeds` and of the photograph's index alone. Without a resized crop the largest centred
-    square is taken. `mean`, of images in 0..1, fills what a rotation or a shift uncovers.
+    A view is a function of `seeds`, of the photograph's index and of the number of its copy alone. Without a resized
+    crop the largest centred square is taken. `mean`, of images in 0..1, fills what a rotation or a shift uncovers.
     """
     transform = view_transform(photos.image_size, augment, mean)
-    views = []
+    views = torch.zeros((len(indices), 3, photos.image_size, photos.image_size), dtype=torch.uint8)
+    faults: dict[int, BrokenImage] = {}
     with globals_kept():
-        for index in indices.tolist():
-            seed_globals(derived_seed(*seeds, index))
-            views.append(transform(photos.photo(index)))
-    return torch.stack(views)
+        for row, (index, copy) in enumerate(zip(indices.tolist(), copies.tolist(), strict=True)):
+            now_reading(index)
+            try:
+                photo = photos.photo(index)
+            except BrokenImageError as error:
+                faults[index] = error.broken[0]
+                continue
+            seed_globals(derived_seed(*seeds, index, *([copy] if copy else [])))
+            views[row] = transform(photo)
+    return views, faults
 
 
 _RAND_PART = re.compile(r"[a-z]+\d+(\.\d+)?|mstdinf")

@@ -37,8 +37,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_digits(root: Path, parts: dict[str, int]) -> Path:
-    digits = load_digits(seed=0).train
+    dataset = load_digits(seed=0)
     for part, count in parts.items():
+        digits = dataset.train if part == "train" else dataset.val  # no test image is a training image
         for label, name in enumerate(("one", "three", "two")):
             directory = root / part / name
             directory.mkdir(parents=True)

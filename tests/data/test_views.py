@@ -24,8 +24,9 @@ DEIT = Augment(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Write photographs of several shapes, none of the size that is trained on: digits, enlarged and coloured."""
-    digits = load_digits(seed=0).train
+    dataset = load_digits(seed=0)
     for part, count in (("train", 20), ("test", 2)):
+        digits = dataset.train if part == "train" else dataset.val
         for label in range(2):
             directory = tmp_path / part / str(label)
             directory.mkdir(parents=True)
