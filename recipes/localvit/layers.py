@@ -112,7 +112,7 @@ class ElasticSqueezeExcitation(nn.Module):
 def eca_kernel_size(channels: int) -> int:
     """Return over how many neighbouring channels ECA looks: log2(C)/2 + 1/2, cut to a whole number, made odd.
 
-    Wang et al., CVPR 2020, equation 12, with gamma 2 and b 1.
+    ECA-Net's rule (Wang et al., CVPR 2020) with its own gamma of 2 and b of 1, as LocalViT has it.
     """
     return int((math.log2(channels) + 1) / 2) | 1
 

@@ -1,8 +1,8 @@
 """LocalViT as a search space: which feed-forwards convolve over the image, and how.
 
 A block without the depthwise stage is DeiT's own: a second LayerNorm and two Linear layers with GELU, class token
-included. So the space reaches from the plain transformer to LocalViT, and a choice that a block does not use is not in
-its architecture.
+included, as in the authors' comparison of low, middle and high layers. So the space reaches from the plain transformer
+to LocalViT, and a choice that a block does not use is not in its architecture.
 """
 
 from collections.abc import Collection, Mapping
