@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nasx.data import Augment, ImageArray, TrainBatches, channel_statistics, eval_batches, load_digits
+from nasx.data import Augment, Dataset, ImageArray, TrainBatches, channel_statistics, eval_batches, load_digits
 
 DIGITS = load_digits(seed=0).train
 EVERYTHING = Augment(pad_crop=1, flip=True, erase=0.5, rotate=10, zoom=0.1)
@@ -86,6 +86,33 @@ def test_parts_are_slices_of_the_whole_to_the_bit(
 
     images, targets = zip(*(batch((rank, world)) for rank in range(world)), strict=True)
     assert all(len(part) == 24 // world for part in images)
+    assert same(batch((0, 1)), (torch.cat(images), torch.cat(targets)))
+
+
+def test_repeated_images_come_in_a_row_each_augmented_by_itself() -> None:
+    """Three times a third of the images, as DeiT has it, in as many steps."""
+    images = numbered(48)
+    batches = batches_of(images, batch_size=12, repeats=3)
+    assert batches.steps_per_epoch == 4
+    first, second = members(batches, 0, 4), members(batches, 4, 8)
+    assert first[::3] == first[1::3] == first[2::3]
+    assert len(set(first)) == 16
+    assert set(first) != set(second)
+    assert members(batches, 2, 6) == (first + second)[24:72]
+    assert members(batches_of(images, batch_size=12), 0, 4)[:16] == first[::3], "the order is that without repeats"
+    targets = torch.cat([labels for _, labels in batches.steps(0, 4)])
+    assert targets.tolist() == [number % 5 for number in first]
+    moved, _ = next(digit_batches(repeats=3, augment=Augment(pad_crop=3)).steps(0, 1))
+    assert not torch.equal(moved[0::3], moved[1::3])
+    assert not torch.equal(moved[1::3], moved[2::3])
+
+
+@pytest.mark.parametrize(("mixup", "world"), [(0.8, 2), (0.0, 4)])
+def test_parts_of_repeated_images_are_slices_of_the_whole(mixup: float, world: int) -> None:
+    def batch(part: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return next(digit_batches(batch_size=40, repeats=3, mixup=mixup, augment=EVERYTHING, part=part).steps(3, 4))
+
+    images, targets = zip(*(batch((rank, world)) for rank in range(world)), strict=True)
     assert same(batch((0, 1)), (torch.cat(images), torch.cat(targets)))
 
 
@@ -197,6 +224,8 @@ def test_channel_statistics_of_a_large_set_are_those_of_evenly_spaced_images() -
         ({"part": (2, 2)}, r"0 <= rank < world, but got \(2, 2\)"),
         ({"part": (-1, 2)}, r"0 <= rank < world, but got \(-1, 2\)"),
         ({"part": (0, 3)}, "8 does not divide among 3 processes"),
+        ({"repeats": 0}, "repeats counts the copies of an image and must be at least 1, but got 0"),
+        ({"classes": 4}, "labels are 0 to 4, but classes=4 needs 0 to 3"),
         ({"seed": -1}, "seed must not be negative, but got -1"),
         ({"mean": (0, 0)}, "one value per channel"),
         ({"std": (0,)}, "every std above 0"),
@@ -233,6 +262,18 @@ def test_images_and_labels_that_do_not_fit_are_refused() -> None:
         ImageArray(np.zeros((2, 1, 8, 8)), np.zeros(2, dtype=np.int64))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"labels \(3,\)"):
         ImageArray(np.zeros((2, 1, 8, 8), dtype=np.uint8), np.zeros(3, dtype=np.int64))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("label", [5, -1])
+def test_labels_beyond_the_classes_are_refused(part: str, label: int) -> None:
+    parts = {name: numbered(10) for name in ("train", "val", "test")}
+    parts[part].labels[7] = label
+    classes, test = tuple("abcde"), parts.pop("test")
+    name = {"train": "training", "val": "validation", "test": "test"}[part]
+    message = rf"1 {name} images have labels outside of 0\.\.4, such as {label} at position 7; numbers has 5 classes"
+    with pytest.raises(ValueError, match=message):
+        Dataset("numbers", classes, 1, 1, **parts, split={}, test=lambda: test).open_test()
 
 
 def test_mixing_without_timm_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

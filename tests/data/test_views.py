@@ -88,6 +88,17 @@ def test_parts_are_slices_of_the_whole_to_the_bit(folder: Path) -> None:
     assert same(batch((0, 1)), (torch.cat(images), torch.cat(targets)))
 
 
+def test_copies_of_a_photograph_are_seen_differently(folder: Path) -> None:
+    augment = Augment(resized_crop=(0.08, 1.0))
+    once, thrice, again = (
+        next(batches_of(photos(folder), augment=augment, batch_size=12, repeats=repeats, workers=workers).steps(0, 1))
+        for repeats, workers in ((1, 0), (3, 0), (3, 1))
+    )
+    assert same(thrice, again)
+    assert torch.equal(thrice[0][::3], once[0][:4]), "the first copy is what there is without repeats"
+    assert all(not torch.equal(*pair) for pair in zip(thrice[0], thrice[0][1:], strict=False))
+
+
 def test_views_change_with_epoch_seed_and_sample(folder: Path) -> None:
     """One photograph, many times: what differs is the view."""
     path = next((folder / "train").glob("*/*.png"))
