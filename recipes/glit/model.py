@@ -11,7 +11,7 @@ from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import Attention, DropPath, FeedForward
 from recipes.glit.layers import Heads, Layer, LocalConv, mix
-from recipes.glit.space import TINY, block_arch, same_heads
+from recipes.glit.space import BASE, SMALL, TINY, block_arch, same_heads
 from recipes.glit.variant import OFFICIAL, Variant
 
 
@@ -71,6 +71,11 @@ class Frame:
     def split(self, global_heads: int) -> int | None:
         """Return where the channels that attention reads end, or None where both sub-modules read all."""
         return None if self.variant.submodule_input == "full" else self.channels(global_heads)
+
+
+TINY_FRAME = Frame()
+SMALL_FRAME = Frame(embed_dim=384, num_heads=6)
+BASE_FRAME = Frame(embed_dim=768, num_heads=12)
 
 
 class BlockChoices(NamedTuple):
@@ -376,3 +381,9 @@ GLIT_TINY = _published()
 
 DEIT_TINY = same_heads(3)
 """DeiT-Tiny as a point of the space: all heads global."""
+
+DEIT_SMALL = same_heads(6, SMALL)
+"""DeiT-Small, in `SMALL_FRAME`."""
+
+DEIT_BASE = same_heads(12, BASE)
+"""DeiT-Base, in `BASE_FRAME`."""

@@ -71,6 +71,7 @@ class Axes:
 
 
 TINY = Axes()
+# DeiT's other widths: heads go over in thirds
 SMALL = Axes(num_heads=6, global_heads=(0, 2, 4, 6))
 BASE = Axes(num_heads=12, global_heads=(0, 4, 8, 12))
 

@@ -1,13 +1,28 @@
 """Formulas against what torch counts in the extracted networks, and against the paper's figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import timm
 import torch
 
+from nasx import Arch
 from nasx.measure import count_macs, count_params
-from recipes.glit.cost import macs, paper_macs, params
-from recipes.glit.model import DEIT_TINY, GLIT_TINY, Frame, build, build_in
-from recipes.glit.space import BASE, SMALL, Axes, table2
+from recipes.glit.cost import Macs, Params, macs, paper_macs, params
+from recipes.glit.model import (
+    BASE_FRAME,
+    DEIT_BASE,
+    DEIT_SMALL,
+    DEIT_TINY,
+    GLIT_TINY,
+    SMALL_FRAME,
+    TINY_FRAME,
+    Frame,
+    build,
+    build_in,
+)
+from recipes.glit.space import BASE, SMALL, TINY, Axes, table2
 from recipes.glit.supernet import GLiTSupernet
 
 
@@ -46,6 +61,30 @@ def test_larger_sizes(axes: Axes, width: int) -> None:
         model = build(arch, embed_dim=width, num_heads=axes.num_heads, image_size=64)
         assert count_macs(model, torch.zeros(1, 3, 64, 64)) == macs.configured(**settings)(arch)
         assert count_params(model) == params.configured(**settings)(arch)
+
+
+@pytest.mark.parametrize(
+    ("arch", "frame", "parameters", "giga_macs"),
+    [(DEIT_SMALL, SMALL_FRAME, 22_050_664, 4.6), (DEIT_BASE, BASE_FRAME, 86_567_656, 17.6)],
+    ids=["small", "base"],
+)
+def test_deit_of_the_larger_sizes(arch: Arch, frame: Frame, parameters: int, giga_macs: float) -> None:
+    name = f"deit_{'small' if frame is SMALL_FRAME else 'base'}_patch16_224"
+    with torch.device("meta"):
+        built, theirs = build_in(frame, arch), timm.create_model(name, pretrained=False)
+        image = torch.zeros(1, 3, 224, 224)
+    assert Params(frame)(arch) == count_params(built) == count_params(theirs) == parameters
+    assert Macs(frame)(arch) == count_macs(built, image)
+    assert Macs(frame)(arch) / 1e9 == pytest.approx(giga_macs, abs=0.1)  # table 3
+
+
+def test_sizes_differ_in_width_and_heads_alone() -> None:
+    assert (
+        replace(SMALL_FRAME, embed_dim=192, num_heads=3) == replace(BASE_FRAME, embed_dim=192, num_heads=3) == Frame()
+    )
+    for frame, axes in ((TINY_FRAME, TINY), (SMALL_FRAME, SMALL), (BASE_FRAME, BASE)):
+        assert frame.embed_dim == 64 * frame.num_heads == 64 * axes.num_heads
+        assert axes.global_heads == tuple(frame.num_heads * third // 3 for third in range(4))
 
 
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
