@@ -122,8 +122,8 @@ class Trunk(nn.Module):
         self.patch_embed = PatchEmbed(frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
-        self.norm = nn.LayerNorm(frame.embed_dim, eps=1e-6)
-        self.head = nn.Linear(frame.embed_dim, frame.num_classes)
+        self.norm: nn.Module = nn.LayerNorm(frame.embed_dim, eps=1e-6)
+        self.head: nn.Module = nn.Linear(frame.embed_dim, frame.num_classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, D) of images, class token first."""
