@@ -250,7 +250,8 @@ def _list_members(root: Path, part: str) -> _Members:
     found = folder.make_dataset(
         directory, {name: label for label, name in enumerate(classes)}, extensions=suffixes, allow_empty=True
     )
-    members = sorted((Path(path).relative_to(root).as_posix(), label) for path, label in found)
+    below = len(str(directory)) + 1  # strings, because a million paths take their time
+    members = sorted((f"{part}/{path[below:].replace(os.sep, '/')}", label) for path, label in found)
     labels = np.array([label for _, label in members], dtype=np.int64)
     listed = _Members(classes, [name for name, _ in members], labels)
     if empty := listed.empty_classes():
