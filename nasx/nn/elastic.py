@@ -1,12 +1,13 @@
 """Weight-entangled layers: built at their largest size, run and extracted at any smaller one (AutoFormer).
 
 Channels are prefixes; depthwise kernels are centred in the largest kernel. Every layer runs a slice in `forward`,
-which takes the sizes as arguments, and gives that slice as plain torch in `extract`.
+which takes the sizes as arguments, and gives that slice as plain torch in `extract`. `of` goes the other way: a
+plain layer made elastic, its size the largest. The parameters stay the plain layer's own, so training one trains both.
 """
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from nasx.nn.layers import Attention, FeedForward, attend, depthwise_conv1d
 
 Plain = TypeVar("Plain", bound=nn.Module)
+Size = int | tuple[int, int]
 
 
 def _filled(plain: Plain, like: nn.Module, **tensors: Tensor | None) -> Plain:
@@ -33,6 +35,20 @@ def _filled(plain: Plain, like: nn.Module, **tensors: Tensor | None) -> Plain:
     return plain.train(like.training)
 
 
+def _adopted(elastic: Plain, plain: nn.Module) -> Plain:
+    """Give an elastic layer the parameters and buffers of a plain one, not copies, and its mode."""
+    own, given = ([*layer.named_parameters(), *layer.named_buffers()] for layer in (elastic, plain))
+    names, found = (sorted(name for name, _ in tensors) for tensors in (own, given))
+    if names != found:
+        raise ValueError(
+            f"{type(elastic).__name__} holds {', '.join(names)}, but this {type(plain).__name__} holds "
+            f"{', '.join(found)}; pass a layer that computes what {type(elastic).__mro__[1].__name__} does"
+        )
+    for name, tensor in given:
+        setattr(elastic, name, tensor)
+    return elastic.train(plain.training)
+
+
 def _fits(wanted: int, largest: int, what: str) -> int:
     if not 0 < wanted <= largest:
         raise ValueError(
@@ -47,6 +63,11 @@ def _prefix(tensor: Tensor | None, size: int) -> Tensor | None:
 
 class ElasticLinear(nn.Linear):
     """A Linear layer whose inputs and outputs are prefixes."""
+
+    @classmethod
+    def of(cls, plain: nn.Linear) -> Self:
+        """Return a plain layer made elastic."""
+        return _adopted(cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta"), plain)
 
     def _slice(self, out_features: int, in_features: int) -> tuple[Tensor, Tensor | None]:
         _fits(out_features, self.out_features, "out_features")
@@ -69,19 +90,69 @@ class ElasticLinear(nn.Linear):
 class ElasticLayerNorm(nn.LayerNorm):
     """A LayerNorm over the last dimension whose channels are a prefix."""
 
-    def __init__(self, dim: int, eps: float = 1e-5) -> None:
-        super().__init__(dim, eps=eps)
+    def __init__(self, dim: int, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+        super().__init__(dim, eps, elementwise_affine, bias)
+
+    @classmethod
+    def of(cls, plain: nn.LayerNorm) -> Self:
+        """Return a plain layer made elastic; it must normalise the last dimension alone."""
+        if len(plain.normalized_shape) != 1:
+            raise ValueError(f"an elastic LayerNorm is over one dimension, but got {tuple(plain.normalized_shape)}")
+        affine, bias = plain.weight is not None, plain.bias is not None
+        with torch.device("meta"):
+            return _adopted(cls(plain.normalized_shape[0], plain.eps, affine, bias), plain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., C) with the first C weights."""
         dim = _fits(x.shape[-1], self.normalized_shape[0], "channels")
-        return F.layer_norm(x, (dim,), self.weight[:dim], self.bias[:dim], self.eps)
+        return F.layer_norm(x, (dim,), _prefix(self.weight, dim), _prefix(self.bias, dim), self.eps)
 
     def extract(self, dim: int) -> nn.LayerNorm:
         """Return the plain layer of a size."""
         _fits(dim, self.normalized_shape[0], "channels")
-        plain = nn.LayerNorm(dim, eps=self.eps, device="meta")
-        return _filled(plain, self, weight=self.weight[:dim], bias=self.bias[:dim])
+        plain = nn.LayerNorm(dim, self.eps, self.elementwise_affine, self.bias is not None, device="meta")
+        return _filled(plain, self, weight=_prefix(self.weight, dim), bias=_prefix(self.bias, dim))
+
+
+class ElasticConv2d(nn.Conv2d):
+    """A convolution over images whose input and output channels are prefixes, its kernel one for all sizes.
+
+    A patch embedding, for one. It has no groups; `ElasticDepthwiseConv2d` has kernels that vary.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, **settings: Any) -> None:
+        """`settings` are those of `nn.Conv2d`: stride, padding, dilation, bias, padding_mode."""
+        super().__init__(in_channels, out_channels, kernel_size, **settings)
+        if self.groups != 1:
+            raise ValueError(f"an elastic convolution has one group, but got {self.groups}")
+
+    @classmethod
+    def of(cls, plain: nn.Conv2d) -> Self:
+        """Return a plain layer made elastic."""
+        with torch.device("meta"):
+            elastic = cls(plain.in_channels, plain.out_channels, **_settings(plain), groups=plain.groups)
+        return _adopted(elastic, plain)
+
+    def _slice(self, out_channels: int, in_channels: int) -> tuple[Tensor, Tensor | None]:
+        _fits(out_channels, self.out_channels, "out_channels")
+        _fits(in_channels, self.in_channels, "in_channels")
+        return self.weight[:out_channels, :in_channels], _prefix(self.bias, out_channels)
+
+    def forward(self, x: Tensor, out_channels: int | None = None) -> Tensor:
+        """Map (B, C, H, W) to (B, out_channels, H', W'), all by default; the inputs that are used follow x."""
+        out_channels = self.out_channels if out_channels is None else out_channels
+        return self._conv_forward(x, *self._slice(out_channels, x.shape[1]))
+
+    def extract(self, out_channels: int, in_channels: int) -> nn.Conv2d:
+        """Return the plain layer of a size."""
+        weight, bias = self._slice(out_channels, in_channels)
+        plain = nn.Conv2d(in_channels, out_channels, **_settings(self), device="meta")
+        return _filled(plain, self, weight=weight, bias=bias)
+
+
+def _settings(conv: nn.Conv2d) -> dict[str, Any]:
+    names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
 
 
 def _centred(kernel_size: int, largest: int) -> slice:
@@ -94,12 +165,31 @@ def _centred(kernel_size: int, largest: int) -> slice:
     return slice(start, start + kernel_size)
 
 
+def _depthwise(conv: nn.Conv1d | nn.Conv2d) -> int:
+    """Return the channels of a convolution that is depthwise, with zeros around it that keep its input's size."""
+    sizes = {*conv.kernel_size}
+    same = conv.padding == "same" or {*conv.padding} == {size // 2 for size in sizes}
+    plain = {*conv.stride, *conv.dilation} == {1} and conv.padding_mode == "zeros"
+    if not (conv.groups == conv.in_channels == conv.out_channels and len(sizes) == 1 and same and plain):
+        raise ValueError(
+            "an elastic depthwise convolution has a group per channel, a square kernel, stride and dilation 1, "
+            f"and zero padding to the input's size, but got {conv}"
+        )
+    return conv.in_channels
+
+
 class ElasticDepthwiseConv1d(nn.Conv1d):
     """A depthwise convolution with 'same' padding: channels are a prefix, kernels centred in the largest."""
 
     def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
         _centred(kernel_size, kernel_size)
         super().__init__(channels, channels, kernel_size, padding="same", groups=channels, bias=bias)
+
+    @classmethod
+    def of(cls, plain: nn.Conv1d) -> Self:
+        """Return a plain layer made elastic; it must be depthwise, keep the length, and have an odd kernel."""
+        with torch.device("meta"):
+            return _adopted(cls(_depthwise(plain), plain.kernel_size[0], plain.bias is not None), plain)
 
     def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
         _fits(channels, self.in_channels, "channels")
@@ -126,6 +216,12 @@ class ElasticDepthwiseConv2d(nn.Conv2d):
     def __init__(self, channels: int, kernel_size: int, bias: bool = True) -> None:
         _centred(kernel_size, kernel_size)
         super().__init__(channels, channels, kernel_size, padding="same", groups=channels, bias=bias)
+
+    @classmethod
+    def of(cls, plain: nn.Conv2d) -> Self:
+        """Return a plain layer made elastic; it must be depthwise, keep height and width, and have an odd kernel."""
+        with torch.device("meta"):
+            return _adopted(cls(_depthwise(plain), plain.kernel_size[0], plain.bias is not None), plain)
 
     def _slice(self, channels: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:
         _fits(channels, self.in_channels, "channels")
@@ -166,9 +262,13 @@ def _batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     )
 
 
+def _norm_settings(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[int, float, float | None, bool, bool]:
+    return norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+
+
 def _batch_norm_slice(norm: nn.BatchNorm1d | nn.BatchNorm2d, plain_class: type[Plain], channels: int) -> Plain:
     _fits(channels, norm.num_features, "channels")
-    plain = plain_class(channels, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
+    plain = plain_class(channels, *_norm_settings(norm)[1:], device="meta")
     return _filled(
         plain,
         norm,
@@ -188,6 +288,11 @@ class ElasticBatchNorm1d(nn.BatchNorm1d):
     of `momentum=None` is exact where one slice runs between resets, as it does there.
     """
 
+    @classmethod
+    def of(cls, plain: nn.BatchNorm1d) -> Self:
+        """Return a plain layer made elastic."""
+        return _adopted(cls(*_norm_settings(plain), device="meta"), plain)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C) or (B, C, N) with the first C channels."""
         self._check_input_dim(x)
@@ -200,6 +305,11 @@ class ElasticBatchNorm1d(nn.BatchNorm1d):
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
     """The same over images (B, C, H, W)."""
+
+    @classmethod
+    def of(cls, plain: nn.BatchNorm2d) -> Self:
+        """Return a plain layer made elastic."""
+        return _adopted(cls(*_norm_settings(plain), device="meta"), plain)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) with the first C channels."""
@@ -232,6 +342,19 @@ class ElasticAttention(nn.Module):
         self.max_inner, self.dropout, self.scale = max_inner, dropout, scale
         self.qkv = nn.Linear(max_dim, 3 * max_inner, bias=qkv_bias)
         self.proj = ElasticLinear(max_inner, max_dim if max_out is None else max_out)
+
+    @classmethod
+    def of(cls, qkv: nn.Linear, proj: nn.Linear, *, dropout: float = 0.0, scale: float | None = None) -> Self:
+        """Return the two layers of an attention made elastic; `qkv` packs q, k and v along its rows, as timm does."""
+        if qkv.out_features != 3 * proj.in_features:
+            raise ValueError(
+                f"qkv packs q, k and v, each as wide as proj's input, but got {qkv.out_features} rows and "
+                f"{proj.in_features} inputs"
+            )
+        with torch.device("meta"):
+            attention = cls(qkv.in_features, max_inner=proj.in_features, dropout=dropout, scale=scale)
+        attention.qkv, attention.proj = qkv, ElasticLinear.of(proj)
+        return attention.train(qkv.training)
 
     def _slice(self, dim: int, inner: int) -> tuple[Tensor, Tensor | None]:
         _fits(dim, self.qkv.in_features, "width")
@@ -284,6 +407,16 @@ class ElasticFeedForward(nn.Module):
         self.act = activation()
         self.fc2 = ElasticLinear(max_hidden, max_dim)
         self.drop = nn.Dropout(dropout)
+
+    @classmethod
+    def of(cls, fc1: nn.Linear, fc2: nn.Linear, *, activation: nn.Module, dropout: float = 0.0) -> Self:
+        """Return the two layers of a feed-forward made elastic, with the activation between them."""
+        if (fc1.in_features, fc1.out_features) != (fc2.out_features, fc2.in_features):
+            raise ValueError(f"fc2 must map fc1's outputs back to its inputs, but got {fc1} and {fc2}")
+        with torch.device("meta"):
+            feed_forward = cls(fc1.in_features, fc1.out_features, activation=nn.Identity, dropout=dropout)
+        feed_forward.fc1, feed_forward.act, feed_forward.fc2 = ElasticLinear.of(fc1), activation, ElasticLinear.of(fc2)
+        return feed_forward.train(fc1.training)
 
     def forward(self, x: Tensor, *, hidden: int) -> Tensor:
         """Map (..., C) to (..., C) through a hidden width."""

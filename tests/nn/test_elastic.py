@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from nasx.nn import (
     ElasticAttention,
     ElasticBatchNorm1d,
     ElasticBatchNorm2d,
+    ElasticConv2d,
     ElasticDepthwiseConv1d,
     ElasticDepthwiseConv2d,
     ElasticFeedForward,
@@ -66,11 +68,27 @@ def linear_case(out_features: int, in_features: int, bias: bool) -> Case:
     )
 
 
-def layer_norm_case(dim: int) -> Case:
-    layer = ElasticLayerNorm(8, eps=1e-3)
+def layer_norm_case(dim: int, bias: bool) -> Case:
+    layer = ElasticLayerNorm(8, eps=1e-3, bias=bias)
     randomised(layer)
     x = torch.randn(2, 3, dim, dtype=torch.float64)
-    return Case(layer, x, layer, lambda: layer.extract(dim), {"weight": (slice(dim),), "bias": (slice(dim),)})
+    used: dict[str, tuple[slice | Tensor, ...]] = {"weight": (slice(dim),)} | ({"bias": (slice(dim),)} if bias else {})
+    return Case(layer, x, layer, lambda: layer.extract(dim), used)
+
+
+def conv_case(out_channels: int, in_channels: int, bias: bool, padding_mode: str) -> Case:
+    layer = ElasticConv2d(4, 6, (3, 2), stride=2, padding=1, bias=bias, padding_mode=padding_mode)
+    randomised(layer)
+    used: dict[str, tuple[slice | Tensor, ...]] = {"weight": (slice(out_channels), slice(in_channels))}
+    if bias:
+        used["bias"] = (slice(out_channels),)
+    return Case(
+        layer,
+        torch.randn(2, in_channels, 5, 6, dtype=torch.float64),
+        lambda x: layer(x, out_channels),
+        lambda: layer.extract(out_channels, in_channels),
+        used,
+    )
 
 
 def conv1d_case(channels: int, kernel_size: int, bias: bool) -> Case:
@@ -156,7 +174,8 @@ def batch_norm_case(channels: int, images: bool, momentum: float | None) -> Case
 odd = st.sampled_from([1, 3, 5])
 cases = st.one_of(
     st.builds(linear_case, st.integers(1, 7), st.integers(1, 9), st.booleans()),
-    st.builds(layer_norm_case, st.integers(1, 8)),
+    st.builds(layer_norm_case, st.integers(1, 8), st.booleans()),
+    st.builds(conv_case, st.integers(1, 6), st.integers(1, 4), st.booleans(), st.sampled_from(["zeros", "circular"])),
     st.builds(conv1d_case, st.integers(1, 6), st.sampled_from([1, 3, 5, 7]), st.booleans()),
     st.builds(conv2d_case, st.integers(1, 6), odd, st.booleans()),
     st.builds(
@@ -232,7 +251,13 @@ def test_extracted_weights_are_trained_where_the_whole_ones_are(
 def torch_pairs() -> Iterator[tuple[nn.Module, nn.Module, Tensor]]:
     tokens = torch.randn(2, 5, 6, dtype=torch.float64)
     yield ElasticLinear(6, 4), nn.Linear(6, 4), tokens
+    yield ElasticLinear(6, 4, bias=False), nn.Linear(6, 4, bias=False), tokens
     yield ElasticLayerNorm(6), nn.LayerNorm(6), tokens
+    yield ElasticLayerNorm(6, 0.1, bias=False), nn.LayerNorm(6, 0.1, bias=False), tokens
+    yield ElasticLayerNorm(6, elementwise_affine=False), nn.LayerNorm(6, elementwise_affine=False), tokens
+    conv: dict[str, Any] = {"kernel_size": 2, "stride": 2, "padding": 1, "dilation": 2}
+    conv |= {"bias": False, "padding_mode": "reflect"}
+    yield ElasticConv2d(2, 3, **conv), nn.Conv2d(2, 3, **conv), tokens[None]
     yield ElasticDepthwiseConv1d(5, 3), nn.Conv1d(5, 5, 3, padding=1, groups=5), tokens
     yield ElasticDepthwiseConv2d(2, 3), nn.Conv2d(2, 2, 3, padding=1, groups=2), tokens[None]
     for momentum in (0.1, None):
@@ -253,6 +278,64 @@ def test_the_largest_size_is_torchs_layer(training: bool) -> None:
             torch.testing.assert_close(elastic(x), plain(x), rtol=1e-12, atol=1e-12)
         for name, tensor in plain.state_dict().items():
             torch.testing.assert_close(elastic.state_dict()[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_plain_layer_made_elastic_computes_the_same_with_its_own_parameters(training: bool) -> None:
+    for elastic, plain, x in torch_pairs():
+        randomised(plain).train(training)
+        made = type(elastic).of(plain)  # type: ignore[attr-defined]
+        assert type(made) is type(elastic)
+        assert made.training is training
+        assert made.state_dict().keys() == plain.state_dict().keys()
+        assert all(p is q for p, q in zip(made.parameters(), plain.parameters(), strict=True))
+        expected = copy.deepcopy(plain)(x)
+        torch.testing.assert_close(made(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_timms_attention_and_feed_forward_made_elastic_compute_the_same(bias: bool) -> None:
+    timm = pytest.importorskip("timm")
+    block = timm.models.vision_transformer.Block(12, 3, mlp_ratio=2, qkv_bias=bias, proj_bias=bias)
+    randomised(block).train()
+    attention = ElasticAttention.of(block.attn.qkv, block.attn.proj)
+    feed_forward = ElasticFeedForward.of(block.mlp.fc1, block.mlp.fc2, activation=block.mlp.act)
+    norm = ElasticLayerNorm.of(block.norm1)
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    parts: list[tuple[nn.Module, nn.Module, Callable[[Tensor], Tensor], nn.Module]] = [
+        (attention, block.attn, lambda x: attention(x, heads=3), attention.extract(12, heads=3)),
+        (feed_forward, block.mlp, lambda x: feed_forward(x, hidden=24), feed_forward.extract(12, hidden=24)),
+        (norm, block.norm1, norm, norm.extract(12)),
+    ]
+    for made, whole, run, plain in parts:
+        assert made.training
+        assert made.state_dict().keys() == whole.state_dict().keys() == plain.state_dict().keys()
+        assert {id(p) for p in made.parameters()} == {id(p) for p in whole.parameters()}
+        torch.testing.assert_close(run(x), whole(x), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(plain(x), whole(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ElasticLayerNorm.of(nn.LayerNorm((2, 3))), r"over one dimension, but got \(2, 3\)"),
+        (lambda: ElasticConv2d.of(nn.Conv2d(4, 4, 3, groups=2)), "one group, but got 2"),
+        (lambda: ElasticDepthwiseConv2d.of(nn.Conv2d(4, 4, 3, padding=1)), "a group per channel"),
+        (lambda: ElasticDepthwiseConv2d.of(nn.Conv2d(4, 4, 3, groups=4)), "zero padding"),
+        (lambda: ElasticDepthwiseConv2d.of(nn.Conv2d(4, 4, (3, 5), padding="same", groups=4)), "square kernel"),
+        (lambda: ElasticDepthwiseConv1d.of(nn.Conv1d(4, 4, 3, stride=2, padding=1, groups=4)), "stride and dilation 1"),
+        (lambda: ElasticDepthwiseConv1d.of(nn.Conv1d(4, 4, 4, padding=2, groups=4)), "must be odd"),
+        (lambda: ElasticAttention.of(nn.Linear(4, 8), nn.Linear(4, 4)), "8 rows and 4 inputs"),
+        (lambda: ElasticFeedForward.of(nn.Linear(4, 8), nn.Linear(8, 2), activation=nn.GELU()), "back to its inputs"),
+        (
+            lambda: ElasticLinear.of(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))),
+            "ElasticLinear holds bias, weight, but this ParametrizedLinear holds .*; pass .* what Linear does",
+        ),
+    ],
+)
+def test_plain_layers_that_no_elastic_one_equals_are_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @few
