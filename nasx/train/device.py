@@ -1,5 +1,6 @@
 """Where computation happens, and with how many threads."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -8,15 +9,25 @@ from torch import nn
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return a torch device by name; "auto" is CUDA where there is one, else the CPU."""
+    """Return a torch device by name; "auto" is CUDA where there is one, else the CPU.
+
+    Under torchrun "auto" and "cuda" are this process's own CUDA device, numbered by LOCAL_RANK.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"there is no device {name!r}; write cpu, cuda, cuda:0 or auto") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"the device {name!r} was asked for, but this machine has no usable CUDA device")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"torchrun started a process for {device}, but this machine has {torch.cuda.device_count()} CUDA "
+                "devices; lower --nproc-per-node or ask for the device cpu"
+            )
     return device
 
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from nasx.arch import Arch
 from nasx.train.batchnorm import reset_broken_statistics
 from nasx.train.device import autocast, device_of
+from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
 from nasx.train.modes import Batches
 from nasx.train.paths import Paths
 
@@ -43,6 +44,7 @@ def train_supernet(
     clip_norm: float | None = None,
     start_step: int = 0,
     max_skipped: int = 3,
+    group: Group = ALONE,
 ) -> Iterator[Step]:
     """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
 
@@ -51,6 +53,10 @@ def train_supernet(
     targets and the others from its softmax outputs, unsmoothed (in-place distillation; US-Nets, section 3.4). A step
     whose loss or gradient is not finite changes no weight and says so; more than `max_skipped` in a row raise
     NotFinite.
+
+    The ranks of a `group` train one supernet: `batches` yields each rank's rows of the batches
+    (`TrainBatches(part=group.part)`), and gradients, BatchNorm statistics, dropout and stochastic depth are those of
+    the whole batch. Give all ranks the same weights, paths and generator states (`seeded`): they stay the same.
     """
 
     def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
@@ -63,7 +69,9 @@ def train_supernet(
             if distill and number == 0:
                 targets, smoothing = logits.detach().float().softmax(dim=1), 0.0
 
-    for done in _train(supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
+    for done in _train(
+        supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped, group, reduced=False
+    ):
         yield replace(done, archs=paths(done.step))
 
 
@@ -78,15 +86,23 @@ def train(
     average: AveragedModel | None = None,
     start_step: int = 0,
     max_skipped: int = 3,
+    group: Group = ALONE,
 ) -> Iterator[Step]:
-    """Train a network, one optimizer step per batch, updating an average of its weights after each."""
+    """Train a network, one optimizer step per batch, updating an average of its weights after each.
+
+    The ranks of a `group` train one network as `train_supernet` does, every parameter of which each step must use:
+    gradients are averaged by DistributedDataParallel.
+    """
+    network = data_parallel(group, model)
 
     def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
         with autocast(images.device):
-            loss = F.cross_entropy(model(images), targets, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(network(images), targets, label_smoothing=label_smoothing)
         yield loss
 
-    for done in _train(model, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped):
+    for done in _train(
+        model, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped, group, reduced=group.size > 1
+    ):
         if average is not None and not done.skipped:
             average.update_parameters(model)
         yield done
@@ -111,18 +127,28 @@ def _train(
     clip_norm: float | None,
     start_step: int,
     max_skipped: int,
+    group: Group,
+    *,
+    reduced: bool,
 ) -> Iterator[Step]:
     device, skipped = device_of(model), 0
     model.train()
     for step, (images, targets) in enumerate(batches, start_step):
+        if step == start_step:  # now that every rank has read a batch, for which the first time takes longest
+            check_same_start(group, model, start_step)
         images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         lr = optimizer.param_groups[0]["lr"]
         # None, not zero: the optimizer then leaves what this step does not use alone
         optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=device)
-        for part in losses(step, images, targets):
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+        rows = rows_of(group, len(images))
+        with whole_batch(group, rows):
+            for part in losses(step, images, targets):
+                part = part * (rows.count * group.size / rows.whole) if group.size > 1 else part
+                part.backward()  # type: ignore[no-untyped-call]
+                loss += part.detach()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        average_over(group, [loss] if reduced else [loss, *gradients])
         # one number tells whether loss and gradients are finite: both end in the norm
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm is not None else float("inf"))
         finite = bool(torch.isfinite(norm + loss))
