@@ -9,9 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import budget
+from benchmarks import budget, relative_positions
 
-BENCHMARKS = {"budget.draws": budget.draws, "budget.tables": budget.tables}
+BENCHMARKS = {
+    "budget.draws": budget.draws,
+    "budget.tables": budget.tables,
+    "relative_positions.steps": relative_positions.steps,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

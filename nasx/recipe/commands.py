@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import nasx
+from nasx.arch import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from nasx.recipe.stages import Maker
     from nasx.run import Stage
 
+_TOLD = 10  # broken images that are named
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 
 
@@ -30,7 +33,7 @@ class Recipe:
     """
 
     presets: "Mapping[str, RunConfig]"
-    problem: "Callable[[Any, ImageTask], Problem]"
+    problem: "Callable[[Any, ImageTask], Problem[Any]]"
     stages: "Callable[[Maker[Any]], list[Any]]"
 
 
@@ -108,15 +111,31 @@ class CommandLine:
             config = config.model_copy(update={"seed": options.seed})
         return apply_settings(config, options.set)
 
-    def problem(self, options: argparse.Namespace, config: Any = None) -> "Problem":
+    def problem(self, options: argparse.Namespace, config: Any = None) -> "Problem[Any]":
         """Return the checked problem that the options state; BadInput says what cannot be."""
         from rich.console import Console
 
+        from nasx.report import progress
+
         config = self.config(options) if config is None else config
-        with bad_input(), Console(stderr=True).status("reading images and counting architectures"):
+        errors = Console(stderr=True)
+        with bad_input(), progress(errors) as bars:
+            from nasx.recipe.machine import Machine
             from nasx.recipe.problem import load_task
 
-            task = load_task(config, options.data.resolve() if options.data else None)
+            reading: list[Any] = []
+
+            def show(done: int, total: int) -> None:
+                if not reading:
+                    reading.append(bars.add_task("reading images", total=total))
+                bars.update(reading[0], completed=done, total=total)
+
+            task = load_task(config, options.data.resolve() if options.data else None, Machine().workers, show)
+        for image in task.dataset.broken[:_TOLD]:
+            errors.print(f"left out: {image}", soft_wrap=True, markup=False)
+        if len(task.dataset.broken) > _TOLD:
+            errors.print(f"and {len(task.dataset.broken) - _TOLD} more broken training images")
+        with bad_input(), errors.status("counting architectures"):
             problem = self.load().problem(config, task)
             problem.check()
         return problem
@@ -153,11 +172,12 @@ class CommandLine:
         return "-".join(word for word in words if word)
 
     def _execute(
-        self, problem: "Problem", directory: Path, select: "Callable[[list[Stage]], list[Stage]] | None" = None
+        self, problem: "Problem[Any]", directory: Path, select: "Callable[[list[Stage]], list[Stage]] | None" = None
     ) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
         """Run the stages; return summary, results and whether all was done before, or None where interrupted."""
         from rich.console import Console
 
+        from nasx.data import BrokenImageError, WorkerDied
         from nasx.recipe.machine import Machine
         from nasx.recipe.outcome import summarise, write_outcome
         from nasx.recipe.stages import Stages
@@ -193,6 +213,8 @@ class CommandLine:
             except Interrupted:
                 errors.print(f"interrupted; the same command continues this run in {directory}")
                 return None
+            except (BrokenImageError, WorkerDied) as error:
+                raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
             if select is not None:
                 return {}, results, already
             summary = summarise(problem, results, run.seconds, _versions())
@@ -237,6 +259,17 @@ class CommandLine:
             print(f"{name}: {result['verdict']}")
         print(f"scatter plot: {directory}/trust.svg")
         return DONE
+
+
+def read_arch(path: str, known: Mapping[str, Arch] = MappingProxyType({})) -> Arch:
+    """Return a known architecture by its name, or one from a file; BadInput where there is neither."""
+    if path in known:
+        return known[path]
+    with bad_input():
+        if not Path(path).is_file():
+            names = f", or one of {', '.join(known)}" if known else ""
+            raise ValueError(f"there is no architecture {path!r}: name a file{names}")
+        return Arch.from_json(Path(path).read_text())
 
 
 def _up_to_trust(stages: "list[Stage]") -> "list[Stage]":

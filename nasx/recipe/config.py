@@ -21,14 +21,20 @@ class Data(Section):
     image_size: PositiveInt = 224
     val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
     val_fraction: Rate = 0.1
+    leaks: Literal["refuse", "drop", "allow"] = Field("refuse", description="what to do with copies of test images")
 
 
 class Augmentation(Section):
-    """What is drawn for each training image."""
+    """What is drawn for each training image (`nasx.data.Augment`); the last three only of photographs."""
 
     pad_crop: int = Field(0, ge=0, description="pixels of padding around each image for random crops")
     flip: bool = False
     erase: Rate = Field(0.0, description="probability of random erasing")
+    rotate: float = Field(0.0, ge=0, le=180, description="degrees either way")
+    zoom: Rate = 0.0
+    resized_crop: tuple[Share, Share] | None = Field(None, description="share of the area, such as [0.08, 1]")
+    auto_augment: str | None = Field(None, description="timm's spelling, such as rand-m9-mstd0.5-inc1")
+    color_jitter: float = Field(0.0, ge=0)
 
 
 class SupernetTraining(Section):
@@ -44,7 +50,10 @@ class SupernetTraining(Section):
     weight_decay: float = Field(1e-4, ge=0)
     warmup_epochs: float = Field(0, ge=0)
     label_smoothing: Rate = 0.1
+    drop_path: Rate = 0.0
     clip_norm: PositiveFloat | None = None
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
     augment: Augmentation = Augmentation()
 
 
@@ -56,7 +65,7 @@ class Search(Section):
     parents: PositiveInt = 10
     mutation_probability: Share = 0.1
     top_k: PositiveInt = 5
-    recalibration_batches: PositiveInt = 200
+    recalibration_batches: int = Field(200, ge=0, description="0 for networks without BatchNorm")
     recalibration_batch_size: PositiveInt = 128
     eval_batch_size: PositiveInt = 512
 
@@ -85,6 +94,7 @@ class Retraining(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of an average of the weights a step; the better of both on validation is kept"
     )
+    repeats: PositiveInt = Field(1, description="repeated augmentation: copies of an image in a row of batches")
     augment: Augmentation = Augmentation()
 
 

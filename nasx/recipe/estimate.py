@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from nasx.arch import Arch
 from nasx.feasible import Feasible, attainable
 from nasx.nn import Subnet
+from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
 from nasx.recipe.stages import Maker
@@ -47,7 +49,7 @@ class StageEstimate:
 class Estimator(Maker[StageEstimate]):
     """Makes estimates where `Stages` makes stages; a drawn network stands for the winner of an earlier level."""
 
-    problem: Problem
+    problem: Problem[Any]
     machine: Machine = field(default_factory=Machine)
     devices: int = 1
     timing: bool = True
@@ -80,17 +82,30 @@ class Estimator(Maker[StageEstimate]):
             training = self._training(f"{name}/trust", config.trust.n, inside)
             estimates.append(_joined(scoring, training))
         estimates = [replace(e, peak_bytes=max(filter(None, (e.peak_bytes, peak)), default=None)) for e in estimates]
-        if retrain:
-            estimates.append(self._training(f"{name}/retrain", min(config.search.top_k, candidates), inside))
-            self._winners[f"{name}/retrain"] = {"winner": dict(inside.sample(0))}
-        return estimates
+        return [*estimates, *self.retrain(name, of)] if retrain else estimates
+
+    def retrain(self, name: str, of: Level) -> list[StageEstimate]:
+        """Return the estimate of training the best of a level from scratch."""
+        _, inside = of(self._winners)
+        self._winners[f"{name}/retrain"] = {"winner": dict(inside.sample(0))}
+        count = min(self.problem.config.search.top_k, inside.size_bounds[1])
+        return [self._training(f"{name}/retrain", count, inside)]
 
     def random(self) -> list[StageEstimate]:
         """Return the estimates of random search's stages."""
         k = self.problem.config.search.top_k
         return [StageEstimate("random/draw"), self._training("random/retrain", k, self.problem.joint)]
 
-    def final(self, last: str) -> list[StageEstimate]:
+    def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[StageEstimate]:
+        """Return the estimate of taking the best with the supernet's weights: a few scores."""
+        config = self.problem.config.search
+        return [self._scoring(f"{name}/inherit", config.top_k, None)]
+
+    def finetune(self, name: str, training: Retraining) -> list[StageEstimate]:
+        """Return the estimate of training those a little further."""
+        return [self._training(f"{name}/finetune", self.problem.config.search.top_k, self.problem.joint, training)]
+
+    def final(self, last: str, also: Mapping[str, str] = MappingProxyType({})) -> list[StageEstimate]:
         """Return the estimates of the baselines; the test images, which only a run may read, are left out."""
         count = len(self.problem.baselines()) + 1
         return [self._training("baselines", count, self.problem.joint), StageEstimate("evaluation")]
@@ -106,8 +121,8 @@ class Estimator(Maker[StageEstimate]):
         seconds = None if image_seconds is None else images * image_seconds / self.devices
         return StageEstimate(name, images, detail=told, seconds=seconds)
 
-    def _training(self, name: str, count: int, inside: Feasible) -> StageEstimate:
-        config = self.problem.config.retrain
+    def _training(self, name: str, count: int, inside: Feasible, training: Retraining | None = None) -> StageEstimate:
+        config = training or self.problem.config.retrain
         steps = self._steps(config.epochs, config.batch_size)
         images = count * steps * config.batch_size
         estimate = StageEstimate(name, images, images, f"{count} networks x {steps:,} steps")
@@ -151,7 +166,7 @@ class Estimator(Maker[StageEstimate]):
 
 
 def plan_document(
-    problem: Problem,
+    problem: Problem[Any],
     stages: Callable[[Maker[StageEstimate]], list[StageEstimate]],
     *,
     devices: int = 1,

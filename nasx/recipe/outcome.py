@@ -15,7 +15,7 @@ from nasx.run.files import write_bytes, write_json, write_text
 
 
 def summarise(
-    problem: Problem, results: Mapping[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]
+    problem: Problem[Any], results: Mapping[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what `summary.json` holds; accuracies in 0..1, MACs and parameters as plain counts."""
     keys = ("params", "macs", "val_accuracy", "test_accuracy", "arch")
@@ -40,7 +40,7 @@ def summarise(
     }
 
 
-def write_outcome(directory: Path, problem: Problem, results: Mapping[str, Any], summary: dict[str, Any]) -> None:
+def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], summary: dict[str, Any]) -> None:
     """Write summary.json, arch.json, model.safetensors, architecture.svg and report.html into a run directory."""
     from nasx.report.figures import architecture, svg_text
     from nasx.report.html import write_report
@@ -55,7 +55,7 @@ def write_outcome(directory: Path, problem: Problem, results: Mapping[str, Any],
     write_report(directory / "report.html", report)
 
 
-def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[str, Any], arch: Arch) -> Report:
+def make_report(problem: Problem[Any], results: Mapping[str, Any], summary: Mapping[str, Any], arch: Arch) -> Report:
     """Return what the HTML report shows."""
     curves, searches, rankings = [], [], []
     for name, result in results.items():
@@ -64,7 +64,7 @@ def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[s
         elif name.endswith("/search"):
             candidates = tuple(Candidate(generation, cost, score) for generation, cost, score in result["candidates"])
             searches.append(SearchHistory(name, candidates))
-        elif name.endswith("/retrain"):
+        elif name.endswith(("/retrain", "/finetune")):
             curves += [_curve(f"candidate {i}", name, n["losses"]) for i, n in enumerate(result["networks"])]
         elif name.endswith("/trust"):
             rankings.append(ranking_plot(name, result))
@@ -85,11 +85,11 @@ def make_report(problem: Problem, results: Mapping[str, Any], summary: Mapping[s
     )
 
 
-def network_rows(problem: Problem, summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
+def network_rows(problem: Problem[Any], summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
     """Return the summary's networks as table rows."""
     named = labels(problem)
     return tuple(
-        NetworkRow(named[name], n["params"], n["macs"], n["val_accuracy"], n["test_accuracy"])
+        NetworkRow(named.get(name, name), n["params"], n["macs"], n["val_accuracy"], n["test_accuracy"])
         for name, n in summary["networks"].items()
     )
 

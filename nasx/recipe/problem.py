@@ -3,9 +3,9 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from nasx.cost import AdditiveCost
 from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, eval_batches, load_digits, load_image_folder
 from nasx.data.dataset import Images
 from nasx.feasible import Feasible
-from nasx.recipe.config import Augmentation, RunConfig
+from nasx.recipe.config import Retraining, RunConfig, SupernetTraining
 from nasx.report import BlockDrawing
 from nasx.space import Space
 
@@ -22,8 +22,8 @@ from nasx.space import Space
 class ImageTask:
     """The images of a run, and the batches that its configuration makes of them."""
 
-    def __init__(self, config: RunConfig, data_path: Path | None, dataset: Dataset) -> None:
-        self.config, self.data_path, self.dataset = config, data_path, dataset
+    def __init__(self, config: RunConfig, data_path: Path | None, dataset: Dataset, *, workers: int = 0) -> None:
+        self.config, self.data_path, self.dataset, self.workers = config, data_path, dataset, workers
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -32,16 +32,16 @@ class ImageTask:
 
     def supernet_batches(self, *, seed: int) -> TrainBatches:
         """Return what supernets are trained on."""
-        return self._batches(self.config.supernet.batch_size, self.config.supernet.augment, seed)
+        return self._batches(self.config.supernet, seed)
 
     def recalibration_batches(self, *, seed: int) -> TrainBatches:
         """Return what BatchNorm statistics are recomputed from."""
-        return self._batches(self.config.search.recalibration_batch_size, self.config.supernet.augment, seed)
+        plain = {"batch_size": self.config.search.recalibration_batch_size, "mixup": 0.0, "cutmix": 0.0}
+        return self._batches(self.config.supernet.model_copy(update=plain), seed)
 
-    def retrain_batches(self, *, seed: int) -> TrainBatches:
-        """Return what networks are trained on from scratch."""
-        config = self.config.retrain
-        return self._batches(config.batch_size, config.augment, seed, config.mixup, config.cutmix)
+    def retrain_batches(self, *, seed: int, training: Retraining | None = None) -> TrainBatches:
+        """Return what networks are trained on, from scratch by default."""
+        return self._batches(training or self.config.retrain, seed)
 
     def eval_batches(self, images: Images, batch_size: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images in order for an evaluation, in batches of the configured size by default."""
@@ -50,30 +50,48 @@ class ImageTask:
     def check(self) -> None:
         """Refuse batches that cannot be, before anything is trained."""
         self.supernet_batches(seed=0)
-        self.recalibration_batches(seed=0)
         self.retrain_batches(seed=0)
+        if self.config.search.recalibration_batches:
+            self.recalibration_batches(seed=0)
 
-    def _batches(
-        self, batch_size: int, augment: Augmentation, seed: int, mixup: float = 0.0, cutmix: float = 0.0
-    ) -> TrainBatches:
+    def _batches(self, training: SupernetTraining | Retraining, seed: int) -> TrainBatches:
         mean, std = self.statistics
+        soft = bool(training.mixup or training.cutmix)  # then the targets carry the smoothing
         return TrainBatches(
             self.dataset.train,
-            batch_size=batch_size,
+            batch_size=training.batch_size,
             seed=seed,
-            augment=Augment(**augment.model_dump()),
+            augment=Augment(**training.augment.model_dump()),
             mean=mean,
             std=std,
             classes=len(self.dataset.classes),
-            mixup=mixup,
-            cutmix=cutmix,
-            label_smoothing=self.config.retrain.label_smoothing if mixup or cutmix else 0.0,
+            mixup=training.mixup,
+            cutmix=training.cutmix,
+            label_smoothing=training.label_smoothing if soft else 0.0,
+            repeats=getattr(training, "repeats", 1),
+            workers=self.workers,
         )
 
 
-@lru_cache(maxsize=1)
-def load_task(config: RunConfig, data_path: Path | None) -> ImageTask:
-    """Return a run's images, loaded; kept, because a worker process trains several networks."""
+_loaded: dict[tuple[RunConfig, Path | None, int], ImageTask] = {}
+
+
+def load_task(
+    config: RunConfig, data_path: Path | None, workers: int = 0, on_progress: Callable[[int, int], object] | None = None
+) -> ImageTask:
+    """Return a run's images, loaded; the last are kept, because a worker process trains several networks.
+
+    `workers` processes read image files ahead, where they are not all in memory. `on_progress(done, total)` is told
+    of images that are read into memory. Raises ValueError for what is no data set.
+    """
+    key = config, data_path, workers
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = ImageTask(config, data_path, _load(config, data_path, on_progress), workers=workers)
+    return _loaded[key]
+
+
+def _load(config: RunConfig, data_path: Path | None, on_progress: Callable[[int, int], object] | None) -> Dataset:
     data = config.data
     if data.source == "digits":
         if data_path is not None:
@@ -93,33 +111,34 @@ def load_task(config: RunConfig, data_path: Path | None) -> ImageTask:
             seed=config.seed,
             val_images=data.val_images,
             val_fraction=data.val_fraction,
+            leaks=data.leaks,
+            on_progress=on_progress or (lambda done, total: None),
         )
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
-    return ImageTask(config, data_path, dataset)
+    return dataset
 
 
 Level = Callable[[Mapping[str, Any]], tuple[Space, Feasible]]
 """One level of a search, given the results of earlier stages: the supernet's space and the architectures searched."""
 
 
-class Problem(ABC):
+Configured = TypeVar("Configured", bound=RunConfig)
+
+
+class Problem(ABC, Generic[Configured]):
     """What a recipe brings: its networks, supernets and costs for the images of one run.
 
-    The stages of `nasx.recipe` do the rest. `config` is the recipe's own RunConfig.
+    The stages of `nasx.recipe` do the rest. `config` is the recipe's own kind of RunConfig.
     """
 
     title: str
     """What reports call the recipe."""
-    unit: str = "MACs"
+    drawing_legend: str = ""
+    """What the picture of an architecture shows."""
 
-    def __init__(self, task: ImageTask) -> None:
-        self.task = task
-
-    @property
-    @abstractmethod
-    def config(self) -> RunConfig:
-        """The run's configuration, in the recipe's own type."""
+    def __init__(self, config: Configured, task: ImageTask) -> None:
+        self.config, self.task = config, task
 
     @property
     @abstractmethod
@@ -155,12 +174,10 @@ class Problem(ABC):
     def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
         """Return the picture of an architecture, a box a block."""
 
-    drawing_legend: str = ""
-
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
         self.task.check()
-        _ = self.joint
+        self.joint.sample(0)  # budgets that filter, or costs that were bucketed, may be met by no network at all
 
     def seed(self, name: str) -> int:
         """Return a stage's own seed, from the run's seed and the stage's name."""

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from nasx.arch import Arch
 from nasx.feasible import Feasible
-from nasx.nn import Subnet
+from nasx.nn import Subnet, Supernet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
@@ -27,6 +28,7 @@ from nasx.recipe.training import NetworkJob, Stateful, loss_curve, resumable, tr
 from nasx.recipe.trust import judged, spread
 from nasx.run import Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
+from nasx.run.files import write_bytes
 from nasx.search import Evolution, Searcher
 from nasx.space import Space
 from nasx.train import (
@@ -62,10 +64,19 @@ class Maker(Protocol[Made]):
     ) -> list[Made]:
         """Make one level: a supernet, its search, and the retraining of the best."""
 
+    def retrain(self, name: str, of: Level) -> list[Made]:
+        """Make the retraining of a level's best, where `level` was told to leave it out."""
+
     def random(self) -> list[Made]:
         """Make random search."""
 
-    def final(self, last: str) -> list[Made]:
+    def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Made]:
+        """Make the stage that takes the best of a level with the supernet's weights."""
+
+    def finetune(self, name: str, training: Retraining) -> list[Made]:
+        """Make the stage that trains those a little further."""
+
+    def final(self, last: str, also: Mapping[str, str] = MappingProxyType({})) -> list[Made]:
         """Make the end of a run whose winner is that of the stage `last`."""
 
 
@@ -73,7 +84,7 @@ class Maker(Protocol[Made]):
 class Stages(Maker[Stage]):
     """Makes the stages of a problem's run on one machine."""
 
-    problem: Problem
+    problem: Problem[Any]
     machine: Machine
     progress: Progress = silent
 
@@ -93,9 +104,12 @@ class Stages(Maker[Stage]):
         ]
         if self.problem.config.trust.n:
             stages.append(self.trust(name, of, needs=needs))
-        if retrain:
-            stages.append(Stage(f"{name}/retrain", partial(self._retrain_best, source=search), (search,)))
-        return stages
+        return [*stages, *self.retrain(name, of)] if retrain else stages
+
+    def retrain(self, name: str, of: Level) -> list[Stage]:
+        """Return the stage `<name>/retrain` that trains the best of a level from scratch."""
+        search = f"{name}/search"
+        return [Stage(f"{name}/retrain", partial(self._retrain_best, source=search), (search,))]
 
     def trust(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> Stage:
         """Return the stage that compares a level's supernet with networks trained alone."""
@@ -110,11 +124,27 @@ class Stages(Maker[Stage]):
             Stage("random/retrain", partial(self._retrain_best, source="random/draw"), ("random/draw",)),
         ]
 
-    def final(self, last: str) -> list[Stage]:
-        """Return the stages that train the baselines and read the test images, for the only time."""
+    def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Stage]:
+        """Return the stage `<name>/inherit` that takes the best of a level with the supernet's weights as they are."""
+        supernet, search = f"{name}/supernet", f"{name}/search"
+        work = partial(self._inherit, level=of, supernet=supernet, source=search)
+        return [Stage(f"{name}/inherit", work, (*needs, supernet, search))]
+
+    def finetune(self, name: str, training: Retraining) -> list[Stage]:
+        """Return the stage `<name>/finetune` that trains what `<name>/inherit` took a little further."""
+        inherited = f"{name}/inherit"
+        return [Stage(f"{name}/finetune", partial(self._finetune, source=inherited, training=training), (inherited,))]
+
+    def final(self, last: str, also: Mapping[str, str] = MappingProxyType({})) -> list[Stage]:
+        """Return the stages that train the baselines and read the test images, for the only time.
+
+        The network found is the winner of the stage `last`; `also` names stages that trained the same networks in
+        another way, by what tables call them.
+        """
+        evaluated = partial(self._evaluate, last=last, also=also)
         return [
             Stage("baselines", self._retrain_baselines),
-            Stage("evaluation", partial(self._evaluate, last=last), (last, "baselines")),
+            Stage("evaluation", evaluated, (last, *also.values(), "baselines")),
         ]
 
     def _train_supernet(self, context: StageContext, *, level: Level, epochs_factor: float) -> Result:
@@ -138,7 +168,7 @@ class Stages(Maker[Stage]):
                 paths,
                 optimizer,
                 schedule=schedule,
-                label_smoothing=config.label_smoothing,
+                label_smoothing=0.0 if config.mixup or config.cutmix else config.label_smoothing,
                 clip_norm=config.clip_norm,
                 start_step=start,
             )
@@ -172,10 +202,11 @@ class Stages(Maker[Stage]):
         """
         task, config = self.problem.task, self.problem.config.search
         subnet, size = Subnet(supernet, arch), config.eval_batch_size
-        recalibration = task.recalibration_batches(seed=seed)
         while True:
             try:
-                recalibrate(subnet, recalibration.steps(0, config.recalibration_batches))
+                if config.recalibration_batches:
+                    batches = task.recalibration_batches(seed=seed)
+                    recalibrate(subnet, batches.steps(0, config.recalibration_batches))
                 scored = evaluate(subnet, task.eval_batches(task.dataset.val, size))
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -268,15 +299,32 @@ class Stages(Maker[Stage]):
 
     def _retrain_best(self, context: StageContext, *, source: str) -> Result:
         archs = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
-        networks = self.train_networks(context, archs)
+        return _with_winner(self.train_networks(context, archs))
 
-        # the loss decides between equal accuracies, which a few hundred images often give
-        def merit(number: int) -> tuple[float, float]:
-            loss = networks[number]["val_loss"]
-            return networks[number]["val_accuracy"], -math.inf if loss is None else -loss
+    def _inherit(self, context: StageContext, *, level: Level, supernet: str, source: str) -> Result:
+        problem, task = self.problem, self.problem.task
+        space, _ = level(context.inputs)
+        trained = self.trained_supernet(space, context, supernet)
+        networks = []
+        best = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
+        with use_threads(problem.config.threads):
+            for number, arch in enumerate(best):
+                network = cast("Supernet", trained).extract(arch)
+                if problem.config.search.recalibration_batches:
+                    batches = task.recalibration_batches(seed=problem.seed(source))
+                    recalibrate(network, batches.steps(0, problem.config.search.recalibration_batches))
+                scored = evaluate(network, task.eval_batches(task.dataset.val))
+                state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+                write_bytes(context.directory / f"{number}.safetensors", save(state))
+                loss = scored.loss if math.isfinite(scored.loss) else None
+                networks.append({"arch": dict(arch), "val_accuracy": scored.accuracy, "val_loss": loss, "losses": []})
+                self.progress(context.name, number + 1, len(best), f"{scored.accuracy:.2%}")
+        return _with_winner(networks)
 
-        winner = max(range(len(networks)), key=merit)
-        return {"networks": networks, "winner_index": winner, "winner": networks[winner]["arch"]}
+    def _finetune(self, context: StageContext, *, source: str, training: Retraining) -> Result:
+        archs = [Arch(network["arch"]) for network in context.inputs[source]["networks"]]
+        weights = [context.stage_directory(source) / f"{number}.safetensors" for number in range(len(archs))]
+        return _with_winner(self.train_networks(context, archs, training=training, start_from=weights))
 
     def _retrain_baselines(self, context: StageContext) -> Result:
         baselines = {name: arch for name, (_, arch) in self.problem.baselines().items()}
@@ -303,6 +351,7 @@ class Stages(Maker[Stage]):
                 seed=problem.seed(f"{context.name}/{number}"),
                 weights=context.directory / f"{number}.safetensors",
                 device=self.machine.device,
+                workers=self.machine.workers,
                 training=training,
                 start_from=start_from[number] if start_from else None,
             )
@@ -310,10 +359,13 @@ class Stages(Maker[Stage]):
         ]
         return train_networks(context, jobs, self.machine, self.progress)
 
-    def _evaluate(self, context: StageContext, *, last: str) -> Result:
-        problem, retrained = self.problem, context.inputs[last]
-        best = retrained["winner_index"]
-        networks = {"searched": (retrained["networks"][best], f"{last}/{best}.safetensors")}
+    def _evaluate(self, context: StageContext, *, last: str, also: Mapping[str, str]) -> Result:
+        problem = self.problem
+        best = context.inputs[last]["winner_index"]
+        networks = {
+            name: (context.inputs[stage]["networks"][best], f"{stage}/{best}.safetensors")
+            for name, stage in {"searched": last, **also}.items()
+        }
         for number, (name, network) in enumerate(context.inputs["baselines"].items()):
             networks[name] = network, f"baselines/{number}.safetensors"
         test = problem.task.dataset.open_test()
@@ -340,7 +392,17 @@ class Stages(Maker[Stage]):
         return model.to(pick_device(self.machine.device))
 
 
-def labels(problem: Problem) -> Mapping[str, str]:
+def _with_winner(networks: list[Result]) -> Result:
+    # the loss decides between equal accuracies, which a few hundred images often give
+    def merit(number: int) -> tuple[float, float]:
+        loss = networks[number]["val_loss"]
+        return networks[number]["val_accuracy"], -math.inf if loss is None else -loss
+
+    winner = max(range(len(networks)), key=merit)
+    return {"networks": networks, "winner_index": winner, "winner": networks[winner]["arch"]}
+
+
+def labels(problem: Problem[Any]) -> Mapping[str, str]:
     """Return what tables call the networks of a finished run."""
     named = {name: label for name, (label, _) in problem.baselines().items()}
     return {"searched": "searched", **named, "random": "random in the budget"}

@@ -129,6 +129,7 @@ class NetworkJob:
     seed: int
     weights: Path
     device: str
+    workers: int = 0
     training: Retraining | None = None
     start_from: Path | None = None
 
@@ -138,14 +139,14 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
 
     Checkpoints lie beside the weights, in the folder of their name, until `train_networks` removes them.
     """
-    task = load_task(job.config, job.data_path)
+    task = load_task(job.config, job.data_path, job.workers)
     config = job.training or job.config.retrain
     torch.manual_seed(job.seed)
     model = job.build()
     if job.start_from:
         model.load_state_dict(load_file(job.start_from))
     model.to(pick_device(job.device))
-    batches = task.retrain_batches(seed=job.seed)
+    batches = task.retrain_batches(seed=job.seed, training=config)
     total = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     schedule = cosine_schedule(

@@ -32,7 +32,7 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"agreement": {**statistics, "regret": regret}, "verdict": verdict(agreement)}
 
 
-def spread(problem: Problem, space: Space, inside: Feasible, n: int, seed: int) -> list[Arch]:
+def spread(problem: Problem[Any], space: Space, inside: Feasible, n: int, seed: int) -> list[Arch]:
     """Return up to n different architectures, one from each of n equal spans of the cost inside the budget."""
     bounds = next(budget for budget in inside.budgets if budget.cost is problem.cost)
     paths = StratifiedPaths(space, problem.cost, n, seed, at_least=_int(bounds.lower), at_most=_int(bounds.upper))

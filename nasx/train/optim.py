@@ -26,12 +26,16 @@ def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: 
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return DeiT's optimizer: no decay for vectors (norms, biases), the class token and position embeddings."""
+    """Return DeiT's optimizer: no decay for vectors (norms, biases), the class token and position embeddings.
+
+    A model that has timm's method `no_weight_decay()` names further parameters that are spared.
+    """
+    spared = {"cls_token", "pos_embed", *getattr(model, "no_weight_decay", set)()}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        vector = parameter.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))
-        (free if vector else decayed).append(parameter)
+        free_of_decay = parameter.ndim <= 1 or name in spared or name.rpartition(".")[2] in spared
+        (free if free_of_decay else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 

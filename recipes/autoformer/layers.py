@@ -36,6 +36,10 @@ def attended_width(grid: tuple[int, int], head_dim: int) -> int:
     return -(-(head_dim + sum(grid) + 2) // 8) * 8
 
 
+TABLES = ("key_vertical", "key_horizontal", "value_vertical", "value_horizontal")
+"""The names of the tables of relative positions."""
+
+
 class RelativePositions(nn.Module):
     """Attention in which what a key is and gives also depends on where it lies from the query.
 

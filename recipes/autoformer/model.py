@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward
-from recipes.autoformer.layers import Embedding, RelativeAttention, RelativePositions
+from recipes.autoformer.layers import TABLES, Embedding, RelativeAttention, RelativePositions
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -98,6 +98,10 @@ class AutoFormer(nn.Module):
     def __init__(self, embed: Embedding, blocks: list[Block], norm: nn.LayerNorm, head: nn.Linear) -> None:
         super().__init__()
         self.embed, self.blocks, self.norm, self.head = embed, nn.ModuleList(blocks), norm, head
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters beside vectors, class token and positions that weight decay spares: relative tables."""
+        return set(TABLES)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.nn import DropPath, ElasticFeedForward, ElasticLayerNorm, ElasticLinear
-from recipes.autoformer.layers import ElasticEmbedding, ElasticRelativeAttention, QkvBias
+from recipes.autoformer.layers import TABLES, ElasticEmbedding, ElasticRelativeAttention, QkvBias
 from recipes.autoformer.model import (
     AutoFormer,
     Block,
@@ -87,6 +87,10 @@ class AutoFormerSupernet(nn.Module):
             raise ValueError(f"the supernet has {len(self.blocks)} blocks, but the architecture {depth_of(arch)}")
         used = zip(self.blocks, arch.parts("block"), strict=False)  # blocks beyond the depth are left out
         return [(block, part) for block, part in used if isinstance(block, _SuperBlock)]
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters beside vectors, class token and positions that weight decay spares: relative tables."""
+        return set(TABLES)
 
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
         """Return the logits (B, classes) of images under an architecture."""

@@ -2,13 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from nasx import Arch
 from nasx.cli import bad_input, pick, print_json
-from nasx.recipe.commands import CommandLine, Recipe
+from nasx.recipe.commands import CommandLine, Recipe, read_arch
 
 
 def _load() -> Recipe:
@@ -16,7 +13,7 @@ def _load() -> Recipe:
     from recipes.glit.problem import GLiTProblem
     from recipes.glit.stages import plan_stages
 
-    return Recipe(PRESETS, lambda config, task: GLiTProblem(config, task), plan_stages)
+    return Recipe(PRESETS, GLiTProblem, plan_stages)
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +44,7 @@ def _describe(options: argparse.Namespace) -> int:
         config = pick(options.preset, PRESETS, "preset")
         channels = 1 if config.data.source == "digits" else 3
         axes, frame = config.axes(), config.frame(in_channels=channels, num_classes=options.classes)
-    arch = known[options.arch] if options.arch in known else _read_arch(options.arch, list(known))
+    arch = read_arch(options.arch, known)
     with bad_input():
         arch = table2(axes).canonical(arch)
         counts = {"params": Params(frame)(arch), "macs": Macs(frame)(arch), "paper_macs": PaperMacs(frame)(arch)}
@@ -65,13 +62,6 @@ def _describe(options: argparse.Namespace) -> int:
         f"{counts['params']:,} parameters, {counts['macs']:,} MACs ({counts['paper_macs']:,} by the paper's count)"
     )
     return 0
-
-
-def _read_arch(path: str, known: Sequence[str]) -> Arch:
-    with bad_input():
-        if not Path(path).is_file():
-            raise ValueError(f"there is no architecture {path!r}: name a file, or one of {', '.join(known)}")
-        return Arch.from_json(Path(path).read_text())
 
 
 _line = CommandLine("glit", "Search a GLiT network.", _load, configure=_configure, choose=_choose)

@@ -10,7 +10,7 @@ from torch import nn
 
 from nasx import Arch, Budget, Space
 from nasx.feasible import Feasible
-from nasx.recipe.problem import ImageTask, Problem
+from nasx.recipe.problem import Problem
 from nasx.report import BlockDrawing
 from recipes.glit.config import Config
 from recipes.glit.cost import Macs, PaperMacs, Params
@@ -20,20 +20,11 @@ from recipes.glit.space import Axes, details_space, heads_space, same_heads, tab
 from recipes.glit.supernet import GLiTSupernet
 
 
-class GLiTProblem(Problem):
+class GLiTProblem(Problem[Config]):
     """The global-local spaces of a run, stage by stage, inside their budgets."""
 
     title = "GLiT"
     drawing_legend = "darker: more local heads; G global (attention) and L local (convolution) heads per block"
-
-    def __init__(self, config: Config, task: ImageTask) -> None:
-        super().__init__(task)
-        self._config = config
-
-    @property
-    def config(self) -> Config:
-        """The run's configuration."""
-        return self._config
 
     @cached_property
     def frame(self) -> Frame:

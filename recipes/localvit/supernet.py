@@ -127,9 +127,10 @@ class LocalViTSupernet(Trunk):
         """Return an architecture's network as plain torch, with copies of its weights."""
         parts = zip(self.blocks, arch.parts("block"), strict=True)
         blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
-        network = LocalViT(self.frame, blocks)
+        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
+        network = LocalViT(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
         own = dict(self.state_dict())
         network.load_state_dict(
             {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
         )
-        return network.to(self.pos_embed.device, self.pos_embed.dtype).train(self.training)
+        return network.train(self.training)

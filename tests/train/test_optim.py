@@ -69,3 +69,17 @@ def test_sgd_decays_every_parameter_by_lr_times_decay() -> None:
     # Nesterov's first step: lr * (1 + momentum) * gradient
     torch.testing.assert_close(model.norm.weight, torch.full((4,), 1 - 0.5 * 1.9 * 0.1))
     torch.testing.assert_close(model.cls_token, torch.full((1, 1, 4), 1 - 0.5 * 1.9 * 0.1))
+
+
+def test_adamw_spares_what_a_model_says_as_timms_do() -> None:
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ParameterDict({"table": torch.zeros(3, 4), "weight": torch.zeros(3, 4)})
+
+        def no_weight_decay(self) -> set[str]:
+            return {"table"}
+
+    model = Tables()
+    spared = adamw(model, lr=1e-3, weight_decay=0.05).param_groups[1]["params"]
+    assert [id(p) for p in spared] == [id(model.inner["table"])]

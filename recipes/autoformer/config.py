@@ -1,0 +1,137 @@
+"""Everything an AutoFormer run can be told, as one typed value, and the presets."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from nasx.recipe.config import (
+    Augmentation,
+    Data,
+    Retraining,
+    RunConfig,
+    Search,
+    Section,
+    SupernetTraining,
+)
+from recipes.autoformer.model import Frame
+from recipes.autoformer.space import BASE_AXES, SMALL_AXES, TINY_AXES, Axes
+
+
+class Model(Section):
+    """What all networks share."""
+
+    patch_size: PositiveInt = 16
+    head_dim: PositiveInt = 64
+    max_offset: PositiveInt = Field(14, description="relative positions further apart than this count as this far")
+    relative_positions: bool = True
+    init_std: PositiveFloat = 0.02
+
+
+class SpaceAxes(Section):
+    """What is searched: one width and depth for the network, heads and MLP ratio per block (paper, table 1)."""
+
+    embed_dim: tuple[PositiveInt, ...]
+    depth: tuple[PositiveInt, ...]
+    num_heads: tuple[PositiveInt, ...]
+    mlp_ratio: tuple[PositiveFloat, ...]
+
+
+class Budgets(Section):
+    """Bounds on the network, both inclusive; None leaves a side open. The paper bounds parameters."""
+
+    cost: Literal["params", "macs"] = "params"
+    at_least: PositiveFloat | None = None
+    at_most: PositiveFloat | None = None
+
+
+class Finetuning(Section):
+    """How the networks that inherited the supernet's weights are trained further, beside retraining from scratch."""
+
+    epochs: PositiveFloat = 40
+    lr: PositiveFloat = 1e-5
+    warmup_epochs: float = Field(5, ge=0)
+
+
+class Config(RunConfig):
+    """A run of the AutoFormer recipe."""
+
+    model: Model = Model()
+    space: SpaceAxes
+    budget: Budgets = Budgets()
+    finetune: Finetuning = Finetuning()
+
+    def axes(self) -> Axes:
+        """Return the axes of the search as the space functions take them."""
+        return Axes(**self.space.model_dump())
+
+    def frame(self, *, in_channels: int, num_classes: int) -> Frame:
+        """Return the frame of this run's networks for a data set."""
+        model = self.model
+        return Frame(
+            image_size=self.data.image_size,
+            patch_size=model.patch_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            head_dim=model.head_dim,
+            max_offset=model.max_offset,
+            relative_positions=model.relative_positions,
+        )
+
+    def finetuning(self) -> Retraining:
+        """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
+        return self.retrain.model_copy(update=self.finetune.model_dump())
+
+
+def _axes(axes: Axes) -> SpaceAxes:
+    return SpaceAxes(embed_dim=axes.embed_dim, depth=axes.depth, num_heads=axes.num_heads, mlp_ratio=axes.mlp_ratio)
+
+
+DIGITS = Config(
+    preset="digits",
+    threads=1,
+    data=Data(source="digits", image_size=8, val_fraction=0.2),
+    model=Model(patch_size=2, head_dim=8, max_offset=3, init_std=0.1),
+    space=SpaceAxes(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
+    budget=Budgets(at_least=25e3, at_most=50e3),
+    supernet=SupernetTraining(
+        optimizer="adamw", epochs=60, batch_size=64, lr=3e-3, weight_decay=0.05, warmup_epochs=3, clip_norm=1.0
+    ),
+    search=Search(population=20, generations=6, parents=8, top_k=2, recalibration_batches=0),
+    retrain=Retraining(epochs=60, batch_size=64, lr=3e-3, warmup_epochs=3, drop_path=0.0, mixup=0.0, cutmix=0.0),
+    finetune=Finetuning(epochs=5, lr=3e-4, warmup_epochs=0),
+)
+
+_DEIT = Augmentation(
+    resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, erase=0.25
+)
+_SEARCH = Search(recalibration_batches=0)
+
+
+def _imagenet(name: str, axes: Axes, at_least: float, at_most: float) -> Config:
+    return Config(
+        preset=name,
+        data=Data(image_size=224, val_images=10_000),
+        space=_axes(axes),
+        budget=Budgets(at_least=at_least, at_most=at_most),
+        supernet=SupernetTraining(
+            optimizer="adamw",
+            epochs=500,
+            batch_size=1024,
+            lr=1e-3,
+            weight_decay=0.05,
+            warmup_epochs=20,
+            drop_path=0.1,
+            mixup=0.8,
+            cutmix=1.0,
+            augment=_DEIT,
+        ),
+        search=_SEARCH,
+        retrain=Retraining(epochs=500, warmup_epochs=20, augment=_DEIT),
+    )
+
+
+AUTOFORMER_TINY = _imagenet("autoformer-tiny", TINY_AXES, 5e6, 6.5e6)
+AUTOFORMER_SMALL = _imagenet("autoformer-small", SMALL_AXES, 19e6, 24e6)
+AUTOFORMER_BASE = _imagenet("autoformer-base", BASE_AXES, 49e6, 55e6)
+
+PRESETS = {config.preset: config for config in (DIGITS, AUTOFORMER_TINY, AUTOFORMER_SMALL, AUTOFORMER_BASE)}

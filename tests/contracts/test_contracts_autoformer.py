@@ -1,0 +1,72 @@
+"""The AutoFormer recipe keeps every contract."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nasx import Arch
+from nasx.measure import count_macs, count_params
+from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
+from recipes.autoformer.__main__ import main
+from recipes.autoformer.cost import Macs, Params
+from recipes.autoformer.model import Frame, build_in
+from recipes.autoformer.space import BASE, SMALL, TINY, Axes
+from recipes.autoformer.supernet import AutoFormerSupernet
+
+AXES = Axes(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
+FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
+
+
+class TestTiny(SpaceContract):
+    space, importable, samples = TINY, "recipes.autoformer.space:TINY", 8
+
+
+class TestSmall(SpaceContract):
+    space, importable, samples = SMALL, "recipes.autoformer.space:SMALL", 8
+
+
+class TestBase(SpaceContract):
+    space, importable, samples = BASE, "recipes.autoformer.space:BASE", 8
+
+
+class TestMacs(CostContract):
+    space, cost = AXES.space(), Macs(FRAME)
+
+    def counted(self, arch: Arch) -> int:
+        return count_macs(build_in(FRAME, arch), torch.zeros(1, 1, 8, 8))
+
+
+class TestParams(CostContract):
+    space, cost = AXES.space(), Params(FRAME)
+
+    def counted(self, arch: Arch) -> int:
+        return count_params(build_in(FRAME, arch))
+
+
+class TestSupernet(SupernetContract):
+    space = AXES.space()
+
+    def make_supernet(self) -> AutoFormerSupernet:
+        return AutoFormerSupernet(AXES.largest(), FRAME, drop_path=0.2)
+
+    def make_inputs(self) -> Tensor:
+        return torch.randn(3, 1, 8, 8)
+
+
+class TestPackedBiases(SupernetContract):
+    space = AXES.space()
+
+    def make_supernet(self) -> AutoFormerSupernet:
+        return AutoFormerSupernet(AXES.largest(), FRAME, qkv_bias="packed", drop_path=0.2)
+
+    def make_inputs(self) -> Tensor:
+        return torch.randn(3, 1, 8, 8)
+
+
+class TestRecipe(RecipeContract):
+    arguments = ("--no-timing",)
+    bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--set", "budget.at_most=1"])
+
+    def main(self, arguments: Sequence[str]) -> int:
+        return main(arguments)

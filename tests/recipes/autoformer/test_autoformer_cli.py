@@ -1,0 +1,118 @@
+"""The command line as a user meets it: a whole run, its continuation, the three ways to weights, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nasx import Arch
+from recipes.autoformer.__main__ import main
+from recipes.autoformer.config import PRESETS
+from recipes.autoformer.cost import Params
+from recipes.autoformer.model import build_in
+from recipes.autoformer.space import uniform
+
+TINY_RUN = [
+    *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+    *("--set", "retrain.warmup_epochs=0", "--set", "finetune.epochs=0.2", "--set", "search.population=3"),
+    *("--set", "search.generations=2", "--set", "search.parents=2"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
+
+
+def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", *TINY_RUN, "--run-dir", str(tmp_path), "--json"]
+    assert main(run) == 0
+    summary = json.loads(capsys.readouterr().out)
+    networks = summary["networks"]
+    assert list(networks) == ["searched", "fine-tuned", "retrained", "deit_shaped", "random"]
+    config = PRESETS["digits"]
+    frame = config.frame(in_channels=1, num_classes=10)
+    arch = Arch(networks["searched"]["arch"])
+    assert {json.dumps(networks[way]["arch"]) for way in ("fine-tuned", "retrained")} == {json.dumps(dict(arch))}
+    assert config.budget.at_least is not None
+    assert config.budget.at_most is not None
+    assert config.budget.at_least <= Params(frame)(arch) == networks["searched"]["params"] <= config.budget.at_most
+    weights = load_file(tmp_path / "model.safetensors")
+    build_in(frame, arch).load_state_dict(weights)
+    (number,) = {
+        path.stem
+        for path in (tmp_path / "sizes" / "inherit").glob("*.safetensors")
+        if path.read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    }
+    tuned = load_file(tmp_path / "sizes" / "finetune" / f"{number}.safetensors")
+    assert tuned.keys() == weights.keys()
+    moved = [float((tuned[name] - weights[name]).abs().mean()) for name in weights if weights[name].ndim > 1]
+    fresh = load_file(tmp_path / "sizes" / "retrain" / f"{number}.safetensors")
+    away = [float((fresh[name] - weights[name]).abs().mean()) for name in weights if weights[name].ndim > 1]
+    assert 0 < max(moved) < max(away) / 5, "fine-tuning starts from the inherited weights, retraining does not"
+    before = (tmp_path / "report.html").stat().st_mtime_ns
+    assert main(run) == 0
+    assert json.loads(capsys.readouterr().out) == summary
+    assert (tmp_path / "report.html").stat().st_mtime_ns == before
+
+
+def test_plan_counts_the_space_and_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--json", "--no-timing"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    axes = PRESETS["digits"].axes()
+    per_block = len(axes.num_heads) * len(axes.mlp_ratio)
+    assert told["size"] == len(axes.embed_dim) * sum(per_block**depth for depth in axes.depth)
+    assert 0 < told["feasible_size"] < told["size"]
+    assert [stage["name"] for stage in told["stages"]] == [
+        *("sizes/supernet", "sizes/search", "sizes/inherit", "sizes/finetune", "sizes/retrain"),
+        *("baselines", "evaluation"),
+    ]
+
+
+def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "arch.json"
+    path.write_text(uniform(240, 14, 4, 4).to_json())
+    assert main(["describe", "--arch", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["params"] == 10_517_272
+    assert len(told["blocks"]) == 14
+    path.write_text(uniform(256, 14, 4, 4).to_json())
+    assert main(["describe", "--arch", str(path)]) == 2
+    assert "embed_dim" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "budget.at_most=100"], "`at_least <= at_most` must hold"),
+        (["--set", "budget.at_most=100", "--set", "budget.at_least=null"], "attainable are"),
+        (["--set", "budget.cost=flops"], "budget.cost"),
+        (["--set", "space.embed_dims=[24]"], "did you mean 'space.embed_dim'"),
+        (["--preset", "autoformer-tiny"], "--data DIR"),
+        (["--preset", "autoformer"], "did you mean 'autoformer-"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_the_supernet_that_a_run_trains_holds_the_space() -> None:
+    from nasx.recipe.problem import load_task
+    from recipes.autoformer.problem import AutoFormerProblem
+
+    problem = AutoFormerProblem(PRESETS["digits"], load_task(PRESETS["digits"], None))
+    supernet = problem.supernet(problem.joint.space).eval()
+    images = torch.randn(2, 1, 8, 8)
+    for arch in problem.joint.sample(0, 5):
+        assert supernet(images, arch).shape == (2, 10)
