@@ -1,17 +1,21 @@
 """Stopping in order: the first signal asks, the second one ends.
 
 Within a `StopFlag`, SIGTERM, SIGINT and SIGUSR1 set a flag that the work reads where it can stop; a second signal ends
-the process at once with status 75, which the run directory survives as it does any other end.
+the process at once with status 75, which the run directory survives as it does any other end. Under torchrun a signal
+soon after the first is no second one: a scheduler signals every process, and torchrun passes on what it got itself.
 """
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+_ECHO = 3.0  # seconds
 
 
 class Interrupted(Exception):
@@ -23,6 +27,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._since = 0.0
         self._process = os.getpid()
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
@@ -33,7 +38,7 @@ class StopFlag:
 
     def request(self, signum: int = signal.SIGTERM) -> None:
         """Ask the work to stop, as the signal does."""
-        self._signal = signum
+        self._signal, self._since = signum, time.monotonic()
 
     def raise_if_requested(self) -> None:
         """Raise Interrupted if the work is asked to stop."""
@@ -60,7 +65,7 @@ class StopFlag:
             if signum != signal.SIGINT:
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
-        elif self.requested:
-            os._exit(75)
-        else:
+        elif not self.requested:
             self.request(signum)
+        elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - self._since > _ECHO:
+            os._exit(75)

@@ -48,6 +48,12 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     assert (done.stdout, done.returncode) == ("True\n", 75)
 
 
+def test_under_torchrun_a_signal_that_comes_twice_at_once_is_one() -> None:
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": "one"}
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.returncode) == ("True\nstill here\n", 0)
+
+
 def test_a_forked_worker_ends_by_its_own_signals_but_not_by_ctrl_c() -> None:
     done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True)
     assert done.stdout.split() == [str(-signal.SIGTERM), "False"], done.stderr
