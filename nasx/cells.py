@@ -130,7 +130,8 @@ def functional_form(
     on an edge that the input does not reach, whereas a convolution with BatchNorm would give a constant there.
 
     Nodes are numbered by an exact canonical labelling (colour refinement, then the least of all individualisations
-    that are left), so equal forms need no further isomorphism test.
+    that are left), so equal forms need no further isomorphism test. It takes well below a millisecond for usual cells,
+    but k parallel chains of equal operations take k! steps: half a second for 7 of them.
     """
     return _form(cell_edges(graph), arch, zero, skip, frozenset(weightless))
 
