@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +18,14 @@ from nasx.arch import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nasx.recipe.config import RunConfig
     from nasx.recipe.problem import ImageTask, Problem
+    from nasx.recipe.progress import Progress
     from nasx.recipe.stages import Maker
-    from nasx.run import Stage
+    from nasx.run import RunDirectory, Stage
+    from nasx.train import Group
 
 _TOLD = 10  # broken images that are named
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
@@ -152,6 +158,8 @@ class CommandLine:
         if outcome is None:
             return INTERRUPTED
         summary, _, already = outcome
+        if not _is_first():
+            return DONE
         if options.json:
             print_json(summary)
             return DONE
@@ -180,23 +188,62 @@ class CommandLine:
         from nasx.data import BrokenImageError, WorkerDied
         from nasx.recipe.machine import Machine
         from nasx.recipe.outcome import summarise, write_outcome
+        from nasx.recipe.ranks import execute
         from nasx.recipe.stages import Stages
-        from nasx.report import progress
-        from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
-        from nasx.train import pick_device
+        from nasx.run import Interrupted
+        from nasx.train import pick_device, process_group
 
         with bad_input():
             machine = Machine()
-            pick_device(machine.device)
+            device = pick_device(machine.device)
+        errors = Console(stderr=True)
+        with process_group(device) as group:
+            with bad_input():
+                problem.task.supernet_batches(seed=0, part=group.part)  # refuses batches that ranks cannot share
+            try:
+                with self._opened(problem, directory, group) as run, self._bars(errors, group) as show:
+                    stages = self.load().stages(Stages(problem, machine, show, group))
+                    if select is not None:
+                        stages = select(stages)
+                    already = run.is_finished(stages) if run else False
+                    results = execute(run, directory, stages, group)
+                    if run is None or select is not None:
+                        return {}, results, already
+                    summary = summarise(problem, results, run.seconds, _versions())
+                    if not already or not (directory / "report.html").exists():
+                        write_outcome(directory, problem, results, summary)
+                    return summary, results, already
+            except Interrupted:
+                if group.first:
+                    errors.print(f"interrupted; the same command continues this run in {directory}")
+                return None
+            except (BrokenImageError, WorkerDied) as error:
+                raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
+
+    def _opened(
+        self, problem: "Problem[Any]", directory: Path, group: "Group"
+    ) -> "AbstractContextManager[RunDirectory | None]":
+        from nasx.run import ConfigChanged, RunDirectory, RunLocked
+
+        if not group.first:
+            return nullcontext()
         split = problem.task.dataset.split
         recorded = {"recipe": self.name, "config": json.loads(problem.config.model_dump_json()), "split": split}
-        errors = Console(stderr=True)
         try:
             with bad_input():
-                run = RunDirectory.open(directory, config=recorded, versions=_versions())
+                return RunDirectory.open(directory, config=recorded, versions=_versions())
         except (ConfigChanged, RunLocked) as error:
             raise BadInput(str(error)) from error
-        with run, progress(errors) as bars:
+
+    @contextmanager
+    def _bars(self, console: "Console", group: "Group") -> "Iterator[Progress]":
+        from nasx.recipe.progress import silent
+        from nasx.report import progress
+
+        if not group.first:
+            yield silent
+            return
+        with progress(console) as bars:
             tasks: dict[str, Any] = {}
 
             def show(description: str, done: float, total: float, note: str = "") -> None:
@@ -204,23 +251,7 @@ class CommandLine:
                     tasks[description] = bars.add_task(description, total=total, note=note)
                 bars.update(tasks[description], completed=done, total=total, note=note)
 
-            stages = self.load().stages(Stages(problem, machine, show))
-            if select is not None:
-                stages = select(stages)
-            already = run.is_finished(stages)
-            try:
-                results = run.execute(stages)
-            except Interrupted:
-                errors.print(f"interrupted; the same command continues this run in {directory}")
-                return None
-            except (BrokenImageError, WorkerDied) as error:
-                raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
-            if select is not None:
-                return {}, results, already
-            summary = summarise(problem, results, run.seconds, _versions())
-            if not already or not (directory / "report.html").exists():
-                write_outcome(directory, problem, results, summary)
-        return summary, results, already
+            yield show
 
     def _plan(self, options: argparse.Namespace) -> int:
         from nasx.recipe.estimate import plan_document, plan_lines
@@ -248,6 +279,8 @@ class CommandLine:
         outcome = self._execute(problem, directory, select=_up_to_trust)
         if outcome is None:
             return INTERRUPTED
+        if not _is_first():
+            return DONE
         judged = {name: result for name, result in outcome[1].items() if name.endswith("/trust")}
         if not judged:
             raise BadInput("this method has no supernet whose ranking could be judged; choose another --method")
@@ -276,6 +309,11 @@ def _up_to_trust(stages: "list[Stage]") -> "list[Stage]":
     """Leave out what no ranking waits for; what a later level needs of an earlier one, its winner, stays."""
     judging = [number for number, stage in enumerate(stages) if stage.name.endswith("/trust")]
     return stages[: judging[-1] + 1] if judging else []
+
+
+def _is_first() -> bool:
+    """Return whether this process is the one of torchrun's that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _versions() -> dict[str, str]:

@@ -30,9 +30,9 @@ class ImageTask:
         """Mean and standard deviation of the training images' channels."""
         return channel_statistics(self.dataset.train)
 
-    def supernet_batches(self, *, seed: int) -> TrainBatches:
-        """Return what supernets are trained on."""
-        return self._batches(self.config.supernet, seed)
+    def supernet_batches(self, *, seed: int, part: tuple[int, int] = (0, 1)) -> TrainBatches:
+        """Return what supernets are trained on; `part=(rank, size)` is one rank's part of every batch."""
+        return self._batches(self.config.supernet, seed, part)
 
     def recalibration_batches(self, *, seed: int) -> TrainBatches:
         """Return what BatchNorm statistics are recomputed from."""
@@ -54,7 +54,9 @@ class ImageTask:
         if self.config.search.recalibration_batches:
             self.recalibration_batches(seed=0)
 
-    def _batches(self, training: SupernetTraining | Retraining, seed: int) -> TrainBatches:
+    def _batches(
+        self, training: SupernetTraining | Retraining, seed: int, part: tuple[int, int] = (0, 1)
+    ) -> TrainBatches:
         mean, std = self.statistics
         soft = bool(training.mixup or training.cutmix)  # then the targets carry the smoothing
         return TrainBatches(
@@ -68,6 +70,7 @@ class ImageTask:
             mixup=training.mixup,
             cutmix=training.cutmix,
             label_smoothing=training.label_smoothing if soft else 0.0,
+            part=part,
             repeats=getattr(training, "repeats", 1),
             workers=self.workers,
         )

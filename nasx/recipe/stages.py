@@ -26,12 +26,14 @@ from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
 from nasx.recipe.training import NetworkJob, Stateful, loss_curve, resumable, train_networks
 from nasx.recipe.trust import judged, spread
-from nasx.run import Stage, StageContext
+from nasx.run import Interrupted, Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import write_bytes
 from nasx.search import Evolution, Searcher
 from nasx.space import Space
 from nasx.train import (
+    ALONE,
+    Group,
     Paths,
     Step,
     UniformPaths,
@@ -47,6 +49,7 @@ from nasx.train import (
 )
 
 Result = dict[str, Any]
+Scorer = Callable[[Sequence[Arch]], dict[Arch, float]]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,7 @@ class Stages(Maker[Stage]):
     problem: Problem[Any]
     machine: Machine
     progress: Progress = silent
+    group: Group = ALONE
 
     def level(
         self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
@@ -153,7 +157,7 @@ class Stages(Maker[Stage]):
         space, _ = level(context.inputs)
         torch.manual_seed(seed)
         supernet = problem.supernet(space).to(pick_device(self.machine.device))
-        batches = problem.task.supernet_batches(seed=seed)
+        batches = problem.task.supernet_batches(seed=seed, part=self.group.part)
         total = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
         make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
         optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
@@ -171,15 +175,16 @@ class Stages(Maker[Stage]):
                 label_smoothing=0.0 if config.mixup or config.cutmix else config.label_smoothing,
                 clip_norm=config.clip_norm,
                 start_step=start,
+                group=self.group,
             )
 
         def on_step(step: Step) -> bool:
             self.progress(context.name, step.step + 1, total, f"loss {step.loss:.3f}")
-            return context.stop.requested
+            return self.group.any(context.stop.requested)  # so that all ranks stop at one step
 
         parts: dict[str, Stateful] = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
         with use_threads(problem.config.threads):
-            losses = resumable(context.checkpoints, parts, steps_from, total, on_step)
+            losses = resumable(context.checkpoints, parts, steps_from, total, on_step, self.group)
         return {"steps": total, "losses": loss_curve(losses), "space_size": str(space.size)}
 
     def trained_supernet(self, space: Space, context: StageContext, stage: str) -> nn.Module:
@@ -217,35 +222,40 @@ class Stages(Maker[Stage]):
                 continue
             return scored.accuracy if math.isfinite(scored.loss) else math.nan
 
-    def scorer(self, context: StageContext, space: Space, supernet: nn.Module, seed: int) -> Callable[[Arch], float]:
-        """Return `score` with a memory in the stage's journal, so that an interruption loses no score."""
+    def scorer(self, context: StageContext, space: Space, supernet: nn.Module, seed: int) -> Scorer:
+        """Return `score` for the first few of some architectures, one a rank, with a memory in the stage's journal.
+
+        So an interruption loses no score, and the scores do not depend on the number of ranks.
+        """
         known = {record["index"]: record["accuracy"] for record in context.journal if "index" in record}
 
-        def score(arch: Arch) -> float:
-            index = str(space.index(arch))
-            if index not in known:
-                context.stop.raise_if_requested()
-                score = self.score(supernet, arch, seed)
-                known[index] = None if math.isnan(score) else score  # JSON has no NaN
-                context.journal.append({"index": index, "accuracy": known[index]})
-            accuracy = known[index]
-            return math.nan if accuracy is None else accuracy
+        def scores(archs: Sequence[Arch]) -> dict[Arch, float]:
+            few = {str(space.index(arch)): arch for arch in archs[: self.group.size]}
+            unknown = [index for index in few if index not in known]
+            if unknown:
+                if self.group.any(context.stop.requested):
+                    raise Interrupted("stopped between two candidates")
+                own = {index: self.score(supernet, few[index], seed) for index in self.group.shared_out(unknown)}
+                for index, score in self.group.gather(own).items():
+                    known[index] = None if math.isnan(score) else score  # JSON has no NaN
+                    context.journal.append({"index": index, "accuracy": known[index]})
+            found = {arch: known[index] for index, arch in few.items()}
+            return {arch: math.nan if accuracy is None else accuracy for arch, accuracy in found.items()}
 
-        return score
+        return scores
 
     def _search(self, context: StageContext, *, level: Level, supernet: str) -> Result:
         problem, config = self.problem, self.problem.config.search
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
-        score = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        scores = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
         searcher = self._searcher(inside, seed)
         with use_threads(problem.config.threads):
             while not searcher.done:
-                for arch in searcher.ask():
-                    searcher.tell({arch: score(arch)})
-                    found = searcher.best()
-                    note = f"best {found[0].score:.2%}" if found else "none has a score yet"
-                    self.progress(context.name, len(searcher.history), searcher.evaluations, note)
+                searcher.tell(scores(searcher.ask()))
+                found = searcher.best()
+                note = f"best {found[0].score:.2%}" if found else "none has a score yet"
+                self.progress(context.name, len(searcher.history), searcher.evaluations, note)
         if not searcher.best():
             raise ArithmeticError(
                 f"all {len(searcher.history)} candidates failed: no output of the supernet was finite; "
@@ -278,18 +288,18 @@ class Stages(Maker[Stage]):
     def _measure_trust(self, context: StageContext, *, level: Level, supernet: str) -> Result:
         problem, seed = self.problem, self.problem.seed(context.name)
         space, inside = level(context.inputs)
-        score = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        scorer = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
         archs = spread(problem, space, inside, problem.config.trust.n, seed)
-        scores = []
+        scores: dict[Arch, float] = {}
         with use_threads(problem.config.threads):
-            for number, arch in enumerate(archs, 1):
-                scores.append(score(arch))
-                self.progress(f"{context.name} scores", number, len(archs))
+            while len(scores) < len(archs):
+                scores |= scorer(archs[len(scores) :])
+                self.progress(f"{context.name} scores", len(scores), len(archs))
         networks = self.train_networks(context, archs)
         rows = [
-            {"arch": dict(arch), "score": score, "accuracy": network["val_accuracy"], "macs": problem.macs(arch)}
-            for arch, score, network in zip(archs, scores, networks, strict=True)
-            if not math.isnan(score)
+            {"arch": dict(arch), "score": scores[arch], "accuracy": network["val_accuracy"], "macs": problem.macs(arch)}
+            for arch, network in zip(archs, networks, strict=True)
+            if not math.isnan(scores[arch])
         ]
         return {"architectures": rows, **judged(rows)}
 
@@ -305,10 +315,10 @@ class Stages(Maker[Stage]):
         problem, task = self.problem, self.problem.task
         space, _ = level(context.inputs)
         trained = self.trained_supernet(space, context, supernet)
-        networks = []
+        networks: dict[int, Result] = {}
         best = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
         with use_threads(problem.config.threads):
-            for number, arch in enumerate(best):
+            for number, arch in self.group.shared_out(list(enumerate(best))):
                 network = cast("Supernet", trained).extract(arch)
                 if problem.config.search.recalibration_batches:
                     batches = task.recalibration_batches(seed=problem.seed(source))
@@ -317,9 +327,11 @@ class Stages(Maker[Stage]):
                 state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
                 write_bytes(context.directory / f"{number}.safetensors", save(state))
                 loss = scored.loss if math.isfinite(scored.loss) else None
-                networks.append({"arch": dict(arch), "val_accuracy": scored.accuracy, "val_loss": loss, "losses": []})
+                told = {"arch": dict(arch), "val_accuracy": scored.accuracy, "val_loss": loss, "losses": []}
+                networks[number] = told
                 self.progress(context.name, number + 1, len(best), f"{scored.accuracy:.2%}")
-        return _with_winner(networks)
+        gathered = self.group.gather(networks)
+        return _with_winner([gathered[number] for number in range(len(best))])
 
     def _finetune(self, context: StageContext, *, source: str, training: Retraining) -> Result:
         archs = [Arch(network["arch"]) for network in context.inputs[source]["networks"]]
@@ -357,9 +369,11 @@ class Stages(Maker[Stage]):
             )
             for number, arch in enumerate(archs)
         ]
-        return train_networks(context, jobs, self.machine, self.progress)
+        return train_networks(context, jobs, self.machine, self.progress, self.group)
 
     def _evaluate(self, context: StageContext, *, last: str, also: Mapping[str, str]) -> Result:
+        if not self.group.first:
+            return {}
         problem = self.problem
         best = context.inputs[last]["winner_index"]
         networks = {

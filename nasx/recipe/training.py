@@ -23,6 +23,8 @@ from nasx.run import Interrupted, StageContext
 from nasx.run.checkpoints import Checkpoints, flatten_state, unflatten_state
 from nasx.run.files import write_bytes
 from nasx.train import (
+    ALONE,
+    Group,
     NotFinite,
     Step,
     adamw,
@@ -57,19 +59,20 @@ def resumable(
     steps_from: Callable[[int], Iterator[Step]],
     total: int,
     on_step: Callable[[Step], bool],
+    group: Group = ALONE,
 ) -> list[float]:
     """Run a training from its last checkpoint to step `total`; return the loss of every step, old ones included.
 
     `steps_from(step)` continues the training of the parts at a step. `on_step` is told of each step and returns
     whether to stop: then the training is saved and Interrupted raised. It goes on with the same bits. Losses that
     are not finite several steps in a row send the training back to its last checkpoint once, and end it the second
-    time (NotFinite).
+    time (NotFinite). Of a group, the first rank saves; all read.
     """
     gone_back = False
     while True:
-        losses, start = _restored(checkpoints, parts)
+        losses, start = _restored(checkpoints, parts, group)
         try:
-            return _run(checkpoints, parts, steps_from(start), total, on_step, losses)
+            return _run(checkpoints, parts, steps_from(start), total, on_step, losses, group)
         except NotFinite as error:
             if gone_back:
                 error.add_note("also after going back to the last checkpoint; lower the learning rate")
@@ -78,11 +81,12 @@ def resumable(
             logger.warning("%s; going back to the last checkpoint, once", error)
 
 
-def _restored(checkpoints: Checkpoints, parts: Mapping[str, Stateful]) -> tuple[list[float], int]:
+def _restored(checkpoints: Checkpoints, parts: Mapping[str, Stateful], group: Group) -> tuple[list[float], int]:
+    if group.first and checkpoints.latest() is None:  # which sets damaged ones aside, before others read
+        _save(checkpoints, parts, [], 0)  # to go back to
+    group.wait()
     checkpoint = checkpoints.latest()
-    if checkpoint is None:  # of step 0, to go back to
-        _save(checkpoints, parts, [], 0)
-        return [], 0
+    assert checkpoint is not None
     state = unflatten_state(checkpoint.tensors, checkpoint.state)
     for name, part in parts.items():
         part.load_state_dict(state[name])
@@ -96,13 +100,15 @@ def _run(
     total: int,
     on_step: Callable[[Step], bool],
     losses: list[float],
+    group: Group,
 ) -> list[float]:
     every, saved = -(-total // _CHECKPOINTS), time.monotonic()
     for step in steps:
         losses.append(step.loss)
         done = step.step + 1
         stop = on_step(step)
-        if done == total or stop or done % every == 0 or time.monotonic() - saved > _SECONDS:
+        due = done == total or stop or done % every == 0 or time.monotonic() - saved > _SECONDS
+        if due and group.first:
             _save(checkpoints, parts, losses, done)
             saved = time.monotonic()
         if stop and done < total:
@@ -196,38 +202,54 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
 
 
 def train_networks(
-    context: StageContext, jobs: Sequence[NetworkJob], machine: Machine, progress: Progress
+    context: StageContext, jobs: Sequence[NetworkJob], machine: Machine, progress: Progress, group: Group = ALONE
 ) -> list[dict[str, Any]]:
-    """Train networks side by side and return their results in order.
+    """Train networks side by side, each rank of a group its share, and return their results in order.
 
     An interruption leaves each where it is; what had finished, or begun, is not done again.
     """
     finished = {record["number"]: record["network"] for record in context.journal if "number" in record}
-    waiting = [number for number in range(len(jobs)) if number not in finished]
-    done = [0.0] * len(waiting)
-
-    def show() -> None:
-        progress(context.name, len(jobs) - len(waiting) + sum(done), len(jobs), f"{len(jobs)} networks")
+    missing = [number for number in range(len(jobs)) if number not in finished]
+    own = group.shared_out(missing)
+    done = [0.0] * len(own)
 
     def on_progress(job: int, step: int, total: int) -> None:
         done[job] = step / total
-        show()
+        progress(context.name, len(jobs) - len(missing) + group.size * sum(done), len(jobs), f"{len(jobs)} networks")
 
     def on_result(job: int, network: dict[str, Any]) -> None:
-        context.journal.append({"number": waiting[job], "network": network})
-        shutil.rmtree(jobs[waiting[job]].weights.with_suffix(""), ignore_errors=True)
+        if group.size == 1:
+            keep(own[job], network)
 
-    trained = run_jobs(
-        train_network,
-        [jobs[number] for number in waiting],
-        processes=machine.processes_for(pick_device(machine.device)),
-        on_progress=on_progress,
-        on_result=on_result,
-        stopping=lambda: context.stop.requested,
-    )
-    finished |= dict(zip(waiting, json.loads(json.dumps(trained)), strict=True))
-    done[:] = [1.0] * len(waiting)
-    show()
+    def keep(number: int, network: dict[str, Any]) -> None:
+        finished[number] = json.loads(json.dumps(network))
+        context.journal.append({"number": number, "network": finished[number]})
+        if group.first:
+            shutil.rmtree(jobs[number].weights.with_suffix(""), ignore_errors=True)
+
+    trained: list[dict[str, Any]] = []
+    interrupted: Interrupted | None = None
+    try:
+        trained = run_jobs(
+            train_network,
+            [jobs[number] for number in own],
+            processes=machine.processes_for(pick_device(machine.device)) if group.size == 1 else 1,
+            on_progress=on_progress,
+            on_result=on_result,
+            stopping=lambda: context.stop.requested,
+        )
+    except Interrupted as error:
+        interrupted = error
+    # also where some were interrupted: all ranks leave together, and what others finished is kept
+    of_ranks = group.gather({group.rank: (trained, interrupted is not None)})
+    if group.size > 1:
+        for rank, (networks, _) in of_ranks.items():
+            for number, network in zip(missing[rank :: group.size], networks, strict=False):
+                keep(number, network)
+    stopped = [rank for rank, (_, stop) in of_ranks.items() if stop]
+    if stopped:
+        raise interrupted or Interrupted(f"stopped because rank {stopped[0]} was")
+    progress(context.name, len(jobs), len(jobs), f"{len(jobs)} networks")
     return [finished[number] for number in range(len(jobs))]
 
 

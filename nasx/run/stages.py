@@ -1,13 +1,12 @@
 """Stages: the named steps of a run, what they read and what they are handed."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nasx.run.files import Json
-from nasx.run.journal import Journal
 from nasx.run.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -30,6 +29,19 @@ class Stage:
     inputs: tuple[str, ...] = ()
 
 
+class Records(Protocol):
+    """What a stage reads and appends its records to: its journal, or a copy of it on a rank that does not write."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the records, the oldest first."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Keep a record, durably where it is the journal."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageContext:
     """What a stage's work is handed: the results it reads, a folder, a journal and checkpoints of its own.
@@ -42,7 +54,7 @@ class StageContext:
     inputs: Mapping[str, Json]
     directory: Path
     run_directory: Path
-    journal: Journal
+    journal: Records
     stop: StopFlag
 
     @property

@@ -2,18 +2,21 @@
 
 import os
 import signal
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from nasx.run.signals import Interrupted
@@ -108,7 +111,12 @@ def process_group(device: torch.device, *, timeout_seconds: float = 25.0) -> Ite
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds))
+        timeout = timedelta(seconds=timeout_seconds)
+        store, *_ = next(rendezvous("env://", timeout=timeout))
+        # a group that torchrun restarts may meet the store of the one before, with addresses where nobody is any more
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         group = Group(rank, size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
         try:
             yield group
@@ -152,8 +160,13 @@ def data_parallel(group: Group, model: nn.Module) -> nn.Module:
     """
     if group.size == 1:
         return model
+    # of dimensions of one element, such as a grey image's channel, whose strides mean nothing
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     devices = [group.device] if group.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, init_sync=False)
+    known = signature(DistributedDataParallel).parameters  # newer torch warns of the name that older ones have alone
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    buffers: dict[str, Any] = {name: False}
+    return DistributedDataParallel(model, device_ids=devices, init_sync=False, **buffers)
 
 
 def average_over(group: Group, tensors: Iterable[Tensor]) -> None:
