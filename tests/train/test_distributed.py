@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -84,8 +85,9 @@ class Pair:
             for rank, end in enumerate(self.ends):
                 if rank not in answers and end.poll(0.01):
                     answers[rank] = pickle.loads(end.recv_bytes())
-                    if isinstance(answers[rank], Exception):
-                        raise answers[rank]
+        for answer in answers.values():
+            if isinstance(answer, Exception):
+                raise answer
         return answers[0], answers[1]
 
     def close(self) -> None:
@@ -104,6 +106,7 @@ def serve(rank: int, port: int, end: Any) -> None:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     torch.set_num_threads(1)
+    warnings.simplefilter("error")
     with process_group(torch.device("cpu")) as group:
         while True:
             function, args, kwargs = pickle.loads(end.recv_bytes())
