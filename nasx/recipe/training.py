@@ -39,6 +39,7 @@ from nasx.train import (
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
+_ASKED = 20  # steps between two looks at the clock
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +108,13 @@ def _run(
         losses.append(step.loss)
         done = step.step + 1
         stop = on_step(step)
-        due = done == total or stop or done % every == 0 or time.monotonic() - saved > _SECONDS
-        if due and group.first:
-            _save(checkpoints, parts, losses, done)
+        # the first rank's clock decides for all, asked for now and then: a message costs time
+        late = done % _ASKED == 0 and group.any(group.first and time.monotonic() - saved > _SECONDS)
+        if done == total or stop or late or done % every == 0:
+            if group.first:
+                _save(checkpoints, parts, losses, done)
             saved = time.monotonic()
+            group.wait()  # patiently, where the next step would not wait for a slow disk
         if stop and done < total:
             raise Interrupted(f"stopped after step {done} of {total}")
     return losses

@@ -118,10 +118,12 @@ class Searcher(ABC):
             if scored is not None:
                 score = None if math.isnan(scored.score) else scored.score
                 asked[-1] |= {"score": score, "generation": scored.generation}
-        return {"generation": self._generation, "exhausted": self._exhausted, "asked": asked}
+        return {"seed": self.seed, "generation": self._generation, "exhausted": self._exhausted, "asked": asked}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned; a ValueError names an architecture that is not in the space."""
+        """Continue from what `state` returned; a ValueError tells another seed or an architecture outside the space."""
+        if state["seed"] != self.seed:
+            raise ValueError(f"the state is of a search with seed {state['seed']}, but this one's is {self.seed}")
         asked: dict[Arch, Scored | None] = {}
         for entry in state["asked"]:
             arch = self.space.canonical(entry["arch"])

@@ -269,6 +269,12 @@ def test_a_state_of_another_space_is_refused() -> None:
         random_search(low, 40, 0).restore(searcher.state())
 
 
+def test_a_state_of_another_seed_is_refused() -> None:
+    state = random_search(SPACE, 40, 0).state()
+    with pytest.raises(ValueError, match="seed 0, but this one's is 1"):
+        random_search(SPACE, 40, 1).restore(state)
+
+
 # What is found
 
 
