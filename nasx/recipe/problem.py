@@ -39,9 +39,11 @@ class ImageTask:
         plain = {"batch_size": self.config.search.recalibration_batch_size, "mixup": 0.0, "cutmix": 0.0}
         return self._batches(self.config.supernet.model_copy(update=plain), seed)
 
-    def retrain_batches(self, *, seed: int, training: Retraining | None = None) -> TrainBatches:
+    def retrain_batches(
+        self, *, seed: int, training: Retraining | None = None, part: tuple[int, int] = (0, 1)
+    ) -> TrainBatches:
         """Return what networks are trained on, from scratch by default."""
-        return self._batches(training or self.config.retrain, seed)
+        return self._batches(training or self.config.retrain, seed, part)
 
     def eval_batches(self, images: Images, batch_size: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
         """Return images in order for an evaluation, in batches of the configured size by default."""

@@ -128,6 +128,22 @@ class Stages(Maker[Stage]):
             Stage("random/retrain", partial(self._retrain_best, source="random/draw"), ("random/draw",)),
         ]
 
+    def given(self, name: str, archs: Sequence[Arch]) -> list[Stage]:
+        """Return the stage `<name>/retrain` that trains given networks from scratch."""
+
+        def train_given(context: StageContext) -> Result:
+            return _with_winner(self.train_networks(context, archs))
+
+        return [Stage(f"{name}/retrain", train_given)]
+
+    def test(self, name: str) -> list[Stage]:
+        """Return the stage `<name>/test` that reads the test images for the winner of `<name>/retrain` alone.
+
+        It takes the place of `final` where nothing is compared within the run.
+        """
+        retrained = f"{name}/retrain"
+        return [Stage(f"{name}/test", partial(self._test_winner, source=retrained), (retrained,))]
+
     def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Stage]:
         """Return the stage `<name>/inherit` that takes the best of a level with the supernet's weights as they are."""
         supernet, search = f"{name}/supernet", f"{name}/search"
@@ -374,7 +390,6 @@ class Stages(Maker[Stage]):
     def _evaluate(self, context: StageContext, *, last: str, also: Mapping[str, str]) -> Result:
         if not self.group.first:
             return {}
-        problem = self.problem
         best = context.inputs[last]["winner_index"]
         networks = {
             name: (context.inputs[stage]["networks"][best], f"{stage}/{best}.safetensors")
@@ -382,7 +397,15 @@ class Stages(Maker[Stage]):
         }
         for number, (name, network) in enumerate(context.inputs["baselines"].items()):
             networks[name] = network, f"baselines/{number}.safetensors"
-        test = problem.task.dataset.open_test()
+        return self._tested(context, networks)
+
+    def _test_winner(self, context: StageContext, *, source: str) -> Result:
+        best = context.inputs[source]["winner_index"]
+        winner = context.inputs[source]["networks"][best], f"{source}/{best}.safetensors"
+        return self._tested(context, {"winner": winner})["winner"] if self.group.first else {}
+
+    def _tested(self, context: StageContext, networks: Mapping[str, tuple[Result, str]]) -> dict[str, Result]:
+        problem, test = self.problem, self.problem.task.dataset.open_test()
         results = {}
         with use_threads(problem.config.threads):
             for number, (name, (network, weights)) in enumerate(networks.items(), 1):

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,9 +144,14 @@ class NetworkJob:
     training: Retraining | None = None
     start_from: Path | None = None
 
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return (self.training or self.config.retrain).batch_size
 
-def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[str, Any]:
-    """Train a network, write its weights, and return its validation accuracy and loss curve.
+
+def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Group = ALONE) -> dict[str, Any]:
+    """Train a network, all ranks of a group together, write its weights, and return its validation accuracy and losses.
 
     Checkpoints lie beside the weights, in the folder of their name, until `train_networks` removes them.
     """
@@ -156,7 +162,7 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
     if job.start_from:
         model.load_state_dict(load_file(job.start_from))
     model.to(pick_device(job.device))
-    batches = task.retrain_batches(seed=job.seed, training=config)
+    batches = task.retrain_batches(seed=job.seed, training=config, part=group.part)
     total = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     schedule = cosine_schedule(
@@ -179,6 +185,7 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
             clip_norm=config.clip_norm,
             average=average,
             start_step=start,
+            group=group,
         )
 
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -189,14 +196,16 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
         parts,
         steps_from,
         total,
-        lambda step: report(step.step + 1, total),
+        lambda step: group.any(report(step.step + 1, total)),
+        group,
     )
     kept, scored = model, evaluate(model, task.eval_batches(task.dataset.val))
     if average is not None:
         averaged = evaluate(average.module, task.eval_batches(task.dataset.val))
         if averaged.accuracy > scored.accuracy:
             kept, scored = average.module, averaged
-    write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in kept.state_dict().items()}))
+    if group.first:
+        write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in kept.state_dict().items()}))
     return {
         "arch": dict(job.arch),
         "val_accuracy": scored.accuracy,
@@ -208,21 +217,25 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool]) -> dict[s
 def train_networks(
     context: StageContext, jobs: Sequence[NetworkJob], machine: Machine, progress: Progress, group: Group = ALONE
 ) -> list[dict[str, Any]]:
-    """Train networks side by side, each rank of a group its share, and return their results in order.
+    """Train networks side by side and return their results in order.
 
-    An interruption leaves each where it is; what had finished, or begun, is not done again.
+    Ranks of a group train a share each, which sends nothing; where there are more ranks than networks, all train one
+    network after the other together, if the batch divides among them. An interruption leaves each network where it
+    is; what had finished, or begun, is not done again.
     """
     finished = {record["number"]: record["network"] for record in context.journal if "number" in record}
     missing = [number for number in range(len(jobs)) if number not in finished]
-    own = group.shared_out(missing)
+    together = group.size > len(missing) > 0 and all(jobs[n].batch_size % group.size == 0 for n in missing)
+    own = missing if together else group.shared_out(missing)
+    share = 1 if together else group.size
     done = [0.0] * len(own)
 
     def on_progress(job: int, step: int, total: int) -> None:
         done[job] = step / total
-        progress(context.name, len(jobs) - len(missing) + group.size * sum(done), len(jobs), f"{len(jobs)} networks")
+        progress(context.name, len(jobs) - len(missing) + share * sum(done), len(jobs), f"{len(jobs)} networks")
 
     def on_result(job: int, network: dict[str, Any]) -> None:
-        if group.size == 1:
+        if share == 1:
             keep(own[job], network)
 
     def keep(number: int, network: dict[str, Any]) -> None:
@@ -235,7 +248,7 @@ def train_networks(
     interrupted: Interrupted | None = None
     try:
         trained = run_jobs(
-            train_network,
+            partial(train_network, group=group) if together else train_network,
             [jobs[number] for number in own],
             processes=machine.processes_for(pick_device(machine.device)) if group.size == 1 else 1,
             on_progress=on_progress,
@@ -246,9 +259,9 @@ def train_networks(
         interrupted = error
     # also where some were interrupted: all ranks leave together, and what others finished is kept
     of_ranks = group.gather({group.rank: (trained, interrupted is not None)})
-    if group.size > 1:
+    if share > 1:
         for rank, (networks, _) in of_ranks.items():
-            for number, network in zip(missing[rank :: group.size], networks, strict=False):
+            for number, network in zip(missing[rank::share], networks, strict=False):
                 keep(number, network)
     stopped = [rank for rank, (_, stop) in of_ranks.items() if stop]
     if stopped:

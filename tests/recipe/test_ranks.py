@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,17 @@ def test_any_number_of_ranks_gives_the_same_search_from_the_same_supernet(tmp_pa
     ]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 8
+
+
+def test_more_ranks_than_networks_train_one_network_together(tmp_path: Path) -> None:
+    more = ("--method", "random", "--set", "trust.n=0", "--set", "search.top_k=1")
+    summaries = [finish(start(processes, tmp_path / str(processes), *more)) for processes in (1, 2)]
+    weights = [load_file(tmp_path / name / "random" / "retrain" / "0.safetensors") for name in ("1", "2")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "rounding differs"
+    for name, tensor in weights[0].items():
+        if tensor.ndim > 1:  # biases before a BatchNorm follow nothing but rounding
+            assert (weights[1][name] - tensor).norm() < 0.02 * tensor.norm(), name
+    assert summaries[0]["networks"]["random"] == summaries[1]["networks"]["random"], "two networks, one a rank"
 
 
 def test_a_signal_to_the_launcher_stops_all_ranks_and_the_run_goes_on(tmp_path: Path) -> None:
