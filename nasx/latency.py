@@ -1,0 +1,308 @@
+"""Latency as a cost: each distinct block is timed once on a device, and a table of whole microseconds adds them up.
+
+Blocks run one after the other in a new random order each round, as they would in a network: a block finds the caches
+as other blocks left them, and a change of the machine's speed meets all of them alike. Each gets the median of its
+rounds.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasx.arch import Arch, Value
+from nasx.cost import AdditiveCost
+from nasx.feasible import attainable
+from nasx.run import write_json
+from nasx.space import Space
+from nasx.train.device import pick_device
+from nasx.train.modes import evaluating
+
+Timed = tuple[nn.Module, *tuple[Tensor, ...]]
+"""A module and the inputs of one forward pass."""
+
+_FORMAT = 1
+_NETWORKS = 10  # in memory at once
+
+
+class Blocks(Protocol):
+    """What builds the modules that are timed, with inputs of the batch size that matters; any device will do.
+
+    `fixed` is the network without its repeated parts, called as the network is. `shared` are the choices outside
+    repeated parts without those that `measure_latency` was told to ignore.
+    """
+
+    def fixed(self, shared: Mapping[str, Value]) -> Timed:
+        """Return what stands around the repeated parts."""
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> Timed:
+        """Return one repeated part, such as a block."""
+
+    def network(self, arch: Arch) -> Timed:
+        """Return a whole network, which `latency_report` compares with."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredOn:
+    """Where a table was measured."""
+
+    device: str
+    """The name of the GPU or of the CPU."""
+    threads: int
+    """CPU threads of torch."""
+    torch: str
+    system: str
+
+
+FixedKey = Arch
+"""The shared choices that matter."""
+PartKey = tuple[str, int, Arch, Arch]
+"""A part's name, its index (0 where that does not matter), the shared choices that matter, and its own."""
+
+
+@dataclass(frozen=True)
+class Latency(AdditiveCost):
+    """Measured latency of a batch, in whole microseconds; `measure_latency` makes one.
+
+    A block that was not measured is a ValueError.
+    """
+
+    measured_on: MeasuredOn
+    fixed_times: Mapping[FixedKey, int]
+    part_times: Mapping[PartKey, int]
+    ignored: tuple[str, ...] = ()
+    by_index: bool = False
+
+    unit = "µs"
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        """Return the microseconds of what stands around the repeated parts."""
+        return _found(self.fixed_times, self.fixed_key(shared), shared)
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        """Return the microseconds of one part."""
+        return _found(self.part_times, self.part_key(name, index, shared, choices), {**shared, **choices})
+
+    def fixed_key(self, shared: Mapping[str, Value]) -> FixedKey:
+        """Return what `fixed_times` holds the time under."""
+        return Arch({key: value for key, value in shared.items() if key not in self.ignored})
+
+    def part_key(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> PartKey:
+        """Return what `part_times` holds the time under."""
+        return name, index if self.by_index else 0, self.fixed_key(shared), Arch(choices)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as JSON, with the device's name and versions."""
+        parts = [
+            {"name": name, "index": index, "shared": dict(shared), "choices": dict(choices), "microseconds": took}
+            for (name, index, shared, choices), took in self.part_times.items()
+        ]
+        document = {
+            "latency": _FORMAT,
+            "measured_on": asdict(self.measured_on),
+            "ignored": list(self.ignored),
+            "by_index": self.by_index,
+            "fixed": [{"shared": dict(shared), "microseconds": took} for shared, took in self.fixed_times.items()],
+            "parts": parts,
+        }
+        write_json(path, document)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, measured_elsewhere: bool = False) -> "Latency":
+        """Read what `save` wrote.
+
+        A table of another device is a ValueError unless it may have been `measured_elsewhere`, as it is where networks
+        are to run on another machine than the search; so is a file that holds no such table.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            if document["latency"] != _FORMAT:
+                raise ValueError(f"its format is {document['latency']!r}, this version reads {_FORMAT}")
+            table = cls(
+                MeasuredOn(**document["measured_on"]),
+                {Arch(row["shared"]): _whole(row["microseconds"]) for row in document["fixed"]},
+                {
+                    (row["name"], row["index"], Arch(row["shared"]), Arch(row["choices"])): _whole(row["microseconds"])
+                    for row in document["parts"]
+                },
+                tuple(document["ignored"]),
+                document["by_index"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no table of latencies ({error!r}); write one with Latency.save") from None
+        own = {_device_name(torch.device("cpu"))}
+        if torch.cuda.is_available():
+            own |= {_device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())}
+        if table.measured_on.device not in own and not measured_elsewhere:
+            raise ValueError(
+                f"the latencies in {path} were measured on {table.measured_on.device!r}, but this machine has "
+                f"{', '.join(map(repr, sorted(own)))}; measure here, or say measured_elsewhere=True"
+            )
+        return table
+
+
+def measure_latency(
+    space: Space,
+    blocks: Blocks,
+    *,
+    device: str = "auto",
+    rounds: int = 30,
+    ignore: Sequence[str] = (),
+    by_index: bool = False,
+    seed: int = 0,
+) -> Latency:
+    """Time each distinct block that a space can need, in evaluation mode, and return the cost that adds them up.
+
+    A part is built once for each assignment of the shared choices and its own, whatever its index unless `by_index`.
+    `ignore` names shared choices on which no block depends, such as `block.count`: they then multiply nothing. All
+    blocks are in memory at once. Times are medians over the `rounds`, each in an order drawn with `seed`, and hold for
+    the number of threads that torch has meanwhile.
+    """
+    where = pick_device(device)
+    fixed: dict[FixedKey, int] = {}
+    parts: dict[PartKey, int] = {}
+    table = Latency(_measured_on(where), fixed, parts, tuple(ignore), by_index)
+    attainable(space, _Wanted(table, fixed, parts))
+    modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
+    times = [round(took) for took in time_modules(modules, device=device, rounds=rounds, seed=seed)]
+    fixed.update(zip(fixed, times[: len(fixed)], strict=True))
+    parts.update(zip(parts, times[len(fixed) :], strict=True))
+    return table
+
+
+@dataclass(frozen=True)
+class _Wanted(AdditiveCost):
+    """Notes which blocks it is asked for, which are all that any budget can ask for."""
+
+    table: Latency
+    fixed_times: dict[FixedKey, int]
+    part_times: dict[PartKey, int]
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        return self.fixed_times.setdefault(self.table.fixed_key(shared), 0)
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        return self.part_times.setdefault(self.table.part_key(name, index, shared, choices), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """Predicted and measured latencies of whole networks, in microseconds."""
+
+    predicted: tuple[int, ...]
+    measured: tuple[float, ...]
+
+    @property
+    def relative_errors(self) -> tuple[float, ...]:
+        """Predicted over measured minus 1, network by network: above 0 where the table promises too much time."""
+        return tuple(p / m - 1 for p, m in zip(self.predicted, self.measured, strict=True))
+
+    @property
+    def median_error(self) -> float:
+        """Median of the relative errors' sizes."""
+        return median(map(abs, self.relative_errors))
+
+    @property
+    def bias(self) -> float:
+        """Median relative error with its sign: what is common to all networks, and changes no ranking."""
+        return median(self.relative_errors)
+
+
+def latency_report(
+    table: Latency,
+    blocks: Blocks,
+    archs: Sequence[Arch],
+    *,
+    device: str = "auto",
+    rounds: int = 10,
+    seed: int = 0,
+) -> LatencyReport:
+    """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time."""
+    predicted = tuple(table(arch) for arch in archs)
+    measured: list[float] = []
+    for first in range(0, len(archs), _NETWORKS):
+        networks = [blocks.network(arch) for arch in archs[first : first + _NETWORKS]]
+        measured += time_modules(networks, device=device, rounds=rounds, seed=seed)
+    return LatencyReport(predicted, tuple(measured))
+
+
+def time_modules(
+    modules: Sequence[Timed], *, device: str = "auto", rounds: int = 30, warm_up: int = 3, seed: int = 0
+) -> list[float]:
+    """Return the median microseconds of a forward pass of each module, in evaluation mode without gradients.
+
+    Modules and inputs are moved to the device; modes are restored. After `warm_up` rounds that do not count, each round
+    runs all of them once, in an order of its own. On CUDA, events mark what the device spends, with its waiting
+    for launches as in a network.
+    """
+    if rounds < 1 or warm_up < 0:
+        raise ValueError(f"`rounds >= 1` and `warm_up >= 0` must hold, but got (rounds={rounds}, warm_up={warm_up})")
+    where, rng = pick_device(device), np.random.default_rng(seed)
+    modes = evaluating(nn.ModuleList(module for module, *_ in modules))
+    with modes, torch.inference_mode():
+        calls = [partial(module.to(where), *(x.to(where) for x in inputs)) for module, *inputs in modules]
+        times: list[list[float]] = [[] for _ in calls]
+        for done in range(warm_up + rounds):
+            order = rng.permutation(len(calls)).tolist()
+            for at, took in zip(order, _chained([calls[i] for i in order], where), strict=True):
+                if done >= warm_up:
+                    times[at].append(took)
+    return [median(found) for found in times]
+
+
+def _chained(calls: Sequence[Callable[[], object]], device: torch.device) -> Iterator[float]:
+    """Yield the microseconds of each call in a row, the last one run before the first so that none starts cold."""
+    calls = [*calls[-1:], *calls]
+    if device.type == "cuda":
+        events = [torch.cuda.Event(enable_timing=True) for _ in calls]  # type: ignore[no-untyped-call]
+        for call, event in zip(calls, events, strict=True):
+            call()
+            event.record()
+        torch.cuda.synchronize(device)
+        yield from (1000 * first.elapsed_time(last) for first, last in pairwise(events))
+        return
+    marks = []
+    for call in calls:
+        call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        marks.append(time.perf_counter())
+    yield from (1e6 * (last - first) for first, last in pairwise(marks))
+
+
+def _found(times: Mapping[Any, int], key: object, choices: Mapping[str, Value]) -> int:
+    if key not in times:
+        raise ValueError(f"the table holds no latency for {dict(choices)}; measure the space that this comes from")
+    return times[key]
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"a latency must be whole microseconds, but got {value!r}")
+    return value
+
+
+def _measured_on(device: torch.device) -> MeasuredOn:
+    return MeasuredOn(_device_name(device), torch.get_num_threads(), torch.__version__, platform.platform())
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,205 @@
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.arch import Value
+from nasx.latency import Latency, LatencyReport, MeasuredOn, Timed, latency_report, measure_latency, time_modules
+from nasx.testing import CostContract
+from recipes.glit.latency import GLiTBlocks
+from recipes.glit.model import Frame
+from recipes.glit.space import GLIT, Axes, reduced
+
+BLOCK = Space(kernel_size=one_of(3, 5), mlp_ratio=one_of(2, 4))
+SPACE = Space(width=one_of(8, 16), block=repeat(BLOCK, one_of(1, 2, 3)))
+
+
+class Clock:
+    """Time that passes only in the modules of a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+
+class Takes(nn.Module):
+    """Takes some microseconds, a different number each time it runs."""
+
+    def __init__(self, clock: Clock, *micros: float) -> None:
+        super().__init__()
+        self.clock, self.micros = clock, itertools.cycle(micros)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert not self.training
+        self.clock.now += next(self.micros) * 1e-6
+        return x
+
+
+@dataclass
+class ToyBlocks:
+    """A network's time is the sum of its blocks' and something that no block has."""
+
+    clock: Clock
+    unseen: int = 0
+    built: list[object] = field(default_factory=list)
+
+    def fixed(self, shared: Mapping[str, Value]) -> Timed:
+        self.built.append(("fixed", dict(shared)))
+        return Takes(self.clock, 1000 + int(shared["width"])), torch.zeros(1)
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> Timed:
+        self.built.append((name, index, dict(shared), dict(choices)))
+        return Takes(self.clock, self.micros(index, shared, choices)), torch.zeros(1)
+
+    def network(self, arch: Arch) -> Timed:
+        parts = [self.micros(i, arch, choices) for i, choices in enumerate(arch.parts("block"))]
+        return Takes(self.clock, 1000 + int(arch["width"]) + sum(parts) + self.unseen), torch.zeros(1)
+
+    @staticmethod
+    def micros(index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        return int(shared["width"]) * (int(choices["kernel_size"]) + 10 * int(choices["mlp_ratio"]))
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> ToyBlocks:
+    return ToyBlocks(Clock(monkeypatch))
+
+
+@pytest.fixture
+def table(blocks: ToyBlocks) -> Latency:
+    return measure_latency(SPACE, blocks, device="cpu", rounds=3, ignore=["block.count"])
+
+
+def test_each_distinct_block_is_built_once(blocks: ToyBlocks) -> None:
+    measure_latency(SPACE, blocks, device="cpu", rounds=1, ignore=["block.count"])
+    assert len(blocks.built) == 2 + 2 * 4
+    assert len({repr(built) for built in blocks.built}) == 2 + 2 * 4
+
+
+def test_counts_and_places_multiply_what_is_measured_only_where_they_matter(blocks: ToyBlocks) -> None:
+    measure_latency(SPACE, blocks, device="cpu", rounds=1)
+    assert len(blocks.built) == 2 * 3 + 2 * 3 * 4
+    blocks.built.clear()
+    measure_latency(SPACE, blocks, device="cpu", rounds=1, ignore=["block.count"], by_index=True)
+    assert len(blocks.built) == 2 + 2 * 4 * 3
+
+
+def test_the_table_adds_up_what_was_measured(table: Latency) -> None:
+    for arch in SPACE:
+        width = int(arch["width"])
+        parts = [width * (int(p["kernel_size"]) + 10 * int(p["mlp_ratio"])) for p in arch.parts("block")]
+        assert table(arch) == 1000 + width + sum(parts)
+
+
+def test_a_budget_holds_exactly_the_networks_that_are_fast_enough(table: Latency) -> None:
+    inside = SPACE.within(Budget(table, at_most=1700))
+    fast = [arch for arch in SPACE if table(arch) <= 1700]
+    assert 0 < len(fast) < SPACE.size
+    assert inside.size == len(fast)
+    assert set(inside.sample(0, 2000)) == set(fast)
+    with pytest.raises(ValueError, match=r"attainable are .* µs"):
+        SPACE.within(Budget(table, at_most=900))
+
+
+class TestLatencyContract(CostContract):
+    space = SPACE
+    cost = Latency(
+        MeasuredOn("a device", 1, "2", "a system"),
+        {Arch({"width": w}): 7 * w for w in (8, 16)},
+        {
+            ("block", 0, Arch({"width": w}), choices): w * (int(choices["kernel_size"]) + int(choices["mlp_ratio"]))
+            for w in (8, 16)
+            for choices in BLOCK
+        },
+        ignored=("block.count",),
+    )
+
+
+def test_times_are_medians_of_the_rounds_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    noisy = Takes(clock, 9000, 100, 100, 100, 70_000, 100)
+    steady = Takes(clock, 40)
+    found = time_modules([(noisy, torch.zeros(1)), (steady, torch.zeros(1))], device="cpu", rounds=11)
+    assert found == pytest.approx([100, 40])
+
+
+def test_timing_leaves_modes_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Takes(Clock(monkeypatch), 1).train(), Takes(Clock(monkeypatch), 1).eval()
+    time_modules([(first, torch.zeros(1)), (second, torch.zeros(1))], device="cpu", rounds=1)
+    assert first.training
+    assert not second.training
+
+
+def test_rounds_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="rounds=0"):
+        time_modules([(nn.Identity(), torch.zeros(1))], device="cpu", rounds=0)
+
+
+def test_the_report_finds_what_no_block_has(blocks: ToyBlocks, table: Latency) -> None:
+    archs = SPACE.sample(0, 23)
+    exact = latency_report(table, blocks, archs, device="cpu", rounds=2)
+    assert exact.predicted == tuple(map(table, archs))
+    assert exact.median_error == pytest.approx(0, abs=1e-6)
+    slow = latency_report(table, replace(blocks, unseen=500), archs, device="cpu", rounds=2)
+    assert slow.measured == pytest.approx([table(arch) + 500 for arch in archs])
+
+
+def test_errors_are_relative_to_what_was_measured() -> None:
+    report = LatencyReport(predicted=(110, 90, 150), measured=(100.0, 100.0, 100.0))
+    assert report.relative_errors == pytest.approx((0.1, -0.1, 0.5))
+    assert report.median_error == pytest.approx(0.1)
+    assert report.bias == pytest.approx(0.1)
+
+
+def test_a_table_survives_its_file(table: Latency, tmp_path: Path) -> None:
+    table.save(tmp_path / "latency.json")
+    assert Latency.load(tmp_path / "latency.json") == table
+    document = json.loads((tmp_path / "latency.json").read_text())
+    assert document["measured_on"]["torch"] == torch.__version__
+    assert document["measured_on"]["device"]
+
+
+def test_a_table_of_another_device_is_refused_unless_that_is_meant(table: Latency, tmp_path: Path) -> None:
+    other = replace(table, measured_on=replace(table.measured_on, device="Abacus 2000"))
+    other.save(tmp_path / "latency.json")
+    with pytest.raises(ValueError, match="measured on 'Abacus 2000', but this machine has"):
+        Latency.load(tmp_path / "latency.json")
+    assert Latency.load(tmp_path / "latency.json", measured_elsewhere=True) == other
+
+
+@pytest.mark.parametrize("damage", ['"latency": 1', '"microseconds": ', '"torch"', '"shared"'])
+def test_a_damaged_table_is_refused(damage: str, table: Latency, tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    table.save(path)
+    text = path.read_text()
+    path.write_text(text.replace(damage, damage.replace("1", "2") if "1" in damage else f'"x{damage[1:]}'))
+    assert path.read_text() != text
+    with pytest.raises(ValueError, match="holds no table of latencies"):
+        Latency.load(path)
+
+
+def test_a_block_that_was_not_measured_is_named(table: Latency) -> None:
+    arch = Arch({"width": 8, "block.count": 1, "block.0.kernel_size": 7, "block.0.mlp_ratio": 2})
+    with pytest.raises(ValueError, match="'kernel_size': 7"):
+        table(arch)
+
+
+def test_glits_blocks_make_a_table_of_its_whole_space() -> None:
+    axes = Axes(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5)
+    blocks = GLiTBlocks(Frame(image_size=16, patch_size=4, num_classes=10, embed_dim=36), batch_size=2)
+    space = reduced(axes)
+    table = measure_latency(space, blocks, device="cpu", rounds=1)
+    assert len(table.part_times) == 36 == GLIT.parts("block")[0].size
+    archs = space.sample(0, 3)
+    assert all(table(arch) > 0 for arch in archs)
+    report = latency_report(table, blocks, archs, device="cpu", rounds=1)
+    assert len(report.measured) == 3
+    for module, *inputs in (blocks.network(archs[0]), blocks.fixed(Arch())):
+        assert module(*inputs).shape == (2, 10)
