@@ -39,25 +39,27 @@ def _describe(options: argparse.Namespace) -> int:
     from recipes.glit.space import TINY, table2
 
     known = {"glit-tiny": GLIT_TINY, "deit-tiny": DEIT_TINY}
-    axes, frame = TINY, Frame()
+    axes, frame, variant = TINY, Frame(), "official"
     if options.preset:
         config = pick(options.preset, PRESETS, "preset")
-        channels = 1 if config.data.source == "digits" else 3
+        channels, variant = 1 if config.data.source == "digits" else 3, config.model.variant
         axes, frame = config.axes(), config.frame(in_channels=channels, num_classes=options.classes)
     arch = read_arch(options.arch, known)
     with bad_input():
         arch = table2(axes).canonical(arch)
         counts = {"params": Params(frame)(arch), "macs": Macs(frame)(arch), "paper_macs": PaperMacs(frame)(arch)}
     blocks = [dict(part) for part in arch.parts("block")]
+    computed = {"variant": variant, "locality": axes.locality}
     if options.json:
-        print_json({**counts, "blocks": blocks})
+        print_json({**counts, **computed, "blocks": blocks})
         return 0
-    names = ["global_heads", "kernel_size", "expansion", "qkv_ratio", "mlp_ratio"]
+    names = ["global_heads", *axes.all_details]
     table = Table("block", *names, title=options.arch)
     for i, block in enumerate(blocks):
         table.add_row(str(i), *(str(block.get(name, "")) for name in names))
     console = Console()
     console.print(table)
+    console.print(f"variant {variant}, locality {axes.locality}")
     console.print(
         f"{counts['params']:,} parameters, {counts['macs']:,} MACs ({counts['paper_macs']:,} by the paper's count)"
     )

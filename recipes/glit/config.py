@@ -1,5 +1,6 @@
 """Everything a GLiT run can be told, as one typed value, and the presets."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from nasx.recipe.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes
+from recipes.glit.variant import VARIANTS, Locality, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
@@ -22,19 +24,23 @@ class Model(Section):
     num_heads: PositiveInt = 3
     init_std: PositiveFloat = 0.02
     sharing: Literal["separate", "entangled"] = "separate"
+    variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
 
 class SpaceAxes(Section):
     """The axes of the search (paper, table 2) and where stage one holds the low-level ones."""
 
     blocks: PositiveInt = 12
+    locality: Locality = Field("conv1d", description="what the local heads are: conv1d, conv2d or window (table 6)")
     global_heads: tuple[int, ...] = (0, 1, 2, 3)
     kernel_size: tuple[PositiveInt, ...] = (17, 31, 45)
     expansion: tuple[PositiveInt, ...] = (1, 2, 4)
+    window: tuple[PositiveInt, ...] = Field((14, 28, 49), description="patches that see each other; only of window")
     qkv_ratio: tuple[Number, ...] = (0.5, 1.0, 2.0)
     mlp_ratio: tuple[Number, ...] = (2, 4, 6)
     held_kernel_size: PositiveInt = 31
     held_expansion: PositiveInt = 4
+    held_window: PositiveInt = 28
     held_qkv_ratio: Number = 1.0
     held_mlp_ratio: Number = 4
 
@@ -43,7 +49,7 @@ class SpaceAxes(Section):
         for size in self.kernel_size:
             if size % 2 == 0:
                 raise ValueError(f"kernel sizes must be odd, so that 'same' padding is symmetric, but got {size}")
-        for name in ("kernel_size", "expansion", "qkv_ratio", "mlp_ratio"):
+        for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
             held, offered = getattr(self, f"held_{name}"), getattr(self, name)
             if held not in offered:
                 raise ValueError(f"held_{name} must be one of {name} {offered}, but got {held}")
@@ -72,20 +78,27 @@ class Config(RunConfig):
         for heads in self.space.global_heads:
             if not 0 <= heads <= self.model.num_heads:
                 raise ValueError(f"global_heads must lie in 0..{self.model.num_heads}, but got {heads}")
-        Frame(
-            image_size=self.data.image_size,
-            patch_size=self.model.patch_size,
-            embed_dim=self.model.embed_dim,
-            num_heads=self.model.num_heads,
-        )
+        frame, reach = self.frame(), 2 * self.frame().grid - 1
+        if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
+            raise ValueError(
+                f"a kernel of {reach} x {reach} reaches every patch of the grid {frame.grid} x {frame.grid}, but got "
+                f"{max(self.space.kernel_size)}; the paper's are space.kernel_size=[3,5,7], space.held_kernel_size=5"
+            )
+        for window in self.space.window if self.space.locality == "window" else ():
+            if frame.patches % window:
+                raise ValueError(f"space.window must divide the {frame.patches} patches, but got {window}")
         return self
 
     def axes(self) -> Axes:
         """Return the axes of the search as the space functions take them."""
         return Axes(num_heads=self.model.num_heads, **self.space.model_dump())
 
-    def frame(self, *, in_channels: int, num_classes: int) -> Frame:
-        """Return the frame of this run's networks for a data set."""
+    def variant(self) -> Variant:
+        """Return how blocks compute: the named variant with this run's locality."""
+        return replace(VARIANTS[self.model.variant], locality=self.space.locality)
+
+    def frame(self, *, in_channels: int = 3, num_classes: int = 1000) -> Frame:
+        """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
         return Frame(
             image_size=self.data.image_size,
             patch_size=self.model.patch_size,
@@ -93,6 +106,7 @@ class Config(RunConfig):
             num_classes=num_classes,
             embed_dim=self.model.embed_dim,
             num_heads=self.model.num_heads,
+            variant=self.variant(),
         )
 
 
