@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -21,7 +21,15 @@ class Data(Section):
     image_size: PositiveInt = 224
     val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
     val_fraction: Rate = 0.1
+    mean: tuple[float, ...] | None = Field(None, description="of each channel of images in 0..1; None: measured")
+    std: tuple[PositiveFloat, ...] | None = Field(None, description="the same of the standard deviation")
     leaks: Literal["refuse", "drop", "allow"] = Field("refuse", description="what to do with copies of test images")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError(f"mean and std need a value for each channel, both or neither: {self.mean}, {self.std}")
+        return self
 
 
 class Augmentation(Section):

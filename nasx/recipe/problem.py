@@ -27,7 +27,10 @@ class ImageTask:
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the training images' channels."""
+        """Mean and standard deviation that images are normalised by: the configuration's, or the training images'."""
+        mean, std = self.config.data.mean, self.config.data.std
+        if mean is not None and std is not None:
+            return mean, std
         return channel_statistics(self.dataset.train)
 
     def supernet_batches(self, *, seed: int, part: tuple[int, int] = (0, 1)) -> TrainBatches:
@@ -51,6 +54,11 @@ class ImageTask:
 
     def check(self) -> None:
         """Refuse batches that cannot be, before anything is trained."""
+        if len(self.statistics[0]) != self.dataset.channels:
+            raise ValueError(
+                f"data.mean and data.std have {len(self.statistics[0])} values, but the images {self.dataset.channels} "
+                "channels; give as many, or null to measure them"
+            )
         self.supernet_batches(seed=0)
         self.retrain_batches(seed=0)
         if self.config.search.recalibration_batches:

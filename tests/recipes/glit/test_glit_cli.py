@@ -317,8 +317,8 @@ def test_same_run_under_two_hash_seeds(tmp_path: Path) -> None:
 
 
 def test_presets_state_their_data() -> None:
-    assert set(PRESETS) == {"digits", "cifar10"}
-    assert all(re.fullmatch(r"[a-z0-9]+", name) for name in PRESETS)
+    assert set(PRESETS) == {"digits", "cifar10", "glit-tiny", "glit-small", "glit-base"}
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) and config.preset == name for name, config in PRESETS.items())
 
 
 def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path) -> None:

@@ -1,12 +1,55 @@
 """Presets: which settings of the paper they hold, and that variant and locality reach networks, spaces and costs."""
 
-import pytest
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from nasx import Arch
 from nasx.cli import BadInput, apply_settings
+from nasx.data import load_digits
+from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS, Config
-from recipes.glit.model import Frame
-from recipes.glit.space import TINY_CONV2D, TINY_WINDOW, Axes
+from recipes.glit.cost import PaperMacs, paper_macs
+from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_FRAME, Frame, build
+from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, Axes, table2
 from recipes.glit.variant import OFFICIAL, PAPER
+
+ROOT = Path(__file__).parents[3]
+CLASSES = 1000
+
+SHORT = [  # twelve blocks and all stages of the paper, of few steps, candidates and pixels
+    *("--set", "data.image_size=80", "--set", "data.val_images=40", "--set", "threads=1"),
+    *("--set", "supernet.batch_size=8", "--set", "supernet.epochs=0.01"),
+    *("--set", "search.population=2", "--set", "search.generations=2", "--set", "search.parents=2"),
+    *("--set", "search.recalibration_batches=1", "--set", "search.recalibration_batch_size=8"),
+    *("--set", "search.top_k=1", "--set", "retrain.batch_size=8", "--set", "retrain.epochs=0.01"),
+    *("--set", "budget.heads_at_most=160e6", "--set", "budget.details_at_most=150e6"),
+]
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of ImageNet's shape: 1000 classes, JPEGs of many sizes, of which few are square."""
+    root, digits, rng = tmp_path_factory.mktemp("photographs"), load_digits(seed=0).train, np.random.default_rng(0)
+    pixels = digits.load(range(len(digits)))[:, 0].numpy()
+    for number in range(CLASSES):
+        name = f"n{number:08}"
+        for split, images in (("train", 2), ("val", 1)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(images):
+                image = Image.fromarray(pixels[rng.integers(len(pixels))])
+                size = tuple(int(side) for side in rng.integers(40, 260, size=2))
+                image.resize(size).convert("RGB").save(root / split / name / f"{name}_{i}.JPEG", quality=80)
+    return root
 
 
 def test_a_configuration_without_variant_or_locality_means_the_released_code() -> None:
@@ -44,3 +87,80 @@ def test_what_no_variant_or_locality_can_be_is_refused(settings: list[str], told
 def test_presets_of_before_compute_as_before() -> None:
     for name in ("digits", "cifar10"):
         assert PRESETS[name].variant() == OFFICIAL
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "bound"), [("glit-tiny", TINY, 1.4e9), ("glit-small", SMALL, 4.4e9), ("glit-base", BASE, 17.0e9)]
+)
+def test_presets_hold_the_papers_settings(name: str, axes: Axes, bound: float) -> None:
+    config = PRESETS[name]
+    assert config.axes() == axes
+    assert config.frame().embed_dim == 64 * axes.num_heads
+    assert (config.data.image_size, config.model.patch_size, config.data.val_images) == (224, 16, 50_000)
+    supernet, search, retrain = config.supernet, config.search, config.retrain
+    assert (supernet.optimizer, supernet.lr, supernet.batch_size, supernet.epochs) == ("sgd", 0.2, 1024, 100)
+    assert (supernet.weight_decay, supernet.label_smoothing) == (1e-4, 0.1)
+    assert search.population * search.generations == 1000
+    assert (search.top_k, search.recalibration_batches, search.recalibration_batch_size) == (5, 200, 128)
+    assert (retrain.lr, retrain.batch_size, retrain.epochs, retrain.weight_decay) == (1e-3, 1024, 300, 0.05)
+    assert (retrain.warmup_epochs, retrain.warmup_lr, retrain.final_lr) == (5, 1e-6, 1e-5)
+    assert (retrain.drop_path, retrain.label_smoothing, retrain.mixup, retrain.cutmix) == (0.1, 0.1, 0.8, 1.0)
+    assert (retrain.repeats, retrain.ema, retrain.clip_norm) == (3, 0.99996, 1.0)
+    assert (retrain.augment.auto_augment, retrain.augment.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
+    budget = config.budget
+    assert (budget.cost, budget.heads_at_most, budget.details_at_most) == ("paper_macs", bound, bound)
+    cost = PaperMacs(config.frame())
+    assert min(cost(arch) for arch in table2(axes).sample(0, 200)) < bound < cost(table2(axes)[0]) * 10
+
+
+def test_the_published_network_lies_inside_its_preset() -> None:
+    assert PRESETS["glit-tiny"].frame() == TINY_FRAME
+    budget = PRESETS["glit-tiny"].budget
+    assert budget.details_at_most is not None
+    for arch in (GLIT_TINY, DEIT_TINY):
+        assert paper_macs(arch) <= budget.details_at_most
+
+
+def test_plan_prints_every_value_and_needs_images(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--preset", "glit-tiny", "--no-timing"]) == 2
+    assert "--data DIR" in capsys.readouterr().err
+    command = ["plan", "--preset", "glit-tiny", "--data", str(photographs), "--no-timing"]
+    assert main(command) == 2
+    assert "50000" in capsys.readouterr().err  # more are to be held out than there are
+    assert main([*command, "--set", "data.val_images=500"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("supernet.lr = 0.2", "retrain.ema = 0.99996", "budget.cost = paper_macs", "model.variant = official"):
+        assert line in printed
+    assert "1,253,683,200 MACs, 5,717,416 parameters" in printed  # DeiT-Tiny's, of 1000 classes
+
+
+@pytest.mark.slow
+def test_a_run_of_imagenets_shape_stops_and_goes_on(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
+    run = tmp_path / "run"
+    arguments = ["run", "--preset", "glit-tiny", "--data", str(photographs), "--run-dir", str(run), "--json", *SHORT]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.glit", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = run / "heads" / "search" / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert list(summary["stages"]) == [
+        *(f"{level}/{kind}" for level in ("heads", "details") for kind in ("supernet", "search", "retrain")),
+        *("baselines", "evaluation"),
+    ]
+    arch = Arch.from_json((run / "arch.json").read_text())
+    assert paper_macs.configured(image_size=80)(arch) <= 150e6
+    build(arch, CLASSES, 80).load_state_dict(load_file(run / "model.safetensors"))
