@@ -6,10 +6,13 @@ Every function returns a matplotlib `Figure` of its own; pyplot and its global s
 import io
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nasx.report.formats import percent, si
 from nasx.report.model import BlockDrawing, Curve, NetworkRow, RankingPlot, SearchHistory
@@ -129,23 +132,30 @@ def candidates_by_generation(searches: Sequence[SearchHistory]) -> Figure:
 
 
 @_styled
-def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[NetworkRow]) -> Figure:
-    """Return accuracy over MACs: the searches' candidates in one panel, the trained networks in another.
+def accuracy_over_cost(
+    searches: Sequence[SearchHistory],
+    networks: Sequence[NetworkRow],
+    *,
+    published: Sequence[NetworkRow] = (),
+    star: bool = True,
+) -> Figure:
+    """Return accuracy over MACs: the searches' candidates, the trained networks and published ones, a panel each.
 
-    They are apart because a candidate is scored with the supernet's weights on validation images and a network with
-    its own weights on test images (on validation images where no network has a test accuracy).
+    They are apart because a candidate is scored with the supernet's weights on validation images, a network with
+    its own weights on test images (on validation images where no network has a test accuracy), and a published one on
+    whatever its paper says. The first network is what was found and has a `star`, unless that is False (GLiT paper,
+    figure 1).
     """
     searches = [search for search in searches if search.candidates]
-    tested = any(network.test_accuracy is not None for network in networks if network.macs is not None)
-    placed = [
-        (i, network.label, network.macs, accuracy)
-        for i, network in enumerate(networks)
-        if (accuracy := network.test_accuracy if tested else network.val_accuracy) is not None
-        and network.macs is not None
+    kinds = [
+        (title, tested, placed)
+        for title, members in (("Trained networks", networks), ("As published", published))
+        for tested, placed in [_placed(members)]
+        if placed
     ]
-    _need([*searches, *placed], "accuracy over cost", "a scored candidate or a network with MACs and an accuracy")
-    figure, grid = _panels(bool(searches) + bool(placed))
-    left, right = grid[0], grid[-1]
+    _need([*searches, *kinds], "accuracy over cost", "a scored candidate or a network with MACs and an accuracy")
+    figure, grid = _panels(bool(searches) + len(kinds))
+    left = grid[0]
     if searches:
         for i, search in enumerate(searches):
             costs, scores = zip(*((c.cost, c.score) for c in search.candidates), strict=True)
@@ -153,28 +163,61 @@ def accuracy_over_cost(searches: Sequence[SearchHistory], networks: Sequence[Net
         left.set_title("Candidates")
         left.set(ylabel="validation accuracy, shared weights")
         left.legend(**BELOW)
-    for i, label, macs, accuracy in placed:  # the network found, number 0, is the star
-        right.plot(
-            [macs],
-            [accuracy],
-            color=INK if i == 0 else PALETTE[(i + 1) % len(PALETTE)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=15 if i == 0 else 8,
-            markeredgewidth=0,
-            linestyle="none",
-            zorder=3,
-            label=f"{_legend_entry(label)}, {percent(accuracy)}",
-        )
-    if placed:
-        right.set_title("Trained networks")
-        right.set(ylabel="test accuracy" if tested else "validation accuracy")
-        right.margins(0.2, 0.3)
-        right.legend(**BELOW)
+    for axes, (title, tested, placed) in zip(grid[bool(searches) :], kinds, strict=True):
+        for i, label, macs, accuracy in placed:
+            starred = star and i == 0
+            axes.plot(
+                [macs],
+                [accuracy],
+                color=INK if starred else PALETTE[(i + star) % len(PALETTE)],
+                marker=MARKERS[(i + (not star)) % len(MARKERS)],
+                markersize=15 if starred else 8,
+                markeredgewidth=0,
+                linestyle="none",
+                zorder=3,
+                label=f"{_legend_entry(label)}, {percent(accuracy)}",
+            )
+        axes.set_title(title)
+        axes.set(ylabel="test accuracy" if tested else "validation accuracy")
+        axes.margins(0.2, 0.3)
+        axes.legend(**BELOW)
     for axes in grid:
         axes.set(xlabel="MACs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: si(cost)))
         axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+    return figure
+
+
+@_styled
+def heat_maps(images: NDArray[Any], maps_by_network: Mapping[str, NDArray[Any]]) -> Figure:
+    """Return images above their heat maps, a row a network (GLiT paper, figure 6).
+
+    `images` are (n, H, W) or (n, H, W, 3), uint8 or floats in 0..1; each network's maps are (n, h, w) of any range,
+    dark where low and bright where high in the range of the map itself.
+    """
+    _need(maps_by_network, "heat maps", "a network")
+    _need(images, "heat maps", "an image")
+    for network, maps in maps_by_network.items():
+        if maps.ndim != 3 or len(maps) != len(images):
+            raise ValueError(
+                f"each of the {len(images)} images has one map (h, w), but {network!r} got an array of {maps.shape}"
+            )
+    white = 255 if images.dtype == np.uint8 else 1
+    rows = [
+        ("images", images, "gray", white),
+        *((name, maps, "inferno", None) for name, maps in maps_by_network.items()),
+    ]
+    figure = Figure(figsize=(1.1 * len(images) + 0.4, 1.1 * len(rows) + 0.1), layout="constrained")
+    for i, (name, pictures, colours, top) in enumerate(rows):
+        for j, picture in enumerate(pictures):
+            axes = figure.add_subplot(len(rows), len(images), i * len(images) + j + 1)
+            # patches keep their edges: what is between them was not computed
+            axes.imshow(picture, cmap=colours, vmin=0 if top else None, vmax=top, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if j == 0:
+                axes.set_ylabel(textwrap.fill(name, 18), color=INK)
     return figure
 
 
@@ -280,6 +323,16 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
+def _placed(networks: Sequence[NetworkRow]) -> tuple[bool, list[tuple[int, str, int, float]]]:
+    tested = any(network.test_accuracy is not None for network in networks if network.macs is not None)
+    return tested, [
+        (i, network.label, network.macs, accuracy)
+        for i, network in enumerate(networks)
+        if (accuracy := network.test_accuracy if tested else network.val_accuracy) is not None
+        and network.macs is not None
+    ]
+
+
 def _in_order(search: SearchHistory) -> tuple[list[float], list[float], list[float]]:
     # candidate k of the n of generation g stands at g + (k + 1/2)/n - 1/2, within 0.4 of g
     members: dict[int, list[float]] = {}
@@ -320,6 +373,6 @@ def _legend_entry(label: str) -> str:
     return f" {label}" if label.startswith("_") else label  # a leading underscore would hide it
 
 
-def _need(something: Sequence[object], figure: str, what: str) -> None:
-    if not something:
+def _need(something: Sized, figure: str, what: str) -> None:
+    if not len(something):
         raise ValueError(f"{figure} cannot be drawn of nothing: give at least {what}")

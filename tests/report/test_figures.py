@@ -15,6 +15,7 @@ from nasx.report.figures import (
     accuracy_over_cost,
     architecture,
     candidates_by_generation,
+    heat_maps,
     loss_curves,
     save_png,
     save_svg,
@@ -23,6 +24,7 @@ from nasx.report.figures import (
 
 ALL_FIGURES = """
 import sys
+import numpy as np
 from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory
 from nasx.report.figures import *
 searches = [SearchHistory("heads", tuple(Candidate(g, 10 * g + k, 0.5 + g / 10) for g in range(3) for k in range(4)))]
@@ -31,6 +33,8 @@ figures = [
     candidates_by_generation(searches),
     accuracy_over_cost(searches, [NetworkRow("found", 5, 12, 0.7, 0.8), NetworkRow("other", 5, 20, 0.7, 0.75)]),
     loss_curves([Curve("a", (1, 2), (3.0, 2.0)), Curve("b", (1, 2), (3.0, 2.5), "second")]),
+    heat_maps(np.arange(128, dtype=np.uint8).reshape(2, 8, 8), {"net": np.arange(32.0).reshape(2, 4, 4)}),
+    accuracy_over_cost([], [NetworkRow("a", 5, 12, 0.7)], published=[NetworkRow("b", 5, 9, 0.7, 0.8)], star=False),
 ]
 sys.stdout.buffer.write("".join(map(svg_text, figures)).encode())
 """
@@ -64,7 +68,7 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_hash_seed() -> None:
         for seed in ("1", "2")
     )
     assert first == second
-    assert first.count(b"<svg") == 4
+    assert first.count(b"<svg") == 6
 
 
 @pytest.mark.parametrize("count", [1, 4, 12, 13, 24])
@@ -119,6 +123,41 @@ def test_networks_are_compared_on_test_images_and_on_validation_images_only_wher
     untested = accuracy_over_cost([], [NetworkRow("a", 1, 10, 0.9), NetworkRow("b", 1, 20, 0.7)]).axes[0]
     assert [heights(line) for line in untested.lines] == [[0.9], [0.7]]
     assert untested.get_ylabel() == "validation accuracy"
+
+
+def test_published_networks_have_a_panel_of_their_own_and_only_what_was_found_a_star() -> None:
+    ours, theirs = [NetworkRow("a", 1, 10, 0.9, 0.8)], [NetworkRow("b", 1, 10**9, test_accuracy=0.763)]
+    both = accuracy_over_cost([], ours, published=theirs).axes
+    assert [[heights(line) for line in axes.lines] for axes in both] == [[[0.8]], [[0.763]]]
+    assert [axes.get_title("left") for axes in both] == ["Trained networks", "As published"]
+    for star in (True, False):
+        (axes,) = accuracy_over_cost([], [*ours, *theirs], star=star).axes
+        assert [line.get_marker() == "*" for line in axes.lines] == [star, False]
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 8, 8, 3)])
+def test_heat_maps_are_shown_as_computed_in_a_row_a_network(shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, shape, dtype=np.uint8)
+    maps = {"DeiT": generator.normal(size=(2, 4, 4)), "GLiT": 100 * generator.normal(size=(2, 2, 2))}
+    panels = heat_maps(images, maps).axes
+    shown = [np.asarray(panel.images[0].get_array()) for panel in panels]
+    for picture, expected in zip(shown, [*images, *maps["DeiT"], *maps["GLiT"]], strict=True):
+        np.testing.assert_array_equal(picture, expected)
+    assert [panels[i].get_ylabel() for i in (0, 2, 4)] == ["images", "DeiT", "GLiT"]
+    assert panels[2].images[0].get_clim() == (maps["DeiT"][0].min(), maps["DeiT"][0].max())
+    if len(shape) == 3:
+        assert panels[0].images[0].get_clim() == (0, 255)
+
+
+def test_heat_maps_need_a_map_an_image() -> None:
+    images = np.zeros((2, 8, 8))
+    with pytest.raises(ValueError, match="'net' got an array of"):
+        heat_maps(images, {"net": np.zeros((3, 4, 4))})
+    with pytest.raises(ValueError, match="give at least a network"):
+        heat_maps(images, {})
+    with pytest.raises(ValueError, match="give at least an image"):
+        heat_maps(images[:0], {"net": np.zeros((0, 4, 4))})
 
 
 def test_names_are_drawn_as_text_and_not_as_formulas() -> None:
