@@ -1,0 +1,75 @@
+"""What GLiT networks look at (paper, figure 6): output tokens as maps over the image."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nasx import Arch
+from nasx.data import ImageArray
+from nasx.recipe.problem import load_task
+from nasx.report.figures import heat_maps
+from recipes.glit.config import Config
+from recipes.glit.model import GLiT
+from recipes.glit.problem import GLiTProblem
+
+NETWORKS = {"deit_shaped": "DeiT-shaped", "searched": "searched"}
+
+
+@torch.no_grad()
+def token_maps(network: GLiT, images: Tensor) -> Tensor:
+    """Return the mean over channels of the last block's tokens, on the grid of patches: (B, C, H, W) to (B, h, w).
+
+    The class token is left out. The tokens are those before the last norm, which takes their mean away.
+    """
+    network.eval()
+    tokens = network.embed(images)
+    for block in network.blocks:
+        tokens = block(tokens)
+    frame = network.frame
+    patches = tokens[:, frame.tokens - frame.patches :]
+    return patches.mean(dim=2).reshape(-1, frame.grid, frame.grid)
+
+
+def first_of_each_class(labels: NDArray[np.int64], count: int) -> list[int]:
+    """Return the positions of the first image of each class, in the order of the classes, at most `count`."""
+    classes, first = np.unique(labels, return_index=True)
+    return [int(position) for position in first[: min(count, len(classes))]]
+
+
+def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) -> Figure:
+    """Return the heat maps of a finished run: validation images, the DeiT-shaped network, the one that was found.
+
+    `data` is the run's image folder, None for the digits. Raises ValueError where the directory is no finished run.
+    """
+    try:
+        run, summary = (json.loads((run_dir / name).read_text()) for name in ("run.json", "summary.json"))
+    except OSError as error:
+        raise ValueError(
+            f"{run_dir} is no finished run of this recipe: {error}; name one that `run` has left"
+        ) from error
+    if run["config"].get("recipe") != "glit":
+        raise ValueError(f"{run_dir} is a run of another recipe, {run['config'].get('recipe')!r}; give one of glit")
+    config = Config.model_validate(run["config"]["config"])
+    problem = GLiTProblem(config, load_task(config, data))
+    images = problem.task.dataset.val
+    chosen = first_of_each_class(images.labels, count)
+    shown = images.load(chosen)
+    chosen_images = ImageArray(shown.numpy(), images.labels[chosen])
+    ((normalised, _),) = problem.task.eval_batches(chosen_images, len(chosen))
+    weights = {"searched": run_dir / "model.safetensors"}
+    for number, name in enumerate(problem.baselines()):
+        weights[name] = run_dir / "baselines" / f"{number}.safetensors"
+    maps = {}
+    for name, label in NETWORKS.items():
+        network = problem.network(Arch(summary["networks"][name]["arch"]))()
+        network.load_state_dict(load_file(weights[name]))
+        assert isinstance(network, GLiT)
+        maps[label] = token_maps(network, normalised).numpy()
+    pictures = shown.permute(0, 2, 3, 1).numpy()
+    return heat_maps(pictures[..., 0] if pictures.shape[-1] == 1 else pictures, maps)
