@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nasx import Arch
+from nasx.weights import ratio_of
 from recipes.autoformer.model import Frame
 from recipes.autoformer.supernet import AutoFormerSupernet
 
@@ -102,6 +103,5 @@ def _sizes(state_dict: Mapping[str, Tensor]) -> tuple[Arch, Frame]:
                 f"blocks.{i}.attn.qkv.weight must have 3 times {head_dim} rows for each head, but has {rows}"
             )
         largest[f"block.{i}.num_heads"] = rows // (3 * head_dim)
-        ratio = hidden / dim
-        largest[f"block.{i}.mlp_ratio"] = ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+        largest[f"block.{i}.mlp_ratio"] = ratio_of(hidden, dim)
     return Arch(largest), frame

@@ -4,17 +4,15 @@ Names and shapes say nearly everything: widths, kernels, the depthwise stage, th
 do not say are functions without weights, which a variant's number names, and how many heads share the width.
 """
 
-import math
 import re
 from collections.abc import Collection, Mapping
-from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nasx import Arch
 from nasx.arch import Value
+from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
 from recipes.localvit.model import Frame, LocalViT, build_in
 from recipes.localvit.space import VARIANTS
 
@@ -29,27 +27,17 @@ def load_localvit(state_dict: Mapping[str, Any], *, act: int | None = None, num_
     The architecture is read off the shapes (`infer_localvit`); `{"model": state_dict}` is accepted as well. Weights
     that do not fit are a ValueError that names the first that differs.
     """
-    state = _weights(state_dict)
+    state = named_tensors(state_dict)
     frame, arch = infer_localvit(state, act=act, num_heads=num_heads)
     with torch.device("meta"):
         network = build_in(frame, arch)
     own = network.state_dict()
     attended = {name.split(".")[1] for name in own if ".local.attention." in name}
-    places = {_published_name(ours, attended): (ours, tuple(tensor.shape)) for ours, tensor in own.items()}
-    weights = {}
-    for name, (ours, shape) in places.items():
+    places = {}
+    for ours, tensor in own.items():
         pointwise = ours.endswith((".expand.weight", ".project.weight"))  # there convolutions, Linear layers here
-        expected = (*shape, 1, 1) if pointwise else shape
-        if name not in state:
-            raise ValueError(f"the weights do not fit: {name!r} of shape {expected} is missing")
-        if tuple(state[name].shape) != expected:
-            raise ValueError(
-                f"the weights do not fit: {name!r} has the shape {tuple(state[name].shape)}, not {expected}"
-            )
-        weights[ours] = state[name].flatten(1) if pointwise else state[name]
-    for name in state:
-        if name not in places:
-            raise ValueError(f"the weights do not fit: {name!r} of shape {tuple(state[name].shape)} has no place here")
+        places[_published_name(ours, attended)] = ours, (*tensor.shape, 1, 1) if pointwise else tuple(tensor.shape)
+    weights = {ours: tensor.reshape(own[ours].shape) for ours, tensor in fit_weights(state, places).items()}
     network = network.to_empty(device="cpu")
     network.load_state_dict(weights)
     return network.eval()
@@ -67,12 +55,9 @@ def infer_localvit(
     """
     if act is not None and act not in VARIANTS:
         raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
-    shapes = _Shapes(_weights(state_dict))
+    shapes = Shapes(state_dict)
     frame = _frame(shapes, num_heads)
-    found = {match[1] for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
-    depth = next(i for i in count() if str(i) not in found)  # later ones are met as weights that do not belong
-    if not depth:
-        raise ValueError("the weights do not fit: 'blocks.0' is missing; is this another model's state dict?")
+    depth = shapes.depth("blocks")
     entries = {
         f"block.{i}.{name}": value
         for i in range(depth)
@@ -81,44 +66,12 @@ def infer_localvit(
     return frame, Arch(entries)
 
 
-def _weights(state_dict: object) -> dict[str, Tensor]:
-    """Return the names and tensors, out of `{"model": ...}` where they are in one."""
-    if isinstance(state_dict, Mapping) and isinstance(state_dict.get("model"), Mapping):
-        state_dict = state_dict["model"]
-    if not isinstance(state_dict, Mapping) or not state_dict:
-        raise ValueError(f"a state dict maps names to tensors, but got {type(state_dict).__name__} without any")
-    for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ValueError(f"a state dict maps names to tensors, but {name!r} is a {type(tensor).__name__}")
-    return dict(state_dict)
-
-
-class _Shapes(dict[str, tuple[int, ...]]):
-    """Shapes by name, in which a missing one, or one of another rank, is refused in words."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        super().__init__({name: tuple(tensor.shape) for name, tensor in state.items()})
-
-    def of(self, name: str, rank: int) -> tuple[int, ...]:
-        if name not in self:
-            raise ValueError(f"the weights do not fit: {name!r} is missing; is this another model's state dict?")
-        if len(self[name]) != rank or 0 in self[name]:
-            raise self.refusal(name, f"it has {rank} dimensions, none of them 0")
-        return self[name]
-
-    def refusal(self, name: str, rule: str) -> ValueError:
-        return ValueError(f"the weights do not fit: {name!r} has the shape {self[name]}, but {rule}")
-
-
-def _frame(shapes: _Shapes, num_heads: int | None) -> Frame:
+def _frame(shapes: Shapes, num_heads: int | None) -> Frame:
     width, in_channels, patch, _ = shapes.of("patch_embed.proj.weight", 4)
     if num_heads is None and width % HEAD_WIDTH:
         raise shapes.refusal("patch_embed.proj.weight", f"its channels make heads of {HEAD_WIDTH}; give num_heads")
-    side = math.isqrt(max(0, shapes.of("pos_embed", 3)[1] - 1))
-    if not side or side**2 + 1 != shapes["pos_embed"][1]:
-        raise shapes.refusal("pos_embed", "its tokens are a class token and a square of patches")
     return Frame(
-        image_size=side * patch,
+        image_size=shapes.side("pos_embed") * patch,
         patch_size=patch,
         in_channels=in_channels,
         num_classes=shapes.of("head.weight", 2)[0],
@@ -127,9 +80,9 @@ def _frame(shapes: _Shapes, num_heads: int | None) -> Frame:
     )
 
 
-def _block(shapes: _Shapes, prefix: str, width: int, act: int | None) -> dict[str, Value]:
+def _block(shapes: Shapes, prefix: str, width: int, act: int | None) -> dict[str, Value]:
     if f"{prefix}.mlp.fc1.weight" in shapes:
-        return {"depthwise": False, "mlp_ratio": _ratio(shapes.of(f"{prefix}.mlp.fc1.weight", 2)[0], width)}
+        return {"depthwise": False, "mlp_ratio": ratio_of(shapes.of(f"{prefix}.mlp.fc1.weight", 2)[0], width)}
     conv = f"{prefix}.conv.conv"
     hidden = shapes.of(f"{conv}.0.weight", 4)[0]
     kernel_size = shapes.of(f"{conv}.3.weight", 4)[-1]
@@ -144,21 +97,13 @@ def _block(shapes: _Shapes, prefix: str, width: int, act: int | None) -> dict[st
             f"act {act} does not fit the weights: {conv!r} has the channel attention {kind!r}, which is that of act "
             f"{' or '.join(fitting)}"
         )
-    entries: dict[str, Value] = {"mlp_ratio": _ratio(hidden, width), "kernel_size": kernel_size}
+    entries: dict[str, Value] = {"mlp_ratio": ratio_of(hidden, width), "kernel_size": kernel_size}
     if kind == "se":
         inside = shapes.of(squeeze, 2)[0]
         if inside > hidden:
             raise shapes.refusal(squeeze, f"it squeezes {hidden} channels to fewer")
         return {"depthwise": True} | entries | dict(variant) | {"reduction": hidden // inside}
     return {"depthwise": True} | entries | dict(variant)
-
-
-def _ratio(size: int, per: int) -> float:
-    """Return the number, an int where that is whole, whose product with `per` is cut to a size."""
-    if size % per == 0:
-        return size // per
-    ratio = size / per
-    return ratio if int(per * ratio) == size else math.nextafter(ratio, math.inf)
 
 
 def _published_name(ours: str, attended: Collection[str]) -> str:

@@ -1,8 +1,6 @@
 """Published weights: what they compute, what does not fit, and what is never executed."""
 
-import argparse
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from nasx.measure import count_params
 from recipes.glit.model import DEIT_TINY, GLIT_TINY
-from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit, read_state_dict
+from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
 
 CHECKPOINTS = Path(__file__).parents[4] / "shared" / "spec" / "checkpoints"
 GLIT_SHAPES, DEIT_SHAPES = CHECKPOINTS / "glit_tiny_official.json", CHECKPOINTS / "deit_tiny_timm.json"
@@ -209,49 +206,3 @@ def test_another_model_s_weights_are_refused(glit: dict[str, Tensor], deit: dict
     for nothing in nothings:
         with pytest.raises(ValueError, match="maps names to tensors"):
             load_glit(nothing)
-
-
-def test_files_are_read_by_what_they_hold_and_not_by_their_names(tmp_path: Path, deit: dict[str, Tensor]) -> None:
-    content = {"model": deit, "args": argparse.Namespace(lr=1e-3), "epoch": 300}
-    torch.save(content, tmp_path / "zip.safetensors")
-    torch.save(content, tmp_path / "legacy.bin", _use_new_zipfile_serialization=False)
-    save_file(deit, tmp_path / "safe.pth")
-    for name in ("zip.safetensors", "legacy.bin", "safe.pth"):
-        state = read_state_dict(tmp_path / name)
-        assert state.keys() == deit.keys()
-        assert all(torch.equal(state[name], deit[name]) for name in deit)
-
-
-class Opens:
-    """Pickled as an instruction to create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (str(self.path), "w")
-
-
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
-    created, path = tmp_path / "created", tmp_path / "weights.pth"
-    pickle.loads(pickle.dumps(Opens(created))).close()
-    assert created.exists(), "the pickle does not do what this test is about"
-    created.unlink()
-    plain = pickle.dumps(Opens(created))
-    for zipped in (True, False):
-        torch.save({"model": Opens(created)}, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ValueError, match=r"was not read"):
-            read_state_dict(path)
-    for content in (
-        plain,
-        pickle.dumps(Opens(created), protocol=0),
-        b"",
-        b"\x80",
-        b"PK\x03\x04",
-        b"\2" + b"\0" * 7 + b"{]",
-        b'{"a": 1}',
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights.pth"):
-            read_state_dict(path)
-    assert not created.exists()
