@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import stat
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,13 +80,17 @@ class Checkpoints:
             for old in self._found()[: -self.keep]:
                 # aside first, so that a half removed one is never met as a checkpoint
                 aside = files.temporary_beside(old)
-                files.rename(old, aside)
-                files.remove(aside)
+                with files.removed_on_error(aside):
+                    files.rename(old, aside)
+                    files.remove(aside)
         return path
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is undamaged, or None; damaged ones are set aside with a warning."""
-        for path in reversed(self._found()):
+        found = self._found()
+        if found:
+            files.flush_directory(self.directory)  # a writer that was killed may not have come to it
+        for path in reversed(found):
             try:
                 return _load(path, self.identity)
             except (ValueError, FileNotFoundError) as error:
@@ -202,8 +205,8 @@ def _load(path: Path, identity: str) -> Checkpoint:
     if path.is_symlink() or not path.is_dir():
         raise ValueError("not a folder")
     # Only these names are ever opened, whatever the manifest says, and never through a link.
-    contents = {name: _read(path / name) for name in (TENSORS, STATE)}
-    manifest = files.parse_json(_read(path / MANIFEST))
+    contents = {name: files.read_plain(path / name) for name in (TENSORS, STATE)}
+    manifest = files.parse_json(files.read_plain(path / MANIFEST))
     signed = manifest.get("identity") if isinstance(manifest, dict) else None
     if manifest != _manifest(path.name, signed, contents):
         raise ValueError("its files are not those that its manifest describes")
@@ -219,9 +222,3 @@ def _load(path: Path, identity: str) -> Checkpoint:
 def _unused(path: Path) -> Path:
     names = (path.with_name(f"{path.name}{number or ''}") for number in count())
     return next(name for name in names if not os.path.lexists(name))
-
-
-def _read(path: Path) -> bytes:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise ValueError(f"{path.name} is not a plain file")
-    return path.read_bytes()

@@ -186,7 +186,7 @@ def _check_is_run(path: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Json]:
     try:
-        found = files.parse_json(path.read_bytes())
+        found = files.parse_json(files.read_plain(path))
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); restore it from a copy, or start a new run directory"

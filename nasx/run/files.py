@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,21 @@ def rename(source: Path, target: Path) -> None:
     flush_directory(target.parent)
 
 
+def read_plain(path: Path) -> bytes:
+    """Return a file's content; what is no plain file is a ValueError: links are not followed, pipes not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise ValueError(f"{path.name} is not a plain file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path.name} is not a plain file")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
 def parse_json(text: str | bytes) -> Json:
     """Return the value of a JSON text; any other, with NaN or nested too deep for the parser, is a ValueError."""
 
@@ -96,19 +112,30 @@ def flush_directory(path: Path) -> None:
         os_call(os.fsync, descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems flush names by themselves and refuse to be asked
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the system's own names no file
     finally:
         os.close(descriptor)
 
 
 def make_directories(path: Path) -> None:
-    """Create a directory and its missing parents, durably."""
-    if path.is_dir():
-        return
-    make_directories(path.parent)
-    with contextlib.suppress(FileExistsError):
-        os_call(os.mkdir, path)
-    flush_directory(path.parent)
+    """Create a directory and its missing parents, durably, also where a killed process had not come to flush it."""
+    if not path.is_dir():
+        make_directories(path.parent)
+        with contextlib.suppress(FileExistsError):
+            os_call(os.mkdir, path)
+    with contextlib.suppress(PermissionError):  # of a parent that is another user's
+        flush_directory(path.parent)
+
+
+def check_space(directory: str | os.PathLike[str], needed_bytes: int) -> None:
+    """Refuse, as ValueError, a directory, which need not exist yet, whose file system has not that much space free."""
+    path = Path(directory).absolute()
+    free = shutil.disk_usage(next(above for above in (path, *path.parents) if above.is_dir())).free
+    if free < needed_bytes:
+        raise ValueError(
+            f"{directory} needs about {needed_bytes / 2**20:,.0f} MiB, but its file system has {free / 2**20:,.0f} MiB "
+            f"free; make room, or choose a directory on another one"
+        )
 
 
 def temporary_beside(path: Path) -> Path:

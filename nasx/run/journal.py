@@ -52,7 +52,8 @@ class Journal:
         digest = _continued(self._digest, text)
         line = _line(digest, text)
         with files.told_as_writing(self.path):
-            descriptor = files.os_call(os.open, self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            descriptor = files.os_call(os.open, self.path, flags, 0o666)
             try:
                 if not self._end:
                     files.flush_directory(self.path.parent)
@@ -82,9 +83,13 @@ class Journal:
 
     def _read(self) -> None:
         try:
-            *whole, rest = self.path.read_bytes().split(b"\n")
+            *whole, rest = files.read_plain(self.path).split(b"\n")
         except FileNotFoundError:
             return
+        except ValueError as error:
+            raise JournalDamaged(
+                f"{error}: {self.path}; restore it from a copy, or start a new run directory"
+            ) from error
         lines = [line + b"\n" for line in whole] + ([rest] if rest else [])
         for number, line in enumerate(lines, 1):
             text = line[len(_line(self._digest, b"")) - 2 : -2]
@@ -95,16 +100,18 @@ class Journal:
                         f"line {number} of {self.path} is not what was written; restore the file from a copy, or start "
                         f"a new run directory"
                     )
-                self._cut()
-                return
+                break
             self._digest, self._end = digest, self._end + len(line)
             self._texts.append(text)
+        self._settle(torn=self._end < sum(map(len, lines)))
 
-    def _cut(self) -> None:
+    def _settle(self, torn: bool) -> None:
+        """Cut what is torn and flush the rest: who wrote it may have been killed before it was on the disk."""
         with files.told_as_writing(self.path):
-            descriptor = files.os_call(os.open, self.path, os.O_WRONLY)
+            descriptor = files.os_call(os.open, self.path, (os.O_WRONLY if torn else os.O_RDONLY) | os.O_NOFOLLOW)
             try:
-                files.os_call(os.ftruncate, descriptor, self._end)
+                if torn:
+                    files.os_call(os.ftruncate, descriptor, self._end)
                 files.os_call(os.fsync, descriptor)
             finally:
                 os.close(descriptor)

@@ -31,7 +31,7 @@ class RunLock:
         self.path = Path(path)
         with files.told_as_writing(self.path):
             # never unlinked: a second file of that name could be locked beside the first
-            self._descriptor = files.os_call(os.open, self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = files.os_call(os.open, self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
                 self._acquire()
             except BaseException:

@@ -2,7 +2,6 @@ import hashlib
 import json
 import logging
 import math
-import random
 import shutil
 import struct
 import subprocess
@@ -234,44 +233,6 @@ def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
     target.rename(tmp_path / "moved")
     target.symlink_to(tmp_path / "moved")
     assert is_that_of(checkpoints.latest(), 1)
-
-
-@pytest.mark.parametrize("trials", [150, pytest.param(1000, marks=pytest.mark.slow)])
-def test_random_damage_is_never_loaded(tmp_path: Path, trials: int) -> None:
-    origin = tmp_path / "origin"
-    saved = [save(Checkpoints(origin), step) for step in (1, 2)]
-    generator = random.Random(0)
-    recovered = 0
-    for _ in range(trials):
-        copy = Path(shutil.copytree(origin, tmp_path / "copy"))
-        files = sorted(path for path in copy.rglob("*") if path.is_file())
-        victim = generator.choice(files)
-        data = bytearray(victim.read_bytes())
-        match generator.choice(["truncate", "flip", "swap", "swap folders", "delete", "extend", "zero"]):
-            case "truncate":
-                victim.write_bytes(data[: generator.randrange(len(data))])
-            case "flip":
-                data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
-                victim.write_bytes(data)
-            case "swap":
-                other = generator.choice(files)
-                victim.write_bytes(other.read_bytes())
-                other.write_bytes(data)
-            case "swap folders":
-                (copy / saved[0].name).rename(copy / "x")
-                (copy / saved[1].name).rename(copy / saved[0].name)
-                (copy / "x").rename(copy / saved[1].name)
-            case "delete":
-                victim.unlink()
-            case "extend":
-                victim.write_bytes(data + b" ")
-            case "zero":
-                victim.write_bytes(bytes(len(data)))
-        found = Checkpoints(copy).latest()
-        assert found is None or is_that_of(found, 1) or is_that_of(found, 2)
-        recovered += found is not None and found.step == 1
-        shutil.rmtree(copy)
-    assert recovered
 
 
 STATE: dict[Any, Any] = {

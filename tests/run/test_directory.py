@@ -24,6 +24,8 @@ def open_run(path: Path, config: Any = CONFIG, **options: Any) -> RunDirectory:
 class Recipe:
     """Three stages; the second scores ten candidates and journals each, and can be told where to stop."""
 
+    clock = 0.0
+
     def __init__(self, stop_at: int | None = None) -> None:
         self.calls: list[str] = []
         self.stop_at = stop_at
@@ -33,13 +35,17 @@ class Recipe:
             Stage("report", self.report, ("heads/supernet", "heads/search")),
         ]
 
-    def train(self, context: StageContext) -> Any:
+    def begin(self, context: StageContext) -> None:
         self.calls.append(context.name)
+        Recipe.clock += 10
+
+    def train(self, context: StageContext) -> Any:
+        self.begin(context)
         (context.directory / "weights").write_text("w")
         return {"loss": 0.1 + 0.2, "path": ("a", 1), 3: None}
 
     def search(self, context: StageContext) -> Any:
-        self.calls.append(context.name)
+        self.begin(context)
         assert (context.stage_directory("heads/supernet") / "weights").read_text() == "w"
         scored = {record["n"] for record in context.journal}
         for n in range(10):
@@ -53,7 +59,7 @@ class Recipe:
         return [record["n"] for record in context.journal]
 
     def report(self, context: StageContext) -> Any:
-        self.calls.append(context.name)
+        self.begin(context)
         return {"inputs": dict(context.inputs)}
 
 
@@ -95,8 +101,7 @@ def test_stages_run_once_and_a_second_start_reads_the_same_results(tmp_path: Pat
 
 
 def test_an_interrupted_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("time.monotonic", lambda: Recipe.clock)
     recipe = Recipe(stop_at=3)
     with open_run(tmp_path) as run:
         with pytest.raises(Interrupted, match="SIGTERM"):
@@ -110,6 +115,30 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(tmp_path: Path, monkeypat
         assert run.seconds == {"heads/supernet": 10.0, "heads/search": 30.0, "report": 10.0}
     assert recipe.calls == ["heads/supernet", "heads/search", *(f"score {n}" for n in range(4))]
     assert again.calls == ["heads/search", "score 8", "score 9", "report"]
+
+
+def test_a_wall_clock_that_goes_backwards_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**9, 0, -(10**6)))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    recipe = Recipe(stop_at=3)
+    with open_run(tmp_path) as run, pytest.raises(Interrupted):
+        run.execute(recipe.stages)
+    for number, path in enumerate(sorted(tmp_path.rglob("*"))):
+        os.utime(path, (10**9 - number, 10**9 - number))
+    with open_run(tmp_path) as run:
+        assert run.execute(Recipe().stages) == RESULTS
+        assert all(seconds >= 0 for seconds in run.seconds.values())
+
+
+def test_the_newest_checkpoint_is_the_last_one_saved_whatever_the_files_times_say(tmp_path: Path) -> None:
+    from nasx.run.checkpoints import Checkpoints
+
+    for step in (1, 2, 3):
+        path = Checkpoints(tmp_path).save(step, {}, None)
+        os.utime(path, (10**9 - step, 10**9 - step))
+    latest = Checkpoints(tmp_path).latest()
+    assert latest is not None
+    assert latest.step == 3
 
 
 def test_a_stop_between_stages_starts_no_further_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nasx.run import files, write_bytes, write_json, write_text
+from nasx.run import check_space, files, write_bytes, write_json, write_text
 
 
 def test_writes_replace_what_is_there_and_leave_nothing_else(tmp_path: Path) -> None:
@@ -83,3 +84,11 @@ def test_only_leftovers_are_removed(tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in leftovers)
     assert (tmp_path / "outside").is_symlink()
+
+
+def test_space_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    directory = tmp_path / "runs" / "new"
+    check_space(directory, shutil.disk_usage(tmp_path).free // 2)
+    with pytest.raises(ValueError, match=rf"{directory} needs about .* MiB, but its file system has .* MiB free"):
+        check_space(directory, 2**62)
+    assert not list(tmp_path.iterdir())
