@@ -41,8 +41,8 @@ def summarise(
 
 
 def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], summary: dict[str, Any]) -> None:
-    """Write summary.json, arch.json, model.safetensors, architecture.svg and report.html into a run directory."""
-    from nasx.report.figures import architecture, svg_text
+    """Write summary.json, arch.json, model.safetensors, two figures as SVG and report.html into a run directory."""
+    from nasx.report.figures import accuracy_over_cost, architecture, save_svg
     from nasx.report.html import write_report
 
     searched = results["evaluation"]["searched"]
@@ -51,7 +51,8 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
     write_text(directory / "arch.json", arch.to_json())
     write_bytes(directory / "model.safetensors", save(load_file(directory / searched["weights"])))
     report = make_report(problem, results, summary, arch)
-    write_text(directory / "architecture.svg", svg_text(architecture(report.blocks, report.shade_legend)))
+    save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
+    save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")
     write_report(directory / "report.html", report)
 
 
