@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import apply_settings
 from nasx.recipe.machine import Machine
+from nasx.recipe.problem import load_task
+from recipes.glit.__main__ import main
 from recipes.glit.ablations import ablate, check, kernels, seeds_of, windows
 from recipes.glit.config import CIFAR10, DIGITS
-from recipes.glit.cost import Macs, Params
-from recipes.glit.heatmaps import first_of_each_class, token_maps
-from recipes.glit.model import Frame, build_in
+from recipes.glit.cost import Macs, PaperMacs, Params
+from recipes.glit.heatmaps import first_of_each_class, heat_maps_of_run, token_maps
+from recipes.glit.model import Frame, GLiT, build_in
+from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import Axes, same_heads
 from recipes.glit.variant import Locality, Variant
 
@@ -47,6 +51,7 @@ def test_table_1_trains_every_number_of_global_heads_with_every_seed(tmp_path: P
         assert [Arch(network["arch"]) for network in row["networks"]] == [arch, arch]
         assert [network["seed"] for network in row["networks"]] == [3, 5]
         assert (row["macs"]["mean"], row["params"]["mean"]) == (Macs(frame)(arch), Params(frame)(arch))
+        assert row["paper_macs"]["mean"] == PaperMacs(frame)(arch)
         accuracies = [network["test_accuracy"] for network in row["networks"]]
         assert row["test_accuracy"] == {"mean": np.mean(accuracies), "std": statistics.stdev(accuracies)}
     assert [row["paper"]["accuracy"] for row in document["rows"]] == [72.20, 72.89, 73.98, 71.02]
@@ -164,3 +169,25 @@ def test_one_image_of_each_class_is_shown() -> None:
     labels = np.array([2, 0, 2, 1, 0])
     assert first_of_each_class(labels, 8) == [1, 3, 0]
     assert first_of_each_class(labels, 2) == [1, 3]
+
+
+def test_a_finished_run_has_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
+    settings = [word for setting in SHORT for word in ("--set", setting)]
+    with pytest.raises(ValueError, match="no finished run"):
+        heat_maps_of_run(tmp_path)
+    assert main(["run", "--method", "random", "--run-dir", str(tmp_path), *settings]) == 0
+    assert "DeiT-shaped (all heads global)" in (tmp_path / "accuracy_over_macs.svg").read_text()
+
+    panels = heat_maps_of_run(tmp_path, count=3).axes
+    assert [panels[i].get_ylabel() for i in (0, 3, 6)] == ["images", "DeiT-shaped", "searched"]
+    config = apply_settings(CONFIG, ["method=random"])
+    problem = GLiTProblem(config, load_task(config, None))
+    network = problem.network(Arch.from_json((tmp_path / "arch.json").read_text()))()
+    network.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert isinstance(network, GLiT)
+    images, labels = next(iter(problem.task.eval_batches(problem.task.dataset.val)))
+    for number in range(3):
+        first = images[labels == number][:1]
+        shown = np.asarray(panels[6 + number].images[0].get_array())
+        np.testing.assert_allclose(shown, token_maps(network, first)[0].numpy(), rtol=1e-4, atol=1e-5)
