@@ -81,12 +81,16 @@ def progress(
 
 
 class ProgressLines:
-    """Progress for logs: a line for the task at hand when `every` seconds have passed since the last one."""
+    """Progress for logs: a line for the task at hand when `every` seconds have passed since the last one.
+
+    The time left is what the rest takes at the pace since the task's first update here.
+    """
 
     def __init__(self, console: Console, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._every, self._clock = console, every, clock
         self._due = clock() + every
         self._tasks: list[tuple[str, float | None]] = []
+        self._begun: dict[int, tuple[float, float]] = {}  # when, and how much was done then
 
     def __enter__(self) -> Self:
         return self
@@ -106,11 +110,18 @@ class ProgressLines:
         description, known_total = self._tasks[task_id]
         total = known_total if total is None else total
         self._tasks[task_id] = description, total
-        if completed is None or self._clock() < self._due:
+        now = self._clock()
+        if completed is None:
             return
-        self._due = self._clock() + self._every
+        begun, before = self._begun.setdefault(task_id, (now, completed))
+        if now < self._due:
+            return
+        self._due = now + self._every
         count = f"{completed:.4g}" if total is None else f"{int(completed)}/{int(total)}"
-        self._console.print(Text("  ".join(filter(None, (description, count, note)))), soft_wrap=True)
+        left = ""
+        if total is not None and before < completed < total:
+            left = f"{duration((now - begun) * (total - completed) / (completed - before))} left"
+        self._console.print(Text("  ".join(filter(None, (description, count, note, left)))), soft_wrap=True)
 
 
 class _NoteColumn(ProgressColumn):

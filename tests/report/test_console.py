@@ -84,7 +84,10 @@ def test_a_log_gets_a_line_when_one_is_due_and_no_more() -> None:
         for step in range(1, 36):
             now = float(step)
             bars.update(task, completed=step, note=f"loss {step}")
-    assert log.getvalue().splitlines() == [f"heads/[supernet]  {step}/400  loss {step}" for step in (10, 20, 30)]
+    # one step a second: what is left takes as many seconds as steps
+    left = {10: "6 min 30 s", 20: "6 min 20 s", 30: "6 min 10 s"}
+    told = [f"heads/[supernet]  {step}/400  loss {step}  {left[step]} left" for step in left]
+    assert log.getvalue().splitlines() == told
 
 
 def test_a_terminal_gets_bars_with_count_and_note() -> None:
