@@ -136,7 +136,7 @@ def table4(config: Config) -> Sequence[Row]:
         search_row("stage one only (heads)", (75.4, 1.4), tested="heads", ours=False),
         search_row("both stages", (76.3, 1.4)),
         Row(
-            label="NLP space (q/k/v and MLP ratio, no local heads)",
+            label="NLP space (q/k/v and MLP ratio)",
             run="nlp",
             plan=joint,
             tested="joint",
@@ -151,7 +151,7 @@ def table5(config: Config) -> Sequence[Row]:
     return [
         search_row("hierarchical", (76.3, 1.4)),
         Row(
-            label="SPOS over the joint space, supernet epochs doubled",
+            label="SPOS, joint space, epochs doubled",
             run="spos",
             plan=partial(joint, epochs_factor=2),
             tested="joint",
@@ -173,7 +173,7 @@ def table6(config: Config) -> Sequence[Row]:
     """Return table 6: what the local heads are."""
     return [
         Row(
-            label=f"attention in windows of {_words(windows(patches(config)))} tokens",
+            label=f"attention in windows of {_words(windows(patches(config)))}",
             run="window",
             plan=hierarchical,
             tested="details",
@@ -181,7 +181,7 @@ def table6(config: Config) -> Sequence[Row]:
             paper=(72.4, 1.4),
         ),
         Row(
-            label=f"2-D convolution of {_words(f'{k}x{k}' for k in kernels(grid(config)))}, mean of the tokens",
+            label=f"2-D convolution, {_words(f'{k}x{k}' for k in kernels(grid(config)))}",
             run="conv2d",
             plan=hierarchical,
             tested="details",
