@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nasx.recipe.config import RunConfig
     from nasx.recipe.problem import ImageTask, Problem
     from nasx.recipe.progress import Progress
-    from nasx.recipe.stages import Maker
+    from nasx.recipe.stages import Maker, Stages
     from nasx.run import RunDirectory, Stage
     from nasx.train import Group
 
@@ -43,8 +43,17 @@ class Recipe:
     stages: "Callable[[Maker[Any]], list[Any]]"
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a run's stages came to: their results and seconds by name, and whether all of it was there before."""
+
+    results: "Mapping[str, Any]"
+    seconds: "Mapping[str, float]"
+    already: bool
+
+
 class CommandLine:
-    """A recipe's command line: `run` (the default), `plan` and `trust`, and what the recipe adds.
+    """A recipe's command line: `run` (the default), `plan`, `trust` and `report`, and what the recipe adds.
 
     `load` imports the recipe, which is not done for `--help`. `configure` adds options that choose a configuration,
     `choose` applies them. Exit statuses are those of `nasx.cli`.
@@ -73,6 +82,8 @@ class CommandLine:
         trust = self.configured("trust", self._trust, "ask whether a supernet's ranking of networks deserves belief")
         trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
         trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
+        report = self.add("report", self._report, "write report.html of a finished run again, from its journal")
+        report.add_argument("run", type=Path, metavar="RUN", help="the run directory")
 
     def add(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         """Add a command, which has `--json`, and return its parser."""
@@ -117,8 +128,16 @@ class CommandLine:
             config = config.model_copy(update={"seed": options.seed})
         return apply_settings(config, options.set)
 
-    def problem(self, options: argparse.Namespace, config: Any = None) -> "Problem[Any]":
-        """Return the checked problem that the options state; BadInput says what cannot be."""
+    def problem(
+        self,
+        options: argparse.Namespace,
+        config: Any = None,
+        make: "Callable[[Any, ImageTask], Problem[Any]] | None" = None,
+    ) -> "Problem[Any]":
+        """Return the checked problem that the options state; BadInput says what cannot be.
+
+        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem.
+        """
         from rich.console import Console
 
         from nasx.report import progress
@@ -142,7 +161,7 @@ class CommandLine:
         if len(task.dataset.broken) > _TOLD:
             errors.print(f"and {len(task.dataset.broken) - _TOLD} more broken training images")
         with bad_input(), errors.status("counting architectures"):
-            problem = self.load().problem(config, task)
+            problem = (make or self.load().problem)(config, task)
             problem.check()
         return problem
 
@@ -154,12 +173,12 @@ class CommandLine:
 
         problem = self.problem(options)
         directory = options.run_dir or Path("runs") / self._run_name(problem.config)
-        outcome = self._execute(problem, directory)
-        if outcome is None:
+        done = self.execute(problem, directory, self.load().stages)
+        if done is None:
             return INTERRUPTED
-        summary, _, already = outcome
         if not _is_first():
             return DONE
+        summary, already = self.outcome(problem, directory, done), done.already
         if options.json:
             print_json(summary)
             return DONE
@@ -179,15 +198,21 @@ class CommandLine:
         words = [self.name, config.preset, getattr(config, "method", None), f"seed{config.seed}"]
         return "-".join(word for word in words if word)
 
-    def _execute(
-        self, problem: "Problem[Any]", directory: Path, select: "Callable[[list[Stage]], list[Stage]] | None" = None
-    ) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
-        """Run the stages; return summary, results and whether all was done before, or None where interrupted."""
+    def execute(
+        self,
+        problem: "Problem[Any]",
+        directory: Path,
+        plan: "Callable[[Stages], list[Stage]]",
+        asked: "Mapping[str, Any]" = MappingProxyType({}),
+    ) -> "Done | None":
+        """Run the stages that `plan` makes, or what is missing of them, and return what came of them.
+
+        None where they were interrupted. `asked` is recorded beside the configuration, and may not change either.
+        """
         from rich.console import Console
 
         from nasx.data import BrokenImageError, WorkerDied
         from nasx.recipe.machine import Machine
-        from nasx.recipe.outcome import summarise, write_outcome
         from nasx.recipe.ranks import execute
         from nasx.recipe.stages import Stages
         from nasx.run import Interrupted
@@ -201,18 +226,11 @@ class CommandLine:
             with bad_input():
                 problem.task.supernet_batches(seed=0, part=group.part)  # refuses batches that ranks cannot share
             try:
-                with self._opened(problem, directory, group) as run, self._bars(errors, group) as show:
-                    stages = self.load().stages(Stages(problem, machine, show, group))
-                    if select is not None:
-                        stages = select(stages)
+                with self._opened(problem, directory, group, asked) as run, self._bars(errors, group) as show:
+                    stages = plan(Stages(problem, machine, show, group))
                     already = run.is_finished(stages) if run else False
                     results = execute(run, directory, stages, group)
-                    if run is None or select is not None:
-                        return {}, results, already
-                    summary = summarise(problem, results, run.seconds, _versions())
-                    if not already or not (directory / "report.html").exists():
-                        write_outcome(directory, problem, results, summary)
-                    return summary, results, already
+                    return Done(results, run.seconds if run else {}, already)
             except Interrupted:
                 if group.first:
                     errors.print(f"interrupted; the same command continues this run in {directory}")
@@ -220,15 +238,25 @@ class CommandLine:
             except (BrokenImageError, WorkerDied) as error:
                 raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
 
+    def outcome(self, problem: "Problem[Any]", directory: Path, done: "Done") -> dict[str, Any]:
+        """Return the summary of a run that ended in an evaluation, and write its files where they are missing."""
+        from nasx.recipe.outcome import summarise, write_outcome
+
+        summary = summarise(problem, done.results, done.seconds, _versions())
+        if not done.already or not (directory / "report.html").exists():
+            write_outcome(directory, problem, done.results, summary)
+        return summary
+
     def _opened(
-        self, problem: "Problem[Any]", directory: Path, group: "Group"
+        self, problem: "Problem[Any]", directory: Path, group: "Group", asked: "Mapping[str, Any]"
     ) -> "AbstractContextManager[RunDirectory | None]":
         from nasx.run import ConfigChanged, RunDirectory, RunLocked
 
         if not group.first:
             return nullcontext()
         split = problem.task.dataset.split
-        recorded = {"recipe": self.name, "config": json.loads(problem.config.model_dump_json()), "split": split}
+        config = json.loads(problem.config.model_dump_json())
+        recorded = {"recipe": self.name, **asked, "config": config, "split": split}
         try:
             with bad_input():
                 return RunDirectory.open(directory, config=recorded, versions=_versions())
@@ -276,12 +304,12 @@ class CommandLine:
         config = apply_settings(self.config(options), [f"trust.n={options.n}"])
         problem = self.problem(options, config)
         directory = options.run_dir or Path("runs") / f"{self._run_name(config)}-trust{options.n}"
-        outcome = self._execute(problem, directory, select=_up_to_trust)
-        if outcome is None:
+        done = self.execute(problem, directory, lambda make: _up_to_trust(self.load().stages(make)))
+        if done is None:
             return INTERRUPTED
         if not _is_first():
             return DONE
-        judged = {name: result for name, result in outcome[1].items() if name.endswith("/trust")}
+        judged = {name: result for name, result in done.results.items() if name.endswith("/trust")}
         if not judged:
             raise BadInput("this method has no supernet whose ranking could be judged; choose another --method")
         write_trust(directory, judged)
@@ -291,6 +319,25 @@ class CommandLine:
         for name, result in judged.items():
             print(f"{name}: {result['verdict']}")
         print(f"scatter plot: {directory}/trust.svg")
+        return DONE
+
+    def _report(self, options: argparse.Namespace) -> int:
+        from nasx.recipe.outcome import make_report, read_run
+        from nasx.recipe.problem import recorded_task
+        from nasx.report.html import write_report
+
+        with bad_input():
+            recipe = self.load()
+            run = read_run(options.run, self.name)
+            config = pick(run.config["preset"], recipe.presets, "preset").model_validate(run.config)
+            problem = recipe.problem(config, recorded_task(config, run.split))
+            report = make_report(problem, run.results, run.summary, run.arch)
+        path = run.directory / "report.html"
+        write_report(path, report)
+        if options.json:
+            print_json({"report": str(path)})
+        else:
+            print(f"report: {path}")
         return DONE
 
 

@@ -1,6 +1,8 @@
-"""What a finished run leaves beside its stages: summary, architecture, weights, picture and report."""
+"""What a finished run leaves beside its stages: summary, architecture, weights, picture and report; reading it back."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from nasx.recipe.problem import Problem
 from nasx.recipe.stages import labels
 from nasx.recipe.trust import ranking_plot
 from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
+from nasx.run import Journal
+from nasx.run.checkpoints import Checkpoints, unflatten_state
 from nasx.run.files import write_bytes, write_json, write_text
+from nasx.run.stages import CHECKPOINTS, JOURNAL, RUN
 
 
 def summarise(
@@ -19,7 +24,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return what `summary.json` holds; accuracies in 0..1, MACs and parameters as plain counts."""
     keys = ("params", "macs", "val_accuracy", "test_accuracy", "arch")
-    config = problem.config.model_dump()
+    config, (mean, std) = problem.config.model_dump(), problem.task.statistics
     trust = {
         name.removesuffix("/trust"): result["verdict"] for name, result in results.items() if name.endswith("/trust")
     }
@@ -35,6 +40,7 @@ def summarise(
             if name.endswith("/search")
         },
         **({"trust": trust} if trust else {}),
+        "normalisation": {"mean": list(mean), "std": list(std)},
         "split": problem.task.dataset.split,
         "versions": dict(versions),
     }
@@ -45,15 +51,69 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
     from nasx.report.figures import accuracy_over_cost, architecture, save_svg
     from nasx.report.html import write_report
 
-    searched = results["evaluation"]["searched"]
-    arch = problem.joint.canonical(searched["arch"])
+    winner = next(iter(results["evaluation"].values()))  # what was searched comes first
+    arch = problem.joint.canonical(winner["arch"])
     write_json(directory / "summary.json", summary)
     write_text(directory / "arch.json", arch.to_json())
-    write_bytes(directory / "model.safetensors", save(load_file(directory / searched["weights"])))
+    write_bytes(directory / "model.safetensors", save(load_file(directory / winner["weights"])))
     report = make_report(problem, results, summary, arch)
     save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
     save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")
     write_report(directory / "report.html", report)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run, read back: what it was asked for, the stages' results, the summary and the network it found."""
+
+    directory: Path
+    recipe: str
+    config: Mapping[str, Any]
+    split: Mapping[str, Any]
+    results: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    arch: Arch
+
+    @property
+    def weights(self) -> Path:
+        """The file of the network's weights."""
+        return self.directory / "model.safetensors"
+
+    def supernet(self, stage: str) -> dict[str, Any] | None:
+        """Return the state dict of the supernet that a stage trained, or None where there is none any more."""
+        if stage not in self.results:
+            return None
+        checkpoint = Checkpoints(self.directory / stage / CHECKPOINTS, identity=stage).latest()
+        if checkpoint is None or checkpoint.step != self.results[stage]["steps"]:
+            return None
+        state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"]
+        return state
+
+
+def read_run(directory: Path, recipe: str) -> Finished:
+    """Return a recipe's finished run; a ValueError says where there is none, or where it is not finished."""
+    if not (directory / RUN).is_file():
+        raise ValueError(f"{directory} is no run directory; name one that `run` or `train` has filled")
+    asked = json.loads((directory / RUN).read_text())["config"]
+    if asked.get("recipe") != recipe:
+        raise ValueError(f"{directory} is a run of the recipe {asked.get('recipe')!r}; read it with that one")
+    needed = ("summary.json", "arch.json", "model.safetensors")
+    if missing := [name for name in needed if not (directory / name).is_file()]:
+        raise ValueError(f"the run in {directory} is not finished, for it has no {missing[0]}; continue it first")
+    summary = json.loads((directory / "summary.json").read_text())
+    records = [record for record in Journal(directory / JOURNAL) if record.get("event") == "stage_done"]
+    results = {record["stage"]: record["result"] for record in records}
+    for key, ordered in (("networks", results["evaluation"]), ("stages", results)):  # the file's keys are sorted
+        summary[key] = {name: summary[key][name] for name in ordered}
+    return Finished(
+        directory=directory,
+        recipe=recipe,
+        config=asked["config"],
+        split=asked["split"],
+        results=results,
+        summary=summary,
+        arch=Arch.from_json((directory / "arch.json").read_text()),
+    )
 
 
 def make_report(problem: Problem[Any], results: Mapping[str, Any], summary: Mapping[str, Any], arch: Arch) -> Report:

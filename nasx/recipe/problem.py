@@ -7,11 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost
-from nasx.data import Augment, Dataset, TrainBatches, channel_statistics, eval_batches, load_digits, load_image_folder
+from nasx.data import (
+    Augment,
+    Dataset,
+    ImageArray,
+    TrainBatches,
+    channel_statistics,
+    eval_batches,
+    load_digits,
+    load_image_folder,
+)
 from nasx.data.dataset import Images
 from nasx.feasible import Feasible
 from nasx.recipe.config import Retraining, RunConfig, SupernetTraining
@@ -130,6 +140,23 @@ def _load(config: RunConfig, data_path: Path | None, on_progress: Callable[[int,
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
     return dataset
+
+
+def recorded_task(config: RunConfig, split: Mapping[str, Any]) -> ImageTask:
+    """Return what the record of a split says of a run's images, without one image: enough for networks and costs."""
+    channels, size = 1 if config.data.source == "digits" else 3, config.data.image_size
+    none = ImageArray(np.zeros((0, channels, size, size), np.uint8), np.zeros(0, np.int64))
+    dataset = Dataset(
+        name=config.data.source,
+        classes=tuple(split["train"]["per_class"]),
+        channels=channels,
+        image_size=size,
+        train=none,
+        val=none,
+        split=dict(split),
+        test=lambda: none,
+    )
+    return ImageTask(config, None, dataset)
 
 
 Level = Callable[[Mapping[str, Any]], tuple[Space, Feasible]]
