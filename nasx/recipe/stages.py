@@ -18,17 +18,25 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from nasx.arch import Arch
+from nasx.cli import bad_input
 from nasx.feasible import Feasible
 from nasx.nn import Subnet, Supernet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
-from nasx.recipe.training import NetworkJob, Stateful, loss_curve, resumable, train_networks
+from nasx.recipe.training import (
+    NetworkJob,
+    Stateful,
+    checkpoint_bytes,
+    loss_curve,
+    resumable,
+    train_networks,
+)
 from nasx.recipe.trust import judged, spread
 from nasx.run import Interrupted, Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
-from nasx.run.files import write_bytes
+from nasx.run.files import check_space, write_bytes
 from nasx.search import Evolution, Searcher
 from nasx.space import Space
 from nasx.train import (
@@ -175,6 +183,9 @@ class Stages(Maker[Stage]):
         supernet = problem.supernet(space).to(pick_device(self.machine.device))
         batches = problem.task.supernet_batches(seed=seed, part=self.group.part)
         total = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
+        if self.group.first:
+            with bad_input():
+                check_space(context.directory, checkpoint_bytes(supernet))
         make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
         optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
         warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)

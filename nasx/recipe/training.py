@@ -83,6 +83,14 @@ def resumable(
             logger.warning("%s; going back to the last checkpoint, once", error)
 
 
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Return about how much disk space a training's checkpoints take: two that are kept and one being written.
+
+    Each holds the weights and, at most, two moments of every weight.
+    """
+    return 3 * 3 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
 def _restored(checkpoints: Checkpoints, parts: Mapping[str, Stateful], group: Group) -> tuple[list[float], int]:
     if group.first and checkpoints.latest() is None:  # which sets damaged ones aside, before others read
         _save(checkpoints, parts, [], 0)  # to go back to

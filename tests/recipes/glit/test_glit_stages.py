@@ -1,5 +1,6 @@
 """Stages on their own: an interrupted supernet training, and seeds."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nasx.cli import apply_settings
+from nasx.cli import BadInput, apply_settings
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import load_task
 from nasx.recipe.progress import Progress, silent
@@ -157,3 +158,15 @@ def test_a_search_may_offer_some_kinds_of_block_only(heads: list[int]) -> None:
     problem = problem_of(apply_settings(DIGITS, [f"space.global_heads={heads}", *free]))
     problem.check()
     assert problem.heads.size == len(heads) ** 4
+
+
+def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[float] = []
+    (stage, *_) = stages_of(CONFIG, lambda description, done, total, note="": steps.append(done))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**10))
+    with pytest.raises(BadInput, match="but its file system has 0 MiB free"):
+        stage.work(context(tmp_path, StopFlag(), stage.name))
+    assert steps == []
