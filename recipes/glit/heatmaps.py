@@ -1,6 +1,5 @@
 """What GLiT networks look at (paper, figure 6): output tokens as maps over the image."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.data import ImageArray
+from nasx.recipe.outcome import read_run
 from nasx.recipe.problem import load_task
 from nasx.report.figures import heat_maps
 from recipes.glit.config import Config
@@ -47,28 +47,21 @@ def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) ->
 
     `data` is the run's image folder, None for the digits. Raises ValueError where the directory is no finished run.
     """
-    try:
-        run, summary = (json.loads((run_dir / name).read_text()) for name in ("run.json", "summary.json"))
-    except OSError as error:
-        raise ValueError(
-            f"{run_dir} is no finished run of this recipe: {error}; name one that `run` has left"
-        ) from error
-    if run["config"].get("recipe") != "glit":
-        raise ValueError(f"{run_dir} is a run of another recipe, {run['config'].get('recipe')!r}; give one of glit")
-    config = Config.model_validate(run["config"]["config"])
+    run = read_run(run_dir, "glit")
+    networks = run.results["evaluation"]
+    if missing := [name for name in NETWORKS if name not in networks]:
+        raise ValueError(f"the run in {run_dir} has no network {missing[0]!r} to compare; give one that searched")
+    config = Config.model_validate(run.config)
     problem = GLiTProblem(config, load_task(config, data))
     images = problem.task.dataset.val
     chosen = first_of_each_class(images.labels, count)
     shown = images.load(chosen)
     chosen_images = ImageArray(shown.numpy(), images.labels[chosen])
     ((normalised, _),) = problem.task.eval_batches(chosen_images, len(chosen))
-    weights = {"searched": run_dir / "model.safetensors"}
-    for number, name in enumerate(problem.baselines()):
-        weights[name] = run_dir / "baselines" / f"{number}.safetensors"
     maps = {}
     for name, label in NETWORKS.items():
-        network = problem.network(Arch(summary["networks"][name]["arch"]))()
-        network.load_state_dict(load_file(weights[name]))
+        network = problem.network(Arch(networks[name]["arch"]))()
+        network.load_state_dict(load_file(run_dir / networks[name]["weights"]))
         assert isinstance(network, GLiT)
         maps[label] = token_maps(network, normalised).numpy()
     pictures = shown.permute(0, 2, 3, 1).numpy()
