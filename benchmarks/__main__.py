@@ -4,18 +4,22 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import budget, relative_positions
+from benchmarks import budget, latency, racing, relative_positions
 
 BENCHMARKS = {
     "budget.draws": budget.draws,
     "budget.tables": budget.tables,
+    "latency": latency.networks,
+    "racing": racing.generations,
     "relative_positions.steps": relative_positions.steps,
 }
+ON_IMAGES = {"racing": racing.generations_on}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,13 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    parser.add_argument("--data", type=Path, help=f"an image folder, of which {', '.join(ON_IMAGES)} makes use")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; known are {', '.join(BENCHMARKS)}")
     results: dict[str, list[dict[str, Any]]] = {}
     for name in options.names or BENCHMARKS:
-        results[name] = BENCHMARKS[name]()
+        on_images = options.data is not None and name in ON_IMAGES
+        results[name] = ON_IMAGES[name](options.data) if on_images else BENCHMARKS[name]()
         if not options.json:
             table = Table(*results[name][0], title=name)
             for row in results[name]:

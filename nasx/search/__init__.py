@@ -2,7 +2,8 @@
 
 from nasx.search.evolution import Evolution
 from nasx.search.pareto import ParetoSearch
+from nasx.search.racing import Race, race
 from nasx.search.random import RandomSearch
 from nasx.search.searcher import Scored, Searcher
 
-__all__ = ["Evolution", "ParetoSearch", "RandomSearch", "Scored", "Searcher"]
+__all__ = ["Evolution", "ParetoSearch", "Race", "RandomSearch", "Scored", "Searcher", "race"]

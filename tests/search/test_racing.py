@@ -1,0 +1,175 @@
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks.racing import Bools, recorded, replay, simulated
+from nasx import Arch, Space, one_of
+from nasx.search import Evolution, Race, race
+from nasx.search.racing import Ints
+
+ARCHS = [Arch({"candidate": i}) for i in range(30)]
+HITS = dict(zip(ARCHS, simulated(candidates=160)["spread of 4 points"][:30], strict=True))
+
+
+def correct(arch: Arch, indices: Ints) -> Bools:
+    return HITS[arch][indices]
+
+
+@pytest.fixture(scope="module")
+def raced() -> Race:
+    return race(ARCHS, correct, 5_000)
+
+
+def test_generations_of_a_real_search_keep_their_best_for_half_the_images() -> None:
+    found = replay(recorded()["CIFAR-10, a whole search"])
+    assert found["generations within 0.1 points"] >= 0.95
+    assert found["images evaluated"] <= 0.5
+
+
+def test_the_error_holds_over_simulated_worlds() -> None:
+    found = {name: replay(hits) for name, hits in simulated().items()}
+    within = [row["generations within 0.1 points"] for row in found.values()]
+    assert np.mean(within) >= 0.95  # of 200 generations
+    assert min(within) >= 0.85  # of 40, which a chance of 0.95 falls below once in a hundred times
+    assert max(row["lost, points"] for row in found.values()) < 0.05
+
+
+def test_what_stands_out_costs_little() -> None:
+    worlds = simulated()
+    spread = replay(worlds["spread of 4 points"], generations=5)
+    equal = replay(worlds["all equally good"], generations=5)
+    assert spread["images evaluated"] < 0.35 < equal["images evaluated"]
+
+
+def test_survivors_are_scored_on_all_images(raced: Race) -> None:
+    assert 5 <= len(raced.kept) < len(ARCHS)
+    assert [raced.scores[arch] for arch in raced.kept] == [HITS[arch].mean() for arch in raced.kept]
+    assert sorted(raced.kept, key=lambda arch: -HITS[arch].mean()) == list(raced.kept)
+
+
+def test_every_candidate_has_a_score_that_ranks_it_below_the_kept(raced: Race) -> None:
+    assert list(raced.scores) == ARCHS
+    dropped = [score for arch, score in raced.scores.items() if arch not in raced.kept]
+    assert max(dropped) <= raced.scores[raced.kept[4]]
+    errors = [raced.scores[arch] - HITS[arch].mean() for arch in ARCHS]
+    assert np.abs(errors).max() < 0.06  # four standard errors of a tenth of the images
+
+
+def test_no_image_is_evaluated_twice_and_all_are_counted() -> None:
+    seen: Counter[tuple[Arch, int]] = Counter()
+    turns: list[tuple[str, Arch]] = []
+
+    def counted(arch: Arch, indices: Ints) -> Bools:
+        assert list(indices) == sorted(indices)
+        seen.update((arch, int(i)) for i in indices)
+        turns.append(("correct", arch))
+        return HITS[arch][indices]
+
+    def recalibrate(arch: Arch) -> int:
+        turns.append(("recalibrate", arch))
+        return 7
+
+    found = race(ARCHS, counted, 5_000, recalibrate=recalibrate)
+    assert set(seen.values()) == {1}
+    assert found.images == len(seen) < found.images_in_full == 30 * 5_000
+    assert [turn for turn, _ in turns[::2]] == ["recalibrate"] * (len(turns) // 2)
+    assert [arch for _, arch in turns[::2]] == [arch for _, arch in turns[1::2]]
+    assert found.recalibration_images == 7 * len(turns) // 2
+
+
+def test_all_see_the_same_images_at_each_look() -> None:
+    looked: dict[Arch, list[tuple[int, ...]]] = {arch: [] for arch in ARCHS}
+
+    def watched(arch: Arch, indices: Ints) -> Bools:
+        looked[arch].append(tuple(indices.tolist()))
+        return HITS[arch][indices]
+
+    found = race(ARCHS, watched, 5_000, seed=3)
+    longest = max(looked.values(), key=len)
+    for arch in ARCHS:
+        if arch not in found.kept:
+            assert looked[arch] == longest[: len(looked[arch])]
+
+
+def test_looks_never_gain_candidates(raced: Race) -> None:
+    sizes, left = zip(*raced.looks, strict=True)
+    assert list(sizes) == sorted(sizes)
+    assert list(left) == sorted(left, reverse=True)
+    assert left[-1] == len(raced.kept)
+    assert raced.error_probability == 0.05
+
+
+@pytest.mark.parametrize(("images", "keep"), [(999, 5), (5_000, 30), (5_000, 40)])
+def test_where_nothing_can_be_gained_it_is_plain_evaluation(images: int, keep: int) -> None:
+    found = race(ARCHS, correct, images, keep=keep)
+    assert found.scores == {arch: HITS[arch][:images].mean() for arch in ARCHS}
+    assert set(found.kept) == set(ARCHS)
+    assert found.images == found.images_in_full == images * 30
+    assert found.error_probability == 0
+    assert found.looks == ()
+
+
+def test_candidates_that_never_differ_lose_nothing() -> None:
+    found = race(ARCHS, lambda arch, indices: HITS[ARCHS[0]][indices], 2_000)
+    assert len(found.kept) >= 5
+    assert {found.scores[arch] for arch in found.kept} == {HITS[ARCHS[0]][:2_000].mean()}
+
+
+def test_one_that_is_always_wrong_goes_first() -> None:
+    found = race(ARCHS, lambda arch, at: HITS[arch][at] & (arch != ARCHS[3]), 5_000, looks=(0.1,))
+    assert ARCHS[3] not in found.kept
+    assert found.scores[ARCHS[3]] < min(score for arch, score in found.scores.items() if arch != ARCHS[3])
+
+
+def test_a_seed_decides_everything() -> None:
+    assert race(ARCHS, correct, 5_000, seed=4) == race(ARCHS, correct, 5_000, seed=4)
+    assert race(ARCHS, correct, 5_000, seed=4) != race(ARCHS, correct, 5_000, seed=5)
+
+
+def test_a_stricter_race_takes_more_images(raced: Race) -> None:
+    strict = race(ARCHS, correct, 5_000, error_probability=1e-4, tolerance=1e-5)
+    assert strict.images > raced.images
+
+
+def test_a_searcher_is_told_its_scores() -> None:
+    space = Space(candidate=one_of(*range(30)))
+    searcher = Evolution(space, population=15, generations=2, seed=0)
+    while not searcher.done:
+        found = race(searcher.ask(), correct, 5_000, keep=3, seed=searcher.generation)
+        searcher.tell(found.scores)
+    true = sorted((HITS[arch].mean() for arch in ARCHS), reverse=True)
+    assert searcher.best()[0].score >= true[0] - 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": 0}, "keep=0"),
+        ({"error_probability": 0.0}, "error_probability"),
+        ({"tolerance": 1.0}, "tolerance"),
+        ({"looks": (0.5, 0.2)}, "growing shares"),
+        ({"looks": (0.5, 1.0)}, "growing shares"),
+        ({"images": 0}, "at least one image"),
+        ({"archs": []}, "0 of them distinct"),
+        ({"archs": [ARCHS[0], ARCHS[0]]}, "2, 1 of them distinct"),
+        ({"correct": lambda arch, indices: HITS[arch][indices][1:]}, "must return 5000 bools"),
+        ({"correct": lambda arch, indices: HITS[arch][indices].astype(float)}, "returned float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {"archs": ARCHS[:3], "correct": correct, "images": 5_000}
+    with pytest.raises(ValueError, match=message):
+        race(**(arguments | changes))  # type: ignore[arg-type]
+
+
+def test_searching_needs_no_torch() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys, nasx.search; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "False"
