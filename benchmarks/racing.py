@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.racing_record import record
 from nasx import Arch
 from nasx.search import race
 
@@ -81,6 +80,8 @@ def generations() -> list[Row]:
 
 def generations_on(data: Path) -> list[Row]:
     """Return the same for a supernet that is trained and searched on an image folder first: ten minutes of one core."""
+    from benchmarks.racing_record import record  # torch and a recipe, which a replay does without
+
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "hits.npz"
         record(data, path)

@@ -65,6 +65,9 @@ class MeasuredOn:
     system: str
 
 
+Clock = Callable[[], float]
+"""Seconds, of which differences mean something."""
+
 FixedKey = Arch
 """The shared choices that matter."""
 PartKey = tuple[str, int, Arch, Arch]
@@ -161,13 +164,14 @@ def measure_latency(
     ignore: Sequence[str] = (),
     by_index: bool = False,
     seed: int = 0,
+    clock: Clock | None = None,
 ) -> Latency:
     """Time each distinct block that a space can need, in evaluation mode, and return the cost that adds them up.
 
     A part is built once for each assignment of the shared choices and its own, whatever its index unless `by_index`.
     `ignore` names shared choices on which no block depends, such as `block.count`: they then multiply nothing. All
     blocks are in memory at once. Times are medians over the `rounds`, each in an order drawn with `seed`, and hold for
-    the number of threads that torch has meanwhile.
+    the number of threads that torch has meanwhile. `clock` is as for `time_modules`.
     """
     where = pick_device(device)
     fixed: dict[FixedKey, int] = {}
@@ -175,7 +179,7 @@ def measure_latency(
     table = Latency(_measured_on(where), fixed, parts, tuple(ignore), by_index)
     attainable(space, _Wanted(table, fixed, parts))
     modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
-    times = [round(took) for took in time_modules(modules, device=device, rounds=rounds, seed=seed)]
+    times = [round(took) for took in time_modules(modules, device=device, rounds=rounds, seed=seed, clock=clock)]
     fixed.update(zip(fixed, times[: len(fixed)], strict=True))
     parts.update(zip(parts, times[len(fixed) :], strict=True))
     return table
@@ -227,24 +231,32 @@ def latency_report(
     device: str = "auto",
     rounds: int = 10,
     seed: int = 0,
+    clock: Clock | None = None,
 ) -> LatencyReport:
     """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time."""
     predicted = tuple(table(arch) for arch in archs)
     measured: list[float] = []
     for first in range(0, len(archs), _NETWORKS):
         networks = [blocks.network(arch) for arch in archs[first : first + _NETWORKS]]
-        measured += time_modules(networks, device=device, rounds=rounds, seed=seed)
+        measured += time_modules(networks, device=device, rounds=rounds, seed=seed, clock=clock)
     return LatencyReport(predicted, tuple(measured))
 
 
 def time_modules(
-    modules: Sequence[Timed], *, device: str = "auto", rounds: int = 30, warm_up: int = 3, seed: int = 0
+    modules: Sequence[Timed],
+    *,
+    device: str = "auto",
+    rounds: int = 30,
+    warm_up: int = 3,
+    seed: int = 0,
+    clock: Clock | None = None,
 ) -> list[float]:
     """Return the median microseconds of a forward pass of each module, in evaluation mode without gradients.
 
     Modules and inputs are moved to the device; modes are restored. After `warm_up` rounds that do not count, each round
     runs all of them once, in an order of its own. On CUDA, events mark what the device spends, with its waiting
-    for launches as in a network.
+    for launches as in a network. Elsewhere `clock` tells the time, `time.perf_counter` by default; on a CPU that is
+    busy with other work, `time.thread_time` tells what one thread would take on an idle one.
     """
     if rounds < 1 or warm_up < 0:
         raise ValueError(f"`rounds >= 1` and `warm_up >= 0` must hold, but got (rounds={rounds}, warm_up={warm_up})")
@@ -255,13 +267,15 @@ def time_modules(
         times: list[list[float]] = [[] for _ in calls]
         for done in range(warm_up + rounds):
             order = rng.permutation(len(calls)).tolist()
-            for at, took in zip(order, _chained([calls[i] for i in order], where), strict=True):
+            for at, took in zip(
+                order, _chained([calls[i] for i in order], where, clock or time.perf_counter), strict=True
+            ):
                 if done >= warm_up:
                     times[at].append(took)
     return [median(found) for found in times]
 
 
-def _chained(calls: Sequence[Callable[[], object]], device: torch.device) -> Iterator[float]:
+def _chained(calls: Sequence[Callable[[], object]], device: torch.device, clock: Clock) -> Iterator[float]:
     """Yield the microseconds of each call in a row, the last one run before the first so that none starts cold."""
     calls = [*calls[-1:], *calls]
     if device.type == "cuda":
@@ -277,7 +291,7 @@ def _chained(calls: Sequence[Callable[[], object]], device: torch.device) -> Ite
         call()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        marks.append(time.perf_counter())
+        marks.append(clock())
     yield from (1e6 * (last - first) for first, last in pairwise(marks))
 
 

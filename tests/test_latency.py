@@ -130,6 +130,13 @@ def test_times_are_medians_of_the_rounds_that_count(monkeypatch: pytest.MonkeyPa
     assert found == pytest.approx([100, 40])
 
 
+def test_another_clock_can_tell_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    assert time_modules(
+        [(Takes(clock, 10), torch.zeros(1))], device="cpu", rounds=3, clock=lambda: 2 * clock.now
+    ) == pytest.approx([20])
+
+
 def test_timing_leaves_modes_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Takes(Clock(monkeypatch), 1).train(), Takes(Clock(monkeypatch), 1).eval()
     time_modules([(first, torch.zeros(1)), (second, torch.zeros(1))], device="cpu", rounds=1)

@@ -38,7 +38,7 @@ class Race:
 
     scores: Mapping[Arch, float]
     """Accuracy in 0..1 of every candidate, in the order given: over all images for those that were kept. Of the others
-    an estimate, corrected by how hard their images were for the kept ones and never above the worst of `best`."""
+    an estimate, corrected by how hard their images were for the kept, and never above the last of the best `keep`."""
     kept: tuple[Arch, ...]
     """The candidates that were scored on all images, best first; ties go to the earlier one."""
     looks: tuple[tuple[int, int], ...]
