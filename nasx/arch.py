@@ -28,6 +28,18 @@ def matches(pattern: str, name: str) -> bool:
     return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
 
 
+class MissingEntry(KeyError, ValueError):
+    """An architecture was asked for an entry that it does not have: it is of another space than it is used for."""
+
+    def __init__(self, name: str, arch: "Arch") -> None:
+        super().__init__(name)
+        self.name, self.arch = name, arch
+
+    def __str__(self) -> str:
+        names = ", ".join(list(self.arch)[:5]) + (", ..." if len(self.arch) > 5 else "")
+        return f"the architecture has no entry {self.name!r}, only {names or 'none'}; is it of another space?"
+
+
 class Arch(Mapping[str, Value]):
     """One architecture: every choice that its network needs, by dotted name.
 
@@ -71,7 +83,10 @@ class Arch(Mapping[str, Value]):
         return self._entries
 
     def __getitem__(self, name: str) -> Value:
-        return self._items[name]
+        try:
+            return self._items[name]
+        except KeyError:
+            raise MissingEntry(name, self) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

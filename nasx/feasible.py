@@ -46,6 +46,10 @@ class Attainable:
     high_arch: Arch
 
 
+class NoneFound(ValueError):
+    """As many draws as were allowed met the first budget and none of the others."""
+
+
 class Feasible:
     """The architectures of a space that meet every budget; offers what a `Space` offers to searchers and samplers.
 
@@ -64,7 +68,8 @@ class Feasible:
         self._exact = exact
         self._filters = tuple(b for b in self.budgets if b is not exact)
         self._cases = list(_cases(space, exact.cost))
-        self._tables = [_Table.build(case, exact.lower, exact.upper, max_bytes) for case in self._cases]
+        each = max_bytes // len(self._cases)
+        self._tables = [_Table.build(case, exact.lower, exact.upper, each) for case in self._cases]
         log_ways = np.array([table.log_ways for table in self._tables])
         if np.all(np.isneginf(log_ways)):
             raise ValueError(self._empty_message())
@@ -175,7 +180,7 @@ class Feasible:
             missing = np.array(failed)
             if len(self._cases) > 1:  # a refused draw starts over, or cases that pass rarely would be favoured
                 cases[missing] = rng.choice(len(self._cases), size=len(missing), p=self._case_weights)
-        raise ValueError(
+        raise NoneFound(
             f"{self.max_tries:,} draws for one architecture inside {self._exact} met none of "
             f"{'; '.join(map(str, self._filters)) or 'its exact cost'} (acceptance {self.acceptance:.2e}); "
             "loosen one of the budgets"
@@ -200,7 +205,7 @@ class Feasible:
             arch = case.decode(codes)
             if arch in self._exact and self._passes(arch):
                 return arch
-        raise ValueError(f"{self.max_tries:,} draws met none of {'; '.join(map(str, self._filters))}; loosen a budget")
+        raise NoneFound(f"{self.max_tries:,} draws met none of {'; '.join(map(str, self._filters))}; loosen a budget")
 
     def _inside(self, space: Space) -> "Feasible":
         return Feasible(space, self.budgets, max_bytes=self._max_bytes, max_tries=self.max_tries)

@@ -122,3 +122,12 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
 def test_repr_reads_back(entries: dict[str, Any]) -> None:
     arch = Arch(entries)
     assert eval(repr(arch)) == arch
+
+
+def test_a_missing_entry_is_told_in_words() -> None:
+    arch = Arch({"embed_dim": 4, "block.0.width": 2})
+    with pytest.raises(ValueError, match=r"no entry 'depth', only embed_dim, block.0.width; is it of another space\?"):
+        arch["depth"]
+    with pytest.raises(KeyError):
+        arch["depth"]
+    assert arch.get("depth", 7) == 7

@@ -285,13 +285,14 @@ class CommandLine:
         from nasx.recipe.estimate import plan_document, plan_lines
 
         problem = self.problem(options)
-        document = plan_document(
-            problem,
-            self.load().stages,
-            devices=options.devices,
-            time_limit=options.time_limit,
-            timing=not options.no_timing,
-        )
+        with bad_input():
+            document = plan_document(
+                problem,
+                self.load().stages,
+                devices=options.devices,
+                time_limit=options.time_limit,
+                timing=not options.no_timing,
+            )
         if options.json:
             print_json(document)
         else:
@@ -299,10 +300,16 @@ class CommandLine:
         return DONE
 
     def _trust(self, options: argparse.Namespace) -> int:
+        from nasx.recipe.machine import Machine
+        from nasx.recipe.stages import Stages
         from nasx.recipe.trust import write_trust
 
+        if options.n < 1:
+            raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
         config = apply_settings(self.config(options), [f"trust.n={options.n}"])
         problem = self.problem(options, config)
+        if not _up_to_trust(self.load().stages(Stages(problem, Machine()))):
+            raise BadInput("this run trains no supernet, so there is no ranking to judge; choose another method")
         directory = options.run_dir or Path("runs") / f"{self._run_name(config)}-trust{options.n}"
         done = self.execute(problem, directory, lambda make: _up_to_trust(self.load().stages(make)))
         if done is None:
@@ -310,8 +317,6 @@ class CommandLine:
         if not _is_first():
             return DONE
         judged = {name: result for name, result in done.results.items() if name.endswith("/trust")}
-        if not judged:
-            raise BadInput("this method has no supernet whose ranking could be judged; choose another --method")
         write_trust(directory, judged)
         if options.json:
             print_json(judged)

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from nasx.ranking import FEWEST
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -82,6 +84,13 @@ class Trust(Section):
     """Whether a supernet's ranking deserves belief: how many networks are trained alone to find out, 0 for none."""
 
     n: int = Field(0, ge=0, description="networks trained alone, spread over the budget; at least 5, 10 for intervals")
+
+    @field_validator("n")
+    @classmethod
+    def _enough(cls, n: int) -> int:
+        if 0 < n < FEWEST:
+            raise ValueError(f"a ranking is judged by at least {FEWEST} networks; 10 and more give honest intervals")
+        return n
 
 
 class Retraining(Section):

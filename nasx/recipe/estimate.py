@@ -18,7 +18,7 @@ from nasx.nn import Subnet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
-from nasx.recipe.stages import Maker
+from nasx.recipe.stages import Maker, supernet_optimizer
 from nasx.report import duration, si
 from nasx.train import UniformPaths, adamw, evaluate, pick_device, train, train_supernet, use_threads
 
@@ -54,6 +54,7 @@ class Estimator(Maker[StageEstimate]):
     devices: int = 1
     timing: bool = True
     _winners: dict[str, Any] = field(default_factory=dict)
+    _image_seconds: dict[str, float | None] = field(default_factory=dict)
 
     def level(
         self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
@@ -65,6 +66,7 @@ class Estimator(Maker[StageEstimate]):
         trained = steps * config.supernet.batch_size
         candidates = min(config.search.population * config.search.generations, inside.size_bounds[1])
         step_seconds, image_seconds, peak = self._measure_supernet(space, inside)
+        self._image_seconds[name] = image_seconds
         estimates = [
             StageEstimate(
                 f"{name}/supernet",
@@ -98,8 +100,7 @@ class Estimator(Maker[StageEstimate]):
 
     def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[StageEstimate]:
         """Return the estimate of taking the best with the supernet's weights: a few scores."""
-        config = self.problem.config.search
-        return [self._scoring(f"{name}/inherit", config.top_k, None)]
+        return [self._scoring(f"{name}/inherit", self.problem.config.search.top_k, self._image_seconds.get(name))]
 
     def finetune(self, name: str, training: Retraining) -> list[StageEstimate]:
         """Return the estimate of training those a little further."""
@@ -142,7 +143,7 @@ class Estimator(Maker[StageEstimate]):
         with use_threads(config.threads):
             supernet = problem.supernet(space).to(device)
             batches = problem.task.supernet_batches(seed=0)
-            optimizer = adamw(supernet, lr=1e-9, weight_decay=0.0)
+            optimizer = supernet_optimizer(supernet, config.supernet)
             paths = UniformPaths(space, 0)
             step_seconds = _seconds_each(train_supernet(supernet, _repeated(batches), paths, optimizer), device)
             subnet, images = Subnet(supernet, inside.sample(0)), problem.task.eval_batches(problem.task.dataset.val)
@@ -176,6 +177,8 @@ def plan_document(
     """Return what `plan` prints, as JSON values; `time_limit` in hours."""
     if devices < 1:
         raise ValueError(f"a run needs at least one device, but got {devices}")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"a time limit is a number of hours above 0, but got {time_limit}")
     space = problem.joint.space
     reach = attainable(space, problem.cost)
     low, high = problem.joint.size_bounds

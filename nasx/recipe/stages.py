@@ -21,7 +21,7 @@ from nasx.arch import Arch
 from nasx.cli import bad_input
 from nasx.feasible import Feasible
 from nasx.nn import Subnet, Supernet
-from nasx.recipe.config import Retraining
+from nasx.recipe.config import Retraining, SupernetTraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
@@ -186,8 +186,7 @@ class Stages(Maker[Stage]):
         if self.group.first:
             with bad_input():
                 check_space(context.directory, checkpoint_bytes(supernet))
-        make_optimizer = nesterov_sgd if config.optimizer == "sgd" else adamw
-        optimizer = make_optimizer(supernet, lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = supernet_optimizer(supernet, config)
         warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=warmup)
         paths: Paths = UniformPaths(space, seed)
@@ -438,6 +437,12 @@ class Stages(Maker[Stage]):
         model = self.problem.network(arch)()
         model.load_state_dict(load_file(weights))
         return model.to(pick_device(self.machine.device))
+
+
+def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.optim.Optimizer:
+    """Return the optimizer that a configuration asks for."""
+    make = nesterov_sgd if config.optimizer == "sgd" else adamw
+    return make(supernet, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def _with_winner(networks: list[Result]) -> Result:

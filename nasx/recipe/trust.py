@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx.arch import Arch
+from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
 from nasx.ranking import rank_agreement, verdict
 from nasx.recipe.problem import Problem
@@ -34,11 +35,12 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def spread(problem: Problem[Any], space: Space, inside: Feasible, n: int, seed: int) -> list[Arch]:
     """Return up to n different architectures, one from each of n equal spans of the cost inside the budget."""
-    bounds = next(budget for budget in inside.budgets if budget.cost is problem.cost)
+    bounds = next(budget for budget in inside.budgets if isinstance(budget.cost, AdditiveCost))
     paths = StratifiedPaths(space, problem.cost, n, seed, at_least=_int(bounds.lower), at_most=_int(bounds.upper))
     found: dict[Arch, None] = {}
     for step in range(_TRIES * n):
-        found.setdefault(paths(step)[0])
+        if (arch := paths(step)[0]) in inside:  # further budgets only filter
+            found.setdefault(arch)
         if len(found) == n:
             break
     return list(found)

@@ -9,10 +9,12 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from nasx.arch import Arch
+from nasx.feasible import Feasible, NoneFound
 from nasx.space import ArchSet
 
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
 _DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
+_ENUMERATED = 1_000_000  # architectures that a budget may hold for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,19 @@ class Fresh:
         """Add up to `count` unseen candidates, each drawn at most `tries` times."""
         for _ in range(min(count, self._wanted - len(self.found))):
             for _ in range(tries):
-                if self._add(candidate()):
-                    break
+                try:
+                    if self._add(candidate()):
+                        break
+                except NoneFound:  # further budgets that nearly nothing meets
+                    if not self._seen:
+                        raise
+                    return
 
     def fill(self) -> None:
         """Make up the number with uniform draws, then with what enumeration finds, in a random order."""
         self.draw(self._wanted - len(self.found), lambda: self._space.sample(self._rng), _DRAW_TRIES)
-        if len(self.found) < self._wanted:  # a hundred draws in a row were seen: few are left to enumerate
+        few = not isinstance(self._space, Feasible) or self._space.size_bounds[1] <= _ENUMERATED
+        if len(self.found) < self._wanted and few:  # a hundred draws in a row were seen: few are left to enumerate
             left = [arch for arch in self._space if arch not in self._seen]
             for i in self._rng.permutation(len(left))[: self._wanted - len(self.found)]:
                 self._add(left[i])

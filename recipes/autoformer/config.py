@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from nasx import Arch
 from nasx.recipe.config import (
     Augmentation,
     Data,
@@ -14,11 +15,21 @@ from nasx.recipe.config import (
     SupernetTraining,
 )
 from recipes.autoformer.model import Frame
-from recipes.autoformer.space import BASE_AXES, SMALL_AXES, TINY_AXES, Axes
+from recipes.autoformer.space import (
+    BASE_AXES,
+    BASE_SUPERNET,
+    SMALL_AXES,
+    SMALL_SUPERNET,
+    TINY_AXES,
+    TINY_SUPERNET,
+    Axes,
+)
 
 
 class Model(Section):
-    """What all networks share."""
+    """What all networks share; the supernet may be wider than any network that is searched."""
+
+    supernet_dim: PositiveInt | None = Field(None, description="width of the supernet; None: the widest searched")
 
     patch_size: PositiveInt = 16
     head_dim: PositiveInt = 64
@@ -59,6 +70,15 @@ class Config(RunConfig):
     space: SpaceAxes
     budget: Budgets = Budgets()
     finetune: Finetuning = Finetuning()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        widest = max(self.space.embed_dim)
+        if self.model.supernet_dim is not None and self.model.supernet_dim < widest:
+            raise ValueError(
+                f"supernet_dim must be at least the widest network's {widest}, but got {self.model.supernet_dim}"
+            )
+        return self
 
     def axes(self) -> Axes:
         """Return the axes of the search as the space functions take them."""
@@ -101,15 +121,14 @@ DIGITS = Config(
     finetune=Finetuning(epochs=5, lr=3e-4, warmup_epochs=0),
 )
 
-_DEIT = Augmentation(
-    resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, erase=0.25
-)
+_DEIT = Augmentation(resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 _SEARCH = Search(recalibration_batches=0)
 
 
-def _imagenet(name: str, axes: Axes, at_least: float, at_most: float) -> Config:
+def _imagenet(name: str, axes: Axes, supernet: Arch, at_least: float, at_most: float) -> Config:
     return Config(
         preset=name,
+        model=Model(supernet_dim=int(supernet["embed_dim"])),
         data=Data(image_size=224, val_images=10_000),
         space=_axes(axes),
         budget=Budgets(at_least=at_least, at_most=at_most),
@@ -126,12 +145,12 @@ def _imagenet(name: str, axes: Axes, at_least: float, at_most: float) -> Config:
             augment=_DEIT,
         ),
         search=_SEARCH,
-        retrain=Retraining(epochs=500, warmup_epochs=20, augment=_DEIT),
+        retrain=Retraining(epochs=500, warmup_epochs=20, clip_norm=None, repeats=3, augment=_DEIT),
     )
 
 
-AUTOFORMER_TINY = _imagenet("autoformer-tiny", TINY_AXES, 5e6, 6.5e6)
-AUTOFORMER_SMALL = _imagenet("autoformer-small", SMALL_AXES, 19e6, 24e6)
-AUTOFORMER_BASE = _imagenet("autoformer-base", BASE_AXES, 49e6, 55e6)
+AUTOFORMER_TINY = _imagenet("autoformer-tiny", TINY_AXES, TINY_SUPERNET, 5e6, 6.5e6)
+AUTOFORMER_SMALL = _imagenet("autoformer-small", SMALL_AXES, SMALL_SUPERNET, 19e6, 24e6)
+AUTOFORMER_BASE = _imagenet("autoformer-base", BASE_AXES, BASE_SUPERNET, 49e6, 55e6)
 
 PRESETS = {config.preset: config for config in (DIGITS, AUTOFORMER_TINY, AUTOFORMER_SMALL, AUTOFORMER_BASE)}

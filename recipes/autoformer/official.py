@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nasx import Arch
-from nasx.weights import ratio_of
+from nasx.weights import named_tensors, ratio_of
 from recipes.autoformer.model import Frame
 from recipes.autoformer.supernet import AutoFormerSupernet
 
@@ -30,6 +30,7 @@ def load_supernet(state_dict: Mapping[str, Tensor]) -> AutoFormerSupernet:
     queries, for keys and for values, but the plain beginning of the packed bias. A state dict that does not fit is a
     ValueError with the first name and shape that differ.
     """
+    state_dict = named_tensors(state_dict)
     largest, frame = _sizes(state_dict)
     supernet = AutoFormerSupernet(largest, frame, qkv_bias="packed")
     names = {ours: _their_name(ours) for ours in supernet.state_dict()}

@@ -63,7 +63,7 @@ class AutoFormerProblem(Problem[Config]):
     def supernet(self, space: Space) -> nn.Module:
         """Return the untrained largest network, of which all others are slices."""
         return AutoFormerSupernet(
-            self.axes.largest(),
+            Arch({**self.axes.largest(), "embed_dim": self.config.model.supernet_dim or max(self.axes.embed_dim)}),
             self.frame,
             drop_path=self.config.supernet.drop_path,
             init_std=self.config.model.init_std,
@@ -75,10 +75,10 @@ class AutoFormerProblem(Problem[Config]):
         return partial(build_in, self.frame, arch, drop_path=config.retrain.drop_path, init_std=config.model.init_std)
 
     def baselines(self) -> Mapping[str, tuple[str, Arch]]:
-        """Return the network whose blocks are all alike and small, as DeiT's are."""
+        """Return the smallest network of DeiT's shape: all blocks alike; it can lie below the budget."""
         axes = self.axes
         alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
-        return {"deit_shaped": ("DeiT-shaped (all blocks alike)", alike)}
+        return {"deit_shaped": ("DeiT-shaped (smallest, all alike)", alike)}
 
     def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
         """Return one box per block."""

@@ -134,7 +134,7 @@ class GLiTProblem(Problem[Config]):
                 build_in(self.frame, block)
         super().check()
         if self.config.method == "hierarchical":
-            _ = self.heads
+            self.heads.sample(0)
 
 
 class MissingDetails:

@@ -88,9 +88,7 @@ DIGITS = Config(
     ),
 )
 
-_DEIT = Augmentation(
-    resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, erase=0.25
-)
+_DEIT = Augmentation(resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 
 LOCALVIT_TINY = Config(
     preset="localvit-tiny",

@@ -68,6 +68,13 @@ def infer_localvit(
 
 def _frame(shapes: Shapes, num_heads: int | None) -> Frame:
     width, in_channels, patch, _ = shapes.of("patch_embed.proj.weight", 4)
+    if num_heads is None and not any(".conv.conv." in name for name in shapes):
+        raise ValueError(
+            "no block has LocalViT's feed-forward ('blocks.<i>.conv.conv'), so this is another network, such as DeiT; "
+            "if it is meant, say how many heads it has with num_heads"
+        )
+    if num_heads is not None and num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, but got {num_heads}")
     if num_heads is None and width % HEAD_WIDTH:
         raise shapes.refusal("patch_embed.proj.weight", f"its channels make heads of {HEAD_WIDTH}; give num_heads")
     return Frame(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.feasible import Feasible
 from nasx.search import Evolution, RandomSearch, Searcher
 from nasx.space import ArchSet
 from tests.strategies import ToyCost, spaces
@@ -273,6 +274,24 @@ def test_a_state_of_another_seed_is_refused() -> None:
     state = random_search(SPACE, 40, 0).state()
     with pytest.raises(ValueError, match="seed 0, but this one's is 1"):
         random_search(SPACE, 40, 1).restore(state)
+
+
+def test_a_second_budget_that_little_meets_ends_the_search_normally() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(100))), 4))  # 1e8, of which nothing is listed
+
+    class Rare:
+        unit = "rare"
+
+        def __call__(self, arch: Arch) -> int:
+            return sum(int(arch[f"block.{i}.w"]) % 50 != 0 for i in range(4))
+
+    rare = space.within(Budget(ToyCost(1, 1)), Budget(Rare(), at_most=2))
+    scarce = Feasible(space, rare.budgets, max_tries=1000)
+    searcher = random_search(scarce, 40, 0)
+    run(searcher)
+    assert searcher.done
+    assert 0 < len(searcher.history) < 40
+    assert all(scored.arch in rare for scored in searcher.history)
 
 
 # What is found

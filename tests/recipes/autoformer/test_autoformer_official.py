@@ -156,6 +156,13 @@ def test_what_does_not_fit_is_refused_by_name_and_shape(name: str, shape: tuple[
         load_supernet(state)
 
 
-def test_a_wrapped_state_dict_is_pointed_out() -> None:
-    with pytest.raises(ValueError, match="inside the entry 'model'"):
-        load_supernet({"model": _random(_shapes(), std=0.1)})  # type: ignore[dict-item]
+def test_a_published_file_holds_its_weights_under_model() -> None:
+    state = _random(_shapes(), std=0.1)
+    plain, wrapped = load_supernet(state), load_supernet({"model": state, "epoch": 3})  # type: ignore[dict-item]
+    assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in wrapped.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [{}, [1], None, {"norm.weight": 3}])
+def test_what_is_no_state_dict_is_refused(state: object) -> None:
+    with pytest.raises(ValueError, match="a state dict maps names to tensors"):
+        load_supernet(state)  # type: ignore[arg-type]

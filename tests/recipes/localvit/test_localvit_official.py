@@ -255,3 +255,14 @@ def test_eca_kernel_of_another_size_is_refused() -> None:
 def test_what_is_no_state_dict_is_refused(state: object) -> None:
     with pytest.raises(ValueError, match="a state dict maps names to tensors"):
         load_localvit(state)  # type: ignore[arg-type]
+
+
+def test_another_transformer_is_no_localvit() -> None:
+    import timm
+
+    deit = timm.create_model("deit_tiny_patch16_224", pretrained=False, num_classes=10).state_dict()
+    with pytest.raises(ValueError, match="no block has LocalViT's feed-forward"):
+        load_localvit(deit)
+    assert load_localvit(deit, num_heads=3)(torch.zeros(1, 3, 224, 224)).shape == (1, 10)
+    with pytest.raises(ValueError, match="at least 1, but got 0"):
+        load_localvit(deit, num_heads=0)
