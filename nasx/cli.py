@@ -100,5 +100,7 @@ def _told(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
-        lines.append(f"{where}: {fault['msg']}, but got {fault['input']!r}")
+        told = fault["msg"].removeprefix("Value error, ")
+        # a rule of a whole section says itself which of its values it met
+        lines.append(f"{where}: {told}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}"))
     return "; ".join(lines)
