@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from nasx.cli import bad_input, pick, print_json
-from nasx.recipe.commands import CommandLine, Recipe, read_arch
+from nasx.cli import bad_input, pick
+from nasx.recipe.commands import CommandLine, Recipe
 
 
 def _load() -> Recipe:
@@ -29,48 +31,84 @@ def _choose(config: Any, options: argparse.Namespace) -> Any:
     return config.model_copy(update={"method": options.method})
 
 
-def _describe(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that is imported when it is called."""
 
-    from recipes.glit.config import PRESETS
-    from recipes.glit.cost import Macs, PaperMacs, Params
-    from recipes.glit.model import DEIT_TINY, GLIT_TINY, Frame
-    from recipes.glit.space import TINY, table2
+    def command(options: argparse.Namespace) -> int:
+        with bad_input():  # the extra that recipes need may be missing
+            from recipes.glit import commands
+        run: Callable[[argparse.Namespace], int] = getattr(commands, name)
+        return run(options)
 
-    known = {"glit-tiny": GLIT_TINY, "deit-tiny": DEIT_TINY}
-    axes, frame, variant = TINY, Frame(), "official"
-    if options.preset:
-        config = pick(options.preset, PRESETS, "preset")
-        channels, variant = 1 if config.data.source == "digits" else 3, config.model.variant
-        axes, frame = config.axes(), config.frame(in_channels=channels, num_classes=options.classes)
-    arch = read_arch(options.arch, known)
+    return command
+
+
+def _train(options: argparse.Namespace) -> int:
     with bad_input():
-        arch = table2(axes).canonical(arch)
-        counts = {"params": Params(frame)(arch), "macs": Macs(frame)(arch), "paper_macs": PaperMacs(frame)(arch)}
-    blocks = [dict(part) for part in arch.parts("block")]
-    computed = {"variant": variant, "locality": axes.locality}
-    if options.json:
-        print_json({**counts, **computed, "blocks": blocks})
-        return 0
-    names = ["global_heads", *axes.all_details]
-    table = Table("block", *names, title=options.arch)
-    for i, block in enumerate(blocks):
-        table.add_row(str(i), *(str(block.get(name, "")) for name in names))
-    console = Console()
-    console.print(table)
-    console.print(f"variant {variant}, locality {axes.locality}")
-    console.print(
-        f"{counts['params']:,} parameters, {counts['macs']:,} MACs ({counts['paper_macs']:,} by the paper's count)"
-    )
-    return 0
+        from recipes.glit import commands
+    return commands.train(_line, options)
 
 
+def _ablate(options: argparse.Namespace) -> int:
+    with bad_input():
+        from recipes.glit import ablations
+    return ablations.command(_line, options)
+
+
+_ARCH = "glit-tiny, deit-tiny, deit-small, deit-base or an arch.json"
 _line = CommandLine("glit", "Search a GLiT network.", _load, configure=_configure, choose=_choose)
-_sub = _line.add("describe", _describe, "show a network block by block")
-_sub.add_argument("--arch", required=True, help="glit-tiny, deit-tiny or an arch.json")
-_sub.add_argument("--preset", help="the preset whose space and frame it has (default: GLiT-Tiny on ImageNet)")
-_sub.add_argument("--classes", type=int, default=10, help="with --preset: number of classes (default 10)")
+
+
+def _add_preset(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--preset", help="the preset whose space and frame it has (default: that of the network's size)")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it")
+
+
+_sub = _line.add("describe", _command("describe"), "show a network block by block")
+_sub.add_argument("--arch", required=True, help=_ARCH)
+_add_preset(_sub)
+_sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+_sub.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw it as well (paper, figure 5)")
+
+_sub = _line.configured("train", _train, "train one network alone with the preset's retraining, or continue")
+_sub.add_argument("--arch", required=True, help=f"{_ARCH}, or timm:NAME for a network of timm")
+_sub.add_argument("--run-dir", type=Path, help="default: runs/glit-PRESET-ARCH-seedSEED")
+
+_sub = _line.add("evaluate", _command("evaluate_command"), "accuracy on the test images")
+_sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory, or an exported network")
+_sub.add_argument("--weights", type=Path, help="a weights file instead")
+_sub.add_argument("--arch", help=f"its network, where the file does not say: {_ARCH}, or timm:NAME")
+_add_preset(_sub)
+_sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
+
+_sub = _line.add("import-official", _command("import_official"), "read a published checkpoint of GLiT, DeiT or timm")
+_sub.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or safetensors; nothing in it is run")
+_sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights and model card go")
+_sub.add_argument("--classes", type=int, help="another number of classes: a new head")
+_sub.add_argument("--image-size", type=int, metavar="PIXELS", help="another image size: positions are interpolated")
+
+_sub = _line.add("export", _command("export"), "write a network with its model card")
+_sub.add_argument("source", type=Path, metavar="RUN", help="a run directory, or a network exported or imported before")
+_sub.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+_sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+
+_sub = _line.add("verify", _command("verify_command"), "prove that supernet, network, weights and costs agree")
+_sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory")
+_sub.add_argument("--arch", help=f"a network instead: {_ARCH}")
+_add_preset(_sub)
+_sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+_sub.add_argument("--onnx", action="store_true", help="compare with ONNX as well")
+
+_sub = _line.configured("ablate", _ablate, "run one of the paper's tables")
+_sub.add_argument("table", metavar="TABLE", help="table1, table4, table5 or table6")
+_sub.add_argument("--seeds", help="several seeds, such as 0,1,2 (default: --seed)")
+_sub.add_argument("--run-dir", type=Path, help="default: runs/glit-ablations-PRESET")
+
+_sub = _line.add("heatmaps", _command("heatmaps"), "draw where a finished run's networks look (paper, figure 6)")
+_sub.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+_sub.add_argument("--data", type=Path, help="the run's image folder")
+_sub.add_argument("--count", type=int, default=8, help="images, of different classes (default 8)")
+_sub.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="the figure")
 
 parse, main = _line.parse, _line.main
 

@@ -50,11 +50,14 @@ class SpaceAxes(Section):
     def _consistent(self) -> "SpaceAxes":
         for size in self.kernel_size:
             if size % 2 == 0:
-                raise ValueError(f"kernel sizes must be odd, so that 'same' padding is symmetric, but got {size}")
+                raise ValueError(
+                    f"kernel sizes must be odd, so that 'same' padding is symmetric, but got {size}; write {size - 1} "
+                    f"or {size + 1}"
+                )
         for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
             held, offered = getattr(self, f"held_{name}"), getattr(self, name)
             if held not in offered:
-                raise ValueError(f"held_{name} must be one of {name} {offered}, but got {held}")
+                raise ValueError(f"space.held_{name} must be one of space.{name}, {list(offered)}, but got {held}")
         return self
 
 
@@ -65,6 +68,14 @@ class Budgets(Section):
     heads_at_most: PositiveFloat | None = None
     details_at_least: PositiveFloat | None = None
     details_at_most: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Budgets":
+        for name in ("heads_at_most", "details_at_most"):
+            bound = getattr(self, name)
+            if bound is not None and bound < 1000:  # no network is that small
+                raise ValueError(f"budgets are plain counts of MACs, but got {name}={bound:g}; write {bound:g}e9 for G")
+        return self
 
 
 class Config(RunConfig):
@@ -77,9 +88,25 @@ class Config(RunConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        for heads in self.space.global_heads:
-            if not 0 <= heads <= self.model.num_heads:
-                raise ValueError(f"global_heads must lie in 0..{self.model.num_heads}, but got {heads}")
+        model, size = self.model, self.data.image_size
+        if not set(self.space.global_heads) <= set(range(model.num_heads + 1)):
+            third = model.num_heads // 3 if model.num_heads % 3 == 0 else 1
+            raise ValueError(
+                f"space.global_heads must lie in 0..{model.num_heads}, which is model.num_heads, but got "
+                f"{list(self.space.global_heads)}; write {list(range(0, model.num_heads + 1, third))}"
+            )
+        if size % model.patch_size:
+            fitting = max(1, round(size / model.patch_size)) * model.patch_size
+            raise ValueError(
+                f"data.image_size must be a multiple of model.patch_size, but got {size} and {model.patch_size}; "
+                f"write data.image_size={fitting}"
+            )
+        if model.embed_dim % model.num_heads:
+            fitting = -(-model.embed_dim // model.num_heads) * model.num_heads
+            raise ValueError(
+                f"model.embed_dim must be a multiple of model.num_heads, but got {model.embed_dim} and "
+                f"{model.num_heads}; write model.embed_dim={fitting}"
+            )
         frame, reach = self.frame(), 2 * self.frame().grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(

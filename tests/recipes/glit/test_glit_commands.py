@@ -1,0 +1,317 @@
+"""GLiT's commands beside the search: what they write, that it computes the same, and what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import recipes.glit.commands as commands
+from nasx import Arch
+from nasx.measure import count_macs, count_params
+from recipes.glit.__main__ import main
+from recipes.glit.deploy import from_file
+from recipes.glit.model import GLiT, build
+from recipes.glit.space import Axes, with_heads
+from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.timm_problem import build_timm
+
+SMALL = ("--set", "model.embed_dim=12")
+SHORT = [
+    *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+    *("--set", "retrain.warmup_epochs=0", "--set", "search.population=3", "--set", "search.generations=2"),
+    *("--set", "search.parents=2", "--set", "search.recalibration_batches=1", *SMALL, "--set", "search.top_k=1"),
+    *("--set", "budget.heads_at_most=1e9", "--set", "budget.details_at_least=1", "--set", "budget.details_at_most=1e9"),
+]
+ONCE = [*("--set", "retrain.epochs=0.3", "--set", "retrain.warmup_epochs=0"), *SMALL]
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run on the digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NASX_PROCESSES", "1")
+        directory = tmp_path_factory.mktemp("runs") / "run"
+        assert main(["run", "--run-dir", str(directory), *SHORT]) == 0
+    return directory
+
+
+@pytest.fixture
+def arch_file(tmp_path: Path) -> Path:
+    """Return a file with a network of the digits' space."""
+    axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    (tmp_path / "own.json").write_text(with_heads([0, 1, 2, 3], axes).to_json())
+    return tmp_path / "own.json"
+
+
+def told(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> Any:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    status, captured = main(arguments), capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert captured.err.count("\n") == 1
+    assert len(captured.err) < 500
+    return captured.err
+
+
+def folder(root: Path, *, classes: int, size: int, per_class: int = 3) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(classes):
+            (root / split / f"class{label}").mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / f"class{label}" / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        ("glit-tiny", 7_264_456, 1_472_873_280),
+        ("deit-tiny", 5_717_416, 1_253_683_200),
+        ("deit-small", 22_050_664, 4_598_882_304),
+        ("deit-base", 86_567_656, 17_563_828_224),
+    ],
+)
+def test_known_networks_are_described_in_their_own_size(
+    name: str, params: int, macs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.svg"
+    described = told(["describe", "--arch", name, "--picture", str(picture)], capsys)
+    assert (described["params"], described["macs"], len(described["blocks"])) == (params, macs, 12)
+    assert (described["variant"], described["locality"]) == ("official", "conv1d")
+    assert picture.read_text().count('id="block-') == 12
+
+
+def test_describe_follows_preset_and_settings(arch_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["describe", "--arch", str(arch_file), "--preset", "digits"]
+    official = told(arguments, capsys)
+    paper = told([*arguments, "--set", "model.variant=paper"], capsys)
+    assert (official["variant"], paper["variant"]) == ("official", "paper")
+    assert paper["params"] > official["params"]
+    assert main([*arguments, "--set", "model.variant=paper"]) == 0
+    assert "variant paper, locality conv1d" in capsys.readouterr().out
+
+
+def test_one_network_is_trained_alone_once(arch_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "alone"
+    command = ["train", "--arch", str(arch_file), "--preset", "digits", "--run-dir", str(directory), *ONCE]
+    summary = told(command, capsys)
+    trained = summary["networks"]["trained"]
+    arch = Arch.from_json(arch_file.read_text())
+    assert Arch(trained["arch"]) == arch == Arch.from_json((directory / "arch.json").read_text())
+    network = build(arch, 10, 8, patch_size=2, in_channels=1, embed_dim=12)
+    network.load_state_dict(load_file(directory / "model.safetensors"))
+    assert trained["params"] == count_params(network)
+    assert 0 <= trained["val_accuracy"] <= 1
+    before = (directory / "model.safetensors").stat().st_mtime_ns
+    assert told(command, capsys) == summary
+    assert (directory / "model.safetensors").stat().st_mtime_ns == before
+    assert told(["evaluate", str(directory)], capsys)["test_accuracy"] == trained["test_accuracy"]
+    assert "glit-tiny" in refused([*command[:2], "glit-tin", *command[3:]], capsys)
+    other = [*command[:2], "timm:resnet18", *command[3:]]
+    assert "another config" in refused_words(other, capsys)
+
+
+def refused_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_a_network_of_timm_is_trained_tested_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "timm"
+    command = ["train", "--arch", "timm:mobilenetv3_small_050", "--preset", "digits", "--run-dir", str(directory)]
+    summary = told([*command, *ONCE], capsys)
+    assert summary["networks"]["trained"]["arch"] == {"timm": "mobilenetv3_small_050"}
+    exported = told(["export", str(directory), "--out", str(tmp_path / "out")], capsys)
+    assert exported["params"] == summary["networks"]["trained"]["params"]
+    again = told(["evaluate", str(tmp_path / "out")], capsys)
+    assert again["test_accuracy"] == summary["networks"]["trained"]["test_accuracy"]
+    assert "timm" in refused(["verify", str(directory)], capsys)
+    assert "'resnet18'" in refused([*command[:2], "timm:resnet17", *command[3:]], capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),  # table 3, with MACs as torch counts them
+    [
+        ("resnet18", 11.7, 1.8),
+        ("resnet50", 25.6, 4.1),
+        ("resnext50_32x4d", 25.0, 4.2),
+        ("resnext101_64x4d", 83.5, 15.5),
+        ("vit_base_patch16_224", 86.6, 17.6),
+    ],
+)
+def test_networks_of_timm_have_the_sizes_of_table_3(name: str, params: float, macs: float) -> None:
+    with torch.device("meta"):
+        network = build_timm(name, num_classes=1000, image_size=224, drop_path=0.1)
+        counted = count_macs(network, torch.zeros(1, 3, 224, 224))
+    assert round(count_params(network) / 1e6, 1) == params
+    assert counted / 1e9 == pytest.approx(macs, abs=0.06)
+
+
+def test_evaluations_of_one_network_agree(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = json.loads((run / "summary.json").read_text())["networks"]["searched"]["test_accuracy"]
+    assert told(["evaluate", str(run)], capsys)["test_accuracy"] == expected
+    assert main(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "out")]) == 0
+    for source in ([str(tmp_path / "out")], ["--weights", str(tmp_path / "out" / "model.safetensors")]):
+        assert told(["evaluate", *source], capsys)["test_accuracy"] == expected
+    bare = ["--weights", str(run / "model.safetensors"), "--arch", str(run / "arch.json"), "--preset", "digits"]
+    assert told(["evaluate", *bare, *SMALL], capsys)["test_accuracy"] == expected
+
+
+def test_an_export_is_complete_and_the_same_each_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        told(["export", str(run), "--out", str(tmp_path / name)], capsys)
+    files = [{p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())} for name in ("a", "b")]
+    assert files[0] == files[1]
+    assert set(files[0]) == {"README.md", "arch.json", "classes.json", "model.safetensors"}
+    assert all(str(tmp_path).encode() not in content for content in files[0].values())
+    assert json.loads(files[0]["classes.json"]) == [str(digit) for digit in range(10)]
+    with safe_open(tmp_path / "a" / "model.safetensors", framework="pt") as file:
+        ((_, text),) = file.metadata().items()
+    assert text == json.dumps(json.loads(text), sort_keys=True)
+    card = files[0]["README.md"].decode()
+    summary = json.loads((run / "summary.json").read_text())
+    assert f"mean {summary['normalisation']['mean'][0]:.4g}" in card
+    assert f"{summary['networks']['searched']['params']:,}" in card
+    again = from_file(tmp_path / "a" / "model.safetensors")
+    assert dict(again.arch) == summary["networks"]["searched"]["arch"]
+    state = load_file(run / "model.safetensors")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.network.state_dict().items())
+
+
+def test_onnx_computes_what_the_network_computes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told(["export", str(run), "--format", "onnx", "--out", str(tmp_path)], capsys)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    told(["export", str(run), "--out", str(tmp_path)], capsys)
+    network = from_file(tmp_path / "model.safetensors").network
+    for batch in (1, 5):
+        images = torch.randn(batch, 1, 8, 8)
+        with torch.no_grad():
+            expected = network(images)
+        torch.testing.assert_close(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), expected)
+
+
+def test_published_weights_become_this_recipe_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("deit_tiny_patch16_224", pretrained=False, num_classes=7, img_size=32).eval()
+    torch.save({"model": source.state_dict()}, tmp_path / "deit.pth")
+    imported = told(["import-official", str(tmp_path / "deit.pth"), "--out", str(tmp_path / "deit")], capsys)
+    assert imported["params"] == count_params(source)
+    found = from_file(tmp_path / "deit" / "model.safetensors")
+    with torch.no_grad():
+        images = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(found.network(images), source(images))
+    assert "published" in (tmp_path / "deit" / "README.md").read_text()
+
+    changed = ["--out", str(tmp_path / "other"), "--classes", "5", "--image-size", "48"]
+    told(["import-official", str(tmp_path / "deit.pth"), *changed], capsys)
+    other = from_file(tmp_path / "other" / "model.safetensors")
+    assert other.network(torch.zeros(1, 3, 48, 48)).shape == (1, 5)
+    assert "not trained" in (tmp_path / "other" / "README.md").read_text()
+
+    data = str(folder(tmp_path / "data", classes=7, size=40))
+    evaluated = told(["evaluate", str(tmp_path / "deit"), "--data", data], capsys)
+    assert evaluated["images"] == 21
+    assert "5 classes" in refused(["evaluate", str(tmp_path / "other"), "--data", data], capsys)
+    weights = ["--weights", str(tmp_path / "deit.pth"), "--arch", "deit-tiny", "--set", "data.image_size=32"]
+    settings = ["--set", "data.val_images=7", "--data", data]
+    bare = told(["evaluate", *weights, *settings], capsys)
+    assert bare == evaluated
+    few = str(folder(tmp_path / "few", classes=2, size=40))
+    assert "7 classes" in refused(["evaluate", *weights, "--set", "data.val_images=2", "--data", few], capsys)
+
+
+def test_a_run_and_networks_of_presets_are_verified(
+    run: Path, arch_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = told(["verify", str(run)], capsys)
+    assert proof["passed"]
+    assert proof["weights"] == "weights of the supernet details/supernet"
+    assert all(check["passed"] for check in proof["checks"])
+    assert len(proof["checks"]) == 7
+    own = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL, "--onnx"], capsys)
+    assert own["passed"]
+    assert len(own["checks"]) == 6
+
+
+def test_verification_names_the_layer_that_differs(
+    arch_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(GLiTSupernet):
+        def extract(self, arch: Arch) -> GLiT:
+            network = super().extract(arch)
+            with torch.no_grad():
+                next(p for name, p in network.named_parameters() if name == "blocks.2.norm2.bias").add_(1)
+            return network
+
+    monkeypatch.setattr(commands, "GLiTSupernet", Wrong)
+    proof = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL], capsys, status=1)
+    assert not proof["passed"]
+    assert "'blocks.2.norm2'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
+
+
+def test_weights_that_are_not_the_run_s_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(run, changed)
+    state: dict[str, Tensor] = load_file(changed / "model.safetensors")
+    save_file({**state, "head.weight": state["head.weight"][:9].clone()}, changed / "model.safetensors")
+    assert "the weights are of 9 classes, but 10 are expected" in refused(["evaluate", str(changed)], capsys)
+    del state["norm.weight"]
+    save_file(state, changed / "model.safetensors")
+    assert "'norm.weight'" in refused(["export", str(changed), "--out", str(tmp_path / "out")], capsys)
+    proof = told(["verify", str(changed)], capsys, status=1)
+    assert "'norm.weight'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
+
+
+def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = str(arch_file)
+    cases = [
+        (["describe", "--arch", "deit-base", "--preset", "glit-tiny"], "--preset glit-base"),
+        (["describe", "--arch", "glit-tiny", "--classes", "0"], "at least one class"),
+        (["describe", "--arch", "glit-tiny", "--set", "data.image_size=8"], "write data.image_size=16"),
+        (["describe", "--arch", "glit-tiny", "--set", "model.embed_dim=200"], "write model.embed_dim=201"),
+        (["describe", "--arch", own, "--preset", "digit"], "'digits'"),
+        (["train", "--arch", own, "--method", "spos"], "leave --method out"),
+        (["train", "--arch", "glit-tiny", "--preset", "digits"], "--preset glit-tiny"),
+        (["train", "--arch", "glit-tiny", "--preset", "glit-tiny"], "--data DIR"),
+        (["evaluate"], "one of both"),
+        (["evaluate", str(run), "--arch", own], "leave --arch out"),
+        (["evaluate", str(run), "--data", str(tmp_path)], "embedded"),
+        (["evaluate", str(tmp_path)], "neither a run directory nor"),
+        (["evaluate", "--weights", str(run / "model.safetensors")], "name it with --arch"),
+        (["verify"], "one of both"),
+        (["verify", str(tmp_path)], "no run directory"),
+        (["export", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")], "neither a run directory nor"),
+        (["import-official", own, "--out", str(tmp_path / "out")], "neither a safetensors file nor"),
+        (["import-official", str(run / "model.safetensors"), "--out", str(tmp_path / "out")], "heads of 64"),
+        (["report", str(tmp_path)], "no run directory"),
+    ]
+    for arguments, words in cases:
+        assert words in refused(arguments, capsys), arguments
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()
