@@ -1,5 +1,6 @@
 """The code that README and the site show must run, and the commands that they show must exist."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -20,10 +21,10 @@ def test_python_blocks_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_shown_commands_parse(page: Path) -> None:
-    from recipes.glit.__main__ import parse
-
-    for line in re.findall(r"python -m recipes\.glit([^`\n#&]*)", page.read_text()):
+    text = page.read_text().replace("\\\n", " ")
+    for recipe, line in re.findall(r"-m recipes\.(\w+)([^`\n#&]*)", text):
         words = line.replace("...", "").split()
+        parse = importlib.import_module(f"recipes.{recipe}.__main__").parse
         parse(words)  # exits with status 2 where a command or an option is unknown
 
 

@@ -1,0 +1,98 @@
+"""Fifty random architectures of every space: slice, extracted network, reloaded weights and formulas are one."""
+
+from collections.abc import Callable
+from functools import partial
+
+import networkx as nx
+import pytest
+import torch
+from torch import nn
+
+from nasx import Arch
+from nasx.cells import cell_space
+from nasx.cost import AdditiveCost
+from nasx.nn import Cell, Supernet
+from nasx.space import Space
+from nasx.verify import verify
+from recipes.autoformer import cost as autoformer_cost
+from recipes.autoformer import model as autoformer_model
+from recipes.autoformer.space import Axes as AutoFormerAxes
+from recipes.autoformer.space import uniform
+from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.glit import cost as glit_cost
+from recipes.glit import model as glit_model
+from recipes.glit.space import GLIT, TINY, table2
+from recipes.glit.supernet import GLiTSupernet
+from recipes.localvit import cost as localvit_cost
+from recipes.localvit import model as localvit_model
+from recipes.localvit.space import Axes, locality
+from recipes.localvit.supernet import LocalViTSupernet
+
+GLIT_FRAME = glit_model.Frame(image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=12)
+AUTOFORMER_FRAME = autoformer_model.Frame(
+    image_size=8, patch_size=4, in_channels=1, num_classes=5, head_dim=4, max_offset=2
+)
+LOCALVIT_FRAME = localvit_model.Frame(
+    image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=96, num_heads=2
+)
+JOINT = table2(TINY.with_blocks(3))  # every kind of block; the twelve of the paper's space differ in nothing else
+LOCAL = locality(Axes(blocks=3))
+CELL = nx.DiGraph([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+OPERATIONS: dict[str, Callable[[], nn.Module] | None] = {
+    "none": None,
+    "skip_connect": nn.Identity,
+    "nor_conv_1x1": partial(nn.Conv2d, 3, 3, 1),
+    "nor_conv_3x3": partial(nn.Conv2d, 3, 3, 3, padding=1),
+    "avg_pool_3x3": partial(nn.AvgPool2d, 3, 1, 1),
+}
+
+Build = Callable[[Arch], nn.Module]
+Subject = tuple[Space, Supernet, torch.Tensor, AdditiveCost | None, AdditiveCost | None, Build | None]
+
+
+def glit(space: Space, sharing: str) -> Subject:
+    supernet = GLiTSupernet(space, GLIT_FRAME, sharing=sharing)  # type: ignore[arg-type]
+    build = partial(glit_model.build_in, GLIT_FRAME)
+    costs = glit_cost.Macs(GLIT_FRAME), glit_cost.Params(GLIT_FRAME)
+    return space, supernet, torch.randn(2, 1, 16, 16), *costs, build
+
+
+def autoformer() -> Subject:
+    # the depths, heads and ratios of AutoFormer-Tiny; widths a twelfth of its
+    axes = AutoFormerAxes(embed_dim=(16, 18, 20))
+    supernet = AutoFormerSupernet(uniform(20, 14, 4, 4), AUTOFORMER_FRAME)
+    build = partial(autoformer_model.build_in, AUTOFORMER_FRAME)
+    costs = autoformer_cost.Macs(AUTOFORMER_FRAME), autoformer_cost.Params(AUTOFORMER_FRAME)
+    return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
+
+
+def localvit() -> Subject:
+    supernet = LocalViTSupernet(LOCAL, LOCALVIT_FRAME)
+    build = partial(localvit_model.build_in, LOCALVIT_FRAME)
+    costs = localvit_cost.Macs(LOCALVIT_FRAME), localvit_cost.Params(LOCALVIT_FRAME)
+    return LOCAL, supernet, torch.randn(2, 1, 16, 16), *costs, build
+
+
+def cell() -> Subject:
+    return cell_space(CELL, OPERATIONS), Cell(CELL, OPERATIONS), torch.randn(2, 3, 6, 6), None, None, None
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "GLiT, stage two's union, entangled": partial(glit, GLIT, "entangled"),
+    "GLiT, joint, separate": partial(glit, JOINT, "separate"),
+    "GLiT, joint, entangled": partial(glit, JOINT, "entangled"),
+    "AutoFormer": autoformer,
+    "LocalViT": localvit,
+    "cell": cell,
+}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_fifty_random_architectures_pass_verification(name: str) -> None:
+    torch.manual_seed(0)
+    space, supernet, images, macs, params, build = SUBJECTS[name]()
+    for arch in space.sample(0, 50):
+        found = verify(supernet, arch, images, macs=macs, params=params, build=build)
+        assert found.passed, str(found)
+        ran = [check.name for check in found.checks if check.passed is not None]
+        assert len(ran) >= (2 if build is None else 5), ran
