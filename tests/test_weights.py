@@ -75,7 +75,8 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 def test_a_state_dict_is_found_inside_a_checkpoint(state: dict[str, Tensor]) -> None:
     assert named_tensors({"model": state, "epoch": 3}).keys() == state.keys()
-    for nothing in ({}, [1], {"model": {}}, {"epoch": 3}, {3: torch.zeros(1)}):
+    nothings: list[object] = [{}, [1], {"model": {}}, {"epoch": 3}, {3: torch.zeros(1)}]
+    for nothing in nothings:
         with pytest.raises(ValueError, match="maps names to tensors"):
             named_tensors(nothing)
 
@@ -83,11 +84,11 @@ def test_a_state_dict_is_found_inside_a_checkpoint(state: dict[str, Tensor]) -> 
 def test_shapes_are_read_or_refused_by_name(state: dict[str, Tensor]) -> None:
     shapes = Shapes(state)
     assert (shapes.of("head.weight", 2), shapes.side("pos_embed"), shapes.depth("blocks")) == ((3, 4), 3, 2)
-    with pytest.raises(ValueError, match="'tail.weight' is missing"):
+    with pytest.raises(ValueError, match=r"'tail\.weight' is missing"):
         shapes.of("tail.weight", 2)
     with pytest.raises(ValueError, match=r"'head.weight' has the shape \(3, 4\), but it has 3 dimensions"):
         shapes.of("head.weight", 3)
-    with pytest.raises(ValueError, match="'layers.0' is missing"):
+    with pytest.raises(ValueError, match=r"'layers\.0' is missing"):
         shapes.depth("layers")
     with pytest.raises(ValueError, match="square of patches"):
         Shapes({"pos_embed": torch.zeros(1, 9, 4)}).side("pos_embed")
