@@ -6,21 +6,26 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import BadInput, apply_settings
 from nasx.data import load_digits
+from nasx.verify import verify
 from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS, Config
-from recipes.glit.cost import PaperMacs, paper_macs
-from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_FRAME, Frame, build
+from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
+from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_FRAME, Frame, build, build_in
 from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, Axes, table2
+from recipes.glit.supernet import GLiTSupernet
 from recipes.glit.variant import OFFICIAL, PAPER
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +52,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / split / name).mkdir(parents=True)
             for i in range(images):
                 image = Image.fromarray(pixels[rng.integers(len(pixels))])
-                size = tuple(int(side) for side in rng.integers(40, 260, size=2))
+                size = [int(side) for side in rng.integers(40, 260, size=2)]
                 image.resize(size).convert("RGB").save(root / split / name / f"{name}_{i}.JPEG", quality=80)
     return root
 
@@ -132,6 +137,43 @@ def test_plan_prints_every_value_and_needs_images(photographs: Path, capsys: pyt
     for line in ("supernet.lr = 0.2", "retrain.ema = 0.99996", "budget.cost = paper_macs", "model.variant = official"):
         assert line in printed
     assert "1,253,683,200 MACs, 5,717,416 parameters" in printed  # DeiT-Tiny's, of 1000 classes
+
+
+LOCALITIES = {  # table 6, each on a grid of patches that its windows divide or its longest kernel reaches across
+    "conv1d": ["data.image_size=5"],
+    "conv2d": ["data.image_size=4", "space.kernel_size=[3,5,7]", "space.held_kernel_size=5"],
+    "window": ["data.image_size=14"],
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula(name: str) -> None:
+    preset, proven = PRESETS[name], 0
+    ways = list(product(("official", "paper"), ("separate", "entangled"), LOCALITIES))
+    counts = [100 // len(ways) + (i < 100 % len(ways)) for i in range(len(ways))]
+    for seed, ((variant, sharing, locality), count) in enumerate(zip(ways, counts, strict=True)):
+        config = apply_settings(
+            preset,
+            [
+                *(f"model.variant={variant}", f"model.sharing={sharing}", f"space.locality={locality}"),
+                *("model.patch_size=1", f"model.embed_dim={4 * preset.model.num_heads}", "space.blocks=2"),
+                *LOCALITIES[locality],
+            ],
+        )
+        frame, space = config.frame(num_classes=3), table2(config.axes())
+        torch.manual_seed(seed)
+        images = torch.randn(2, 3, frame.image_size, frame.image_size)
+        for i, arch in enumerate(space.sample(seed, count)):
+            around = space.pin(arch.only("block.*.global_heads"))  # copying all of the space's modules takes longest
+            supernet = GLiTSupernet(around, frame, sharing=config.model.sharing, init_std=0.2)
+            # three as ONNX, one for every locality
+            onnx = i == 0 and (name, variant, sharing) == ("glit-tiny", "paper", "entangled")
+            build = partial(build_in, frame, init_std=0.2)
+            proof = verify(supernet, arch, images, macs=Macs(frame), params=Params(frame), build=build, onnx=onnx)
+            assert proof.passed, f"{variant}, {sharing}, {locality}, {dict(arch)}: {proof}"
+            assert len(proof.checks) == 5 + onnx
+            proven += 1
+    assert proven == 100
 
 
 @pytest.mark.slow
