@@ -179,7 +179,7 @@ def corruptions(directory: Path, count: int = 1000, seed: int = 0) -> Outcome:
 
 
 def malicious_files(directory: Path) -> Outcome:
-    """Plant files that would execute, escape, overflow or block in a run that is then continued.
+    """Plant files that would execute, escape, overflow or block in a run that is then continued, or as its weights.
 
     Nothing is executed, nothing outside the run changes, and the run is refused or goes on to the right end.
     """
@@ -805,6 +805,7 @@ def _attacks(outside: Path, executed: Path) -> dict[str, Attack]:
         f"{name} as tensors": functools.partial(_forge, "tensors.safetensors", content)
         for name, content in data.items()
     }
+    attacks |= {f"{name} as weights from outside": functools.partial(_bring, content) for name, content in data.items()}
     texts = {name: data[name] for name in ("pickle, protocol 0", "pickle, protocol 4", "zip bomb")}
     for name, content in {**texts, "JSON nested deep": b"[" * 99_999}.items():
         attacks[f"{name} as state.json"] = functools.partial(_forge, "state.json", content)
@@ -823,6 +824,7 @@ def _attacks(outside: Path, executed: Path) -> dict[str, Attack]:
     return attacks
 
 
+WEIGHTS = "weights.pth"
 RUN_FILES = ("run.json", "journal.jsonl", "run.lock", "work/journal.jsonl")
 
 
@@ -839,6 +841,10 @@ def _removed(folder: Path, name: str) -> Path:
 
 def _replace(name: str, content: bytes, folder: Path) -> None:
     _removed(folder, name).write_bytes(content)
+
+
+def _bring(content: bytes, folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(content)
 
 
 def _link(name: str, target: Path, folder: Path) -> None:
@@ -884,7 +890,11 @@ def _run_half(folder: Path) -> None:
 
 
 def _continue_or_refuse(folder: Path, tell: Callable[[bytes], object]) -> None:
+    from nasx.weights import read_state_dict
+
     try:
+        if (folder / WEIGHTS).exists():
+            read_state_dict(folder / WEIGHTS)
         RUN.act(folder, lambda unit: None)
     except (ValueError, OSError, RunLocked):
         tell(b"refused")
