@@ -75,6 +75,9 @@ class CommandLine:
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
         run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
         run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
+        run.add_argument(
+            "--deterministic", action="store_true", help="the same bits each time on CUDA too, more slowly"
+        )
         plan = self.configured("plan", self._plan, "sizes, budgets, time and memory, every setting; trains nothing")
         plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
         plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
@@ -171,6 +174,8 @@ class CommandLine:
         from nasx.recipe.outcome import network_rows, stage_rows
         from nasx.report import networks_table, stages_table
 
+        if options.deterministic:
+            os.environ["NASX_DETERMINISTIC"] = "1"  # a setting of the machine, which no result on a CPU depends on
         problem = self.problem(options)
         directory = options.run_dir or Path("runs") / self._run_name(problem.config)
         done = self.execute(problem, directory, self.load().stages)
@@ -216,11 +221,13 @@ class CommandLine:
         from nasx.recipe.ranks import execute
         from nasx.recipe.stages import Stages
         from nasx.run import Interrupted
-        from nasx.train import pick_device, process_group
+        from nasx.train import pick_device, process_group, use_deterministic_algorithms
 
         with bad_input():
             machine = Machine()
             device = pick_device(machine.device)
+        if machine.deterministic:
+            use_deterministic_algorithms()
         errors = Console(stderr=True)
         with process_group(device) as group:
             with bad_input():

@@ -8,12 +8,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Machine(BaseSettings):
-    """Settings from the environment: NASX_DEVICE, NASX_PROCESSES, NASX_WORKERS; none changes a result on the CPU."""
+    """Settings from the environment, NASX_DEVICE and so on; none changes a result on the CPU."""
 
     model_config = SettingsConfigDict(env_prefix="NASX_", frozen=True)
 
     device: str = Field("auto", description="a torch device; auto: CUDA where there is one")
     processes: int = Field(0, ge=0, description="networks trained side by side; 0: one per core on CPU, else 1")
+    deterministic: bool = Field(False, description="the same bits each time on CUDA too, more slowly (--deterministic)")
     workers: int = Field(0, ge=0, description="processes that read image files ahead, beside each training")
 
     def processes_for(self, device: torch.device) -> int:

@@ -390,6 +390,7 @@ class Stages(Maker[Stage]):
                 weights=context.directory / f"{number}.safetensors",
                 device=self.machine.device,
                 workers=self.machine.workers,
+                deterministic=self.machine.deterministic,
                 training=training,
                 start_from=start_from[number] if start_from else None,
             )

@@ -36,6 +36,7 @@ from nasx.train import (
     run_jobs,
     seeded,
     train,
+    use_deterministic_algorithms,
 )
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
@@ -149,6 +150,7 @@ class NetworkJob:
     weights: Path
     device: str
     workers: int = 0
+    deterministic: bool = False
     training: Retraining | None = None
     start_from: Path | None = None
 
@@ -163,6 +165,8 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
 
     Checkpoints lie beside the weights, in the folder of their name, until `train_networks` removes them.
     """
+    if job.deterministic:  # this may be a process of its own
+        use_deterministic_algorithms()
     task = load_task(job.config, job.data_path, job.workers)
     config = job.training or job.config.retrain
     torch.manual_seed(job.seed)

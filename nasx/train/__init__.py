@@ -1,7 +1,7 @@
 """Training: SPOS's one-shot loop, the plain loop, evaluation, recalibration, jobs side by side, several devices."""
 
 from nasx.train.batchnorm import recalibrate
-from nasx.train.device import autocast, device_of, pick_device, use_threads
+from nasx.train.device import autocast, device_of, pick_device, use_deterministic_algorithms, use_threads
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate
 from nasx.train.jobs import run_jobs
@@ -39,5 +39,6 @@ __all__ = [
     "sync_batch_norm",
     "train",
     "train_supernet",
+    "use_deterministic_algorithms",
     "use_threads",
 ]

@@ -41,6 +41,17 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+def use_deterministic_algorithms() -> None:
+    """Make CUDA compute the same bits each time, more slowly; call it before the first CUDA operation.
+
+    An operation that has no deterministic form is a RuntimeError where it runs. CPUs need only a fixed number of
+    threads.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 @contextmanager
 def use_threads(threads: int) -> Iterator[None]:
     """Run with a fixed number of CPU threads: sums over threads differ in the last bits with their number."""

@@ -2,7 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from nasx.train import autocast, device_of, pick_device, use_threads
+from nasx.train import (
+    UniformPaths,
+    adamw,
+    autocast,
+    device_of,
+    pick_device,
+    train_supernet,
+    use_deterministic_algorithms,
+    use_threads,
+)
+from recipes.glit.model import Frame
+from recipes.glit.space import Axes, table2
+from recipes.glit.supernet import GLiTSupernet
 
 
 def test_threads_come_back_even_after_an_error() -> None:
@@ -30,3 +42,20 @@ def test_an_unknown_device_is_a_clear_error() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="tpu9"):
         pick_device("tpu9")
+
+
+def test_supernets_train_where_only_deterministic_algorithms_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    space = table2(Axes(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5))
+    frame = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12)
+    supernet = GLiTSupernet(space, frame)
+    batches = [(torch.randn(4, 1, 8, 8), torch.randint(10, (4,))) for _ in range(2)]
+    try:
+        use_deterministic_algorithms()
+        assert torch.are_deterministic_algorithms_enabled()
+        steps = list(
+            train_supernet(supernet, batches, UniformPaths(space, 0), adamw(supernet, lr=1e-3, weight_decay=0))
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [step.skipped for step in steps] == [False, False]
