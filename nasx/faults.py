@@ -508,7 +508,9 @@ def _trained() -> "list[tuple[dict[str, Tensor], Any]]":
 
     from nasx.run.checkpoints import flatten_state
 
-    model = torch.nn.Linear(4, 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     states: list[tuple[dict[str, Tensor], Any]] = []
     losses: list[float] = []
