@@ -20,7 +20,7 @@ from nasx import Arch
 from nasx.measure import count_macs, count_params
 from recipes.glit.__main__ import main
 from recipes.glit.deploy import from_file
-from recipes.glit.model import GLiT, build
+from recipes.glit.model import GLIT_TINY, GLiT, build
 from recipes.glit.space import Axes, with_heads
 from recipes.glit.supernet import GLiTSupernet
 from recipes.glit.timm_problem import build_timm
@@ -244,6 +244,17 @@ def test_published_weights_become_this_recipe_s(tmp_path: Path, capsys: pytest.C
     assert bare == evaluated
     few = str(folder(tmp_path / "few", classes=2, size=40))
     assert "7 classes" in refused(["evaluate", *weights, "--set", "data.val_images=2", "--data", few], capsys)
+
+
+def test_glit_s_published_names_are_imported_as_glit_tiny(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = Path(__file__).parents[4] / "shared/spec/checkpoints/glit_tiny_official.json"
+    if not shapes.exists():
+        pytest.skip("the names and shapes of the published checkpoint are not here")
+    state = {name: torch.full(shape, 0.01) for name, shape in json.loads(shapes.read_text()).items()}
+    torch.save({"model": state, "epoch": 299}, tmp_path / "glit.pth")
+    imported = told(["import-official", str(tmp_path / "glit.pth"), "--out", str(tmp_path / "glit")], capsys)
+    assert Arch(imported["arch"]) == GLIT_TINY
+    assert (imported["params"], imported["macs"]) == (7_264_456, 1_472_873_280)
 
 
 def test_a_run_and_networks_of_presets_are_verified(
