@@ -129,12 +129,13 @@ def power_losses(directory: Path, images: int = 500, seed: int = 0) -> Outcome:
 
     Of data that was not flushed a disk may hold a part, zeros or nothing; of names that were not, any choice.
     """
-    generator = random.Random(seed)
     counts: Counter[str] = Counter()
     failures = []
     recorded = [(workload, _recorded(workload, _fresh(directory))) for workload in _workloads(WORKLOADS)]
-    with _calls(_without_flushing):
+    names = itertools.count()
+    with _calls(_without_flushing), mock.patch("secrets.token_hex", lambda size: f"{next(names):0{2 * size}x}"):
         for image in range(images):
+            generator = random.Random(f"{seed} {image}")
             workload, calls = recorded[image % len(recorded)]
             before = generator.choice(("nothing", "a kill", "a cut"))
             try:
@@ -152,7 +153,6 @@ def corruptions(directory: Path, count: int = 1000, seed: int = 0) -> Outcome:
 
     What is read then is right or refused; "not needed" are those that hit an old checkpoint only.
     """
-    generator = random.Random(seed)
     counts: Counter[str] = Counter()
     failures = []
     foreign = directory / "foreign"
@@ -162,6 +162,7 @@ def corruptions(directory: Path, count: int = 1000, seed: int = 0) -> Outcome:
             workload.act(directory / workload.name, lambda unit: None)
         _write_foreign(foreign)
         for number in range(count):
+            generator = random.Random(f"{seed} {number}")
             workload, damage = ((CHECKPOINTS, _damage_checkpoint), (JOURNAL, _damage_journal))[number % 2]
             shutil.rmtree(directory / "work", ignore_errors=True)
             folder = Path(shutil.copytree(directory / workload.name, directory / "work"))
@@ -579,7 +580,7 @@ class _Folder:
 
     @classmethod
     def read(cls, path: Path) -> "_Folder":
-        return cls({e.name: cls.read(e) if e.is_dir() else _File(e.read_bytes()) for e in path.iterdir()})
+        return cls({e.name: cls.read(e) if e.is_dir() else _File(e.read_bytes()) for e in sorted(path.iterdir())})
 
     def names(self, changes: "Sequence[Mapping[str, _File | _Folder | None]]") -> "dict[str, _File | _Folder]":
         merged: dict[str, _File | _Folder | None] = {**self.flushed}
