@@ -1,6 +1,7 @@
 """The commands that recipes share: `run`, `plan` and `trust`, with one way to choose a preset and change it."""
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -244,6 +245,11 @@ class CommandLine:
                 return None
             except (BrokenImageError, WorkerDied) as error:
                 raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise
+                errors.print(f"{error}; make room, and the same command continues this run in {directory}")
+                return None
 
     def outcome(self, problem: "Problem[Any]", directory: Path, done: "Done") -> dict[str, Any]:
         """Return the summary of a run that ended in an evaluation, and write its files where they are missing."""

@@ -22,7 +22,7 @@ from nasx.recipe.problem import load_task
 from nasx.recipe.progress import Progress
 from nasx.run import Interrupted, StageContext
 from nasx.run.checkpoints import Checkpoints, flatten_state, unflatten_state
-from nasx.run.files import write_bytes
+from nasx.run.files import check_space, write_bytes
 from nasx.train import (
     ALONE,
     Group,
@@ -174,6 +174,8 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
     if job.start_from:
         model.load_state_dict(load_file(job.start_from))
     model.to(pick_device(job.device))
+    if group.first:
+        check_space(job.weights.parent, checkpoint_bytes(model))
     batches = task.retrain_batches(seed=job.seed, training=config, part=group.part)
     total = max(1, round(config.epochs * batches.steps_per_epoch))
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
@@ -236,6 +238,9 @@ def train_networks(
     is; what had finished, or begun, is not done again.
     """
     finished = {record["number"]: record["network"] for record in context.journal if "number" in record}
+    for number in finished:  # whose removal a kill may have cut short
+        if group.first:
+            shutil.rmtree(jobs[number].weights.with_suffix(""), ignore_errors=True)
     missing = [number for number in range(len(jobs)) if number not in finished]
     together = group.size > len(missing) > 0 and all(jobs[n].batch_size % group.size == 0 for n in missing)
     own = missing if together else group.shared_out(missing)

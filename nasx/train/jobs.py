@@ -5,9 +5,11 @@ number of threads wherever it runs, so its result does not depend on how many pr
 """
 
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -104,9 +106,18 @@ def _start(reports: Any, stop: Any, threads: int) -> None:
     _reports, _stop = reports, stop
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)  # a terminal or scheduler tells the whole group; the parent ends workers
+    # a killed parent cannot end its workers, and a run that is started again must find nobody writing
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(75)
 
 
 def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> bytes:

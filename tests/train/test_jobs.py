@@ -1,5 +1,9 @@
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +71,36 @@ def test_an_exception_says_in_which_job() -> None:
     with pytest.raises(ArithmeticError) as caught:
         run_jobs(train_one, [1, -3], processes=2)
     assert any("job 1 of 2: -3" in note for note in caught.value.__notes__)
+
+
+def lasting(folder: str, report: Report) -> None:
+    while True:
+        (Path(folder) / str(os.getpid())).write_text("")
+        report(0, 1)
+        time.sleep(0.05)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys\nsys.path[:0] = " + repr([str(Path(__file__).parent)]) + "\n"
+        "from test_jobs import lasting, run_jobs\n"
+        f"if __name__ == '__main__':\n    run_jobs(lasting, [{str(tmp_path)!r}] * 2, processes=2)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    started: set[int] = set()
+    while len(started) < 2:
+        started = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in started):
+        assert time.monotonic() < deadline, "workers outlived their parent"
+        time.sleep(0.1)
 
 
 def heeding(seed: int, report: Callable[[int, int], bool]) -> int:
