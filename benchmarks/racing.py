@@ -4,7 +4,7 @@ The recorded hits are those of `benchmarks.racing_record`; with `--data` a super
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,11 @@ def replay(hits: Bools, *, generations: int = 40, candidates: int = 50, keep: in
     for seed in range(generations):
         drawn = np.random.default_rng(seed).choice(len(hits), candidates, replace=False)
         archs = {Arch({"candidate": int(i)}): hits[i] for i in drawn}
-        found = race(list(archs), lambda arch, at: archs[arch][at], hits.shape[1], keep=keep, seed=seed)  # noqa: B023
+
+        def correct(asked: Sequence[Arch], at: npt.NDArray[np.int64]) -> Bools:
+            return np.array([archs[arch][at] for arch in asked])  # noqa: B023
+
+        found = race(list(archs), correct, hits.shape[1], keep=keep, seed=seed)
         best = np.sort(hits[drawn].mean(axis=1))[-keep:].mean()
         used.append(found.images / found.images_in_full)
         lost.append(best - np.mean([archs[arch].mean() for arch in found.kept[:keep]]))

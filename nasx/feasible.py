@@ -46,6 +46,14 @@ class Attainable:
     high_arch: Arch
 
 
+@dataclass(slots=True)
+class _DrawCounts:
+    """How many draws were made, and how many passed: shared by a budget and the children bred inside it."""
+
+    proposed: int = 0
+    accepted: int = 0
+
+
 class NoneFound(ValueError):
     """As many draws as were allowed met the first budget and none of the others."""
 
@@ -59,7 +67,13 @@ class Feasible:
     """
 
     def __init__(
-        self, space: Space, budgets: Sequence[Budget], *, max_bytes: int = MAX_BYTES, max_tries: int = 10_000
+        self,
+        space: Space,
+        budgets: Sequence[Budget],
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_tries: int = 10_000,
+        _draws: "_DrawCounts | None" = None,
     ) -> None:
         self.space, self.budgets, self.max_tries = space, tuple(budgets), max_tries
         self._max_bytes = max_bytes
@@ -75,7 +89,7 @@ class Feasible:
             raise ValueError(self._empty_message())
         weights = np.exp(log_ways - log_ways.max())
         self._case_weights = weights / weights.sum()
-        self._proposed = self._accepted = 0
+        self._counts = _draws or _DrawCounts()
 
     def __repr__(self) -> str:
         return f"Feasible({self.space!r}, {'; '.join(map(str, self.budgets))})"
@@ -101,8 +115,11 @@ class Feasible:
 
     @property
     def acceptance(self) -> float:
-        """Share of the draws so far that passed the exact bucketed cost and the further budgets; 1.0 before any."""
-        return self._accepted / self._proposed if self._proposed else 1.0
+        """Share of the draws so far that passed the exact bucketed cost and the further budgets; 1.0 before any.
+
+        Draws of children, by mutation and crossover, count too.
+        """
+        return self._counts.accepted / self._counts.proposed if self._counts.proposed else 1.0
 
     @cached_property
     def attainable(self) -> Attainable:
@@ -173,8 +190,8 @@ class Feasible:
                         codes[place] = row
                     else:
                         failed.append(place)
-            self._proposed += len(missing)
-            self._accepted += len(missing) - len(failed)
+            self._counts.proposed += len(missing)
+            self._counts.accepted += len(missing) - len(failed)
             if not failed:
                 return Draws(n, lambda i: self._cases[cases[i]].decode(codes[i]))
             missing = np.array(failed)
@@ -208,7 +225,7 @@ class Feasible:
         raise NoneFound(f"{self.max_tries:,} draws met none of {'; '.join(map(str, self._filters))}; loosen a budget")
 
     def _inside(self, space: Space) -> "Feasible":
-        return Feasible(space, self.budgets, max_bytes=self._max_bytes, max_tries=self.max_tries)
+        return Feasible(space, self.budgets, max_bytes=self._max_bytes, max_tries=self.max_tries, _draws=self._counts)
 
     def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: float = 0.1) -> Arch:
         """Draw a child with some genes drawn anew, uniformly among those that keep the total inside the budgets."""

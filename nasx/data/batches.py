@@ -183,10 +183,17 @@ def _useful_workers(images: Images, workers: int, *, views: bool) -> int:
 
 
 def eval_batches(
-    images: Images, batch_size: int, mean: Sequence[float], std: Sequence[float], *, workers: int = 0
+    images: Images,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    indices: Indices | None = None,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images in order, float32 (B, C, H, W) normalised, with int64 (B,) labels; the last batch may be short.
+    """Yield all images, or those at some indices, in order; the last batch may be short.
 
+    Batches are float32 (B, C, H, W), normalised, with int64 (B,) labels.
     `workers` processes read ahead, unless all is in memory. Raises ValueError for a batch size below 1 or a mean and
     std that cannot normalise, BrokenImageError for an image that cannot be read, WorkerDied as TrainBatches does.
     """
@@ -194,11 +201,12 @@ def eval_batches(
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
     normalise = _normaliser(mean, std)
     workers = _useful_workers(images, workers, views=False)
-    parts = [np.arange(first, min(first + batch_size, len(images))) for first in range(0, len(images), batch_size)]
+    chosen = np.arange(len(images)) if indices is None else indices
+    parts = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for indices, pixels in zip(parts, _read_ahead(images, images.load, parts, workers), strict=True):
-            yield normalise(pixels), torch.from_numpy(images.labels[indices])
+        for part, pixels in zip(parts, _read_ahead(images, images.load, parts, workers), strict=True):
+            yield normalise(pixels), torch.from_numpy(images.labels[part])
 
     return batches()
 

@@ -24,9 +24,6 @@ from nasx.data.leaks import Leaks, copied_files
 from nasx.data.readers import now_reading
 from nasx.data.splits import images_to_hold_out, split_record, stratified_split
 
-MEMORY_BOUND = 4 * 2**30
-"""Bytes up to which the decoded images of a part are kept; those of a larger part are decoded whenever asked for."""
-
 SMALL = 64
 """Pixels up to which images are used whole; of larger ones, the margin is cut off."""
 
@@ -125,6 +122,7 @@ def load_image_folder(
     val_images: int | None = None,
     val_fraction: float = 0.1,
     leaks: Leaks = "refuse",
+    max_bytes: int = 4 << 30,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Dataset:
     """Return the data set under a directory, with validation images split off `train` by `seed`.
@@ -136,8 +134,9 @@ def load_image_folder(
     Files of `train/` with the bytes of a test file are refused by name, for they would flatter the final accuracy;
     `leaks="drop"` leaves them out before the split and names them in its record, `leaks="allow"` does not look.
 
-    Training and validation images are read here as far as each part fits in MEMORY_BOUND, after each of them
-    `on_progress(done, total)` is called; test images are not decoded. Raises ValueError, before any image is
+    Training images, and validation images, are read here and kept where all of the part fit in `max_bytes`; after each
+    of them `on_progress(done, total)` is called. Those of a larger part are decoded whenever they are asked for, the
+    test images when they are opened. Raises ValueError, before any image is
     decoded, for a layout, a leak or a split that does not fit and for an empty test file; BrokenImageError for a
     validation image that cannot be read, and for more than 0.1 % of such training images. Fewer than that are told by
     a BrokenImageWarning each and in `Dataset.broken`.
@@ -166,7 +165,7 @@ def load_image_folder(
 
     n_val = images_to_hold_out(len(train.names), val_fraction) if val_images is None else val_images
     fitted, chosen = (train.take(part) for part in stratified_split(train.labels, n_val, seed, classes=train.classes))
-    opened = partial(_open, root=root, image_size=image_size)
+    opened = partial(_open, root=root, image_size=image_size, max_bytes=max_bytes)
     parts = {"train": fitted, "val": chosen, "test": test}
     record = {
         **split_record(
@@ -261,8 +260,8 @@ def _list_members(root: Path, part: str) -> _Members:
     return listed
 
 
-def _open(members: _Members, *, root: Path, image_size: int) -> ImageFiles:
-    in_memory = len(members.names) * 3 * image_size**2 <= MEMORY_BOUND
+def _open(members: _Members, *, root: Path, image_size: int, max_bytes: int) -> ImageFiles:
+    in_memory = len(members.names) * 3 * image_size**2 <= max_bytes
     return ImageFiles((root / name for name in members.names), members.labels, image_size, in_memory=in_memory)
 
 

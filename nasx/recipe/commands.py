@@ -159,14 +159,17 @@ class CommandLine:
                     reading.append(bars.add_task("reading images", total=total))
                 bars.update(reading[0], completed=done, total=total)
 
-            task = load_task(config, options.data.resolve() if options.data else None, Machine().workers, show)
+            task = load_task(config, options.data.resolve() if options.data else None, Machine(), show)
         for image in task.dataset.broken[:_TOLD]:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
         if len(task.dataset.broken) > _TOLD:
             errors.print(f"and {len(task.dataset.broken) - _TOLD} more broken training images")
         with bad_input(), errors.status("counting architectures"):
+            from nasx.recipe.estimate import Estimator
+
             problem = (make or self.load().problem)(config, task)
             problem.check()
+            self.load().stages(Estimator(problem, timing=False))  # refuses what a later stage would only then
         return problem
 
     def _run(self, options: argparse.Namespace) -> int:

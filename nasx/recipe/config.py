@@ -50,8 +50,14 @@ class Augmentation(Section):
 class SupernetTraining(Section):
     """Training of a supernet: Nesterov SGD, cosine to 0, one uniformly sampled path a step (SPOS; GLiT, section 4.1).
 
-    Small data sets learn faster with AdamW, whose weight decay spares vectors and positions.
+    Small data sets learn faster with AdamW, whose weight decay spares vectors and positions. `paths` says which
+    networks a step trains (`nasx.train`): `uniform` draws every choice, `architectures` whole networks, `budget` those
+    that are searched, `stratified` from `strata` bins of their cost in turn, `sandwich` the largest, which teaches the
+    others, the smallest and two more, `fair` every option of every choice.
     """
+
+    paths: Literal["uniform", "architectures", "budget", "stratified", "sandwich", "fair"] = "uniform"
+    strata: PositiveInt = Field(8, description="bins of the cost; only of stratified")
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     epochs: PositiveFloat = 100
@@ -68,7 +74,10 @@ class SupernetTraining(Section):
 
 
 class Search(Section):
-    """SPOS's evolution; a candidate is scored after its BatchNorm statistics were recomputed."""
+    """SPOS's evolution; a candidate is scored after its BatchNorm statistics were recomputed.
+
+    With 1,000 validation images and more, the candidates of a generation race (`nasx.search.race`).
+    """
 
     population: PositiveInt = 50
     generations: PositiveInt = 20
@@ -78,6 +87,9 @@ class Search(Section):
     recalibration_batches: int = Field(200, ge=0, description="0 for networks without BatchNorm")
     recalibration_batch_size: PositiveInt = 128
     eval_batch_size: PositiveInt = 512
+    racing_error: Rate = Field(
+        0.05, description="how likely racing may cost the best 0.1 points; 0 scores all candidates on all images"
+    )
 
 
 class Trust(Section):

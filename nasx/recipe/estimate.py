@@ -18,9 +18,10 @@ from nasx.nn import Subnet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
-from nasx.recipe.stages import Maker, supernet_optimizer
+from nasx.recipe.stages import Maker, supernet_optimizer, supernet_paths
 from nasx.report import duration, si
-from nasx.train import UniformPaths, adamw, evaluate, pick_device, train, train_supernet, use_threads
+from nasx.search.racing import FEWEST
+from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
 
 _BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
@@ -40,6 +41,7 @@ class StageEstimate:
     detail: str = ""
     size: int | None = None
     feasible_size_bounds: tuple[int, int] | None = None
+    acceptance: float | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
     warning: str = ""
@@ -63,9 +65,10 @@ class Estimator(Maker[StageEstimate]):
         config = self.problem.config
         space, inside = of(self._winners)
         steps = self._steps(config.supernet.epochs * epochs_factor, config.supernet.batch_size)
-        trained = steps * config.supernet.batch_size
         candidates = min(config.search.population * config.search.generations, inside.size_bounds[1])
-        step_seconds, image_seconds, peak = self._measure_supernet(space, inside)
+        paths = supernet_paths(config.supernet, space, inside, self.problem.cost, 0)
+        trained = steps * config.supernet.batch_size * len(paths(0))
+        step_seconds, image_seconds, peak = self._measure_supernet(space, inside, paths)
         self._image_seconds[name] = image_seconds
         estimates = [
             StageEstimate(
@@ -75,6 +78,7 @@ class Estimator(Maker[StageEstimate]):
                 detail=f"{steps:,} steps",
                 size=space.size,
                 feasible_size_bounds=inside.size_bounds,
+                acceptance=_acceptance(inside),
                 seconds=None if step_seconds is None else steps * step_seconds / self.devices,
             ),
             self._scoring(f"{name}/search", candidates, image_seconds),
@@ -119,6 +123,8 @@ class Estimator(Maker[StageEstimate]):
         recalibration = config.recalibration_batches * config.recalibration_batch_size
         images = candidates * (recalibration + validation)
         told = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation images)"
+        if name.endswith("/search") and config.racing_error and validation >= FEWEST:
+            told += ", of which racing needs a part"
         seconds = None if image_seconds is None else images * image_seconds / self.devices
         return StageEstimate(name, images, detail=told, seconds=seconds)
 
@@ -134,7 +140,9 @@ class Estimator(Maker[StageEstimate]):
         rounds = math.ceil(count / (side_by_side * self.devices))
         return replace(estimate, seconds=rounds * steps * step_seconds, peak_bytes=peak * min(count, side_by_side))
 
-    def _measure_supernet(self, space: Any, inside: Feasible) -> tuple[float | None, float | None, int | None]:
+    def _measure_supernet(
+        self, space: Any, inside: Feasible, paths: Paths
+    ) -> tuple[float | None, float | None, int | None]:
         if not self.timing:
             return None, None, None
         problem, config = self.problem, self.problem.config
@@ -144,8 +152,10 @@ class Estimator(Maker[StageEstimate]):
             supernet = problem.supernet(space).to(device)
             batches = problem.task.supernet_batches(seed=0)
             optimizer = supernet_optimizer(supernet, config.supernet)
-            paths = UniformPaths(space, 0)
-            step_seconds = _seconds_each(train_supernet(supernet, _repeated(batches), paths, optimizer), device)
+            steps = train_supernet(
+                supernet, _repeated(batches), paths, optimizer, distill=config.supernet.paths == "sandwich"
+            )
+            step_seconds = _seconds_each(steps, device)
             subnet, images = Subnet(supernet, inside.sample(0)), problem.task.eval_batches(problem.task.dataset.val)
             first = next(iter(images))
             per_batch = _seconds_each((evaluate(subnet, [first]) for _ in iter(int, 1)), device)
@@ -237,6 +247,8 @@ def plan_lines(document: Mapping[str, Any]) -> Iterator[str]:
             told.append(f"{stage['peak_bytes'] / 2**20:,.0f} MiB")
         if stage["size"] is not None:
             told.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
+            if stage["acceptance"] < 1:
+                told.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
         yield f"{stage['name']:<18} {'; '.join(filter(None, told))}"
         if stage["warning"]:
             yield f"  warning: {stage['warning']}"
@@ -255,6 +267,12 @@ def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
         "use more devices, fewer epochs, or continue the run in several jobs"
     )
     return replace(estimate, warning=told)
+
+
+def _acceptance(inside: Feasible) -> float:
+    """Return which share of the draws met every budget; few draws, because they may meet some of them rarely."""
+    inside.sample(0, 100)
+    return inside.acceptance
 
 
 def _joined(first: StageEstimate, second: StageEstimate) -> StageEstimate:

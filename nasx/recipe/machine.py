@@ -16,6 +16,9 @@ class Machine(BaseSettings):
     processes: int = Field(0, ge=0, description="networks trained side by side; 0: one per core on CPU, else 1")
     deterministic: bool = Field(False, description="the same bits each time on CUDA too, more slowly (--deterministic)")
     workers: int = Field(0, ge=0, description="processes that read image files ahead, beside each training")
+    image_memory_gib: float = Field(
+        4.0, ge=0, description="decoded images of a part (training, validation) that each process may keep, in GiB"
+    )
 
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""

@@ -35,7 +35,7 @@ def summarise(
         "networks": {name: {key: network[key] for key in keys} for name, network in results["evaluation"].items()},
         "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},
         "searches": {
-            name: {key: result[key] for key in ("evaluations", "failed", "feasible_at_most")}
+            name: {key: value for key, value in result.items() if key not in ("best", "candidates")}
             for name, result in results.items()
             if name.endswith("/search")
         },
@@ -163,6 +163,11 @@ def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
         detail = f"{search['evaluations']} of at most {int(search['feasible_at_most']):,} candidates" if search else ""
         if search and search["failed"]:
             detail += f", {search['failed']} failed"
+        if search and search["acceptance"] < 1:
+            detail += f"; {search['acceptance']:.2%} of the draws met every budget"
+        if search and search["racing_error"]:
+            share = search["validation_images"] / search["validation_images_in_full"]
+            detail += f"; racing took {share:.0%} of the validation images at {search['racing_error']:.0%} risk"
         rows.append(StageRow(name, stage["seconds"], detail))
     return tuple(rows)
 

@@ -22,9 +22,10 @@ from nasx.data import (
     load_digits,
     load_image_folder,
 )
-from nasx.data.dataset import Images
+from nasx.data.dataset import Images, Indices
 from nasx.feasible import Feasible
 from nasx.recipe.config import Retraining, RunConfig, SupernetTraining
+from nasx.recipe.machine import Machine
 from nasx.report import BlockDrawing
 from nasx.space import Space
 
@@ -58,9 +59,12 @@ class ImageTask:
         """Return what networks are trained on, from scratch by default."""
         return self._batches(training or self.config.retrain, seed, part)
 
-    def eval_batches(self, images: Images, batch_size: int | None = None) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return images in order for an evaluation, in batches of the configured size by default."""
-        return eval_batches(images, batch_size or self.config.search.eval_batch_size, *self.statistics)
+    def eval_batches(
+        self, images: Images, batch_size: int | None = None, indices: Indices | None = None
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return images in order for an evaluation, all by default, in batches of the configured size by default."""
+        size = batch_size or self.config.search.eval_batch_size
+        return eval_batches(images, size, *self.statistics, indices=indices, workers=self.workers)
 
     def check(self) -> None:
         """Refuse batches that cannot be, before anything is trained."""
@@ -96,25 +100,33 @@ class ImageTask:
         )
 
 
-_loaded: dict[tuple[RunConfig, Path | None, int], ImageTask] = {}
+_loaded: dict[tuple[RunConfig, Path | None, Machine], ImageTask] = {}
 
 
 def load_task(
-    config: RunConfig, data_path: Path | None, workers: int = 0, on_progress: Callable[[int, int], object] | None = None
+    config: RunConfig,
+    data_path: Path | None,
+    machine: Machine | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> ImageTask:
     """Return a run's images, loaded; the last are kept, because a worker process trains several networks.
 
-    `workers` processes read image files ahead, where they are not all in memory. `on_progress(done, total)` is told
-    of images that are read into memory. Raises ValueError for what is no data set.
+    The machine, by default this one's settings, says how much of them is kept in memory and how many processes read
+    the others ahead. `on_progress(done, total)` is told of images that are read into memory. Raises ValueError for what
+    is no data set.
     """
-    key = config, data_path, workers
+    machine = machine or Machine()
+    key = config, data_path, machine
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = ImageTask(config, data_path, _load(config, data_path, on_progress), workers=workers)
+        dataset = _load(config, data_path, machine, on_progress)
+        _loaded[key] = ImageTask(config, data_path, dataset, workers=machine.workers)
     return _loaded[key]
 
 
-def _load(config: RunConfig, data_path: Path | None, on_progress: Callable[[int, int], object] | None) -> Dataset:
+def _load(
+    config: RunConfig, data_path: Path | None, machine: Machine, on_progress: Callable[[int, int], object] | None
+) -> Dataset:
     data = config.data
     if data.source == "digits":
         if data_path is not None:
@@ -135,6 +147,7 @@ def _load(config: RunConfig, data_path: Path | None, on_progress: Callable[[int,
             val_images=data.val_images,
             val_fraction=data.val_fraction,
             leaks=data.leaks,
+            max_bytes=int(machine.image_memory_gib * 2**30),
             on_progress=on_progress or (lambda done, total: None),
         )
     if dataset.image_size != data.image_size:

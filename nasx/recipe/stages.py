@@ -4,9 +4,8 @@ Each maker returns a `nasx.run.Stage`; a recipe strings them together. A level i
 retraining: GLiT has two, most searches one.
 """
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,14 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.cli import bad_input
-from nasx.feasible import Feasible
-from nasx.nn import Subnet, Supernet
+from nasx.cost import AdditiveCost, Budget
+from nasx.feasible import Feasible, attainable
+from nasx.nn import Supernet
 from nasx.recipe.config import Retraining, SupernetTraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
+from nasx.recipe.scoring import Scoring
 from nasx.recipe.training import (
     NetworkJob,
     Stateful,
@@ -34,16 +35,20 @@ from nasx.recipe.training import (
     train_networks,
 )
 from nasx.recipe.trust import judged, spread
-from nasx.run import Interrupted, Stage, StageContext
+from nasx.run import Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import check_space, write_bytes
 from nasx.search import Evolution, Searcher
 from nasx.space import Space
 from nasx.train import (
     ALONE,
+    FairPaths,
     Group,
     Paths,
+    SandwichPaths,
     Step,
+    StratifiedPaths,
+    UniformArchPaths,
     UniformPaths,
     adamw,
     cosine_schedule,
@@ -57,10 +62,6 @@ from nasx.train import (
 )
 
 Result = dict[str, Any]
-Scorer = Callable[[Sequence[Arch]], dict[Arch, float]]
-
-logger = logging.getLogger(__name__)
-
 
 Made = TypeVar("Made")
 
@@ -178,7 +179,7 @@ class Stages(Maker[Stage]):
     def _train_supernet(self, context: StageContext, *, level: Level, epochs_factor: float) -> Result:
         problem, config = self.problem, self.problem.config.supernet
         seed = problem.seed(context.name)
-        space, _ = level(context.inputs)
+        space, inside = level(context.inputs)
         torch.manual_seed(seed)
         supernet = problem.supernet(space).to(pick_device(self.machine.device))
         batches = problem.task.supernet_batches(seed=seed, part=self.group.part)
@@ -189,7 +190,7 @@ class Stages(Maker[Stage]):
         optimizer = supernet_optimizer(supernet, config)
         warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=warmup)
-        paths: Paths = UniformPaths(space, seed)
+        paths = supernet_paths(config, space, inside, problem.cost, seed)
 
         def steps_from(start: int) -> Iterator[Step]:
             return train_supernet(
@@ -199,6 +200,7 @@ class Stages(Maker[Stage]):
                 optimizer,
                 schedule=schedule,
                 label_smoothing=0.0 if config.mixup or config.cutmix else config.label_smoothing,
+                distill=config.paths == "sandwich",
                 clip_norm=config.clip_norm,
                 start_step=start,
                 group=self.group,
@@ -225,63 +227,27 @@ class Stages(Maker[Stage]):
         supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"])
         return supernet.to(pick_device(self.machine.device))
 
-    def score(self, supernet: nn.Module, arch: Arch, seed: int) -> float:
-        """Return an architecture's accuracy on the validation images with the supernet's weights, NaN for a failure.
-
-        BatchNorm statistics are recomputed first. A candidate fails where its outputs are not finite, or where it
-        runs out of memory at a batch of one image.
-        """
-        task, config = self.problem.task, self.problem.config.search
-        subnet, size = Subnet(supernet, arch), config.eval_batch_size
-        while True:
-            try:
-                if config.recalibration_batches:
-                    batches = task.recalibration_batches(seed=seed)
-                    recalibrate(subnet, batches.steps(0, config.recalibration_batches))
-                scored = evaluate(subnet, task.eval_batches(task.dataset.val, size))
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    logger.warning("a candidate ran out of memory even image by image: %s", dict(arch))
-                    return math.nan
-                size //= 2
-                logger.warning("a candidate ran out of memory; scoring %d images at a time", size)
-                continue
-            return scored.accuracy if math.isfinite(scored.loss) else math.nan
-
-    def scorer(self, context: StageContext, space: Space, supernet: nn.Module, seed: int) -> Scorer:
-        """Return `score` for the first few of some architectures, one a rank, with a memory in the stage's journal.
-
-        So an interruption loses no score, and the scores do not depend on the number of ranks.
-        """
-        known = {record["index"]: record["accuracy"] for record in context.journal if "index" in record}
-
-        def scores(archs: Sequence[Arch]) -> dict[Arch, float]:
-            few = {str(space.index(arch)): arch for arch in archs[: self.group.size]}
-            unknown = [index for index in few if index not in known]
-            if unknown:
-                if self.group.any(context.stop.requested):
-                    raise Interrupted("stopped between two candidates")
-                own = {index: self.score(supernet, few[index], seed) for index in self.group.shared_out(unknown)}
-                for index, score in self.group.gather(own).items():
-                    known[index] = None if math.isnan(score) else score  # JSON has no NaN
-                    context.journal.append({"index": index, "accuracy": known[index]})
-            found = {arch: known[index] for index, arch in few.items()}
-            return {arch: math.nan if accuracy is None else accuracy for arch, accuracy in found.items()}
-
-        return scores
-
     def _search(self, context: StageContext, *, level: Level, supernet: str) -> Result:
         problem, config = self.problem, self.problem.config.search
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
-        scores = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        scoring = self._scoring(context, space, supernet, seed)
         searcher = self._searcher(inside, seed)
+
+        def show(share: float = 0.0) -> None:
+            found, waiting = searcher.best(), searcher.evaluations - len(searcher.history)
+            done = len(searcher.history) + share * min(config.population, waiting)
+            note = f"best {found[0].score:.2%}" if found else "none has a score yet"
+            self.progress(context.name, done, searcher.evaluations, note)
+
         with use_threads(problem.config.threads):
             while not searcher.done:
-                searcher.tell(scores(searcher.ask()))
-                found = searcher.best()
-                note = f"best {found[0].score:.2%}" if found else "none has a score yet"
-                self.progress(context.name, len(searcher.history), searcher.evaluations, note)
+                asked = searcher.ask()
+                if scoring.races:
+                    searcher.tell(scoring.generation(asked, searcher.generation, show))
+                else:
+                    searcher.tell(scoring.first(asked))
+                show()
         if not searcher.best():
             raise ArithmeticError(
                 f"all {len(searcher.history)} candidates failed: no output of the supernet was finite; "
@@ -298,7 +264,16 @@ class Stages(Maker[Stage]):
             "evaluations": len(searcher.history),
             "failed": searcher.failed,
             "feasible_at_most": str(inside.size_bounds[1]),
+            "acceptance": inside.acceptance,
+            "validation_images": scoring.validation_images,
+            "validation_images_in_full": len(searcher.history) * len(problem.task.dataset.val),
+            "recalibration_images": scoring.recalibration_images,
+            "racing_error": scoring.error_probability,
         }
+
+    def _scoring(self, context: StageContext, space: Space, supernet: str, seed: int) -> Scoring:
+        trained = self.trained_supernet(space, context, supernet)
+        return Scoring(self.problem, space, trained, seed, context, self.group)
 
     def _searcher(self, inside: Feasible, seed: int) -> Searcher:
         config = self.problem.config.search
@@ -314,12 +289,12 @@ class Stages(Maker[Stage]):
     def _measure_trust(self, context: StageContext, *, level: Level, supernet: str) -> Result:
         problem, seed = self.problem, self.problem.seed(context.name)
         space, inside = level(context.inputs)
-        scorer = self.scorer(context, space, self.trained_supernet(space, context, supernet), seed)
+        scoring = self._scoring(context, space, supernet, seed)
         archs = spread(problem, space, inside, problem.config.trust.n, seed)
         scores: dict[Arch, float] = {}
         with use_threads(problem.config.threads):
             while len(scores) < len(archs):
-                scores |= scorer(archs[len(scores) :])
+                scores |= scoring.first(archs[len(scores) :])
                 self.progress(f"{context.name} scores", len(scores), len(archs))
         networks = self.train_networks(context, archs)
         rows = [
@@ -388,9 +363,7 @@ class Stages(Maker[Stage]):
                 build=problem.network(arch),
                 seed=problem.seed(f"{context.name}/{number}"),
                 weights=context.directory / f"{number}.safetensors",
-                device=self.machine.device,
-                workers=self.machine.workers,
-                deterministic=self.machine.deterministic,
+                machine=self.machine,
                 training=training,
                 start_from=start_from[number] if start_from else None,
             )
@@ -444,6 +417,31 @@ def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.o
     """Return the optimizer that a configuration asks for."""
     make = nesterov_sgd if config.optimizer == "sgd" else adamw
     return make(supernet, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def supernet_paths(config: SupernetTraining, space: Space, inside: Feasible, cost: AdditiveCost, seed: int) -> Paths:
+    """Return the paths that a configuration asks for, over a level's space and what of it is searched.
+
+    Strata are bins of the cost that the search is bounded by, between the bounds. A ValueError says why a space has no
+    such paths.
+    """
+    match config.paths:
+        case "uniform":
+            return UniformPaths(space, seed)
+        case "architectures":
+            return UniformArchPaths(space, seed)
+        case "budget":
+            return UniformArchPaths(inside, seed)
+        case "stratified":
+            reach = attainable(space, cost)
+            bounds = next((budget for budget in inside.budgets if budget.cost == cost), Budget(cost))
+            low = max(reach.low, math.ceil(bounds.lower)) if math.isfinite(bounds.lower) else reach.low
+            high = min(reach.high, math.floor(bounds.upper)) if math.isfinite(bounds.upper) else reach.high
+            return StratifiedPaths(space, cost, config.strata, seed, at_least=low, at_most=high)
+        case "sandwich":
+            return SandwichPaths(space, cost, seed)
+        case "fair":
+            return FairPaths(space, seed)
 
 
 def _with_winner(networks: list[Result]) -> Result:

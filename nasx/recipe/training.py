@@ -148,9 +148,7 @@ class NetworkJob:
     build: Callable[[], nn.Module]
     seed: int
     weights: Path
-    device: str
-    workers: int = 0
-    deterministic: bool = False
+    machine: Machine
     training: Retraining | None = None
     start_from: Path | None = None
 
@@ -165,15 +163,15 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
 
     Checkpoints lie beside the weights, in the folder of their name, until `train_networks` removes them.
     """
-    if job.deterministic:  # this may be a process of its own
+    if job.machine.deterministic:  # this may be a process of its own
         use_deterministic_algorithms()
-    task = load_task(job.config, job.data_path, job.workers)
+    task = load_task(job.config, job.data_path, job.machine)
     config = job.training or job.config.retrain
     torch.manual_seed(job.seed)
     model = job.build()
     if job.start_from:
         model.load_state_dict(load_file(job.start_from))
-    model.to(pick_device(job.device))
+    model.to(pick_device(job.machine.device))
     if group.first:
         check_space(job.weights.parent, checkpoint_bytes(model))
     batches = task.retrain_batches(seed=job.seed, training=config, part=group.part)

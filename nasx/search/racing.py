@@ -38,7 +38,7 @@ class Race:
 
     scores: Mapping[Arch, float]
     """Accuracy in 0..1 of every candidate, in the order given: over all images for those that were kept. Of the others
-    an estimate, corrected by how hard their images were for the kept, and never above the last of the best `keep`."""
+    an estimate, corrected by how hard their images were for the kept, and below the last of the best `keep`."""
     kept: tuple[Arch, ...]
     """The candidates that were scored on all images, best first; ties go to the earlier one."""
     looks: tuple[tuple[int, int], ...]
@@ -47,8 +47,6 @@ class Race:
     """Validation images evaluated, each counted for every candidate that saw it."""
     images_in_full: int
     """The same had every candidate been scored on all images."""
-    recalibration_images: int
-    """What the caller's `recalibrate` counted, in all."""
     error_probability: float
     """Probability, at most, that the mean accuracy of the best `keep` is lower by more than the tolerance than without
     dropping any; 0 where none was dropped."""
@@ -63,29 +61,28 @@ class _Risk(NamedTuple):
 
 def race(
     archs: Sequence[Arch],
-    correct: Callable[[Arch, Ints], Bools],
+    correct: Callable[[Sequence[Arch], Ints], Bools],
     images: int,
     *,
     keep: int = 5,
     error_probability: float = 0.05,
     tolerance: float = 0.001,
     looks: Sequence[float] = LOOKS,
-    recalibrate: Callable[[Arch], int] | None = None,
     seed: int = 0,
 ) -> Race:
     """Score candidates on validation images, and drop each once it hardly can be among the best `keep`.
 
-    `correct(arch, indices)` returns which of the images at some sorted indices in [0, `images`) a candidate gets
-    right. `recalibrate(arch)` is called before each such call, because candidates take turns, and returns how many
-    images it took (0 where statistics were kept from an earlier turn). `seed` decides the order of images; give every
-    generation its own, for candidates bred from earlier scores are no longer independent of an order.
+    `correct(archs, indices)` returns which of the images at some sorted indices in [0, `images`) each of some
+    candidates gets right, bool (candidates, indices). It is asked for those that are left, of images that they have
+    not seen. `seed` decides the order of images; give every generation its own, for candidates bred from earlier scores
+    are no longer independent of an order.
 
     The best `keep` of those that are scored on all images have, but for an `error_probability`, a mean accuracy of at
     most `tolerance` below that of the true best, those that would be best over all images. The probability is that of
     the normal distribution that the images seen leave, not a bound for any finite number of them. With fewer than
     1,000 images, or no more candidates than are kept, this is plain evaluation. `looks` are shares of the images, in
     growing order. Raises ValueError for arguments that do not fit, and where `correct` returns something else than a
-    bool for each image.
+    bool for each candidate and image.
     """
     archs = tuple(archs)
     _check(archs, images, keep, error_probability, tolerance, looks)
@@ -95,30 +92,27 @@ def race(
     order = rng.permutation(images)
     hits = np.zeros((len(archs), images), bool)  # columns in the order of evaluation
     seen = np.zeros(len(archs), np.int64)
-    recalibrated, left, done = 0, np.arange(len(archs)), []
+    left, done = np.arange(len(archs)), []
 
-    def evaluate(candidates: Ints, upto: int) -> int:
-        took = 0
-        for i in candidates.tolist():
-            took += recalibrate(archs[i]) if recalibrate else 0
-            columns = np.arange(seen[i], upto)
-            columns = columns[np.argsort(order[columns])]
-            hits[i, columns] = _checked(correct(archs[i], order[columns]), len(columns))
-            seen[i] = upto
-        return took
+    def evaluate(upto: int) -> None:
+        columns = np.arange(seen[left[0]], upto)  # those that are left have seen the same images
+        columns = columns[np.argsort(order[columns])]
+        found = correct([archs[i] for i in left.tolist()], order[columns])
+        hits[np.ix_(left, columns)] = _checked(found, (len(left), len(columns)))
+        seen[left] = upto
 
     spent = _Risk(0.0, 0.0)
     for look, size in enumerate(sizes, 1):
         if len(left) == keep:
             break
-        recalibrated += evaluate(left, size)
+        evaluate(size)
         ranked = left[np.argsort(-hits[left, :size].sum(axis=1), kind="stable")]
         share = look / len(sizes)
         allowed = _Risk(share * error_probability, share * _EXPECTED * tolerance)
         fewest, spent = _fewest(hits[ranked, :size], images, keep, tolerance, spent, allowed, rng)
         left = np.sort(ranked[:fewest])
         done.append((size, len(left)))
-    recalibrated += evaluate(left, images)
+    evaluate(images)
     scores = _scores(hits, seen, left, keep)
     best_first = sorted(left.tolist(), key=lambda i: -scores[i])
     return Race(
@@ -127,7 +121,6 @@ def race(
         looks=tuple(done),
         images=int(seen.sum()),
         images_in_full=images * len(archs),
-        recalibration_images=recalibrated,
         error_probability=error_probability if len(left) < len(archs) else 0.0,
     )
 
@@ -150,11 +143,11 @@ def _check(
         raise ValueError(f"looks must be growing shares of the images between 0 and 1, but got {tuple(looks)}")
 
 
-def _checked(found: Bools, images: int) -> Bools:
+def _checked(found: Bools, shape: tuple[int, int]) -> Bools:
     found = np.asarray(found)
-    if found.dtype != np.bool_ or found.shape != (images,):
+    if found.dtype != np.bool_ or found.shape != shape:
         raise ValueError(
-            f"`correct` must return {images} bools, one an image, but returned {found.dtype} of shape {found.shape}"
+            f"`correct` must return bool (candidates, images) {shape}, but returned {found.dtype} {found.shape}"
         )
     return found
 
@@ -208,5 +201,5 @@ def _scores(hits: Bools, seen: Ints, kept: Ints, keep: int) -> Floats:
     worst = np.sort(scores[kept])[::-1][:keep][-1]
     for i in np.setdiff1d(np.arange(len(hits)), kept):
         easier = hits[kept, : seen[i]].mean() - hits[kept].mean()
-        scores[i] = np.clip(scores[i] - easier, 0.0, worst)
+        scores[i] = np.clip(scores[i] - easier, 0.0, max(0.0, worst - 1 / hits.shape[1]))  # one image behind at least
     return scores

@@ -1,7 +1,7 @@
 """Recomputing BatchNorm statistics for one architecture (SPOS, section 3.4)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasx.train.device import autocast, device_of
@@ -9,14 +9,16 @@ from nasx.train.modes import Batches, evaluating
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Batches) -> int:
-    """Replace the statistics of every BatchNorm that a pass reaches by averages over the batches; return their number.
+def recalibrate(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
+    """Replace the statistics of every BatchNorm that a pass reaches by averages over the batches; return copies.
 
+    `model.load_state_dict(returned, strict=False)` brings them back after another architecture's took their place.
     Every dimension is covered. Only the BatchNorm layers run in training mode (dropout and stochastic depth stay
     off), with cumulative averages, so batches of one size give the plain mean of their statistics. Layers that the
     pass does not reach, such as other candidates of a supernet, keep theirs; modes and momenta are restored.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    named = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    norms = list(named.values())
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     device, passed = device_of(model), 0
@@ -39,7 +41,12 @@ def recalibrate(model: nn.Module, batches: Batches) -> int:
                 norm.load_state_dict(buffers, strict=False)
     if not passed:
         raise ValueError("there are no batches to recompute BatchNorm statistics from")
-    return sum(reached)
+    return {
+        f"{name}.{key}": buffer.clone()
+        for (name, norm), hit in zip(named.items(), reached, strict=True)
+        if hit
+        for key, buffer in norm.named_buffers()
+    }
 
 
 @torch.no_grad()

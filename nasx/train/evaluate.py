@@ -1,7 +1,9 @@
 """Scoring a network on labelled images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,11 +14,13 @@ from nasx.train.modes import Batches, evaluating
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Top-1 accuracy in 0..1, mean cross-entropy in nats, and on how many images."""
+    """Top-1 accuracy in 0..1, mean cross-entropy in nats, on how many images, and which of them were right."""
 
     accuracy: float
     loss: float
     images: int
+    hits: npt.NDArray[np.bool_] = field(repr=False, compare=False)
+    """Of each image, in the order of the batches, whether the network was right."""
 
 
 @torch.no_grad()
@@ -25,8 +29,8 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
 
     An image whose logits are not finite counts as wrong and makes the loss NaN.
     """
-    device, seen = device_of(model), 0
-    correct = torch.zeros((), dtype=torch.long, device=device)
+    device = device_of(model)
+    correct: list[torch.Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
     loss = torch.zeros((), dtype=torch.float64, device=device)
     with evaluating(model):
         for images, labels in batches:
@@ -34,10 +38,9 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
             with autocast(device):
                 logits = model(images)
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-            hits = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-            correct += hits.sum()
+            correct.append((logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1))
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            seen += labels.shape[0]
-    if not seen:
+    if not correct:
         raise ValueError("there are no images to evaluate on")
-    return Evaluation(int(correct) / seen, float(loss) / seen, seen)
+    hits = torch.cat(correct).cpu().numpy()
+    return Evaluation(int(hits.sum()) / len(hits), float(loss) / len(hits), len(hits), hits)

@@ -122,7 +122,7 @@ DIGITS = Config(
 )
 
 _DEIT = Augmentation(resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
-_SEARCH = Search(recalibration_batches=0)
+_SEARCH = Search(recalibration_batches=0, racing_error=0)
 
 
 def _imagenet(name: str, axes: Axes, supernet: Arch, at_least: float, at_most: float) -> Config:

@@ -315,7 +315,7 @@ def _problems(
     rows: Sequence[Row], config: Config, data: Path | None, machine: Machine, seed: int
 ) -> dict[str, GLiTProblem]:
     seeded = config.model_copy(update={"seed": seed})
-    dataset = load_task(seeded, data, machine.workers).dataset  # no row changes the images
+    dataset = load_task(seeded, data, machine).dataset  # no row changes the images
     configs = {row.label: apply_settings(seeded, row.settings(config)) for row in rows}
     return {
         label: GLiTProblem(own, ImageTask(own, data, dataset, workers=machine.workers))

@@ -139,7 +139,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
     with bad_input():
         config = config.model_copy(update={"data": config.data.model_copy(update=settings)})
         machine = Machine()
-        task = load_task(config, data, machine.workers)
+        task = load_task(config, data, machine)
         _check_classes(shipped, task)
         network = shipped.network.to(pick_device(machine.device))
         tested = evaluate(network, task.eval_batches(task.dataset.open_test()))
@@ -308,7 +308,7 @@ def _shipped(options: argparse.Namespace) -> tuple[Shipped, Config]:
             raise ValueError("a run directory knows its network; leave --arch out")
         config = _preset(options, options.arch)
         arch, state = _arch(options.arch, config.axes()), read_state_dict(options.weights)
-        task = load_task(config, options.data.resolve() if options.data else None, Machine().workers)
+        task = load_task(config, options.data.resolve() if options.data else None)
         classes = task.dataset.classes
         frame, (mean, std) = frame_of(config, arch, len(classes)), task.statistics
         return Shipped(

@@ -205,7 +205,13 @@ def imagenet(
             optimizer="sgd", epochs=100, batch_size=1024, lr=0.2, weight_decay=1e-4, label_smoothing=0.1, augment=crops
         ),
         search=Search(
-            population=50, generations=20, parents=10, top_k=5, recalibration_batches=200, recalibration_batch_size=128
+            population=50,
+            generations=20,
+            parents=10,
+            top_k=5,
+            recalibration_batches=200,
+            recalibration_batch_size=128,
+            racing_error=0,  # all candidates see all images
         ),
         retrain=Retraining(
             epochs=300,

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import nasx.data.folders
 from nasx.data import (
     Augment,
     BrokenImageError,
@@ -201,22 +200,31 @@ def test_a_folder_of_few_images_passes_over_none(tmp_path: Path) -> None:
         load_image_folder(tmp_path, image_size=4, seed=0)
 
 
-def test_validation_images_are_read_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", 4 * 3 * 4 * 4)  # the four validation images alone
+def test_validation_images_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    only_validation = 4 * 3 * 4 * 4  # bytes of the four images
     for path in write_folder(tmp_path, 40):
         path.write_bytes(b"no image")
     with pytest.raises(BrokenImageError, match=r"\.png cannot be read as an image: the content has no known .*replace"):
-        load_image_folder(tmp_path, image_size=4, seed=0)
+        load_image_folder(tmp_path, image_size=4, seed=0, max_bytes=only_validation)
 
 
-def test_progress_counts_the_images_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_the_images_that_are_read(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
     told: list[tuple[int, int]] = []
-    load_image_folder(tmp_path, image_size=4, seed=0, on_progress=lambda done, total: told.append((done, total)))
+
+    def load(max_bytes: int) -> None:
+        told.clear()
+        load_image_folder(
+            tmp_path,
+            image_size=4,
+            seed=0,
+            max_bytes=max_bytes,
+            on_progress=lambda done, total: told.append((done, total)),
+        )
+
+    load(1 << 30)
     assert told == [(done, 40) for done in range(1, 41)]
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", 4 * 3 * 4 * 4)
-    told.clear()
-    load_image_folder(tmp_path, image_size=4, seed=0, on_progress=lambda done, total: told.append((done, total)))
+    load(4 * 3 * 4 * 4)  # the four validation images alone
     assert told == [(done, 4) for done in range(1, 5)]
 
 

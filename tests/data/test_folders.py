@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-import nasx.data.folders
 from nasx.data import ImageFiles, channel_statistics, load_digits, load_image_folder, stratified_split
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-images.tar.xz"
@@ -70,12 +69,10 @@ def test_images_of_the_right_size_are_the_files_pixels(cifar10: Path) -> None:
     assert np.array_equal(loaded.numpy(), expected)
 
 
-def test_a_large_set_is_decoded_on_demand_and_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_set_is_decoded_on_demand_and_alike(folder: Path) -> None:
     size = 27 * 3 * 8 * 8
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", size)
-    kept = load_image_folder(folder, image_size=8, seed=0).train
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", size - 1)
-    on_demand = load_image_folder(folder, image_size=8, seed=0).train
+    kept = load_image_folder(folder, image_size=8, seed=0, max_bytes=size).train
+    on_demand = load_image_folder(folder, image_size=8, seed=0, max_bytes=size - 1).train
     chosen = np.random.default_rng(0).permutation(27)[:9]
     assert torch.equal(kept.load(chosen), on_demand.load(chosen))
     shutil.rmtree(folder)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-import nasx.data.folders
 from nasx.data import Augment, Dataset, ImageFiles, TrainBatches, channel_statistics, load_digits, load_image_folder
 
 CLASSES, SIZE = 1000, 224
@@ -35,15 +34,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dataset(root: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", 0)
-    return load_image_folder(root, image_size=SIZE, seed=0, val_fraction=0.1)
+def dataset(root: Path) -> Dataset:
+    return load_image_folder(root, image_size=SIZE, seed=0, val_fraction=0.1, max_bytes=0)
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", 0)
     monkeypatch.setattr(Image, "open", None)
-    dataset = load_image_folder(root, image_size=SIZE, seed=0, val_fraction=0.1)
+    dataset = load_image_folder(root, image_size=SIZE, seed=0, val_fraction=0.1, max_bytes=0)
     assert len(dataset.classes) == CLASSES
     assert (len(dataset.train), len(dataset.val), len(dataset.open_test())) == (1800, 200, 1000)
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import nasx.data.folders
 from nasx.data import Augment, ImageFiles, TrainBatches, eval_batches, load_digits, load_image_folder
 
 SIZE = 24
@@ -187,9 +186,8 @@ def test_images_in_memory_need_no_workers(folder: Path, monkeypatch: pytest.Monk
     list(TrainBatches(digits, batch_size=8, seed=0, mean=(0,), std=(1,), workers=2).steps(0, 2))
 
 
-def test_a_data_set_on_demand_trains_and_evaluates(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nasx.data.folders, "MEMORY_BOUND", 0)
-    dataset = load_image_folder(folder, image_size=SIZE, seed=0, val_images=4)
+def test_a_data_set_on_demand_trains_and_evaluates(folder: Path) -> None:
+    dataset = load_image_folder(folder, image_size=SIZE, seed=0, val_images=4, max_bytes=0)
     images, labels = next(batches_of(dataset.train, workers=1).steps(0, 1))
     assert images.shape == (8, 3, SIZE, SIZE)
     assert images.isfinite().all()

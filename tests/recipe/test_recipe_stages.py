@@ -1,13 +1,16 @@
+from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from nasx import Arch
+from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.cli import apply_settings
+from nasx.feasible import attainable
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import load_task
-from nasx.recipe.stages import Stages
+from nasx.recipe.stages import Stages, supernet_paths
 from nasx.run import RunDirectory
 from recipes.glit.config import DIGITS
 from recipes.glit.problem import GLiTProblem
@@ -33,3 +36,36 @@ def test_given_networks_are_trained_and_the_test_images_are_read_for_the_best_al
         for images, labels in problem.task.eval_batches(problem.task.dataset.open_test()):
             right, total = right + int((network(images).argmax(1) == labels).sum()), total + len(labels)
     assert tested["test_accuracy"] == right / total
+
+
+def test_a_configuration_chooses_the_paths_of_supernets() -> None:
+    problem = GLiTProblem(DIGITS, load_task(DIGITS, None))
+    space, inside, cost = problem.joint_space, problem.joint, problem.cost
+    costs: dict[str, list[int]] = {}
+    for paths in ("uniform", "architectures", "budget", "stratified", "sandwich"):
+        config = DIGITS.supernet.model_copy(update={"paths": paths, "strata": 3})
+        drawn = supernet_paths(config, space, inside, cost, seed=0)
+        costs[paths] = [cost(arch) for step in range(30) for arch in drawn(step)]
+    low, high = DIGITS.budget.details_at_least, DIGITS.budget.details_at_most
+    assert low is not None
+    assert high is not None
+    for paths in ("budget", "stratified"):
+        assert all(low <= cost <= high for cost in costs[paths])
+    for paths in ("uniform", "architectures"):
+        assert not all(low <= cost <= high for cost in costs[paths])
+    edges = [low + (high - low) * i / 3 for i in range(4)]
+    assert [sum(left <= c < right for c in costs["stratified"]) for left, right in pairwise(edges)] == [10, 10, 10]
+    assert len(costs["sandwich"]) == 4 * 30
+    reach = attainable(space, cost)
+    assert set(costs["sandwich"][0::4]) == {reach.high}
+    assert set(costs["sandwich"][1::4]) == {reach.low}
+
+
+def test_fair_paths_need_a_space_that_has_them() -> None:
+    fair = DIGITS.supernet.model_copy(update={"paths": "fair"})
+    flat = Space(block=repeat(Space(kernel=one_of(3, 5, 7)), 4))
+    problem = GLiTProblem(DIGITS, load_task(DIGITS, None))
+    drawn = supernet_paths(fair, flat, flat.within(Budget(lambda arch: 0)), problem.cost, seed=0)
+    assert sorted(arch["block.2.kernel"] for arch in drawn(5)) == [3, 5, 7]
+    with pytest.raises(ValueError, match="open subspaces"):
+        supernet_paths(fair, problem.joint_space, problem.joint, problem.cost, seed=0)

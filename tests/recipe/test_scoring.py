@@ -1,27 +1,47 @@
-"""How candidates are scored when the device runs out of memory, or a network's outputs are not finite."""
+"""How candidates are scored: alone, in races, when the device runs out of memory, or outputs are not finite."""
 
 import logging
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
+from nasx import Arch
 from nasx.cli import apply_settings
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import load_task
-from nasx.recipe.stages import Stages
-from nasx.train import Evaluation, evaluate
+from nasx.data import load_digits
+from nasx.recipe.problem import ImageTask, load_task
+from nasx.recipe.ranks import CopiedJournal
+from nasx.recipe.scoring import Scoring
+from nasx.run import Interrupted, StageContext, StopFlag
+from nasx.train import ALONE, Evaluation, evaluate
 from nasx.train.modes import Batches
 from recipes.glit.config import DIGITS
 from recipes.glit.problem import GLiTProblem
 
 CONFIG = apply_settings(DIGITS, ["search.recalibration_batches=1"])
+PROBLEM = GLiTProblem(CONFIG, load_task(CONFIG, None))
 
 
-@pytest.fixture
-def stages() -> Stages:
-    return Stages(GLiTProblem(CONFIG, load_task(CONFIG, None)), Machine(device="cpu", processes=1))
+def scoring(
+    problem: GLiTProblem = PROBLEM, records: Sequence[Any] = (), stop: Any = None, group: Any = ALONE
+) -> Scoring:
+    torch.manual_seed(0)
+    supernet = problem.supernet(problem.joint.space)
+    context = StageContext(
+        name="joint/search",
+        inputs={},
+        directory=Path(),
+        run_directory=Path(),
+        journal=CopiedJournal(records),
+        stop=stop or StopFlag(),
+    )
+    return Scoring(problem, problem.joint.space, supernet, 1, context, group)
 
 
 def with_memory_for(images: int) -> Callable[..., Evaluation]:
@@ -35,32 +55,154 @@ def with_memory_for(images: int) -> Callable[..., Evaluation]:
 
 
 def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
-    stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    problem = stages.problem
-    arch = problem.joint.sample(0)
-    supernet = problem.supernet(problem.joint.space)
-    score = stages.score(supernet, arch, seed=1)
-    monkeypatch.setattr("nasx.recipe.stages.evaluate", with_memory_for(70))
+    arch = PROBLEM.joint.sample(0)
+    score = scoring().score(arch).accuracy
+    monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(70))
     with caplog.at_level(logging.WARNING):
-        assert stages.score(supernet, arch, seed=1) == pytest.approx(score, abs=1 / 287)
+        assert scoring().score(arch).accuracy == pytest.approx(score, abs=1 / 287)
     assert [record.args for record in caplog.records] == [(256,), (128,), (64,)]
 
 
 def test_a_candidate_that_never_fits_has_failed(
-    stages: Stages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    problem = stages.problem
-    arch = problem.joint.sample(0)
-    supernet = problem.supernet(problem.joint.space)
-    monkeypatch.setattr("nasx.recipe.stages.evaluate", with_memory_for(0))
-    assert math.isnan(stages.score(supernet, arch, seed=1))
+    monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(0))
+    assert math.isnan(scoring().score(PROBLEM.joint.sample(0)).accuracy)
     assert "even image by image" in caplog.text
 
 
-def test_a_candidate_whose_outputs_are_not_finite_has_failed(stages: Stages) -> None:
-    problem = stages.problem
-    supernet = problem.supernet(problem.joint.space)
+def test_a_candidate_whose_outputs_are_not_finite_has_failed() -> None:
+    broken = scoring()
     with torch.no_grad():
-        dict(supernet.named_parameters())["head.weight"].fill_(math.nan)
-    assert math.isnan(stages.score(supernet, problem.joint.sample(0), seed=1))
+        dict(broken.supernet.named_parameters())["head.weight"].fill_(math.nan)
+    assert math.isnan(broken.score(PROBLEM.joint.sample(0)).accuracy)
+
+
+@pytest.fixture(scope="module")
+def large() -> GLiTProblem:
+    """Return a problem with enough validation images to race: digits that only ever are evaluated."""
+    digits = load_digits(seed=0, val_fraction=0.75)
+    assert len(digits.val) >= 1_000
+    return GLiTProblem(CONFIG, ImageTask(CONFIG, None, digits))
+
+
+ARCHS = PROBLEM.joint.sample(3, 12)
+
+
+@pytest.fixture(scope="module")
+def full(large: GLiTProblem) -> dict[Arch, float]:
+    alone = scoring(large)
+    return {arch: alone.score(arch).accuracy for arch in ARCHS}
+
+
+def test_races_are_off_where_they_gain_nothing(large: GLiTProblem) -> None:
+    assert scoring(large).races
+    assert not scoring().races
+    off = GLiTProblem(apply_settings(CONFIG, ["search.racing_error=0"]), large.task)
+    assert not scoring(off).races
+
+
+def test_a_race_scores_the_best_on_all_images(large: GLiTProblem, full: dict[Arch, float]) -> None:
+    raced = scoring(large)
+    shares: list[float] = []
+    scores = raced.generation(ARCHS, 0, shares.append)
+    best = sorted(scores, key=lambda arch: -scores[arch])[: CONFIG.search.top_k]
+    assert [scores[arch] for arch in best] == [full[arch] for arch in best]
+    assert max(scores.values()) >= max(full.values()) - 0.001
+    images = len(large.task.dataset.val)
+    assert raced.validation_images < 12 * images
+    assert raced.recalibration_images == 12 * CONFIG.search.recalibration_batch_size
+    assert raced.error_probability == 0.05
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(raced.validation_images / (12 * images))
+
+
+class AfterSome:
+    """A flag that is set once it has been asked a number of times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    @property
+    def requested(self) -> bool:
+        self.times -= 1
+        return self.times < 0
+
+
+@pytest.mark.parametrize("evaluations", [0, 5, 14])
+def test_an_interrupted_race_goes_on_where_it_was(
+    large: GLiTProblem, evaluations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = scoring(large)
+    scores = whole.generation(ARCHS, 4)
+    first = scoring(large, stop=AfterSome(evaluations))
+    with pytest.raises(Interrupted):
+        first.generation(ARCHS, 4)
+    journal = list(first.context.journal)
+    assert len(journal) == evaluations
+    done = 0
+
+    def counted(*arguments: Any) -> Evaluation:
+        nonlocal done
+        done += 1
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("nasx.recipe.scoring.evaluate", counted)
+    again = scoring(large, journal)
+    assert again.generation(ARCHS, 4) == scores
+    assert list(again.context.journal) == list(whole.context.journal)
+    assert done == len(list(whole.context.journal)) - evaluations
+    assert again.validation_images == whole.validation_images
+
+
+def test_who_fails_in_a_race_scores_nan(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = {ARCHS[1], ARCHS[7]}
+
+    def failed(subnet: Any, batches: Batches) -> Evaluation:
+        if subnet.arch in failing:
+            return Evaluation(0.5, math.nan, 1, np.ones(1, bool))
+        return evaluate(subnet, batches)
+
+    monkeypatch.setattr("nasx.recipe.scoring.evaluate", failed)
+    raced = scoring(large)
+    scores = raced.generation(ARCHS, 0)
+    assert {arch for arch, score in scores.items() if math.isnan(score)} == failing
+    told = [record for record in raced.context.journal if record["hits"] is None]
+    assert len(told) == 2  # evaluated once, and never again
+
+
+class Rank:
+    """One of two threads that meet as the processes of a group do."""
+
+    size = 2
+    met = threading.Barrier(2, timeout=60)
+    told: ClassVar[list[dict[Any, Any]]] = [{}, {}]
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def shared_out(self, items: Sequence[Any]) -> Sequence[Any]:
+        return items[self.rank :: 2]
+
+    def gather(self, results: dict[Any, Any]) -> dict[Any, Any]:
+        self.met.wait()
+        self.told[self.rank] = results
+        self.met.wait()
+        assert not self.told[0].keys() & self.told[1].keys()
+        return self.told[0] | self.told[1]
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+def test_the_number_of_ranks_changes_no_score(large: GLiTProblem) -> None:
+    alone = scoring(large)
+    scores = alone.generation(ARCHS, 2)
+    ranks = [scoring(large, group=Rank(rank)) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        raced = list(pool.map(lambda rank: rank.generation(ARCHS, 2), ranks))
+    assert raced == [scores, scores]
+    assert list(ranks[0].context.journal) == list(ranks[1].context.journal)
+    assert sorted(map(str, ranks[0].context.journal)) == sorted(map(str, alone.context.journal))

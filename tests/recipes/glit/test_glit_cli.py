@@ -97,6 +97,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "no heads inside",
         ),
         (["--set", "search.recalibration_batch_size=2000"], "batch"),
+        (["--set", "supernet.paths=fair"], "open subspaces"),
+        (["--set", "supernet.paths=best"], "'stratified'"),
         (["--set", "retrain.batch_size=63", "--set", "retrain.mixup=0.8"], "batch_size"),
         (["--set", "data.image_size=16"], "data.image_size must be 8"),
         (["--set", "space.mlp_ratio=[-1,4]"], "mlp_ratio"),
@@ -270,6 +272,22 @@ def test_a_run_and_its_continuation(
     assert len(opened) == 1
 
     assert "search.parents" in refused([*command, "--set", "search.parents=1"], capsys)
+
+
+def test_a_run_races_where_validation_images_are_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"data.val_fraction": "0.7", "search.recalibration_batch_size": "64", "supernet.paths": "stratified"}
+    settings = [part for key, value in asked.items() for part in ("--set", f"{key}={value}")]
+    run = tmp_path / "run"
+    command = ["run", "--method", "spos", "--run-dir", str(run), *TINY_RUN, *settings]
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    search = summary["searches"]["joint/search"]
+    assert summary["split"]["val"]["images"] >= 1_000
+    assert search["validation_images"] < search["validation_images_in_full"]
+    assert search["recalibration_images"] == search["evaluations"] * 64
+    assert search["racing_error"] == 0.05
+    assert main(command) == 0
+    assert "racing took" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_killed_run_goes_on_after_the_last_finished_step(tmp_path: Path) -> None:
