@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget, Cost
-from nasx.space import Choice, Draws, Repeat, Rng, Space, _generator, pick_genes
+from nasx.space import Choice, Draws, Probability, Repeat, Rng, Space, _generator, pick_genes
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -227,8 +227,11 @@ class Feasible:
     def _inside(self, space: Space) -> "Feasible":
         return Feasible(space, self.budgets, max_bytes=self._max_bytes, max_tries=self.max_tries, _draws=self._counts)
 
-    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: float = 0.1) -> Arch:
-        """Draw a child with some genes drawn anew, uniformly among those that keep the total inside the budgets."""
+    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: Probability = 0.1) -> Arch:
+        """Draw a child with some genes drawn anew, uniformly among those that keep the total inside the budgets.
+
+        Genes may have probabilities of their own, as in `Space.mutate`.
+        """
         generator = _generator(rng)
         genes = pick_genes(self.space.genes(arch), generator, probability)
         return self._inside(self.space.mutations(arch, genes)).sample(generator)

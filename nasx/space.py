@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nasx.feasible import Feasible
 
 Rng = np.random.Generator | int
+Probability = float | Mapping[str, float]
+"""Of a mutation of each gene: one for all, or one for each pattern of names, of which the first that fits counts."""
 """A numpy generator, or the seed of one."""
 
 Rule = Callable[[str, "Choice"], Iterable[tuple[int, "Rule | None"]]]
@@ -83,7 +85,7 @@ class ArchSet(Protocol):
     def sample_per_choice(self, rng: Rng) -> Arch:
         """Draw each choice uniformly, one after the other."""
 
-    def mutate(self, arch: Arch, rng: Rng, probability: float) -> Arch:
+    def mutate(self, arch: Arch, rng: Rng, probability: Probability) -> Arch:
         """Draw a child in which some choices of an architecture are drawn anew."""
 
     def crossover(self, first: Arch, second: Arch, rng: Rng) -> Arch:
@@ -444,8 +446,12 @@ class Space:
 
         return _narrowed(self, both)
 
-    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: float = 0.1) -> Arch:
-        """Draw a child in which each gene is drawn anew with a probability, at least one of them."""
+    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: Probability = 0.1) -> Arch:
+        """Draw a child in which each gene is drawn anew with a probability, at least one of them.
+
+        A mapping gives genes probabilities of their own, by the first pattern that fits: `{"block.*.*": 0.4,
+        "embed_dim": 0.2}`. A ValueError names a gene that none fits.
+        """
         generator = _generator(rng)
         return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
 
@@ -549,12 +555,21 @@ def repeat(part: Space, count: int | Choice) -> Repeat:
     return Repeat((part,) * max(Repeat((), count).counts), count)
 
 
-def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: float) -> list[str]:
+def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Probability) -> list[str]:
     """Draw which genes change: each with a probability, and one at random where none was drawn."""
     if not genes:
         return []
-    drawn = [gene for gene in genes if rng.random() < probability]
+    drawn = [gene for gene in genes if rng.random() < _probability_of(gene, probability)]
     return drawn or [genes[int(rng.integers(len(genes)))]]
+
+
+def _probability_of(gene: str, probability: Probability) -> float:
+    if not isinstance(probability, Mapping):
+        return probability
+    for pattern, value in probability.items():
+        if matches(pattern, gene):
+            return value
+    raise ValueError(f"no probability is given for the gene {gene!r}, only for {', '.join(probability)}")
 
 
 def _keep(choice: Choice, value: Value, rule: Rule) -> list[tuple[int, Rule | None]]:

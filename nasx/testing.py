@@ -36,7 +36,7 @@ from nasx.cost import AdditiveCost, Budget, Cost, split
 from nasx.feasible import Feasible, attainable
 from nasx.nn.supernet import Supernet
 from nasx.search import Scored, Searcher
-from nasx.space import ArchSet, Rng, Space, one_of, repeat
+from nasx.space import ArchSet, Probability, Rng, Space, one_of, repeat
 from nasx.verify import check_slice
 
 
@@ -634,7 +634,7 @@ class _Watched:
     def sample_per_choice(self, rng: Rng) -> Arch:
         return self.space.sample_per_choice(rng)
 
-    def mutate(self, arch: Arch, rng: Rng, probability: float = 0.1) -> Arch:
+    def mutate(self, arch: Arch, rng: Rng, probability: Probability = 0.1) -> Arch:
         self.parents.add(arch)
         return self.space.mutate(arch, rng, probability)
 

@@ -282,6 +282,20 @@ def test_a_mutation_changes_each_gene_with_the_probability_given() -> None:
     assert set(rare) == {1}  # never a copy for want of a gene
 
 
+def test_genes_may_have_probabilities_of_their_own() -> None:
+    space = Space(width=one_of(*range(100)), block=repeat(Space(w=one_of(*range(100))), one_of(*range(10, 50))))
+    arch, rng = space.sample(0), np.random.default_rng(0)
+    by_name = {"width": 1e-9, "block.*.w": 0.5, "*.count": 1e-9}
+    children = [space.mutate(arch, rng, by_name) for _ in range(200)]
+    assert {(child["width"], child["block.count"]) for child in children} == {(arch["width"], arch["block.count"])}
+    changed = [len(differing(space, arch, child)) for child in children]
+    assert abs(np.mean(changed) / int(arch["block.count"]) - 0.5 * 99 / 100) < 0.03
+    first = {"*": 1.0, "width": 1e-9, "*.*": 1e-9, "*.*.*": 1e-9}  # the first that fits counts
+    assert space.mutate(arch, 0, first)["width"] != arch["width"]
+    with pytest.raises(ValueError, match=r"no probability is given for the gene 'block\.count', only for width"):
+        space.mutate(arch, 0, {"width": 0.1, "block.*.w": 0.1})
+
+
 def test_an_architecture_from_elsewhere_has_no_children() -> None:
     native, alien = GLIT.sample(0), Arch({"block.0.global_heads": 1})
     for attempt in (

@@ -21,7 +21,7 @@ from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import Feasible
 from nasx.nn import ElasticFeedForward, Switch
 from nasx.search import Evolution, RandomSearch, Scored, Searcher
-from nasx.space import ArchSet, Rng
+from nasx.space import ArchSet, Probability, Rng
 from nasx.testing import CostContract, RecipeContract, SearcherContract, SpaceContract, SupernetContract
 
 
@@ -63,7 +63,7 @@ class TakesAll(Space):
 
 
 class SpoilsChildren(Space):
-    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: float = 0.1) -> Arch:
+    def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: Probability = 0.1) -> Arch:
         return Arch({**arch, "width": 24})
 
 

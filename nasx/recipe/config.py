@@ -82,7 +82,9 @@ class Search(Section):
     population: PositiveInt = 50
     generations: PositiveInt = 20
     parents: PositiveInt = 10
-    mutation_probability: Share = 0.1
+    mutation_probability: Share | dict[str, Share] = Field(
+        0.1, description='of each gene, or by patterns of names, such as {"embed_dim": 0.2, "block.*.*": 0.4}'
+    )
     top_k: PositiveInt = 5
     recalibration_batches: int = Field(200, ge=0, description="0 for networks without BatchNorm")
     recalibration_batch_size: PositiveInt = 128

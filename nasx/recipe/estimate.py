@@ -18,12 +18,12 @@ from nasx.nn import Subnet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
-from nasx.recipe.stages import Maker, supernet_optimizer, supernet_paths
+from nasx.recipe.stages import Maker, evolution, supernet_optimizer, supernet_paths
 from nasx.report import duration, si
 from nasx.search.racing import FEWEST
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
 
-_BINS, _DRAWS = 10, 2000
+_BINS, _DRAWS, _CHECKED = 10, 2000, 20
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
 
 
@@ -67,6 +67,9 @@ class Estimator(Maker[StageEstimate]):
         steps = self._steps(config.supernet.epochs * epochs_factor, config.supernet.batch_size)
         candidates = min(config.search.population * config.search.generations, inside.size_bounds[1])
         paths = supernet_paths(config.supernet, space, inside, self.problem.cost, 0)
+        evolution(config.search, inside, 0)
+        for arch in inside.sample(0, _CHECKED):
+            inside.mutate(arch, 0, config.search.mutation_probability)  # refuses genes without a probability
         trained = steps * config.supernet.batch_size * len(paths(0))
         step_seconds, image_seconds, peak = self._measure_supernet(space, inside, paths)
         self._image_seconds[name] = image_seconds

@@ -100,7 +100,7 @@ class ImageTask:
         )
 
 
-_loaded: dict[tuple[RunConfig, Path | None, Machine], ImageTask] = {}
+_loaded: dict[tuple[str, Path | None, Machine], ImageTask] = {}
 
 
 def load_task(
@@ -116,7 +116,7 @@ def load_task(
     is no data set.
     """
     machine = machine or Machine()
-    key = config, data_path, machine
+    key = config.model_dump_json(), data_path, machine
     if key not in _loaded:
         _loaded.clear()
         dataset = _load(config, data_path, machine, on_progress)

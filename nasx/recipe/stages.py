@@ -21,7 +21,7 @@ from nasx.cli import bad_input
 from nasx.cost import AdditiveCost, Budget
 from nasx.feasible import Feasible, attainable
 from nasx.nn import Supernet
-from nasx.recipe.config import Retraining, SupernetTraining
+from nasx.recipe.config import Retraining, Search, SupernetTraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
@@ -232,7 +232,7 @@ class Stages(Maker[Stage]):
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
         scoring = self._scoring(context, space, supernet, seed)
-        searcher = self._searcher(inside, seed)
+        searcher = evolution(config, inside, seed)
 
         def show(share: float = 0.0) -> None:
             found, waiting = searcher.best(), searcher.evaluations - len(searcher.history)
@@ -274,17 +274,6 @@ class Stages(Maker[Stage]):
     def _scoring(self, context: StageContext, space: Space, supernet: str, seed: int) -> Scoring:
         trained = self.trained_supernet(space, context, supernet)
         return Scoring(self.problem, space, trained, seed, context, self.group)
-
-    def _searcher(self, inside: Feasible, seed: int) -> Searcher:
-        config = self.problem.config.search
-        return Evolution(
-            inside,
-            population=config.population,
-            generations=config.generations,
-            parents=config.parents,
-            mutation_probability=config.mutation_probability,
-            seed=seed,
-        )
 
     def _measure_trust(self, context: StageContext, *, level: Level, supernet: str) -> Result:
         problem, seed = self.problem, self.problem.seed(context.name)
@@ -417,6 +406,18 @@ def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.o
     """Return the optimizer that a configuration asks for."""
     make = nesterov_sgd if config.optimizer == "sgd" else adamw
     return make(supernet, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def evolution(config: Search, inside: Feasible, seed: int) -> Searcher:
+    """Return the search that a configuration asks for."""
+    return Evolution(
+        inside,
+        population=config.population,
+        generations=config.generations,
+        parents=config.parents,
+        mutation_probability=config.mutation_probability,
+        seed=seed,
+    )
 
 
 def supernet_paths(config: SupernetTraining, space: Space, inside: Feasible, cost: AdditiveCost, seed: int) -> Paths:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.search.searcher import Fresh, Searcher
-from nasx.space import ArchSet
+from nasx.search.searcher import Fresh, Searcher, check_probability
+from nasx.space import ArchSet, Probability
 
 
 class Evolution(Searcher):
@@ -24,7 +24,7 @@ class Evolution(Searcher):
         parents: int = 10,
         mutations: int | None = None,
         crossovers: int | None = None,
-        mutation_probability: float = 0.1,
+        mutation_probability: Probability = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__(space, evaluations=population * generations, seed=seed)
@@ -39,8 +39,7 @@ class Evolution(Searcher):
                 f"`mutations + crossovers <= population` must hold, but got "
                 f"(mutations={self.mutations}, crossovers={self.crossovers}, population={population})"
             )
-        if not 0 < mutation_probability <= 1:
-            raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {mutation_probability}")
+        check_probability(mutation_probability)
 
     def _generation_size(self, generation: int) -> int:
         return self.population

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import Feasible, attainable
-from nasx.search.searcher import Fresh, Scored, Searcher
-from nasx.space import ArchSet, Space
+from nasx.search.searcher import Fresh, Scored, Searcher, check_probability
+from nasx.space import ArchSet, Probability, Space
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ class ParetoSearch(Searcher):
         *,
         population: int = 50,
         generations: int = 20,
-        mutation_probability: float = 0.1,
+        mutation_probability: Probability = 0.1,
         crossover_probability: float = 0.5,
         seed: int = 0,
     ) -> None:
@@ -46,8 +46,7 @@ class ParetoSearch(Searcher):
         self._known_costs: dict[Arch, tuple[int, ...]] = {}
         if not self.costs:
             raise ValueError("a Pareto search needs at least one cost beside the score; for none, use Evolution")
-        if not 0 < mutation_probability <= 1:
-            raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {mutation_probability}")
+        check_probability(mutation_probability)
         if not 0 <= crossover_probability <= 1:
             raise ValueError(f"`0 <= crossover_probability <= 1` must hold, but got {crossover_probability}")
 

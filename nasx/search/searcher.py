@@ -10,7 +10,7 @@ import numpy as np
 
 from nasx.arch import Arch
 from nasx.feasible import Feasible, NoneFound
-from nasx.space import ArchSet
+from nasx.space import ArchSet, Probability
 
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
 _DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
@@ -172,3 +172,14 @@ class Fresh:
         self._seen.add(arch)
         self.found.append(arch)
         return True
+
+
+def check_probability(mutation_probability: Probability) -> None:
+    """Refuse what is no probability of a mutation; a mapping has one for each pattern of genes."""
+    each = mutation_probability if isinstance(mutation_probability, Mapping) else {"": mutation_probability}
+    if not each:
+        raise ValueError("mutation_probability has no pattern; give one number for all genes")
+    for pattern, value in each.items():
+        if not 0 < value <= 1:
+            where = f" for {pattern!r}" if pattern else ""
+            raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {value}{where}")

@@ -351,6 +351,8 @@ def _distance(one: Arch, two: Arch) -> int:
         ({"mutations": 30, "crossovers": 30}, "mutations=30, crossovers=30, population=50"),
         ({"mutation_probability": 0.0}, "but got 0.0"),
         ({"mutation_probability": 1.5}, "but got 1.5"),
+        ({"mutation_probability": {"*.*": 0.5, "width": 1.5}}, "but got 1.5 for 'width'"),
+        ({"mutation_probability": {}}, "has no pattern"),
     ],
     ids=lambda value: str(value),
 )

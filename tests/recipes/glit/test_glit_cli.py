@@ -72,6 +72,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "supernet.epochs=many"], "supernet.epochs"),
         (["--set", "supernet.epochs=-1"], "supernet.epochs"),
         (["--set", "search.mutation_probability=1.5"], "search.mutation_probability"),
+        (["--set", 'search.mutation_probability={"block.*.global_heads": 0.2}'], "no probability is given for"),
         (["--set", "space.kernel_size=[4]"], "odd, so that 'same' padding is symmetric, but got 4; write 3 or 5"),
         (["--set", "space.global_heads=[0,4]"], "0..3, which is model.num_heads, but got [0, 4]; write [0, 1, 2, 3]"),
         (["--set", "space.global_heads=[0,1,7]", "--set", "model.num_heads=6"], "write [0, 2, 4, 6]"),
