@@ -16,6 +16,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -23,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
@@ -405,13 +407,14 @@ class SearcherContract(ABC):
 
 
 class RecipeContract(ABC):
-    """What every recipe's command line promises: JSON and nothing else on request, status 2 for bad input.
+    """What every recipe's command line promises: JSON and nothing else on request, status 2 for bad input, whole runs.
 
-    `arguments` is what `plan` needs beside `--json`, `described` an architecture that `describe --arch` knows, `bad`
-    further command lines that must be refused.
+    `arguments` is what `plan` needs beside `--json`, `short` what makes a `run` end within seconds, `described` an
+    architecture that `describe --arch` knows, `bad` further command lines that must be refused.
     """
 
     arguments: Sequence[str] = ()
+    short: Sequence[str] = ()
     described: str = ""
     bad: Sequence[Sequence[str]] = ()
 
@@ -439,6 +442,34 @@ class RecipeContract(ABC):
         assert network["params"] > 0
         assert network["macs"] > 0
         assert network["blocks"]
+
+    def test_run(self) -> None:
+        """A run leaves a network with its accuracies and a report; the same command again only tells of it."""
+        if not self.short:
+            raise SkipTest("`short` gives no run that ends within seconds")
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            command = ["run", *self.short, "--run-dir", str(run)]
+            summary = self._json(*command)
+            networks = summary["networks"]
+            assert len(networks) > 1, f"a run compares what it found with other networks, but told of {list(networks)}"
+            for name, network in networks.items():
+                for part in ("val_accuracy", "test_accuracy"):
+                    assert 0 <= network[part] <= 1, f"{part} of {name} is a share, but was {network[part]}"
+                assert network["params"] > 0, name
+                assert network["macs"] > 0, name
+            assert json.loads((run / "summary.json").read_text()) == summary
+            found = Arch.from_json((run / "arch.json").read_text())
+            assert dict(found) == networks[next(iter(networks))]["arch"], "the network that was found comes first"
+            assert (run / "report.html").stat().st_size
+            weights = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+            assert run / "model.safetensors" in weights
+            assert self._json(*command) == summary
+            again = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+            assert again == weights, "a finished run was trained again"
+            status, out, errors = self._run(*command, "--set", f"seed={summary['seed'] + 1}", "--json")
+            assert (status, out) == (2, ""), "a finished run does not go on with another configuration"
+            assert "seed" in errors
 
     def test_bad_input_is_refused_with_status_2(self) -> None:
         """A message on standard error, no traceback, nothing on standard output."""

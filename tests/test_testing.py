@@ -1,9 +1,12 @@
 """The contract suites pass what is sound and fail what is broken, each with the test that says so."""
 
+import contextlib
 import copy
+import io
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -462,11 +465,42 @@ def sound_main(arguments: Sequence[str]) -> int:
             print_json({"size": 10, "feasible_size": 4, "cost_min": 1, "cost_max": 5})
         elif words == ["describe", "--arch", "known", "--json"]:
             print_json({"params": 5, "macs": 7, "blocks": [{"width": 8}]})
+        elif words[:3] == ["run", "--short", "--run-dir"]:
+            print_json(sound_run(Path(words[3]), seed=1 if "seed=1" in words else 0))
         else:
             raise BadInput(f"no such command line: {words}")
         return 0
 
     return run_command(command)
+
+
+def sound_run(run: Path, seed: int) -> dict[str, Any]:
+    network = {"arch": {"width": 8}, "params": 5, "macs": 7, "val_accuracy": 0.5, "test_accuracy": 0.25}
+    summary = {"seed": seed, "networks": {"searched": network, "random": network}}
+    if run.exists():
+        if seed:
+            raise BadInput("the seed differs")
+        return summary
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "arch.json").write_text(Arch({"width": 8}).to_json())
+    for name in ("report.html", "model.safetensors"):
+        (run / name).write_text("there")
+    return summary
+
+
+def forgetful_main(arguments: Sequence[str]) -> int:
+    if arguments[0] == "run":
+        shutil.rmtree(arguments[3], ignore_errors=True)
+    return sound_main(arguments)
+
+
+def boastful_main(arguments: Sequence[str]) -> int:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = sound_main(arguments)
+    print(out.getvalue().replace("0.25", "25.0"), end="")
+    return status
 
 
 def talkative_main(arguments: Sequence[str]) -> int:
@@ -494,7 +528,7 @@ def impossible_main(arguments: Sequence[str]) -> int:
 
 def with_recipe(subject: Callable[[Sequence[str]], int]) -> set[str]:
     class Suite(RecipeContract):
-        described = "known"
+        described, short = "known", ("--short",)
 
         def main(self, arguments: Sequence[str]) -> int:
             return subject(arguments)
@@ -505,10 +539,12 @@ def with_recipe(subject: Callable[[Sequence[str]], int]) -> set[str]:
 def test_recipes() -> None:
     refused = "bad_input_is_refused_with_status_2"
     assert with_recipe(sound_main) == set()
-    assert with_recipe(talkative_main) == {"plan", "describe", refused}
+    assert with_recipe(talkative_main) == {"plan", "describe", "run", refused}
     assert with_recipe(lenient_main) == {refused}
-    assert with_recipe(crashing_main) == {refused}
+    assert with_recipe(crashing_main) == {"run", refused}
     assert with_recipe(impossible_main) == {"plan"}
+    assert with_recipe(forgetful_main) == {"run"}
+    assert with_recipe(boastful_main) == {"run"}
 
 
 def test_the_suites_need_no_pytest() -> None:

@@ -66,6 +66,10 @@ class TestPackedBiases(SupernetContract):
 
 class TestRecipe(RecipeContract):
     arguments = ("--no-timing",)
+    short = (
+        *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+        *("--set", "retrain.warmup_epochs=0", "--set", "finetune.epochs=0.2", "--set", "search.population=3"),
+    )
     bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--set", "budget.at_most=1"])
 
     def main(self, arguments: Sequence[str]) -> int:

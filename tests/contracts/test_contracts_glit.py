@@ -97,6 +97,10 @@ class TestParetoSearch(SearcherContract):
 
 class TestRecipe(RecipeContract):
     arguments = ("--no-timing",)
+    short = (
+        *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+        *("--set", "retrain.warmup_epochs=0", "--set", "search.population=3", "--set", "search.generations=2"),
+    )
     described = "glit-tiny"
     bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--method", "no-such-method"])
 

@@ -48,6 +48,10 @@ class TestSupernet(SupernetContract):
 
 class TestRecipe(RecipeContract):
     arguments = ("--no-timing",)
+    short = (
+        *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
+        *("--set", "retrain.warmup_epochs=0", "--set", "search.population=3", "--set", "search.generations=2"),
+    )
     described = "localvit-tiny-act1"
     bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--set", "budget.at_most=1"])
 
