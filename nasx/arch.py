@@ -122,8 +122,11 @@ class Arch(Mapping[str, Value]):
         start = len(prefix) + 1
         return Arch.joined({n[start:]: v for n, v in self.items() if n.startswith(prefix + ".")})
 
-    def parts(self, name: str) -> list["Arch"]:
-        """Return the repeated parts `name.0`, `name.1`, ... in order, each with its prefix stripped."""
+    def parts(self, name: str, count: int | None = None) -> list["Arch"]:
+        """Return the repeated parts `name.0`, `name.1`, ... in order, each with its prefix stripped.
+
+        A ValueError says that they are not as many as `count`, where it is given.
+        """
         found: dict[int, dict[str, Value]] = {}
         start = len(name) + 1
         for full, value in self.items():
@@ -131,6 +134,11 @@ class Arch(Mapping[str, Value]):
                 index, _, rest = full[start:].partition(".")
                 if index.isdigit() and rest:
                     found.setdefault(int(index), {})[rest] = value
+        if count is not None and sorted(found) != list(range(count)):
+            raise ValueError(
+                f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has {len(found)}; "
+                "it is of another space"
+            )
         return [Arch.joined(found[i]) for i in sorted(found)]
 
     def to_json(self) -> str:

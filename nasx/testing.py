@@ -293,6 +293,7 @@ class SupernetContract(ABC):
             torch.manual_seed(0)
             supernet = self.make_supernet()
             assert isinstance(supernet, nn.Module), f"a supernet is a torch module, but got {type(supernet).__name__}"
+            supernet.to("cpu", torch.float64)  # first: a copy that passes through float32 then shows
             with torch.no_grad():
                 for parameter in supernet.parameters():
                     parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -301,7 +302,6 @@ class SupernetContract(ABC):
                         assert module.running_var is not None
                         module.running_mean.add_(torch.randn_like(module.running_mean), alpha=0.1)
                         module.running_var.add_(torch.rand_like(module.running_var))
-            supernet.to("cpu", torch.float64)
         return supernet
 
     def _inputs(self) -> Tensor:

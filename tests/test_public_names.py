@@ -52,6 +52,8 @@ def defined(path: Path) -> Iterator[str]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names = [node.name]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("npt.NDArray["):
+            continue  # short words for arrays, which any module may choose for itself
         elif isinstance(node, ast.Assign):
             names = [name for target in node.targets for name in re.findall(r"\w+", ast.unparse(target))]
         elif isinstance(node, ast.AnnAssign):
@@ -104,18 +106,79 @@ def test_the_scan_sees_what_python_sees() -> None:
     assert "Mapping" not in names["nasx.arch"]
 
 
+def imported(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield each module that a file imports, with each name that it takes from it; None for the module itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            assert isinstance(node.args[0], ast.Constant | ast.JoinedStr | ast.Name), path
+            yield ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else "?", None
+
+
+def private_names(path: Path, public: Names) -> Iterator[str]:
+    """Yield what a file takes of nasx that is not public, through whichever kind of import."""
+    for module, name in imported(path):
+        if module.split(".")[0] == "nasx":
+            known = module in public or any(other.startswith(f"{module}.") for other in public)
+            whole = name is None or f"{module}.{name}" in public  # a module, imported from its package
+            if not (whole and known) and name not in public.get(module, ()):
+                yield f"{path.name}: {module} {name or ''}"
+    names = {alias for module, alias in imported(path) if module.split(".")[0] == "nasx" and alias}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            value = ast.unparse(node.value)
+            if value.split(".")[0] in names | {"nasx"}:
+                yield f"{path.name}: {value}.{node.attr}"
+
+
 def test_recipes_and_others_import_public_names_only() -> None:
     public = actual()
-    private = []
-    for folder in ("recipes", "benchmarks", "tests/third_party"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nasx":
-                    for alias in node.names:
-                        whole = f"{node.module}.{alias.name}" in public  # a module, imported from its package
-                        if not whole and alias.name not in public.get(str(node.module), ()):
-                            private.append(f"{path.relative_to(ROOT)}: from {node.module} import {alias.name}")
+    folders = ("recipes", "benchmarks", "tests/third_party")
+    private = [
+        found for f in folders for path in sorted((ROOT / f).rglob("*.py")) for found in private_names(path, public)
+    ]
     assert not private, "\n".join(private)
+
+
+def test_private_names_are_seen(tmp_path: Path) -> None:
+    source = """
+import nasx.run.lock
+from nasx.space import Space, _narrowed
+from nasx import feasible
+from nasx.search.searcher import Fresh
+feasible._Table
+Space._narrow
+self._own
+"""
+    (tmp_path / "some.py").write_text(source)
+    public = {
+        "nasx.space": ["Space"],
+        "nasx.feasible": ["Feasible"],
+        "nasx.search": ["Evolution"],
+        "nasx.run": ["Stage"],
+    }
+    assert list(private_names(tmp_path / "some.py", public)) == [
+        "some.py: nasx.run.lock ",
+        "some.py: nasx.space _narrowed",
+        "some.py: nasx.search.searcher Fresh",
+        "some.py: feasible._Table",
+        "some.py: Space._narrow",
+    ]
+
+
+def test_no_recipe_knows_another_and_the_library_knows_none() -> None:
+    recipes = sorted(path.name for path in (ROOT / "recipes").iterdir() if (path / "__init__.py").exists())
+    assert recipes == ["autoformer", "glit", "localvit"]
+    wrong = []
+    for path in sorted([*(ROOT / "nasx").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]):
+        own = ".".join(path.relative_to(ROOT).parts[:2])
+        wrong += [
+            f"{own}: {m}" for m, _ in imported(path) if m.startswith("recipes") and not f"{m}.".startswith(f"{own}.")
+        ]
+    assert not wrong, "\n".join(wrong)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ class CommandLine:
         return DONE
 
     def _run_name(self, config: Any) -> str:
-        words = [self.name, config.preset, getattr(config, "method", None), f"seed{config.seed}"]
+        words = [self.name, config.preset, config.search_method, f"seed{config.seed}"]
         return "-".join(word for word in words if word)
 
     def execute(

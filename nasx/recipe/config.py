@@ -140,3 +140,8 @@ class RunConfig(Section):
     search: Search = Search()
     trust: Trust = Trust()
     retrain: Retraining = Retraining()
+
+    @property
+    def search_method(self) -> str | None:
+        """Which of a recipe's ways to search, where it has several."""
+        return None

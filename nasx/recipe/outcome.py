@@ -30,7 +30,7 @@ def summarise(
     }
     return {
         "preset": config["preset"],
-        **({"method": config["method"]} if "method" in config else {}),
+        **({"method": problem.config.search_method} if problem.config.search_method else {}),
         "seed": config["seed"],
         "networks": {name: {key: network[key] for key in keys} for name, network in results["evaluation"].items()},
         "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},

@@ -28,18 +28,18 @@ try:
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'nasx[recipes]'") from error
 
-Parameters = ParamSpec("Parameters")
+_Parameters = ParamSpec("_Parameters")
 
 INK, MUTED, GRID = "#1c2128", "#5f6b7a", "#d9dee5"
 # Okabe and Ito's colours, told apart with any kind of colour vision, without the two that are faint on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DASHES = ("-", "--", ":", "-.")
-MARKERS = ("*", "s", "^", "D", "v", "P", "X", "o")
-LIGHT_BOX, DARK_BOX = "#e3eef9", "#08306b"
-BLOCKS_PER_ROW = 12
-BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.2)}
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = ("*", "s", "^", "D", "v", "P", "X", "o")
+_LIGHT_BOX, _DARK_BOX = "#e3eef9", "#08306b"
+_BLOCKS_PER_ROW = 12
+_BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.2)}
 
-STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page's font
     "svg.hashsalt": "nasx",
     "svg.id": None,
@@ -72,10 +72,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+def _styled(draw: Callable[_Parameters, Figure]) -> Callable[_Parameters, Figure]:
     @wraps(draw)
-    def in_style(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+    def in_style(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> Figure:
+        with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
     return in_style
@@ -90,7 +90,7 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
     for axes, panel in zip(grid, panels, strict=True):
         members = [curve for curve in curves if curve.panel == panel]
         for i, curve in enumerate(members):
-            dashes = DASHES[i // len(PALETTE) % len(DASHES)]
+            dashes = _DASHES[i // len(PALETTE) % len(_DASHES)]
             axes.plot(
                 curve.steps,
                 curve.values,
@@ -162,7 +162,7 @@ def accuracy_over_cost(
             left.plot(costs, scores, **_dots(PALETTE[i % len(PALETTE)]), label=_legend_entry(search.name))
         left.set_title("Candidates")
         left.set(ylabel="validation accuracy, shared weights")
-        left.legend(**BELOW)
+        left.legend(**_BELOW)
     for axes, (title, tested, placed) in zip(grid[bool(searches) :], kinds, strict=True):
         for i, label, macs, accuracy in placed:
             starred = star and i == 0
@@ -170,7 +170,7 @@ def accuracy_over_cost(
                 [macs],
                 [accuracy],
                 color=INK if starred else PALETTE[(i + star) % len(PALETTE)],
-                marker=MARKERS[(i + (not star)) % len(MARKERS)],
+                marker=_MARKERS[(i + (not star)) % len(_MARKERS)],
                 markersize=15 if starred else 8,
                 markeredgewidth=0,
                 linestyle="none",
@@ -180,7 +180,7 @@ def accuracy_over_cost(
         axes.set_title(title)
         axes.set(ylabel="test accuracy" if tested else "validation accuracy")
         axes.margins(0.2, 0.3)
-        axes.legend(**BELOW)
+        axes.legend(**_BELOW)
     for axes in grid:
         axes.set(xlabel="MACs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -247,7 +247,7 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
     The box of block i is the SVG group `block-<i>`.
     """
     _need(blocks, "the architecture", "a block")
-    rows = math.ceil(len(blocks) / BLOCKS_PER_ROW)
+    rows = math.ceil(len(blocks) / _BLOCKS_PER_ROW)
     per_row = math.ceil(len(blocks) / rows)
     texts = [text for block in blocks for text in (block.title, *block.lines)]
     wide = max(0.62, 0.09 * max(map(len, texts)))  # inches, as all lengths here
@@ -296,7 +296,7 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
 def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG document without date, host or version."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):  # ticks are made, and ids hashed, when a figure is written
+    with matplotlib.rc_context(_STYLE):  # ticks are made, and ids hashed, when a figure is written
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     return buffer.getvalue().decode()
@@ -310,7 +310,7 @@ def save_svg(figure: Figure, path: Path) -> None:
 def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
     """Write a figure as PNG on white; the file appears whole or not at all."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
 
@@ -354,7 +354,7 @@ def _dots(colour: str) -> dict[str, Any]:
 
 
 def _shade(shade: float) -> str:
-    light, dark = to_rgb(LIGHT_BOX), to_rgb(DARK_BOX)
+    light, dark = to_rgb(_LIGHT_BOX), to_rgb(_DARK_BOX)
     return to_hex(tuple((1 - shade) * a + shade * b for a, b in zip(light, dark, strict=True)))  # type: ignore[arg-type]
 
 

@@ -85,7 +85,8 @@ class AutoFormerSupernet(nn.Module):
     def _used(self, arch: Arch) -> list[tuple[_SuperBlock, Arch]]:
         if depth_of(arch) > len(self.blocks):
             raise ValueError(f"the supernet has {len(self.blocks)} blocks, but the architecture {depth_of(arch)}")
-        used = zip(self.blocks, arch.parts("block"), strict=False)  # blocks beyond the depth are left out
+        parts = arch.parts("block", depth_of(arch))
+        used = zip(self.blocks, parts, strict=False)  # blocks beyond the depth are left out
         return [(block, part) for block, part in used if isinstance(block, _SuperBlock)]
 
     def no_weight_decay(self) -> set[str]:

@@ -118,6 +118,11 @@ class Config(RunConfig):
                 raise ValueError(f"space.window must divide the {frame.patches} patches, but got {window}")
         return self
 
+    @property
+    def search_method(self) -> str:
+        """The method, which names runs and stands in their reports."""
+        return self.method
+
     def axes(self) -> Axes:
         """Return the axes of the search as the space functions take them."""
         return Axes(num_heads=self.model.num_heads, **self.space.model_dump())

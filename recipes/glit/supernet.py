@@ -207,10 +207,12 @@ class _SuperBlock(nn.Module):
         )
 
     def extract(self, part: Mapping[str, Value]) -> Block:
-        c, parts, dim = BlockChoices.of(part), self.parts, self.frame.embed_dim
-        block = Block(
-            nn.LayerNorm(dim, eps=1e-6),
-            nn.LayerNorm(dim, eps=1e-6),
+        c, parts = BlockChoices.of(part), self.parts
+        with torch.inference_mode(False):  # else the copies could never be trained
+            norm1, norm2 = copy.deepcopy((self.norm1, self.norm2))
+        return Block(
+            norm1,
+            norm2,
             parts.extract_ffn(c),
             split=self.frame.split(c.global_heads),
             attn=parts.extract_attention(c) if c.global_heads else None,
@@ -218,9 +220,6 @@ class _SuperBlock(nn.Module):
             proj=parts.extract_projection(c),
             drop_path=self.drop_path.rate,
         )
-        block.norm1.load_state_dict(self.norm1.state_dict())
-        block.norm2.load_state_dict(self.norm2.state_dict())
-        return block
 
 
 class GLiTSupernet(Trunk):
@@ -253,17 +252,18 @@ class GLiTSupernet(Trunk):
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
         """Return the logits (B, classes) of images under an architecture."""
         x = self.embed(images)
-        for block, part in zip(self.blocks, arch.parts("block"), strict=True):
+        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
             x = block(x, part)
         return self.classify(x)
 
     def extract(self, arch: Arch) -> GLiT:
         """Return an architecture's network as plain torch, with copies of its weights."""
-        parts = zip(self.blocks, arch.parts("block"), strict=True)
+        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
         blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
-        network = GLiT(self.frame, blocks)
+        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
+        network = GLiT(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
         own = dict(self.state_dict())
         network.load_state_dict(
             {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
         )
-        return network.to(self.pos_embed.device, self.pos_embed.dtype).train(self.training)
+        return network.train(self.training)

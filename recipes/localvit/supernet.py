@@ -119,13 +119,13 @@ class LocalViTSupernet(Trunk):
     def forward(self, images: Tensor, arch: Arch) -> Tensor:
         """Return the logits (B, classes) of images under an architecture."""
         x = self.embed(images)
-        for block, part in zip(self.blocks, arch.parts("block"), strict=True):
+        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
             x = block(x, part)
         return self.classify(x)
 
     def extract(self, arch: Arch) -> LocalViT:
         """Return an architecture's network as plain torch, with copies of its weights."""
-        parts = zip(self.blocks, arch.parts("block"), strict=True)
+        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
         blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
         # in the supernet's own precision first: weights of float64 do not survive a copy in float32
         network = LocalViT(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
