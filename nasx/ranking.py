@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -82,6 +81,8 @@ def rank_agreement(
     Raises ValueError for lengths that differ, fewer than 5 architectures, a value that is not finite (its index is
     named), scores or accuracies that are all equal, and a `top_k`, `confidence` or `resamples` out of range.
     """
+    from scipy import stats  # here, because it takes a second to import and recipes import this module
+
     scores = _column("supernet_scores", supernet_scores)
     accuracy = _column("accuracies", accuracies)
     cost = None if costs is None else _column("costs", costs)

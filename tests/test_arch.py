@@ -115,6 +115,10 @@ def test_views_below_a_prefix() -> None:
 def test_parts_come_in_the_order_of_their_numbers() -> None:
     arch = Arch({f"block.{i}.depth": i for i in reversed(range(12))})
     assert [part["depth"] for part in arch.parts("block")] == list(range(12))
+    assert arch.parts("block", 12) == arch.parts("block")
+    assert Arch({}).parts("block", 0) == []
+    with pytest.raises(ValueError, match=r"must have the 11 parts block\.0 to block\.10, but has 12"):
+        arch.parts("block", 11)
 
 
 @settings(max_examples=50, derandomize=True)

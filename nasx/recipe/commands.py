@@ -165,11 +165,8 @@ class CommandLine:
         if len(task.dataset.broken) > _TOLD:
             errors.print(f"and {len(task.dataset.broken) - _TOLD} more broken training images")
         with bad_input(), errors.status("counting architectures"):
-            from nasx.recipe.estimate import Estimator
-
             problem = (make or self.load().problem)(config, task)
             problem.check()
-            self.load().stages(Estimator(problem, timing=False))  # refuses what a later stage would only then
         return problem
 
     def _run(self, options: argparse.Namespace) -> int:
@@ -181,6 +178,7 @@ class CommandLine:
         if options.deterministic:
             os.environ["NASX_DETERMINISTIC"] = "1"  # a setting of the machine, which no result on a CPU depends on
         problem = self.problem(options)
+        self._check_stages(problem)
         directory = options.run_dir or Path("runs") / self._run_name(problem.config)
         done = self.execute(problem, directory, self.load().stages)
         if done is None:
@@ -202,6 +200,13 @@ class CommandLine:
             f"report, summary, architecture and weights: {directory}/report.html and beside it", soft_wrap=True
         )
         return DONE
+
+    def _check_stages(self, problem: "Problem[Any]") -> None:
+        """Refuse now what a later stage would refuse after hours."""
+        from nasx.recipe.estimate import Estimator
+
+        with bad_input():
+            self.load().stages(Estimator(problem, timing=False))
 
     def _run_name(self, config: Any) -> str:
         words = [self.name, config.preset, config.search_method, f"seed{config.seed}"]
@@ -324,6 +329,7 @@ class CommandLine:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
         config = apply_settings(self.config(options), [f"trust.n={options.n}"])
         problem = self.problem(options, config)
+        self._check_stages(problem)
         if not _up_to_trust(self.load().stages(Stages(problem, Machine()))):
             raise BadInput("this run trains no supernet, so there is no ranking to judge; choose another method")
         directory = options.run_dir or Path("runs") / f"{self._run_name(config)}-trust{options.n}"

@@ -96,3 +96,21 @@ def test_fifty_random_architectures_pass_verification(name: str) -> None:
         assert found.passed, str(found)
         ran = [check.name for check in found.checks if check.passed is not None]
         assert len(ran) >= (2 if build is None else 5), ran
+
+
+@pytest.mark.parametrize("name", ["GLiT, joint, separate", "GLiT, joint, entangled", "AutoFormer", "LocalViT"])
+@pytest.mark.parametrize("change", ["one block less", "one block more", "a gap"])
+def test_an_architecture_with_other_blocks_is_refused_by_their_numbers(name: str, change: str) -> None:
+    space, supernet, images, *_ = SUBJECTS[name]()
+    arch = space.sample(0)
+    last = len(arch.parts("block")) - 1
+    part = arch.at(f"block.{last}")
+    others = {n: value for n, value in arch.items() if not n.startswith(f"block.{last}.")}
+    if change != "one block less":
+        others |= {f"block.{last + 1}.{n}": value for n, value in part.items()}
+    if change == "one block more":
+        others |= {f"block.{last}.{n}": value for n, value in part.items()}
+    foreign = Arch(others)
+    for use in (partial(supernet, images), supernet.extract):
+        with pytest.raises(ValueError, match=rf"the {last + 1} parts block.0 to block.{last}, but|describes \d+ blocks"):
+            use(foreign)
