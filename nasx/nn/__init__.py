@@ -15,6 +15,7 @@ from nasx.nn.elastic import (
 from nasx.nn.layers import Attention, DropPath, FeedForward, depthwise_conv1d, drop_path
 from nasx.nn.supernet import Subnet, Supernet
 from nasx.nn.switch import Switch
+from nasx.nn.vit import ImageFrame, PatchEmbed, SuperBlock, ViT, ViTFrame, ViTSupernet, ViTTrunk, drop_path_rates
 
 __all__ = [
     "Attention",
@@ -30,9 +31,17 @@ __all__ = [
     "ElasticLayerNorm",
     "ElasticLinear",
     "FeedForward",
+    "ImageFrame",
+    "PatchEmbed",
     "Subnet",
+    "SuperBlock",
     "Supernet",
     "Switch",
+    "ViT",
+    "ViTFrame",
+    "ViTSupernet",
+    "ViTTrunk",
     "depthwise_conv1d",
     "drop_path",
+    "drop_path_rates",
 ]

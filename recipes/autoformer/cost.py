@@ -45,8 +45,8 @@ class Macs(_AutoFormerCost):
         linear = f.tokens * dim * (4 * heads * f.head_dim + 2 * hidden_width(dim, choices))
         if not f.relative_positions:
             return linear + heads * 2 * f.tokens**2 * f.head_dim
-        attention = 2 * f.tokens**2 * attended_width((f.side, f.side), f.head_dim)
-        tables = 2 * (f.tokens - 1) * f.head_dim * 2 * (f.side + 1)  # a row and a column, and the class token in both
+        attention = 2 * f.tokens**2 * attended_width((f.grid, f.grid), f.head_dim)
+        tables = 2 * (f.tokens - 1) * f.head_dim * 2 * (f.grid + 1)  # a row and a column, and the class token in both
         return linear + heads * (attention + tables)
 
 

@@ -8,48 +8,28 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import DropPath, FeedForward
+from nasx.nn import DropPath, FeedForward, ImageFrame, drop_path_rates
 from recipes.autoformer.layers import TABLES, Embedding, RelativeAttention, RelativePositions
 
 Layer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """All that is not searched: image and patch size in pixels, classes, the heads' width, how far offsets reach.
+class Frame(ImageFrame):
+    """All that is not searched: images, patches, classes, the heads' width, how far offsets reach.
 
     The number of vectors in a table of relative positions is 2 max_offset + 2. Defaults are the paper's.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    in_channels: int = 3
-    num_classes: int = 1000
     head_dim: int = 64
     max_offset: int = 14
     relative_positions: bool = True
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.image_size < self.patch_size:
-            raise ValueError(
-                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
-            )
-
-    @property
-    def side(self) -> int:
-        """Patches in a row, and rows of them."""
-        return self.image_size // self.patch_size
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens: patches and the class token."""
-        return self.side**2 + 1
 
     def positions(self) -> RelativePositions | None:
         """Return one block's relative positions, or None where the network has none."""
         if not self.relative_positions:
             return None
-        return RelativePositions((self.side, self.side), self.head_dim, max_offset=self.max_offset)
+        return RelativePositions((self.grid, self.grid), self.head_dim, max_offset=self.max_offset)
 
 
 def depth_of(arch: Mapping[str, Value]) -> int:
@@ -129,11 +109,6 @@ def initialise(model: nn.Module, std: float) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("cls_token", "pos_embed")):
             nn.init.trunc_normal_(parameter, std=std)
-
-
-def drop_path_rates(rate: float, blocks: int) -> list[float]:
-    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
-    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
 
 
 def build(

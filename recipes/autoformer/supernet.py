@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch
-from nasx.nn import DropPath, ElasticFeedForward, ElasticLayerNorm, ElasticLinear
+from nasx.nn import DropPath, ElasticFeedForward, ElasticLayerNorm, ElasticLinear, drop_path_rates
 from recipes.autoformer.layers import TABLES, ElasticEmbedding, ElasticRelativeAttention, QkvBias
 from recipes.autoformer.model import (
     AutoFormer,
     Block,
     Frame,
     depth_of,
-    drop_path_rates,
     hidden_width,
     initialise,
     mean_patch,

@@ -1,64 +1,32 @@
 """The global-local vision transformer as plain torch: what is retrained, scored, exported and shipped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, FeedForward
+from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
 from recipes.glit.layers import Heads, Layer, LocalConv, mix
 from recipes.glit.space import BASE, SMALL, TINY, block_arch, same_heads
 from recipes.glit.variant import OFFICIAL, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """All that a network's blocks share: image and patch size in pixels, width, heads, classes, and how they compute.
+class Frame(ViTFrame):
+    """All that a network's blocks share: images, patches, width, heads, classes, and how they compute.
 
     Defaults are Tiny's.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    in_channels: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    num_heads: int = 3
     variant: Variant = OFFICIAL
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.image_size < self.patch_size:
-            raise ValueError(
-                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
-            )
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
-            )
-
-    @property
-    def patches(self) -> int:
-        """Number of image patches."""
-        return self.grid**2
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.image_size // self.patch_size
 
     @property
     def has_class_token(self) -> bool:
         """Whether a class token is classified, rather than the mean of the patches' tokens."""
         return self.variant.locality != "conv2d"
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens: patches and the class token."""
-        return self.patches + self.has_class_token
 
     def channels(self, heads: int) -> int:
         """Return the width of some of the heads."""
@@ -99,55 +67,6 @@ class BlockChoices(NamedTuple):
             int(part.get("window", 0)),
             float(part["mlp_ratio"]),
         )
-
-
-class PatchEmbed(nn.Module):
-    """Cut images (B, C, H, W) into patches and project each to a token (B, N, D)."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return one token per patch, row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
-
-
-class Trunk(nn.Module):
-    """What stands around the blocks: patches, class token and positions before them, norm and head after them."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.frame = frame
-        self.patch_embed = PatchEmbed(frame)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
-        self.norm: nn.Module = nn.LayerNorm(frame.embed_dim, eps=1e-6)
-        self.head: nn.Module = nn.Linear(frame.embed_dim, frame.num_classes)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, N, D) of images, class token first."""
-        tokens = self.patch_embed(images)
-        if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + self.pos_embed
-
-    def classify(self, tokens: Tensor) -> Tensor:
-        """Return the logits (B, classes) that the class token gives, or the mean of the tokens."""
-        tokens = self.norm(tokens)
-        return self.head(tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0])
-
-    @torch.no_grad()
-    def initialise(self, std: float) -> None:
-        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=std)
-        nn.init.trunc_normal_(self.pos_embed, std=std)
 
 
 def run_block(
@@ -299,24 +218,10 @@ def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> 
     )
 
 
-class GLiT(Trunk):
+class GLiT(ViT):
     """A global-local vision transformer: images (B, C, H, W) in, logits (B, classes) out."""
 
-    def __init__(self, frame: Frame, blocks: Sequence[nn.Module]) -> None:
-        super().__init__(frame)
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images."""
-        x = self.embed(images)
-        for block in self.blocks:
-            x = block(x)
-        return self.classify(x)
-
-
-def drop_path_rates(rate: float, blocks: int) -> list[float]:
-    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
-    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
+    frame: Frame
 
 
 def build(

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nasx import Arch, Space
+from nasx import Space
 from nasx.arch import Value
-from nasx.nn import DropPath, ElasticAttention, ElasticFeedForward, Switch
+from nasx.nn import DropPath, ElasticAttention, ElasticFeedForward, Switch, ViTSupernet, drop_path_rates
 from recipes.glit.layers import ElasticHeads, ElasticLocalConv, Layer
 from recipes.glit.model import (
     ACTIVATIONS,
@@ -18,8 +18,6 @@ from recipes.glit.model import (
     BlockChoices,
     Frame,
     GLiT,
-    Trunk,
-    drop_path_rates,
     hidden_width,
     inner_width,
     local_key,
@@ -222,13 +220,15 @@ class _SuperBlock(nn.Module):
         )
 
 
-class GLiTSupernet(Trunk):
+class GLiTSupernet(ViTSupernet[GLiT]):
     """All networks of a GLiT space in one module; `forward` takes the architecture as an argument.
 
     `sharing="separate"` holds one module per candidate of each part (SPOS), and only those that the space can reach:
     the attention by (G, qkv_ratio), the local sub-module by (G, K, E), the feed-forward by its ratio; the norms are
     shared. `sharing="entangled"` holds the largest of each and runs slices of it (AutoFormer).
     """
+
+    plain = GLiT
 
     def __init__(
         self,
@@ -239,31 +239,10 @@ class GLiTSupernet(Trunk):
         drop_path: float = 0.0,
         init_std: float = 0.02,
     ) -> None:
-        super().__init__(frame)
         if sharing not in ("separate", "entangled"):
             raise ValueError(f'sharing must be "separate" or "entangled", but got {sharing!r}')
         parts = space.parts("block")
         rates = drop_path_rates(drop_path, len(parts))
-        self.blocks = nn.ModuleList(
-            _SuperBlock(frame, part, sharing, rate) for part, rate in zip(parts, rates, strict=True)
-        )
+        blocks = (_SuperBlock(frame, part, sharing, rate) for part, rate in zip(parts, rates, strict=True))
+        super().__init__(frame, blocks)
         self.initialise(init_std)
-
-    def forward(self, images: Tensor, arch: Arch) -> Tensor:
-        """Return the logits (B, classes) of images under an architecture."""
-        x = self.embed(images)
-        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
-            x = block(x, part)
-        return self.classify(x)
-
-    def extract(self, arch: Arch) -> GLiT:
-        """Return an architecture's network as plain torch, with copies of its weights."""
-        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
-        blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
-        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
-        network = GLiT(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
-        own = dict(self.state_dict())
-        network.load_state_dict(
-            {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
-        )
-        return network.train(self.training)

@@ -7,7 +7,8 @@ import timm.data
 import timm.models
 from torch import Tensor, nn
 
-from recipes.glit.model import GLIT_TINY, Frame, GLiT, drop_path_rates, make_block
+from nasx.nn import drop_path_rates
+from recipes.glit.model import GLIT_TINY, Frame, GLiT, make_block
 
 __all__ = ["TimmGLiT", "glit_tiny_patch16_224"]
 

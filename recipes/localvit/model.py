@@ -1,15 +1,14 @@
 """The LocalViT networks as plain torch: what is retrained, scored, exported and shipped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, FeedForward
+from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
 from recipes.localvit.layers import (
     EfficientChannelAttention,
     LocalFeedForward,
@@ -21,35 +20,10 @@ from recipes.localvit.space import variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """All that a network's blocks share: image and patch size in pixels, width, heads, classes. Defaults are Tiny's."""
+class Frame(ViTFrame):
+    """All that a network's blocks share: images, patches, width, heads, classes. Defaults are Tiny's."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    in_channels: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
     num_heads: int = 4
-
-    def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.image_size < self.patch_size:
-            raise ValueError(
-                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
-            )
-        if self.embed_dim % self.num_heads:
-            raise ValueError(
-                f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
-            )
-
-    @property
-    def patches(self) -> int:
-        """Number of image patches."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens: patches and the class token."""
-        return self.patches + 1
 
 
 class FFNChoices(NamedTuple):
@@ -81,54 +55,6 @@ class FFNChoices(NamedTuple):
             squeezed_width(hidden, int(part["reduction"])) if attention == "se" else 0,
             str(part["gate"]) if attention == "eca" else "",
         )
-
-
-class PatchEmbed(nn.Module):
-    """Cut images (B, C, H, W) into patches and project each to a token (B, N, D)."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return one token per patch, row by row."""
-        return self.proj(images).flatten(2).transpose(1, 2)
-
-
-class Trunk(nn.Module):
-    """What stands around the blocks: patches, class token and positions before them, norm and head after them."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.frame = frame
-        self.patch_embed = PatchEmbed(frame)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
-        self.norm = nn.LayerNorm(frame.embed_dim, eps=1e-6)
-        self.head = nn.Linear(frame.embed_dim, frame.num_classes)
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, N, D) of images, class token first."""
-        patches = self.patch_embed(images)
-        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
-
-    def classify(self, tokens: Tensor) -> Tensor:
-        """Return the logits (B, classes) that the class token gives."""
-        return self.head(self.norm(tokens)[:, 0])
-
-    @torch.no_grad()
-    def initialise(self, std: float) -> None:
-        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0.
-
-        Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.cls_token, std=std)
-        nn.init.trunc_normal_(self.pos_embed, std=std)
 
 
 class Block(nn.Module):
@@ -183,24 +109,13 @@ def make_block(frame: Frame, part: Mapping[str, Value], drop_path: float) -> Blo
     return Block(norm1, attn, local=local, drop_path=drop_path)
 
 
-class LocalViT(Trunk):
-    """A vision transformer with local feed-forwards: images (B, C, H, W) in, logits (B, classes) out."""
+class LocalViT(ViT):
+    """A vision transformer with local feed-forwards: images (B, C, H, W) in, logits (B, classes) out.
 
-    def __init__(self, frame: Frame, blocks: Sequence[nn.Module]) -> None:
-        super().__init__(frame)
-        self.blocks = nn.ModuleList(blocks)
+    Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
+    """
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images."""
-        x = self.embed(images)
-        for block in self.blocks:
-            x = block(x)
-        return self.classify(x)
-
-
-def drop_path_rates(rate: float, blocks: int) -> list[float]:
-    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
-    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
+    frame: Frame
 
 
 def build(

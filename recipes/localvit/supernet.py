@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nasx import Arch, Space
+from nasx import Space
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, ElasticFeedForward, Switch
+from nasx.nn import Attention, DropPath, ElasticFeedForward, Switch, ViTSupernet, drop_path_rates
 from recipes.localvit.layers import (
     ElasticECA,
     ElasticLocalFeedForward,
@@ -17,7 +17,7 @@ from recipes.localvit.layers import (
     Layer,
     beside_class_token,
 )
-from recipes.localvit.model import Block, FFNChoices, Frame, LocalViT, Trunk, drop_path_rates
+from recipes.localvit.model import Block, FFNChoices, Frame, LocalViT
 
 
 class _SuperLocal(nn.Module):
@@ -101,7 +101,7 @@ class _SuperBlock(nn.Module):
         return Block(norm1, attn, norm2=norm2, mlp=mlp, drop_path=rate)
 
 
-class LocalViTSupernet(Trunk):
+class LocalViTSupernet(ViTSupernet[LocalViT]):
     """All networks of a LocalViT space in one module; `forward` takes the architecture as an argument.
 
     Sizes are entangled: hidden widths, kernels and reductions are slices of the largest that the space reaches.
@@ -109,28 +109,10 @@ class LocalViTSupernet(Trunk):
     attention have weights (and BatchNorm statistics) of their own. Attention is one for all.
     """
 
+    plain = LocalViT
+
     def __init__(self, space: Space, frame: Frame, *, drop_path: float = 0.0, init_std: float = 0.02) -> None:
-        super().__init__(frame)
         parts = space.parts("block")
         rates = drop_path_rates(drop_path, len(parts))
-        self.blocks = nn.ModuleList(_SuperBlock(frame, part, rate) for part, rate in zip(parts, rates, strict=True))
+        super().__init__(frame, (_SuperBlock(frame, part, rate) for part, rate in zip(parts, rates, strict=True)))
         self.initialise(init_std)
-
-    def forward(self, images: Tensor, arch: Arch) -> Tensor:
-        """Return the logits (B, classes) of images under an architecture."""
-        x = self.embed(images)
-        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
-            x = block(x, part)
-        return self.classify(x)
-
-    def extract(self, arch: Arch) -> LocalViT:
-        """Return an architecture's network as plain torch, with copies of its weights."""
-        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
-        blocks = [block.extract(part) for block, part in parts if isinstance(block, _SuperBlock)]
-        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
-        network = LocalViT(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
-        own = dict(self.state_dict())
-        network.load_state_dict(
-            {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
-        )
-        return network.train(self.training)

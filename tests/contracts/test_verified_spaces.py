@@ -112,5 +112,7 @@ def test_an_architecture_with_other_blocks_is_refused_by_their_numbers(name: str
         others |= {f"block.{last}.{n}": value for n, value in part.items()}
     foreign = Arch(others)
     for use in (partial(supernet, images), supernet.extract):
-        with pytest.raises(ValueError, match=rf"the {last + 1} parts block.0 to block.{last}, but|describes \d+ blocks"):
+        with pytest.raises(
+            ValueError, match=rf"the {last + 1} parts block.0 to block.{last}, but|describes \d+ blocks"
+        ):
             use(foreign)

@@ -1,0 +1,180 @@
+"""What stands around a vision transformer's blocks, for networks whose blocks differ and for their supernets.
+
+Shapes: images are (B, C, H, W), tokens (B, N, D): batch, tokens (class token first), width.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from nasx.arch import Arch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFrame:
+    """Square images cut into square patches: sizes in pixels, channels and classes. Defaults are ImageNet's."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    in_channels: int = 3
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size or self.image_size < self.patch_size:
+            raise ValueError(
+                f"the image size must be a multiple of the patch size, but got {self.image_size} and {self.patch_size}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Number of image patches."""
+        return self.grid**2
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token is classified, rather than the mean of the patches' tokens."""
+        return True
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens: patches and the class token."""
+        return self.patches + self.has_class_token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViTFrame(ImageFrame):
+    """The same with one width and one number of heads for all blocks. Defaults are DeiT-Tiny's."""
+
+    embed_dim: int = 192
+    num_heads: int = 3
+
+    def __post_init__(self) -> None:
+        ImageFrame.__post_init__(self)
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
+            )
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into patches and project each to a token."""
+
+    def __init__(self, frame: ViTFrame) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one token per patch, row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class ViTTrunk(nn.Module):
+    """Patches, class token and positions before the blocks, norm and head after them; the names are timm's."""
+
+    def __init__(self, frame: ViTFrame) -> None:
+        super().__init__()
+        self.frame = frame
+        self.patch_embed = PatchEmbed(frame)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
+        self.norm: nn.Module = nn.LayerNorm(frame.embed_dim, eps=1e-6)
+        self.head: nn.Module = nn.Linear(frame.embed_dim, frame.num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the tokens of images."""
+        tokens = self.patch_embed(images)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return tokens + self.pos_embed
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Return the logits (B, classes) that the class token gives, or the mean of the tokens."""
+        tokens = self.norm(tokens)
+        return self.head(tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0])
+
+    @torch.no_grad()
+    def initialise(self, std: float) -> None:
+        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=std)
+        nn.init.trunc_normal_(self.pos_embed, std=std)
+
+
+class ViT(ViTTrunk):
+    """A vision transformer of any blocks: images in, logits (B, classes) out."""
+
+    def __init__(self, frame: ViTFrame, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(frame)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
+
+
+class SuperBlock(Protocol):
+    """A block that runs each of its candidates: a module that is called with tokens and a part of an architecture."""
+
+    def __call__(self, x: Tensor, part: Arch) -> Tensor:
+        """Return the tokens after the block."""
+
+    def extract(self, part: Arch) -> nn.Module:
+        """Return a candidate on its own, with copies of its weights."""
+
+
+Network = TypeVar("Network", bound=ViT)
+
+
+class ViTSupernet(ViTTrunk, Generic[Network]):
+    """A vision transformer whose blocks run candidates (`SuperBlock`), chosen by the parts `block.0`, `block.1`, ...
+
+    `forward` takes the architecture as an argument (`nasx.nn.Supernet`). A ValueError says that an architecture has
+    another number of blocks.
+    """
+
+    plain: type[Network]
+    """What `extract` returns, made of the frame and blocks; a subclass says which."""
+
+    def __init__(self, frame: ViTFrame, blocks: Iterable[nn.Module]) -> None:
+        super().__init__(frame)
+        self.blocks = nn.ModuleList(blocks)  # a generator makes them now, so that weights are drawn in forward's order
+
+    def forward(self, images: Tensor, arch: Arch) -> Tensor:
+        """Return the logits (B, classes) of images under an architecture."""
+        x = self.embed(images)
+        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
+            x = block(x, part)
+        return self.classify(x)
+
+    def extract(self, arch: Arch) -> Network:
+        """Return an architecture's network as plain torch, with copies of its weights."""
+        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
+        blocks = [cast("SuperBlock", block).extract(part) for block, part in parts]
+        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
+        network = self.plain(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
+        own = dict(self.state_dict())
+        network.load_state_dict(
+            {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
+        )
+        return network.train(self.training)
+
+
+def drop_path_rates(rate: float, blocks: int) -> list[float]:
+    """Return stochastic depth's rates, growing linearly from 0 to `rate` over the blocks."""
+    return [rate * i / max(1, blocks - 1) for i in range(blocks)]
