@@ -159,20 +159,46 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None]
     if missing:
         return Check(name, None, detail=f"{', '.join(missing)} not installed; pip install 'nasx[onnx]'")
-    if len(inputs) < 2:
-        raise ValueError(f"an export with a dynamic batch needs a batch of at least 2, but got {len(inputs)}")
-    import onnxruntime
-
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
-    dynamic = ({0: torch.export.Dim.DYNAMIC},)
     try:
-        program = torch.onnx.export(network, (inputs,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+        content = export_onnx(network, inputs)
     except torch.onnx.OnnxExporterError as error:
         return Check(name, False, detail=f"no export with a dynamic batch: {error.__cause__ or error}".strip())
+    return compare_onnx(content, network, inputs, tolerance=tolerance)
+
+
+def export_onnx(network: nn.Module, inputs: Tensor) -> bytes:
+    """Return a network as an ONNX file with a batch of any size, its input "images" or "inputs" and output "logits".
+
+    `inputs` is a batch of at least two, as torch fixes a batch of one. Raises ImportError without the packages of the
+    extra `onnx`, and torch's OnnxExporterError for a network that fixes its batch in another way.
+    """
+    if missing := [package for package in _ONNX_PACKAGES if find_spec(package) is None]:
+        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'nasx[onnx]'")
+    if len(inputs) < 2:
+        raise ValueError(f"an export with a dynamic batch needs a batch of at least 2, but got {len(inputs)}")
+    program = torch.onnx.export(
+        network,
+        (inputs,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        input_names=["images" if inputs.ndim == 4 else "inputs"],
+        output_names=["logits"],
+        verbose=False,
+    )
     assert program is not None
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Check:
+    """Check that an ONNX file computes in onnxruntime what a network on the CPU does, for one input and for more."""
+    import onnxruntime
+
+    name = "ONNX export = extracted network"
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     worst = Check(name, True, 0.0)
     for batch in (inputs[:1], torch.cat([inputs.flip(0), inputs[:1]])):
         with torch.no_grad():

@@ -36,12 +36,14 @@ _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 class Recipe:
     """A recipe as its command line sees it: presets, the problem that a configuration states, the stages of its run.
 
-    `stages` strings a run together with a `nasx.recipe.stages.Maker`.
+    `stages` strings a run together with a `nasx.recipe.stages.Maker`. `recorded`, where commands of the recipe leave
+    runs of other problems, is the problem of a run that is read back, given what the command recorded.
     """
 
     presets: "Mapping[str, RunConfig]"
     problem: "Callable[[Any, ImageTask], Problem[Any]]"
     stages: "Callable[[Maker[Any]], list[Any]]"
+    recorded: "Callable[[Any, ImageTask, Mapping[str, Any]], Problem[Any]] | None" = None
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,8 @@ class CommandLine:
             recipe = self.load()
             run = read_run(options.run, self.name)
             config = pick(run.config["preset"], recipe.presets, "preset").model_validate(run.config)
-            problem = recipe.problem(config, recorded_task(config, run.split))
+            task = recorded_task(config, run.split)
+            problem = recipe.recorded(config, task, run.asked) if recipe.recorded else recipe.problem(config, task)
             report = make_report(problem, run.results, run.summary, run.arch)
         path = run.directory / "report.html"
         write_report(path, report)

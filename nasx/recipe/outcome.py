@@ -64,10 +64,14 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished run, read back: what it was asked for, the stages' results, the summary and the network it found."""
+    """A finished run, read back: what it was asked for, the stages' results, the summary and the network it found.
+
+    `asked` is what a command recorded beside the configuration, such as the architecture that it trained.
+    """
 
     directory: Path
     recipe: str
+    asked: Mapping[str, Any]
     config: Mapping[str, Any]
     split: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -108,6 +112,7 @@ def read_run(directory: Path, recipe: str) -> Finished:
     return Finished(
         directory=directory,
         recipe=recipe,
+        asked={key: value for key, value in asked.items() if key not in ("recipe", "config", "split")},
         config=asked["config"],
         split=asked["split"],
         results=results,

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ def _load() -> Recipe:
     from recipes.glit.problem import GLiTProblem
     from recipes.glit.stages import plan_stages
 
-    return Recipe(PRESETS, GLiTProblem, plan_stages)
+    return Recipe(PRESETS, GLiTProblem, plan_stages, _recorded)
+
+
+def _recorded(config: Any, task: Any, asked: Mapping[str, Any]) -> Any:
+    from recipes.glit.commands import problem_of
+
+    return problem_of(config, task, asked.get("arch", {}))
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

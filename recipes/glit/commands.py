@@ -1,7 +1,7 @@
 """GLiT's own commands: a network described, trained alone, evaluated, imported, exported and verified."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,7 @@ def train(line: CommandLine, options: argparse.Namespace) -> int:
         ],
     )
 
-    def problem_of(config: Config, task: ImageTask) -> "GLiTProblem | TimmProblem":
-        return TimmProblem(config, task, arch) if "timm" in arch else GLiTProblem(config, task)
-
-    problem = line.problem(options, config, problem_of)
+    problem = line.problem(options, config, lambda config, task: problem_of(config, task, arch))
     name = Path(options.arch.removeprefix(PREFIX)).stem
     directory = options.run_dir or Path("runs") / f"glit-{config.preset}-{name}-seed{config.seed}"
     done = line.execute(problem, directory, partial(_alone, arch=arch), {"arch": dict(arch)})
@@ -117,6 +114,11 @@ def train(line: CommandLine, options: argparse.Namespace) -> int:
     print(f"validation {percent(trained['val_accuracy'])}, test {percent(trained['test_accuracy'])}")
     print(f"summary, report and weights: {directory}/summary.json and beside it")
     return DONE
+
+
+def problem_of(config: Config, task: ImageTask, arch: Mapping[str, Any]) -> GLiTProblem | TimmProblem:
+    """Return the problem of a run of this recipe, which may be the training of a network of timm."""
+    return TimmProblem(config, task, Arch(arch)) if "timm" in arch else GLiTProblem(config, task)
 
 
 def _alone(make: Stages, arch: Arch) -> list[Stage]:

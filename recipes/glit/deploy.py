@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from nasx import Arch
 from nasx.measure import count_macs, count_params
 from nasx.recipe.outcome import Finished
 from nasx.run import write_bytes, write_json, write_text
+from nasx.verify import compare_onnx, export_onnx
 from nasx.weights import fit_weights, read_state_dict
 from recipes.glit.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from recipes.glit.model import Frame, build_in
@@ -183,32 +184,10 @@ def write_onnx(shipped: Shipped, directory: Path, *, tolerance: float = 1e-4) ->
     What onnxruntime computes of two batches is compared first: a difference above `tolerance`, relative to the
     largest logit or 1, is an ArithmeticError, and nothing is written.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - the exporter's
-    except ImportError as error:
-        raise ImportError(f"ONNX needs {error.name}: pip install 'nasx[onnx]'") from error
-    network = replace(shipped, network=shipped.network.float().cpu().eval()).network
-    program = torch.onnx.export(
-        network,
-        (shipped.images(2),),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-        input_names=["images"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
-    content = program.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for batch in (1, 3):
-        images = shipped.images(batch)
-        with torch.no_grad():
-            expected = network(images)
-        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-        difference = float((expected - found).abs().max())
-        if not difference <= tolerance * max(1.0, float(expected.abs().max())):
-            raise ArithmeticError(f"onnxruntime differs by {difference:.3g} for a batch of {batch}; nothing was kept")
+    network, images = shipped.network.float().cpu().eval(), shipped.images(2)
+    content = export_onnx(network, images)
+    if not (found := compare_onnx(content, network, images, tolerance=tolerance)).passed:
+        raise ArithmeticError(f"{found}; nothing was kept")
     directory.mkdir(parents=True, exist_ok=True)
     write_bytes(directory / ONNX, content)
     return [directory / ONNX, *_write_beside(shipped, directory, ONNX)]

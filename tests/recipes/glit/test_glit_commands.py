@@ -150,6 +150,9 @@ def test_a_network_of_timm_is_trained_tested_and_exported(tmp_path: Path, capsys
     again = told(["evaluate", str(tmp_path / "out")], capsys)
     assert again["test_accuracy"] == summary["networks"]["trained"]["test_accuracy"]
     assert "timm" in refused(["verify", str(directory)], capsys)
+    (directory / "report.html").unlink()
+    told(["report", str(directory)], capsys)
+    assert "mobilenetv3_small_050" in (directory / "report.html").read_text()
     assert "'resnet18'" in refused([*command[:2], "timm:resnet17", *command[3:]], capsys)
 
 
