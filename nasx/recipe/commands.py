@@ -231,6 +231,7 @@ class CommandLine:
         from nasx.recipe.machine import Machine
         from nasx.recipe.ranks import execute
         from nasx.recipe.stages import Stages
+        from nasx.recipe.training import Damaged
         from nasx.run import Interrupted
         from nasx.train import pick_device, process_group, use_deterministic_algorithms
 
@@ -255,6 +256,8 @@ class CommandLine:
                 return None
             except (BrokenImageError, WorkerDied) as error:
                 raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
+            except Damaged as error:
+                raise BadInput(str(error)) from error
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                     raise

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from nasx.arch import Arch
 from nasx.recipe.problem import Problem
 from nasx.recipe.stages import labels
+from nasx.recipe.training import read_weights
 from nasx.recipe.trust import ranking_plot
 from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
 from nasx.run import Journal
@@ -55,7 +56,7 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
     arch = problem.joint.canonical(winner["arch"])
     write_json(directory / "summary.json", summary)
     write_text(directory / "arch.json", arch.to_json())
-    write_bytes(directory / "model.safetensors", save(load_file(directory / winner["weights"])))
+    write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
     report = make_report(problem, results, summary, arch)
     save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
     save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 
 from nasx.arch import Arch
@@ -27,17 +26,20 @@ from nasx.recipe.problem import Level, Problem
 from nasx.recipe.progress import Progress, silent
 from nasx.recipe.scoring import Scoring
 from nasx.recipe.training import (
+    Damaged,
     NetworkJob,
     Stateful,
     checkpoint_bytes,
     loss_curve,
+    read_weights,
     resumable,
     train_networks,
+    write_weights,
 )
 from nasx.recipe.trust import judged, spread
 from nasx.run import Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
-from nasx.run.files import check_space, write_bytes
+from nasx.run.files import check_space
 from nasx.search import Evolution, Searcher
 from nasx.space import Space
 from nasx.train import (
@@ -219,7 +221,7 @@ class Stages(Maker[Stage]):
         """Return a level's supernet with the weights that its training stage, an input of this one, kept."""
         checkpoint = context.checkpoints_of(stage).latest()
         if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
-            raise ValueError(
+            raise Damaged(
                 f"the trained supernet of {stage} is damaged or missing in {context.stage_directory(stage)}; "
                 "start again in a new run directory"
             )
@@ -314,18 +316,24 @@ class Stages(Maker[Stage]):
                     batches = task.recalibration_batches(seed=problem.seed(source))
                     recalibrate(network, batches.steps(0, problem.config.search.recalibration_batches))
                 scored = evaluate(network, task.eval_batches(task.dataset.val))
-                state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-                write_bytes(context.directory / f"{number}.safetensors", save(state))
-                loss = scored.loss if math.isfinite(scored.loss) else None
-                told = {"arch": dict(arch), "val_accuracy": scored.accuracy, "val_loss": loss, "losses": []}
-                networks[number] = told
+                networks[number] = {
+                    "arch": dict(arch),
+                    "sha256": write_weights(context.directory / f"{number}.safetensors", network),
+                    "val_accuracy": scored.accuracy,
+                    "val_loss": scored.loss if math.isfinite(scored.loss) else None,
+                    "losses": [],
+                }
                 self.progress(context.name, number + 1, len(best), f"{scored.accuracy:.2%}")
         gathered = self.group.gather(networks)
         return _with_winner([gathered[number] for number in range(len(best))])
 
     def _finetune(self, context: StageContext, *, source: str, training: Retraining) -> Result:
-        archs = [Arch(network["arch"]) for network in context.inputs[source]["networks"]]
-        weights = [context.stage_directory(source) / f"{number}.safetensors" for number in range(len(archs))]
+        inherited = context.inputs[source]["networks"]
+        archs = [Arch(network["arch"]) for network in inherited]
+        weights = [
+            (context.stage_directory(source) / f"{number}.safetensors", str(network["sha256"]))
+            for number, network in enumerate(inherited)
+        ]
         return _with_winner(self.train_networks(context, archs, training=training, start_from=weights))
 
     def _retrain_baselines(self, context: StageContext) -> Result:
@@ -340,9 +348,12 @@ class Stages(Maker[Stage]):
         archs: Sequence[Arch],
         *,
         training: Retraining | None = None,
-        start_from: Sequence[Path] | None = None,
+        start_from: Sequence[tuple[Path, str]] | None = None,
     ) -> list[Result]:
-        """Train networks side by side, from scratch or from weights; `<number>.safetensors` in the stage's folder."""
+        """Train networks side by side, from scratch or from weights (files and their SHA-256).
+
+        `<number>.safetensors` appear in the stage's folder.
+        """
         problem = self.problem
         jobs = [
             NetworkJob(
@@ -383,7 +394,8 @@ class Stages(Maker[Stage]):
         with use_threads(problem.config.threads):
             for number, (name, (network, weights)) in enumerate(networks.items(), 1):
                 arch = Arch(network["arch"])
-                tested = evaluate(self.load(arch, context.run_directory / weights), problem.task.eval_batches(test))
+                trained = self.load(arch, context.run_directory / weights, network["sha256"])
+                tested = evaluate(trained, problem.task.eval_batches(test))
                 results[name] = {
                     "params": problem.params(arch),
                     "macs": problem.macs(arch),
@@ -391,14 +403,15 @@ class Stages(Maker[Stage]):
                     "test_accuracy": tested.accuracy,
                     "arch": network["arch"],
                     "weights": weights,
+                    "sha256": network["sha256"],
                 }
                 self.progress(context.name, number, len(networks), f"{name} {tested.accuracy:.2%}")
         return results
 
-    def load(self, arch: Arch, weights: Path) -> nn.Module:
-        """Return a network with weights from a file, on the machine's device."""
+    def load(self, arch: Arch, weights: Path, sha256: str) -> nn.Module:
+        """Return a network with weights from a file of the run, on the machine's device."""
         model = self.problem.network(arch)()
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(read_weights(weights, sha256))
         return model.to(pick_device(self.machine.device))
 
 

@@ -1,5 +1,6 @@
 """Trainings that resume: supernets in this process, networks of their own side by side in several."""
 
+import hashlib
 import json
 import logging
 import math
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.recipe.config import Retraining, RunConfig
@@ -135,11 +136,16 @@ def _save(checkpoints: Checkpoints, parts: Mapping[str, Stateful], losses: list[
     checkpoints.save(step, *flatten_state({**state, "losses": losses}))
 
 
+class Damaged(ValueError):
+    """A file that a finished stage left is not as it was written, so that the run cannot go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkJob:
     """A network to train: how it is built, on what and how it is trained, and where its weights go.
 
-    `build` is picklable. `start_from` holds weights to start from, `training` replaces the configuration's own.
+    `build` is picklable. `start_from` is a file of weights to start from and its SHA-256, `training` replaces the
+    configuration's own.
     """
 
     config: RunConfig
@@ -150,7 +156,7 @@ class NetworkJob:
     weights: Path
     machine: Machine
     training: Retraining | None = None
-    start_from: Path | None = None
+    start_from: tuple[Path, str] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -170,7 +176,7 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
     torch.manual_seed(job.seed)
     model = job.build()
     if job.start_from:
-        model.load_state_dict(load_file(job.start_from))
+        model.load_state_dict(read_weights(*job.start_from))
     model.to(pick_device(job.machine.device))
     if group.first:
         check_space(job.weights.parent, checkpoint_bytes(model))
@@ -216,14 +222,32 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
         averaged = evaluate(average.module, task.eval_batches(task.dataset.val))
         if averaged.accuracy > scored.accuracy:
             kept, scored = average.module, averaged
-    if group.first:
-        write_bytes(job.weights, save({name: tensor.cpu() for name, tensor in kept.state_dict().items()}))
     return {
         "arch": dict(job.arch),
+        "sha256": write_weights(job.weights, kept, group),
         "val_accuracy": scored.accuracy,
         "val_loss": scored.loss if math.isfinite(scored.loss) else None,
         "losses": loss_curve(losses),
     }
+
+
+def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
+    """Write a network's weights, the first rank of a group, and return the SHA-256 of the file."""
+    content = save({name: tensor.cpu() for name, tensor in network.state_dict().items()})
+    if group.first:
+        write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Return the weights in a file of a run; Damaged where they are not those that were written."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Damaged(
+            f"the weights in {path} are {'not those that were written' if content else 'missing'}; put the file back, "
+            "or start again in a new run directory"
+        )
+    return load(content)
 
 
 def train_networks(

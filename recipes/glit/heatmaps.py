@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nasx import Arch
 from nasx.data import ImageArray
 from nasx.recipe.outcome import read_run
 from nasx.recipe.problem import load_task
+from nasx.recipe.training import read_weights
 from nasx.report.figures import heat_maps
 from recipes.glit.config import Config
 from recipes.glit.model import GLiT
@@ -61,7 +61,7 @@ def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) ->
     maps = {}
     for name, label in NETWORKS.items():
         network = problem.network(Arch(networks[name]["arch"]))()
-        network.load_state_dict(load_file(run_dir / networks[name]["weights"]))
+        network.load_state_dict(read_weights(run_dir / networks[name]["weights"], networks[name]["sha256"]))
         assert isinstance(network, GLiT)
         maps[label] = token_maps(network, normalised).numpy()
     pictures = shown.permute(0, 2, 3, 1).numpy()

@@ -1,5 +1,6 @@
 """GLiT's commands beside the search: what they write, that it computes the same, and what they refuse."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import recipes.glit.commands as commands
 from nasx import Arch
+from nasx.data import Dataset
 from nasx.measure import count_macs, count_params
 from recipes.glit.__main__ import main
 from recipes.glit.deploy import from_file
@@ -138,6 +140,27 @@ def refused_words(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> s
     capsys.readouterr()
     assert main(arguments) == 2
     return capsys.readouterr().err
+
+
+def test_a_full_disk_ends_a_run_that_goes_on_and_damaged_weights_end_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(data: Dataset) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ["train", "--arch", "timm:mobilenetv3_small_050", "--preset", "digits", "--run-dir", str(tmp_path), *ONCE]
+    with monkeypatch.context() as patched:
+        patched.setattr(Dataset, "open_test", full)
+        assert main(command) == 75
+    assert "make room, and the same command continues" in " ".join(capsys.readouterr().err.split())
+    weights = tmp_path / "network" / "retrain" / "0.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert "not those that were written" in refused(command, capsys)
+    weights.unlink()
+    assert "missing" in refused(command, capsys)
+    weights.write_bytes(content)
+    assert "trained" in told(command, capsys)["networks"]
 
 
 def test_a_network_of_timm_is_trained_tested_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
