@@ -136,8 +136,8 @@ class Arch(Mapping[str, Value]):
                     found.setdefault(int(index), {})[rest] = value
         if count is not None and sorted(found) != list(range(count)):
             raise ValueError(
-                f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has {len(found)}; "
-                "it is of another space"
+                f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has those with the "
+                f"numbers {', '.join(map(str, sorted(found))) or 'none'}; it is of another space"
             )
         return [Arch.joined(found[i]) for i in sorted(found)]
 

@@ -67,20 +67,21 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
 
     Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text.
     """
-    plain = config.model_dump()
+    plain, fields = config.model_dump(), _paths(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise BadInput(f"a setting is written section.field=value, but got {setting!r}")
-        node: dict[str, Any] = plain
         *sections, field = path.split(".")
-        for i, section in enumerate(sections):
-            inner = node.get(section)
-            if not isinstance(inner, dict):
-                raise BadInput(f"there is no section {'.'.join(sections[: i + 1])!r}{nearest(path, _paths(plain))}")
-            node = inner
-        if field not in node or isinstance(node[field], dict):
-            raise BadInput(f"there is no field {path!r}{nearest(path, _paths(plain))}")
+        for i in range(1, len(sections) + 1):
+            section = ".".join(sections[:i])
+            if not any(known.startswith(f"{section}.") for known in fields):
+                raise BadInput(f"there is no section {section!r}{nearest(path, fields)}")
+        if path not in fields:
+            raise BadInput(f"there is no field {path!r}{nearest(path, fields)}")
+        node: dict[str, Any] = plain
+        for section in sections:
+            node = node[section]
         try:
             node[field] = json.loads(text)
         except json.JSONDecodeError:
@@ -89,10 +90,11 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
         return type(config).model_validate(plain)
 
 
-def _paths(plain: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _paths(section: BaseModel, prefix: str = "") -> list[str]:
+    """Return the names of all fields; one whose value is a mapping is a field, and no section."""
     found = []
-    for key, value in plain.items():
-        found.extend(_paths(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+    for key, value in section:
+        found.extend(_paths(value, f"{prefix}{key}.") if isinstance(value, BaseModel) else [prefix + key])
     return found
 
 

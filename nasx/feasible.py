@@ -14,6 +14,7 @@ Ways are floats, scaled per part so that 2,000 options in 96 parts do not overfl
 modulo several coprime integers (Chinese remainders).
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,6 +121,12 @@ class Feasible:
         Draws of children, by mutation and crossover, count too.
         """
         return self._counts.accepted / self._counts.proposed if self._counts.proposed else 1.0
+
+    def counted_anew(self) -> "Feasible":
+        """Return the same set with an `acceptance` of its own; the tables are shared."""
+        same = copy.copy(self)
+        same._counts = _DrawCounts()
+        return same
 
     @cached_property
     def attainable(self) -> Attainable:

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from nasx.feasible import Feasible
 
 Rng = np.random.Generator | int
-Probability = float | Mapping[str, float]
-"""Of a mutation of each gene: one for all, or one for each pattern of names, of which the first that fits counts."""
 """A numpy generator, or the seed of one."""
+
+Probability = float | Mapping[str, float]
+"""Of a mutation of each gene: one for all, or one for each pattern of names, of which the most exact counts."""
 
 Rule = Callable[[str, "Choice"], Iterable[tuple[int, "Rule | None"]]]
 """Which options of a named choice stay, each with the rule for its subspace (None: all of it stays)."""
@@ -449,8 +450,9 @@ class Space:
     def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: Probability = 0.1) -> Arch:
         """Draw a child in which each gene is drawn anew with a probability, at least one of them.
 
-        A mapping gives genes probabilities of their own, by the first pattern that fits: `{"block.*.*": 0.4,
-        "embed_dim": 0.2}`. A ValueError names a gene that none fits.
+        A mapping gives genes probabilities of their own: `{"block.*.*": 0.4, "embed_dim": 0.2}`. Of several patterns
+        that fit, the one with the fewest `*` counts, of those the alphabetically first. A ValueError names a gene that
+        none fits.
         """
         generator = _generator(rng)
         return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
@@ -559,16 +561,17 @@ def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Prob
     """Draw which genes change: each with a probability, and one at random where none was drawn."""
     if not genes:
         return []
-    drawn = [gene for gene in genes if rng.random() < _probability_of(gene, probability)]
+    drawn = [gene for gene in genes if rng.random() < probability_of(gene, probability)]
     return drawn or [genes[int(rng.integers(len(genes)))]]
 
 
-def _probability_of(gene: str, probability: Probability) -> float:
+def probability_of(gene: str, probability: Probability) -> float:
+    """Return a gene's probability; a ValueError says that no pattern fits it."""
     if not isinstance(probability, Mapping):
         return probability
-    for pattern, value in probability.items():
-        if matches(pattern, gene):
-            return value
+    fitting = [pattern for pattern in probability if matches(pattern, gene)]
+    if fitting:
+        return probability[min(fitting, key=lambda pattern: (pattern.count("*"), pattern))]
     raise ValueError(f"no probability is given for the gene {gene!r}, only for {', '.join(probability)}")
 
 

@@ -399,3 +399,27 @@ def test_what_no_table_holds_is_refused() -> None:
 def test_equal_parts_keep_their_own_number_types() -> None:
     space = Space(a=repeat(Space(w=one_of(1, 2)), 1), b=repeat(Space(w=one_of(1.0, 2.0)), 1))
     assert [arch.to_json() for arch in space.within()] == [arch.to_json() for arch in space]
+
+
+def test_acceptance_counts_children_and_can_be_counted_anew() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 4))
+
+    class Sum(AdditiveCost):
+        def fixed(self, shared: Mapping[str, Value]) -> int:
+            return 0
+
+        def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+            return int(choices["w"])
+
+    even = Budget(lambda arch: sum(map(int, arch.values())) % 4, at_most=0)
+    inside = space.within(Budget(Sum(), at_most=20), even)
+    arch = inside.sample(0)
+    drawn = inside.acceptance
+    anew = inside.counted_anew()
+    assert anew.acceptance == 1.0
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        anew.mutate(arch, rng, 0.5)
+    assert 0.1 < anew.acceptance < 0.6  # about a quarter
+    assert inside.acceptance == drawn
+    assert anew.size_bounds == inside.size_bounds

@@ -290,8 +290,9 @@ def test_genes_may_have_probabilities_of_their_own() -> None:
     assert {(child["width"], child["block.count"]) for child in children} == {(arch["width"], arch["block.count"])}
     changed = [len(differing(space, arch, child)) for child in children]
     assert abs(np.mean(changed) / int(arch["block.count"]) - 0.5 * 99 / 100) < 0.03
-    first = {"*": 1.0, "width": 1e-9, "*.*": 1e-9, "*.*.*": 1e-9}  # the first that fits counts
-    assert space.mutate(arch, 0, first)["width"] != arch["width"]
+    exact = {"*": 1e-9, "*.*": 1e-9, "*.*.*": 1e-9, "width": 1.0}
+    for ordered in (exact, dict(reversed(exact.items()))):  # the most exact counts, whatever the order
+        assert all(space.mutate(arch, seed, ordered)["width"] != arch["width"] for seed in range(5))
     with pytest.raises(ValueError, match=r"no probability is given for the gene 'block\.count', only for width"):
         space.mutate(arch, 0, {"width": 0.1, "block.*.w": 0.1})
 

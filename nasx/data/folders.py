@@ -135,11 +135,12 @@ def load_image_folder(
     `leaks="drop"` leaves them out before the split and names them in its record, `leaks="allow"` does not look.
 
     Training images, and validation images, are read here and kept where all of the part fit in `max_bytes`; after each
-    of them `on_progress(done, total)` is called. Those of a larger part are decoded whenever they are asked for, the
-    test images when they are opened. Raises ValueError, before any image is
-    decoded, for a layout, a leak or a split that does not fit and for an empty test file; BrokenImageError for a
-    validation image that cannot be read, and for more than 0.1 % of such training images. Fewer than that are told by
-    a BrokenImageWarning each and in `Dataset.broken`.
+    of them `on_progress(done, total)` is called. Those of a larger part are decoded whenever they are asked for. Test
+    images are not decoded here, and are kept by the same rule once they are asked for.
+
+    Raises ValueError, before any image is decoded, for a layout, a leak or a split that does not fit and for an empty
+    test file; BrokenImageError for a validation image that cannot be read, and for more than 0.1 % of such training
+    images. Fewer than that are told by a BrokenImageWarning each and in `Dataset.broken`.
     """
     root = Path(root)
     if image_size < 1:

@@ -162,6 +162,7 @@ class ViTSupernet(ViTTrunk, Generic[Network]):
             x = block(x, part)
         return self.classify(x)
 
+    @torch.inference_mode(False)  # else the copies could never be trained
     def extract(self, arch: Arch) -> Network:
         """Return an architecture's network as plain torch, with copies of its weights."""
         parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)

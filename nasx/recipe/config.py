@@ -90,7 +90,8 @@ class Search(Section):
     recalibration_batch_size: PositiveInt = 128
     eval_batch_size: PositiveInt = 512
     racing_error: Rate = Field(
-        0.05, description="how likely racing may cost the best 0.1 points; 0 scores all candidates on all images"
+        0.05,
+        description="how likely racing may cost the best of a generation 0.1 points; 0 scores all on all images",
     )
 
 

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -18,12 +18,12 @@ from nasx.nn import Subnet
 from nasx.recipe.config import Retraining
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import Level, Problem
+from nasx.recipe.scoring import races
 from nasx.recipe.stages import Maker, evolution, supernet_optimizer, supernet_paths
 from nasx.report import duration, si
-from nasx.search.racing import FEWEST
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
 
-_BINS, _DRAWS, _CHECKED = 10, 2000, 20
+_BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
 
 
@@ -68,8 +68,6 @@ class Estimator(Maker[StageEstimate]):
         candidates = min(config.search.population * config.search.generations, inside.size_bounds[1])
         paths = supernet_paths(config.supernet, space, inside, self.problem.cost, 0)
         evolution(config.search, inside, 0)
-        for arch in inside.sample(0, _CHECKED):
-            inside.mutate(arch, 0, config.search.mutation_probability)  # refuses genes without a probability
         trained = steps * config.supernet.batch_size * len(paths(0))
         step_seconds, image_seconds, peak = self._measure_supernet(space, inside, paths)
         self._image_seconds[name] = image_seconds
@@ -105,6 +103,14 @@ class Estimator(Maker[StageEstimate]):
         k = self.problem.config.search.top_k
         return [StageEstimate("random/draw"), self._training("random/retrain", k, self.problem.joint)]
 
+    def given(self, name: str, archs: Sequence[Arch]) -> list[StageEstimate]:
+        """Return the estimate of training given networks, for which networks drawn from the budget stand."""
+        return [self._training(f"{name}/retrain", len(archs), self.problem.joint)]
+
+    def test(self, name: str) -> list[StageEstimate]:
+        """Return nothing measured: only a run may read the test images."""
+        return [StageEstimate(f"{name}/test")]
+
     def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[StageEstimate]:
         """Return the estimate of taking the best with the supernet's weights: a few scores."""
         return [self._scoring(f"{name}/inherit", self.problem.config.search.top_k, self._image_seconds.get(name))]
@@ -126,7 +132,7 @@ class Estimator(Maker[StageEstimate]):
         recalibration = config.recalibration_batches * config.recalibration_batch_size
         images = candidates * (recalibration + validation)
         told = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation images)"
-        if name.endswith("/search") and config.racing_error and validation >= FEWEST:
+        if name.endswith("/search") and races(config, validation):
             told += ", of which racing needs a part"
         seconds = None if image_seconds is None else images * image_seconds / self.devices
         return StageEstimate(name, images, detail=told, seconds=seconds)
@@ -274,8 +280,9 @@ def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
 
 def _acceptance(inside: Feasible) -> float:
     """Return which share of the draws met every budget; few draws, because they may meet some of them rarely."""
-    inside.sample(0, 100)
-    return inside.acceptance
+    anew = inside.counted_anew()
+    anew.sample(0, 100)
+    return anew.acceptance
 
 
 def _joined(first: StageEstimate, second: StageEstimate) -> StageEstimate:

@@ -17,7 +17,10 @@ class Machine(BaseSettings):
     deterministic: bool = Field(False, description="the same bits each time on CUDA too, more slowly (--deterministic)")
     workers: int = Field(0, ge=0, description="processes that read image files ahead, beside each training")
     image_memory_gib: float = Field(
-        4.0, ge=0, description="decoded images of a part (training, validation) that each process may keep, in GiB"
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="of the decoded images of each part (training, validation, test) that a process keeps, at most",
     )
 
     def processes_for(self, device: torch.device) -> int:

@@ -169,11 +169,12 @@ def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
         detail = f"{search['evaluations']} of at most {int(search['feasible_at_most']):,} candidates" if search else ""
         if search and search["failed"]:
             detail += f", {search['failed']} failed"
-        if search and search["acceptance"] < 1:
+        if search and search.get("acceptance", 1) < 1:  # earlier runs did not tell
             detail += f"; {search['acceptance']:.2%} of the draws met every budget"
-        if search and search["racing_error"]:
+        if search and search.get("racing_error"):
             share = search["validation_images"] / search["validation_images_in_full"]
-            detail += f"; racing took {share:.0%} of the validation images at {search['racing_error']:.0%} risk"
+            risk = f"{search['racing_error']:.0%} risk a generation"
+            detail += f"; racing took {share:.0%} of the validation images at {risk}"
         rows.append(StageRow(name, stage["seconds"], detail))
     return tuple(rows)
 

@@ -1,5 +1,6 @@
 """What a run is about: a configuration with its images, and what a recipe says of its networks."""
 
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from nasx.arch import Arch
+from nasx.arch import Arch, matches
 from nasx.cost import AdditiveCost
 from nasx.data import (
     Augment,
@@ -230,7 +231,18 @@ class Problem(ABC, Generic[Configured]):
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
         self.task.check()
+        self._check_patterns()
         self.joint.sample(0)  # budgets that filter, or costs that were bucketed, may be met by no network at all
+
+    def _check_patterns(self) -> None:
+        probability = self.config.search.mutation_probability
+        names = dict(self.joint.space.walk())
+        for pattern in probability if isinstance(probability, dict) else ():
+            if not any(matches(pattern, name) for name in names):
+                raise ValueError(
+                    f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
+                    f"there are {', '.join(sorted({re.sub(r'[.][0-9]+[.]', '.*.', name) for name in names}))}"
+                )
 
     def seed(self, name: str) -> int:
         """Return a stage's own seed, from the run's seed and the stage's name."""

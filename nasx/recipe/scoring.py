@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.nn import Subnet
+from nasx.recipe.config import Search
 from nasx.recipe.problem import Problem
 from nasx.run import Interrupted, StageContext
 from nasx.search import race
-from nasx.search.racing import FEWEST
+from nasx.search.racing import FEWEST_IMAGES
 from nasx.space import Space
 from nasx.train import ALONE, Evaluation, Group, evaluate, recalibrate
 
@@ -47,7 +48,7 @@ class Scoring:
     recalibration_images: int = 0
     """Images that statistics were recomputed from, once a candidate."""
     error_probability: float = 0.0
-    """The greatest of the probabilities that the races were run at (`nasx.search.Race`); 0 where none dropped any."""
+    """Of each generation's race (`nasx.search.Race`), the greatest of all; 0 where none dropped any candidate."""
     _scores: dict[str, float | None] = field(default_factory=dict)
     _hits: dict[tuple[str, int], Bools | None] = field(default_factory=dict)
     _statistics: dict[Arch, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -61,10 +62,10 @@ class Scoring:
 
     @property
     def races(self) -> bool:
-        """Whether `generation` races: asked for, and with enough validation images for the bounds to separate."""
-        return self.problem.config.search.racing_error > 0 and len(self.problem.task.dataset.val) >= FEWEST
+        """Whether candidates race: asked for, and with enough validation images for the bounds to separate."""
+        return races(self.problem.config.search, len(self.problem.task.dataset.val))
 
-    def first(self, archs: Sequence[Arch]) -> dict[Arch, float]:
+    def score_first(self, archs: Sequence[Arch]) -> dict[Arch, float]:
         """Return the accuracies of the first few of some architectures, one a rank, on all validation images."""
         few = {str(self.space.index(arch)): arch for arch in archs[: self.group.size]}
         unknown = [index for index in few if index not in self._scores]
@@ -79,57 +80,53 @@ class Scoring:
         found = {arch: self._scores[index] for index, arch in few.items()}
         return {arch: math.nan if accuracy is None else accuracy for arch, accuracy in found.items()}
 
-    def generation(
+    def race_generation(
         self, archs: Sequence[Arch], number: int, on_progress: Callable[[float], object] = lambda share: None
     ) -> dict[Arch, float]:
         """Return the scores of a generation that races: accuracies for the best, estimates for those dropped early.
 
-        The best `search.top_k` are scored on all validation images, and no estimate is above theirs. `on_progress` is
-        told what share of a full evaluation has been done.
+        The best `search.top_k`, and at least as many as become parents, are scored on all validation images, and no
+        estimate is above theirs. `on_progress` is told what share of a full evaluation has been done.
         """
         self._statistics.clear()
         every = len(archs) * len(self.problem.task.dataset.val)
         done = 0
         rank_of = {arch: place % self.group.size for place, arch in enumerate(archs)}  # who keeps its statistics
         index_of = {arch: str(self.space.index(arch)) for arch in archs}
-        failed: set[Arch] = set()
         look = 0
 
-        def correct(asked: Sequence[Arch], images: Ints) -> Bools:
+        def correct(asked: Sequence[Arch], images: Ints) -> list[Bools | None]:
             nonlocal look, done
             look += 1
-            keys = {arch: (index_of[arch], look) for arch in asked if arch not in failed}
+            keys = {arch: (index_of[arch], look) for arch in asked}
             waiting: list[list[Arch]] = [[] for _ in range(self.group.size)]
             for arch, key in keys.items():
                 if key not in self._hits:
                     waiting[rank_of[arch]].append(arch)
+            done += (len(keys) - sum(map(len, waiting))) * len(images)
             for turn in range(max(map(len, waiting))):  # all ranks take as many, for they meet in each
                 self._heed_stop()
                 own = waiting[self.group.rank][turn : turn + 1]
-                told = self.group.gather({keys[arch]: self._hits_of(arch, images) for arch in own})
-                for (index, at), hits in told.items():
-                    self._hits[index, at] = hits
-                    self.context.journal.append({"index": index, "look": at, **_packed(hits)})
+                told = self.group.gather({keys[arch]: _packed(self._hits_of(arch, images)) for arch in own})
+                for (index, at), packed in told.items():
+                    self._hits[index, at] = _unpacked(packed)
+                    self.context.journal.append({"index": index, "look": at, **packed})
                 done += len(told) * len(images)
                 on_progress(done / every)
-            found = {arch: self._hits[key] for arch, key in keys.items()}
-            failed.update(arch for arch, hits in found.items() if hits is None)
-            wrong = np.zeros(len(images), bool)
-            rows = [found.get(arch) for arch in asked]
-            return np.array([wrong if row is None else row for row in rows])
+            return [self._hits[key] for key in keys.values()]
 
         config = self.problem.config
         raced = race(
             archs,
             correct,
             len(self.problem.task.dataset.val),
-            keep=config.search.top_k,
+            keep=max(config.search.top_k, config.search.parents),
             error_probability=config.search.racing_error,
             seed=self.seed + number,
         )
         self._count(len(archs), raced.images)
         self.error_probability = max(self.error_probability, raced.error_probability)
-        return {arch: math.nan if arch in failed else score for arch, score in raced.scores.items()}
+        return dict(raced.scores)
 
     def score(self, arch: Arch, images: Ints | None = None) -> Evaluation:
         """Return the evaluation of an architecture on validation images, all by default; NaN where it failed."""
@@ -170,6 +167,11 @@ class Scoring:
     def _heed_stop(self) -> None:
         if self.group.any(self.context.stop.requested):
             raise Interrupted("stopped between two candidates")
+
+
+def races(config: Search, images: int) -> bool:
+    """Return whether the candidates of a search race, given the number of validation images."""
+    return config.racing_error > 0 and images >= FEWEST_IMAGES
 
 
 _FAILED = Evaluation(math.nan, math.nan, 0, np.zeros(0, bool))

@@ -84,6 +84,12 @@ class Maker(Protocol[Made]):
     def random(self) -> list[Made]:
         """Make random search."""
 
+    def given(self, name: str, archs: Sequence[Arch]) -> list[Made]:
+        """Make the stage `<name>/retrain` that trains given networks from scratch."""
+
+    def test(self, name: str) -> list[Made]:
+        """Make the stage that reads the test images for the winner of `<name>/retrain` alone, in place of `final`."""
+
     def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Made]:
         """Make the stage that takes the best of a level with the supernet's weights."""
 
@@ -234,6 +240,7 @@ class Stages(Maker[Stage]):
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
         scoring = self._scoring(context, space, supernet, seed)
+        inside = inside.counted_anew()  # so that its acceptance is this search's, also after an interruption
         searcher = evolution(config, inside, seed)
 
         def show(share: float = 0.0) -> None:
@@ -246,9 +253,9 @@ class Stages(Maker[Stage]):
             while not searcher.done:
                 asked = searcher.ask()
                 if scoring.races:
-                    searcher.tell(scoring.generation(asked, searcher.generation, show))
+                    searcher.tell(scoring.race_generation(asked, searcher.generation, show))
                 else:
-                    searcher.tell(scoring.first(asked))
+                    searcher.tell(scoring.score_first(asked))
                 show()
         if not searcher.best():
             raise ArithmeticError(
@@ -285,7 +292,7 @@ class Stages(Maker[Stage]):
         scores: dict[Arch, float] = {}
         with use_threads(problem.config.threads):
             while len(scores) < len(archs):
-                scores |= scoring.first(archs[len(scores) :])
+                scores |= scoring.score_first(archs[len(scores) :])
                 self.progress(f"{context.name} scores", len(scores), len(archs))
         networks = self.train_networks(context, archs)
         rows = [

@@ -39,7 +39,7 @@ class Evolution(Searcher):
                 f"`mutations + crossovers <= population` must hold, but got "
                 f"(mutations={self.mutations}, crossovers={self.crossovers}, population={population})"
             )
-        check_probability(mutation_probability)
+        check_probability(space, mutation_probability)
 
     def _generation_size(self, generation: int) -> int:
         return self.population

@@ -46,7 +46,7 @@ class ParetoSearch(Searcher):
         self._known_costs: dict[Arch, tuple[int, ...]] = {}
         if not self.costs:
             raise ValueError("a Pareto search needs at least one cost beside the score; for none, use Evolution")
-        check_probability(mutation_probability)
+        check_probability(space, mutation_probability)
         if not 0 <= crossover_probability <= 1:
             raise ValueError(f"`0 <= crossover_probability <= 1` must hold, but got {crossover_probability}")
 

@@ -22,8 +22,10 @@ from nasx.arch import Arch
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Hits = Bools | Sequence[Bools | None]
+"""For each of some candidates which of some images it gets right; None for one that failed."""
 
-FEWEST = 1_000
+FEWEST_IMAGES = 1_000
 """Validation images below which bounds never separate in time, so that every candidate gets all of them."""
 LOOKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)
 """After which shares of the images candidates may be dropped."""
@@ -38,7 +40,8 @@ class Race:
 
     scores: Mapping[Arch, float]
     """Accuracy in 0..1 of every candidate, in the order given: over all images for those that were kept. Of the others
-    an estimate, corrected by how hard their images were for the kept, and below the last of the best `keep`."""
+    an estimate, corrected by how hard their images were for the kept, and below the last of the best `keep`. NaN for
+    those that failed."""
     kept: tuple[Arch, ...]
     """The candidates that were scored on all images, best first; ties go to the earlier one."""
     looks: tuple[tuple[int, int], ...]
@@ -61,7 +64,7 @@ class _Risk(NamedTuple):
 
 def race(
     archs: Sequence[Arch],
-    correct: Callable[[Sequence[Arch], Ints], Bools],
+    correct: Callable[[Sequence[Arch], Ints], Hits],
     images: int,
     *,
     keep: int = 5,
@@ -72,54 +75,67 @@ def race(
 ) -> Race:
     """Score candidates on validation images, and drop each once it hardly can be among the best `keep`.
 
-    `correct(archs, indices)` returns which of the images at some sorted indices in [0, `images`) each of some
-    candidates gets right, bool (candidates, indices). It is asked for those that are left, of images that they have
-    not seen. `seed` decides the order of images; give every generation its own, for candidates bred from earlier scores
-    are no longer independent of an order.
+    `correct(archs, indices)` returns, for each of some candidates, which of the images at some sorted indices in
+    [0, `images`) it gets right, bool (indices,), or None where it failed. It is asked for those that are left, of
+    images that they have not seen. Who fails is out; where fewer than `keep` are left at the end, the best of those
+    that were dropped are scored on all images after all. `seed` decides the order of images; give every generation its
+    own, for candidates bred from earlier scores are no longer independent of an order.
 
     The best `keep` of those that are scored on all images have, but for an `error_probability`, a mean accuracy of at
     most `tolerance` below that of the true best, those that would be best over all images. The probability is that of
     the normal distribution that the images seen leave, not a bound for any finite number of them. With fewer than
     1,000 images, or no more candidates than are kept, this is plain evaluation. `looks` are shares of the images, in
-    growing order. Raises ValueError for arguments that do not fit, and where `correct` returns something else than a
-    bool for each candidate and image.
+    growing order. Raises ValueError for arguments that do not fit, and where `correct` returns something else.
     """
     archs = tuple(archs)
     _check(archs, images, keep, error_probability, tolerance, looks)
-    racing = images >= FEWEST and len(archs) > keep
+    racing = images >= FEWEST_IMAGES and len(archs) > keep
     sizes = sorted({round(share * images) for share in looks} - {0, images}) if racing else []
     rng = np.random.default_rng(seed)
     order = rng.permutation(images)
     hits = np.zeros((len(archs), images), bool)  # columns in the order of evaluation
     seen = np.zeros(len(archs), np.int64)
-    left, done = np.arange(len(archs)), []
+    failed = np.zeros(len(archs), bool)
+    left, done, used = np.arange(len(archs)), [], 0
 
-    def evaluate(upto: int) -> None:
-        columns = np.arange(seen[left[0]], upto)  # those that are left have seen the same images
+    def evaluate(candidates: Ints, upto: int) -> Ints:
+        """Return those that have now seen so many images; all must have seen as many as each other before."""
+        nonlocal used
+        columns = np.arange(seen[candidates[0]], upto)
         columns = columns[np.argsort(order[columns])]
-        found = correct([archs[i] for i in left.tolist()], order[columns])
-        hits[np.ix_(left, columns)] = _checked(found, (len(left), len(columns)))
-        seen[left] = upto
+        found = correct([archs[i] for i in candidates.tolist()], order[columns])
+        for i, row in zip(candidates.tolist(), _checked(found, len(candidates), len(columns)), strict=True):
+            failed[i] = row is None
+            if row is not None:
+                hits[i, columns] = row
+        seen[candidates] = upto
+        used += len(candidates) * len(columns)
+        return candidates[~failed[candidates]]
 
     spent = _Risk(0.0, 0.0)
     for look, size in enumerate(sizes, 1):
-        if len(left) == keep:
+        if len(left) <= keep:
             break
-        evaluate(size)
+        left = evaluate(left, size)
+        if len(left) <= keep:
+            break
         ranked = left[np.argsort(-hits[left, :size].sum(axis=1), kind="stable")]
         share = look / len(sizes)
         allowed = _Risk(share * error_probability, share * _EXPECTED * tolerance)
         fewest, spent = _fewest(hits[ranked, :size], images, keep, tolerance, spent, allowed, rng)
         left = np.sort(ranked[:fewest])
         done.append((size, len(left)))
-    evaluate(images)
-    scores = _scores(hits, seen, left, keep)
+    left = evaluate(left, images) if len(left) else left
+    while len(left) < keep and (dropped := np.flatnonzero(~failed & (seen < images))).size:
+        best = dropped[np.argmax([hits[i, : seen[i]].mean() for i in dropped])]
+        left = np.sort(np.append(left, evaluate(np.array([best]), images)))
+    scores = _scores(hits, seen, failed, left, keep)
     best_first = sorted(left.tolist(), key=lambda i: -scores[i])
     return Race(
         scores=dict(zip(archs, scores.tolist(), strict=True)),
         kept=tuple(archs[i] for i in best_first),
         looks=tuple(done),
-        images=int(seen.sum()),
+        images=used,
         images_in_full=images * len(archs),
         error_probability=error_probability if len(left) < len(archs) else 0.0,
     )
@@ -143,12 +159,12 @@ def _check(
         raise ValueError(f"looks must be growing shares of the images between 0 and 1, but got {tuple(looks)}")
 
 
-def _checked(found: Bools, shape: tuple[int, int]) -> Bools:
-    found = np.asarray(found)
-    if found.dtype != np.bool_ or found.shape != shape:
-        raise ValueError(
-            f"`correct` must return bool (candidates, images) {shape}, but returned {found.dtype} {found.shape}"
-        )
+def _checked(found: Hits, candidates: int, images: int) -> Hits:
+    if len(found) != candidates:
+        raise ValueError(f"`correct` must return hits for {candidates} candidates, but returned {len(found)}")
+    for row in found:
+        if row is not None and (row.dtype != np.bool_ or row.shape != (images,)):
+            raise ValueError(f"`correct` must return {images} bools each, but returned {row.dtype} {row.shape}")
     return found
 
 
@@ -195,11 +211,12 @@ def _mean_of_top(draws: Floats, keep: int) -> Floats:
     return np.partition(draws, draws.shape[1] - keep, axis=1)[:, -keep:].mean(axis=1)
 
 
-def _scores(hits: Bools, seen: Ints, kept: Ints, keep: int) -> Floats:
-    """Return the accuracies of the kept, and estimates for the others."""
+def _scores(hits: Bools, seen: Ints, failed: Bools, kept: Ints, keep: int) -> Floats:
+    """Return the accuracies of the kept, estimates for those that were dropped, and NaN for those that failed."""
     scores = np.array([row[:size].mean() for row, size in zip(hits, seen.tolist(), strict=True)])
-    worst = np.sort(scores[kept])[::-1][:keep][-1]
-    for i in np.setdiff1d(np.arange(len(hits)), kept):
+    scores[failed] = np.nan
+    worst = np.sort(scores[kept])[::-1][:keep][-1] if len(kept) else 0.0
+    for i in np.setdiff1d(np.flatnonzero(~failed), kept):
         easier = hits[kept, : seen[i]].mean() - hits[kept].mean()
         scores[i] = np.clip(scores[i] - easier, 0.0, max(0.0, worst - 1 / hits.shape[1]))  # one image behind at least
     return scores

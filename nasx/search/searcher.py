@@ -10,7 +10,7 @@ import numpy as np
 
 from nasx.arch import Arch
 from nasx.feasible import Feasible, NoneFound
-from nasx.space import ArchSet, Probability
+from nasx.space import ArchSet, Probability, Space, probability_of
 
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
 _DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
@@ -174,8 +174,8 @@ class Fresh:
         return True
 
 
-def check_probability(mutation_probability: Probability) -> None:
-    """Refuse what is no probability of a mutation; a mapping has one for each pattern of genes."""
+def check_probability(space: ArchSet, mutation_probability: Probability) -> None:
+    """Refuse what is no probability of a mutation; a mapping must have one for every gene of a space."""
     each = mutation_probability if isinstance(mutation_probability, Mapping) else {"": mutation_probability}
     if not each:
         raise ValueError("mutation_probability has no pattern; give one number for all genes")
@@ -183,3 +183,7 @@ def check_probability(mutation_probability: Probability) -> None:
         if not 0 < value <= 1:
             where = f" for {pattern!r}" if pattern else ""
             raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {value}{where}")
+    whole = space.space if isinstance(space, Feasible) else space
+    for name, choice in whole.walk() if isinstance(whole, Space) else ():
+        if len(choice.options) > 1:
+            probability_of(name, mutation_probability)

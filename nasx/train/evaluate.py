@@ -40,7 +40,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
             logits = logits.float() if logits.dtype == torch.bfloat16 else logits
             correct.append((logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1))
             loss += F.cross_entropy(logits, labels, reduction="sum")
-    if not correct:
+    hits = torch.cat(correct).cpu().numpy() if correct else np.zeros(0, bool)
+    if not len(hits):
         raise ValueError("there are no images to evaluate on")
-    hits = torch.cat(correct).cpu().numpy()
     return Evaluation(int(hits.sum()) / len(hits), float(loss) / len(hits), len(hits), hits)

@@ -23,19 +23,20 @@ from nasx import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
 from nasx.data import BrokenImageError, WorkerDied
 from nasx.recipe.commands import CommandLine
+from nasx.recipe.estimate import Estimator
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import ImageTask, load_task
 from nasx.recipe.progress import Progress, silent
-from nasx.recipe.stages import Stages
+from nasx.recipe.stages import Made, Maker, Stages
 from nasx.report import NetworkRow, percent, progress, si
-from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked, Stage, write_json
+from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked, write_json
 from nasx.train import pick_device
 from recipes.glit.config import Config
 from recipes.glit.cost import PaperMacs
 from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import same_heads
 
-Plan = Callable[[Stages, GLiTProblem], list[Stage]]
+Plan = Callable[[Maker[Any], GLiTProblem], list[Any]]
 Settings = Callable[[Config], Sequence[str]]
 
 
@@ -65,7 +66,7 @@ class Table:
     rows: Callable[[Config], Sequence[Row]]
 
 
-def hierarchical(make: Stages, problem: GLiTProblem) -> list[Stage]:
+def hierarchical(make: Maker[Made], problem: GLiTProblem) -> list[Made]:
     """Return both stages of the search, each with a test of its winner."""
     return [
         *make.level("heads", problem.heads_level),
@@ -75,17 +76,17 @@ def hierarchical(make: Stages, problem: GLiTProblem) -> list[Stage]:
     ]
 
 
-def joint(make: Stages, problem: GLiTProblem, epochs_factor: float = 1) -> list[Stage]:
+def joint(make: Maker[Made], problem: GLiTProblem, epochs_factor: float = 1) -> list[Made]:
     """Return one search of all axes at once."""
     return [*make.level("joint", problem.joint_level, epochs_factor=epochs_factor), *make.test("joint")]
 
 
-def drawn(make: Stages, problem: GLiTProblem) -> list[Stage]:
+def drawn(make: Maker[Made], problem: GLiTProblem) -> list[Made]:
     """Return random search: as many networks as a search retrains, drawn from the budget."""
     return [*make.random(), *make.test("random")]
 
 
-def same(make: Stages, problem: GLiTProblem, heads: int) -> list[Stage]:
+def same(make: Maker[Made], problem: GLiTProblem, heads: int) -> list[Made]:
     """Return the training of the network that has the same heads in every block."""
     return [*make.given("network", [same_heads(heads, problem.axes)]), *make.test("network")]
 
@@ -251,8 +252,9 @@ def check(table: str, config: Config, data: Path | None, machine: Machine, seeds
     """Refuse, as ValueError, what no row of a table could do, before any of them is trained."""
     rows = TABLES[table].rows(config)
     for seed in seeds:
-        for problem in _problems(rows, config, data, machine, seed).values():
+        for row, problem in zip(rows, _problems(rows, config, data, machine, seed).values(), strict=True):
             problem.check()
+            row.plan(Estimator(problem, timing=False), problem)  # refuses what a later stage would only then
 
 
 def ablate(

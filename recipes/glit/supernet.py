@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from nasx import Space
@@ -173,8 +172,7 @@ class _EntangledParts(nn.Module):
         return self.local.extract(self.frame.channels_read(self._local_heads(c)), **self._local_size(c))
 
     def extract_projection(self, c: BlockChoices) -> nn.Module | None:
-        with torch.inference_mode(False):  # else the copy could never be trained
-            return copy.deepcopy(self.proj)
+        return copy.deepcopy(self.proj)
 
     def extract_ffn(self, c: BlockChoices) -> nn.Module:
         return self.ffn.extract(self.frame.embed_dim, hidden=hidden_width(self.frame, c.mlp_ratio))
@@ -206,11 +204,9 @@ class _SuperBlock(nn.Module):
 
     def extract(self, part: Mapping[str, Value]) -> Block:
         c, parts = BlockChoices.of(part), self.parts
-        with torch.inference_mode(False):  # else the copies could never be trained
-            norm1, norm2 = copy.deepcopy((self.norm1, self.norm2))
         return Block(
-            norm1,
-            norm2,
+            copy.deepcopy(self.norm1),
+            copy.deepcopy(self.norm2),
             parts.extract_ffn(c),
             split=self.frame.split(c.global_heads),
             attn=parts.extract_attention(c) if c.global_heads else None,

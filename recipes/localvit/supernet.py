@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from nasx import Space
@@ -92,8 +91,7 @@ class _SuperBlock(nn.Module):
 
     def extract(self, part: Mapping[str, Value]) -> Block:
         c, rate = FFNChoices.of(self.frame, part), self.drop_path.rate
-        with torch.inference_mode(False):  # else the copies could never be trained
-            norm1, attn, norm2 = copy.deepcopy((self.norm1, self.attn, self.norm2))
+        norm1, attn, norm2 = copy.deepcopy((self.norm1, self.attn, self.norm2))
         if c.kernel_size:
             return Block(norm1, attn, local=self._local(c).extract(c), drop_path=rate)
         assert self.mlp is not None

@@ -73,6 +73,14 @@ def test_a_frame_counts_its_tokens() -> None:
     assert means.embed(torch.zeros(2, 1, 8, 8)).shape == (2, 16, 12)
 
 
+def test_what_is_extracted_in_inference_mode_can_be_trained() -> None:
+    supernet = TestSupernet().make_supernet()
+    with torch.inference_mode():
+        network = supernet.extract(SPACE.sample(0))
+    network(torch.randn(2, 1, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [({"image_size": 9}, "9 and 2"), ({"image_size": 0}, "0 and 2"), ({"num_heads": 5}, "12 and 5")],

@@ -5,10 +5,10 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 
@@ -107,8 +107,8 @@ def test_races_are_off_where_they_gain_nothing(large: GLiTProblem) -> None:
 def test_a_race_scores_the_best_on_all_images(large: GLiTProblem, full: dict[Arch, float]) -> None:
     raced = scoring(large)
     shares: list[float] = []
-    scores = raced.generation(ARCHS, 0, shares.append)
-    best = sorted(scores, key=lambda arch: -scores[arch])[: CONFIG.search.top_k]
+    scores = raced.race_generation(ARCHS, 0, shares.append)
+    best = sorted(scores, key=lambda arch: -scores[arch])[: CONFIG.search.parents]
     assert [scores[arch] for arch in best] == [full[arch] for arch in best]
     assert max(scores.values()) >= max(full.values()) - 0.001
     images = len(large.task.dataset.val)
@@ -136,10 +136,10 @@ def test_an_interrupted_race_goes_on_where_it_was(
     large: GLiTProblem, evaluations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = scoring(large)
-    scores = whole.generation(ARCHS, 4)
+    scores = whole.race_generation(ARCHS, 4)
     first = scoring(large, stop=AfterSome(evaluations))
     with pytest.raises(Interrupted):
-        first.generation(ARCHS, 4)
+        first.race_generation(ARCHS, 4)
     journal = list(first.context.journal)
     assert len(journal) == evaluations
     done = 0
@@ -151,26 +151,59 @@ def test_an_interrupted_race_goes_on_where_it_was(
 
     monkeypatch.setattr("nasx.recipe.scoring.evaluate", counted)
     again = scoring(large, journal)
-    assert again.generation(ARCHS, 4) == scores
+    assert again.race_generation(ARCHS, 4) == scores
     assert list(again.context.journal) == list(whole.context.journal)
     assert done == len(list(whole.context.journal)) - evaluations
     assert again.validation_images == whole.validation_images
 
 
-def test_who_fails_in_a_race_scores_nan(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = {ARCHS[1], ARCHS[7]}
+def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) -> dict[Arch, int]:
+    """Let candidates fail, by how many images they have seen before; return how many images each was evaluated on."""
+    seen: dict[Arch, int] = dict.fromkeys(ARCHS, 0)
 
-    def failed(subnet: Any, batches: Batches) -> Evaluation:
-        if subnet.arch in failing:
-            return Evaluation(0.5, math.nan, 1, np.ones(1, bool))
-        return evaluate(subnet, batches)
+    def evaluated(subnet: Any, batches: Batches) -> Evaluation:
+        scored = evaluate(subnet, batches)
+        fails = when(subnet.arch, seen[subnet.arch])
+        seen[subnet.arch] += scored.images
+        return replace(scored, loss=math.nan) if fails else scored
 
-    monkeypatch.setattr("nasx.recipe.scoring.evaluate", failed)
+    monkeypatch.setattr("nasx.recipe.scoring.evaluate", evaluated)
+    return seen
+
+
+def test_who_fails_in_a_race_scores_nan_and_is_left_alone(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = failing(monkeypatch, lambda arch, before: arch in ARCHS[1:3])
     raced = scoring(large)
-    scores = raced.generation(ARCHS, 0)
-    assert {arch for arch, score in scores.items() if math.isnan(score)} == failing
+    scores = raced.race_generation(ARCHS, 0)
+    assert {arch for arch, score in scores.items() if math.isnan(score)} == set(ARCHS[1:3])
     told = [record for record in raced.context.journal if record["hits"] is None]
     assert len(told) == 2  # evaluated once, and never again
+    assert raced.validation_images == sum(seen.values())
+
+
+def test_the_best_that_fails_at_the_last_look_spoils_no_other_score(
+    large: GLiTProblem, full: dict[Arch, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = max(full, key=lambda arch: full[arch])
+    images = len(large.task.dataset.val)
+    seen = failing(monkeypatch, lambda arch, before: arch == best and before >= 0.8 * images - 1)
+    raced = scoring(large)
+    scores = raced.race_generation(ARCHS, 0)
+    assert math.isnan(scores[best])
+    assert sum(math.isnan(score) for score in scores.values()) == 1
+    kept = CONFIG.search.parents
+    ranked = sorted(set(ARCHS) - {best}, key=lambda arch: -scores[arch])
+    assert [scores[arch] for arch in ranked[:kept]] == [full[arch] for arch in ranked[:kept]]
+    assert max(scores[arch] for arch in ranked) >= max(full[arch] for arch in ranked) - 0.001
+    assert raced.validation_images == sum(seen.values())
+
+
+def test_where_all_fail_nothing_is_evaluated_further(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = failing(monkeypatch, lambda arch, before: True)
+    scores = scoring(large).race_generation(ARCHS, 0)
+    assert all(map(math.isnan, scores.values()))
+    assert len(set(seen.values())) == 1
+    assert seen[ARCHS[0]] <= 0.1 * len(large.task.dataset.val) + 1
 
 
 class Rank:
@@ -194,15 +227,29 @@ class Rank:
         return self.told[0] | self.told[1]
 
     def any(self, flag: bool) -> bool:
-        return flag
+        return any(self.gather({self.rank: flag}).values())
 
 
 def test_the_number_of_ranks_changes_no_score(large: GLiTProblem) -> None:
     alone = scoring(large)
-    scores = alone.generation(ARCHS, 2)
+    scores = alone.race_generation(ARCHS, 2)
     ranks = [scoring(large, group=Rank(rank)) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        raced = list(pool.map(lambda rank: rank.generation(ARCHS, 2), ranks))
+        raced = list(pool.map(lambda rank: rank.race_generation(ARCHS, 2), ranks))
     assert raced == [scores, scores]
     assert list(ranks[0].context.journal) == list(ranks[1].context.journal)
     assert sorted(map(str, ranks[0].context.journal)) == sorted(map(str, alone.context.journal))
+
+
+def test_all_ranks_stop_where_one_is_asked_to(large: GLiTProblem) -> None:
+    ranks = [scoring(large, group=Rank(0), stop=AfterSome(3)), scoring(large, group=Rank(1))]
+
+    def stopped(rank: Scoring) -> list[Any]:
+        with pytest.raises(Interrupted):
+            rank.race_generation(ARCHS, 2)
+        return list(rank.context.journal)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(stopped, ranks)
+    assert first == second
+    assert len(first) == 6  # three of each

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -120,6 +121,36 @@ def test_one_that_is_always_wrong_goes_first() -> None:
     assert found.scores[ARCHS[3]] < min(score for arch, score in found.scores.items() if arch != ARCHS[3])
 
 
+def test_failures_rank_nowhere_and_change_no_other_score() -> None:
+    gone = set(ARCHS[:25])
+
+    def failing(archs: Sequence[Arch], indices: Ints) -> list[Bools | None]:
+        return [None if arch in gone else HITS[arch][indices] for arch in archs]
+
+    found = race(ARCHS, failing, 5_000)
+    assert set(found.kept) == set(ARCHS[25:])  # no more than are kept are left
+    assert [arch for arch, score in found.scores.items() if math.isnan(score)] == ARCHS[:25]
+    assert [found.scores[arch] for arch in ARCHS[25:]] == [HITS[arch].mean() for arch in ARCHS[25:]]
+    assert found.images == 25 * 500 + 5 * 5_000
+    gone.update(ARCHS)
+    assert race(ARCHS, failing, 5_000).kept == ()
+
+
+def test_who_was_dropped_takes_the_place_of_who_fails_late() -> None:
+    best = sorted(ARCHS, key=lambda arch: -HITS[arch].mean())
+
+    def failing(archs: Sequence[Arch], indices: Ints) -> list[Bools | None]:
+        late = len(indices) == 1_000  # from the last look, after 80 % of the images, to the end
+        return [None if late and arch in best[:4] else HITS[arch][indices] for arch in archs]
+
+    found = race(ARCHS, failing, 5_000)
+    assert len(found.kept) >= 5
+    assert not set(found.kept) & set(best[:4])
+    assert all(found.scores[arch] == HITS[arch].mean() for arch in found.kept)
+    dropped = [score for arch, score in found.scores.items() if arch not in (*found.kept, *best[:4])]
+    assert max(dropped) < min(found.scores[arch] for arch in found.kept[:5])
+
+
 def test_a_seed_decides_everything() -> None:
     assert race(ARCHS, correct, 5_000, seed=4) == race(ARCHS, correct, 5_000, seed=4)
     assert race(ARCHS, correct, 5_000, seed=4) != race(ARCHS, correct, 5_000, seed=5)
@@ -153,8 +184,9 @@ def test_a_searcher_is_told_its_scores() -> None:
         ({"archs": [ARCHS[0], ARCHS[0]]}, "2, 1 of them distinct"),
         (
             {"correct": lambda archs, indices: correct(archs, indices)[1:]},
-            r"\(3, 5000\), but returned bool \(2, 5000\)",
+            "hits for 3 candidates, but returned 2",
         ),
+        ({"correct": lambda archs, indices: correct(archs, indices)[:, 1:]}, r"but returned bool \(4999,\)"),
         ({"correct": lambda archs, indices: correct(archs, indices).astype(float)}, "returned float64"),
     ],
 )

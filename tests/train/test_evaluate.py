@@ -54,6 +54,8 @@ def test_the_mode_comes_back_after_an_error() -> None:
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
+        evaluate(nn.Linear(2, 2), [(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))])
+    with pytest.raises(ValueError, match="no images"):
         evaluate(Given(), [])
 
 

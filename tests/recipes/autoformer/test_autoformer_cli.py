@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from nasx import Arch
+from nasx.cli import BadInput, apply_settings
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.config import PRESETS
 from recipes.autoformer.cost import Params
@@ -93,6 +94,11 @@ def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest
         (["--set", "budget.cost=flops"], "budget.cost"),
         (["--set", "space.embed_dims=[24]"], "did you mean 'space.embed_dim'"),
         (["--preset", "autoformer-tiny"], "--data DIR"),
+        (
+            ["--set", 'search.mutation_probability={"*":0.2,"*.*":0.2,"block.*.*":0.2,"typo":0.5}'],
+            "'typo', which fits no",
+        ),
+        (["--set", 'search.mutation_probability={"*":0.2,"block.*.*":0.2}'], "for the gene 'block.count'"),
         (["--preset", "autoformer"], "did you mean 'autoformer-"),
     ],
 )
@@ -116,3 +122,13 @@ def test_the_supernet_that_a_run_trains_holds_the_space() -> None:
     images = torch.randn(2, 1, 8, 8)
     for arch in problem.joint.sample(0, 5):
         assert supernet(images, arch).shape == (2, 10)
+
+
+def test_a_setting_replaces_a_mapping_whole() -> None:
+    tiny = PRESETS["autoformer-tiny"]
+    assert isinstance(tiny.search.mutation_probability, dict)
+    for text in ("0.1", '{"*": 0.1, "block.count": 0.1, "block.*.*": 0.3}'):
+        changed = apply_settings(tiny, [f"search.mutation_probability={text}"])
+        assert changed.search.mutation_probability == json.loads(text)
+    with pytest.raises(BadInput, match="there is no section 'search"):
+        apply_settings(tiny, ["search.mutation_probability.embed_dim=0.1"])

@@ -125,6 +125,9 @@ def test_what_a_row_cannot_do_is_said_before_anything_is_trained() -> None:
     nothing = ["budget.heads_at_most=1e8", "budget.details_at_least=1e7", "budget.details_at_most=2e7"]
     with pytest.raises(ValueError, match="attainable"):
         check("table5", apply_settings(DIGITS, nothing), None, MACHINE)
+    for setting in ("supernet.paths=fair", 'search.mutation_probability={"block.*.global_heads": 0.2}'):
+        with pytest.raises(ValueError, match=r"open subspaces|for the gene 'block\.0\.expansion'"):
+            check("table5", apply_settings(DIGITS, [setting]), None, MACHINE)
 
 
 @pytest.mark.parametrize(

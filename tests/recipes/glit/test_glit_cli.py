@@ -128,6 +128,15 @@ def test_an_unknown_device_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_image_memory_without_bound_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASX_IMAGE_MEMORY_GIB", "inf")
+    assert "image_memory_gib" in refused(["run"], capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "train" in refused(["run", "--preset", "cifar10", "--data", str(tmp_path / "empty")], capsys)
