@@ -71,7 +71,7 @@ def test_what_failed_is_told_and_is_the_status(
         return Outcome("any", 2, ("the second",))
 
     for suite in LEAST:
-        monkeypatch.setattr(f"nasx.faults.{suite.replace(' ', '_')}", found)
+        monkeypatch.setattr(f"nasx.faults.command.{suite.replace(' ', '_')}", found)
     assert main(["--directory", str(tmp_path)]) == 1
     assert capsys.readouterr().out.count("  the second\n") == len(LEAST)
     assert main(["--directory", str(tmp_path / "absent")]) == 2
@@ -97,7 +97,7 @@ def everything_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def everyone_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasx.faults.RunLock", lambda path: path)
+    monkeypatch.setattr("nasx.faults.suites.RunLock", lambda path: path)
 
 
 def removed_before_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
