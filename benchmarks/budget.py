@@ -1,7 +1,7 @@
 """How fast architectures inside a budget are drawn, and what the tables behind it cost. One core, numpy only."""
 
-import resource
 import time
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,14 @@ Row = dict[str, Any]
 
 def draws(n: int = 100_000) -> list[Row]:
     """Return draws a second from GLiT's joint space (198^12) beside plain rejection, by how little is inside."""
-    from recipes.glit.cost import macs  # here, because it loads torch, which would hide what tables take
+    from recipes.glit.cost import macs  # here, because it loads torch
     from recipes.glit.space import TABLE2
 
     rejection = _rejection_rate(TABLE2, macs)
     rows = []
     for low, high in ((1.38e9, 1.40e9), (1.56e9, 1.58e9), (1.82e9, 1.84e9)):
-        inside = TABLE2.within(Budget(macs, at_least=low, at_most=high))
+        budget = Budget(macs, at_least=low, at_most=high)
+        inside, seconds, peak = _tabulated(TABLE2, budget)
         share = inside.size / TABLE2.size
         started = time.perf_counter()
         found = list(inside.sample(0, n))
@@ -36,12 +37,26 @@ def draws(n: int = 100_000) -> list[Row]:
             {
                 "MACs": f"{low:.4g} to {high:.4g}",
                 "share of the space": share,
+                "tabulated in s": seconds,
+                "MB for that": peak,
                 "draws/s, decoded on access": n / (accessed - started),
                 "draws/s, mappings in full": n / (finished - started),
                 "rejection, expected/s": rejection * share,
             }
         )
     return rows
+
+
+def _tabulated(space: Space, budget: Budget) -> tuple[Feasible, float, float]:
+    """Return what is inside, the seconds that took, and the most memory in use for it, which a second time finds."""
+    started = time.perf_counter()
+    inside = space.within(budget)
+    seconds = time.perf_counter() - started
+    tracemalloc.start()
+    space.within(budget)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return inside, seconds, peak / 1e6
 
 
 def _rejection_rate(space: Space, cost: AdditiveCost, n: int = 5_000) -> float:
@@ -74,18 +89,18 @@ def tables() -> list[Row]:
             space = Space(block=repeat(Space(option=one_of(*range(options))), blocks))
             cost = _Spread(options)
             middle = 12_608 * cost.steps * blocks / 2
+            budget = Budget(cost, at_least=middle * 0.99, at_most=middle * 1.01)
+            inside, seconds, peak = _tabulated(space, budget)
             started = time.perf_counter()
-            inside = Feasible(space, [Budget(cost, at_least=middle * 0.99, at_most=middle * 1.01)])
-            tabulated = time.perf_counter()
             inside.sample(0, 1_000)
             rows.append(
                 {
                     "options": options,
                     "blocks": blocks,
-                    "tabulated in s": tabulated - started,
-                    "1,000 draws in s": time.perf_counter() - tabulated,
+                    "tabulated in s": seconds,
+                    "1,000 draws in s": time.perf_counter() - started,
                     "acceptance": inside.acceptance,
-                    "peak memory of the process so far, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                    "MB for that": peak,
                 }
             )
     return rows

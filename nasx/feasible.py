@@ -82,6 +82,9 @@ class Feasible:
         assert isinstance(exact.cost, AdditiveCost)
         self._exact = exact
         self._filters = tuple(b for b in self.budgets if b is not exact)
+        if _draws is None:  # children are inside by construction
+            for budget in self._filters:
+                _refuse_unattainable(space, budget)
         self._cases = list(_cases(space, exact.cost))
         each = max_bytes // len(self._cases)
         self._tables = [_Table.build(case, exact.lower, exact.upper, each) for case in self._cases]
@@ -246,6 +249,16 @@ class Feasible:
     def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
         """Draw a child that has each gene from either parent, uniformly among those inside the budgets."""
         return self._inside(self.space.crossings(first, second)).sample(rng)
+
+
+def _refuse_unattainable(space: Space, budget: Budget) -> None:
+    if isinstance(budget.cost, AdditiveCost):
+        reach = attainable(space, budget.cost)
+        if budget.lower > reach.high or budget.upper < reach.low:
+            raise ValueError(
+                f"the budget of {budget} holds no architecture of this space; "
+                f"attainable are {reach.low:,} to {reach.high:,} {budget.unit}"
+            )
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:

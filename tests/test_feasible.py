@@ -423,3 +423,22 @@ def test_acceptance_counts_children_and_can_be_counted_anew() -> None:
     assert 0.1 < anew.acceptance < 0.6  # about a quarter
     assert inside.acceptance == drawn
     assert anew.size_bounds == inside.size_bounds
+
+
+def test_a_further_budget_that_nothing_meets_is_refused_with_its_range() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(1, 8))), 4))
+    for further in (Budget(Total(), at_least=1000), Budget(Total(), at_most=3)):
+        with pytest.raises(ValueError, match="holds no architecture of this space; attainable are 4 to 28 MACs"):
+            space.within(Budget(Total(), at_most=20), further)
+
+
+def test_a_mutation_of_some_genes_is_uniform_over_the_children_inside() -> None:
+    budget = Budget(Total(), at_least=10, at_most=14)
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 4))
+    parent = Arch({f"block.{i}.w": w for i, w in enumerate((1, 7, 2, 3))})
+    narrowed = space.mutations(parent, ["block.1.w", "block.3.w"])
+    children = _inside(narrowed, budget)
+    assert 10 < len(children) < 64
+    drawn = Counter(narrowed.within(budget).sample(0, 60 * len(children)))
+    assert set(drawn) == set(children)
+    assert stats.chisquare(list(drawn.values())).pvalue > 1e-3

@@ -32,7 +32,8 @@ class StageEstimate:
     """A stage before it runs: images through the network forwards, and how many of them backwards too.
 
     `seconds` and `peak_bytes` are None where nothing was measured. Time is divided by the devices, whose exchange of
-    gradients is not counted; memory is one device's (the process's own on a CPU, times the processes side by side).
+    gradients is not counted. Memory is one device's; on a CPU, the most that this process has had so far, times the
+    processes side by side, which is no less than what a stage of its own takes.
     """
 
     name: str
@@ -134,7 +135,10 @@ class Estimator(Maker[StageEstimate]):
         told = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation images)"
         if name.endswith("/search") and races(config, validation):
             told += ", of which racing needs a part"
-        seconds = None if image_seconds is None else images * image_seconds / self.devices
+        # a candidate is one device's, and a generation waits for all of its candidates
+        together = min(candidates, config.population) if name.endswith("/search") else candidates
+        rounds = candidates / together * math.ceil(together / self.devices)
+        seconds = None if image_seconds is None else rounds * images / candidates * image_seconds
         return StageEstimate(name, images, detail=told, seconds=seconds)
 
     def _training(self, name: str, count: int, inside: Feasible, training: Retraining | None = None) -> StageEstimate:
@@ -144,9 +148,11 @@ class Estimator(Maker[StageEstimate]):
         estimate = StageEstimate(name, images, images, f"{count} networks x {steps:,} steps")
         if not self.timing:
             return estimate
-        side_by_side = self.machine.processes_for(pick_device(self.machine.device))
+        side_by_side = self.machine.processes_for(pick_device(self.machine.device)) if self.devices == 1 else 1
         step_seconds, peak = self._measure_network(inside)
-        rounds = math.ceil(count / (side_by_side * self.devices))
+        rounds: float = math.ceil(count / (side_by_side * self.devices))
+        if self.devices > count and config.batch_size % self.devices == 0:
+            rounds = count / self.devices  # all train one network after the other together
         return replace(estimate, seconds=rounds * steps * step_seconds, peak_bytes=peak * min(count, side_by_side))
 
     def _measure_supernet(
@@ -253,7 +259,7 @@ def plan_lines(document: Mapping[str, Any]) -> Iterator[str]:
         if stage["seconds"] is not None:
             told.append(f"about {duration(stage['seconds'])}")
         if stage["peak_bytes"]:
-            told.append(f"{stage['peak_bytes'] / 2**20:,.0f} MiB")
+            told.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
         if stage["size"] is not None:
             told.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
             if stage["acceptance"] < 1:

@@ -5,6 +5,8 @@ tables that are the same run, such as the hierarchical search, are then run once
 """
 
 import argparse
+import errno
+import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +30,7 @@ from nasx.recipe.machine import Machine
 from nasx.recipe.problem import ImageTask, load_task
 from nasx.recipe.progress import Progress, silent
 from nasx.recipe.stages import Made, Maker, Stages
+from nasx.recipe.training import Damaged
 from nasx.report import NetworkRow, percent, progress, si
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked, write_json
 from nasx.train import pick_device
@@ -413,6 +416,8 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
     pick(options.table, TABLES, "table")
     if options.method is not None:
         raise BadInput("the rows of a table choose their methods; leave --method out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("a table runs in one process, a network beside the other; start it without torchrun")
     config = line.config(options)
     data = options.data.resolve() if options.data else None
     run_dir = options.run_dir or Path("runs") / f"glit-ablations-{config.preset}"
@@ -435,8 +440,13 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
         except Interrupted:
             errors.print(f"interrupted; the same command continues in {run_dir}")
             return INTERRUPTED
-        except (ConfigChanged, RunLocked, BrokenImageError, WorkerDied) as error:
+        except (ConfigChanged, RunLocked, BrokenImageError, WorkerDied, Damaged) as error:
             raise BadInput(str(error)) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            errors.print(f"{error}; make room, and the same command continues in {run_dir}")
+            return INTERRUPTED
     if options.json:
         print_json(document)
         return DONE

@@ -324,7 +324,7 @@ def _check_classes(shipped: Shipped, task: ImageTask) -> None:
     if known != len(theirs):
         raise ValueError(
             f"the network tells {known} classes apart, but the data have {len(theirs)}; give the data that it was "
-            f"trained for, or import its weights with --classes {len(theirs)} and train it"
+            "trained for"
         )
     if isinstance(shipped.classes, tuple) and shipped.classes != theirs:
         ours, other = next((a, b) for a, b in zip(shipped.classes, theirs, strict=True) if a != b)

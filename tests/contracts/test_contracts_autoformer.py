@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetCo
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.cost import Macs, Params
 from recipes.autoformer.model import Frame, build_in
-from recipes.autoformer.space import BASE, SMALL, TINY, Axes
+from recipes.autoformer.space import BASE, SMALL, TINY, Axes, uniform
 from recipes.autoformer.supernet import AutoFormerSupernet
 
 AXES = Axes(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
@@ -62,6 +63,13 @@ class TestPackedBiases(SupernetContract):
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tiny(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("arch") / "arch.json"
+    path.write_text(uniform(192, 12, 3, 4).to_json())
+    TestRecipe.described = str(path)
 
 
 class TestRecipe(RecipeContract):

@@ -1,6 +1,7 @@
 """Fifty random architectures of every space: slice, extracted network, reloaded weights and formulas are one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import networkx as nx
@@ -16,12 +17,12 @@ from nasx.space import Space
 from nasx.verify import verify
 from recipes.autoformer import cost as autoformer_cost
 from recipes.autoformer import model as autoformer_model
+from recipes.autoformer.space import BASE_AXES, SMALL_AXES
 from recipes.autoformer.space import Axes as AutoFormerAxes
-from recipes.autoformer.space import uniform
 from recipes.autoformer.supernet import AutoFormerSupernet
 from recipes.glit import cost as glit_cost
 from recipes.glit import model as glit_model
-from recipes.glit.space import GLIT, TINY, table2
+from recipes.glit.space import GLIT, TINY, heads_space, table2
 from recipes.glit.supernet import GLiTSupernet
 from recipes.localvit import cost as localvit_cost
 from recipes.localvit import model as localvit_model
@@ -57,10 +58,8 @@ def glit(space: Space, sharing: str) -> Subject:
     return space, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
-def autoformer() -> Subject:
-    # the depths, heads and ratios of AutoFormer-Tiny; widths a twelfth of its
-    axes = AutoFormerAxes(embed_dim=(16, 18, 20))
-    supernet = AutoFormerSupernet(uniform(20, 14, 4, 4), AUTOFORMER_FRAME)
+def autoformer(axes: AutoFormerAxes) -> Subject:
+    supernet = AutoFormerSupernet(axes.largest(), AUTOFORMER_FRAME)
     build = partial(autoformer_model.build_in, AUTOFORMER_FRAME)
     costs = autoformer_cost.Macs(AUTOFORMER_FRAME), autoformer_cost.Params(AUTOFORMER_FRAME)
     return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
@@ -78,10 +77,14 @@ def cell() -> Subject:
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "GLiT, stage one": partial(glit, heads_space(TINY.with_blocks(3)), "separate"),
     "GLiT, stage two's union, entangled": partial(glit, GLIT, "entangled"),
     "GLiT, joint, separate": partial(glit, JOINT, "separate"),
     "GLiT, joint, entangled": partial(glit, JOINT, "entangled"),
-    "AutoFormer": autoformer,
+    # the depths, heads and ratios of the published spaces; widths a twelfth of theirs
+    "AutoFormer": partial(autoformer, AutoFormerAxes(embed_dim=(16, 18, 20))),
+    "AutoFormer-Small": partial(autoformer, replace(SMALL_AXES, embed_dim=(26, 32, 37))),
+    "AutoFormer-Base": partial(autoformer, replace(BASE_AXES, embed_dim=(44, 48, 52))),
     "LocalViT": localvit,
     "cell": cell,
 }

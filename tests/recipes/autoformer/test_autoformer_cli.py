@@ -92,6 +92,7 @@ def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest
         (["--set", "budget.at_most=100"], "`at_least <= at_most` must hold"),
         (["--set", "budget.at_most=100", "--set", "budget.at_least=null"], "attainable are"),
         (["--set", "budget.cost=flops"], "budget.cost"),
+        (["--set", "budget.cost=macs"], "MACs"),  # a window of parameters
         (["--set", "space.embed_dims=[24]"], "did you mean 'space.embed_dim'"),
         (["--preset", "autoformer-tiny"], "--data DIR"),
         (
