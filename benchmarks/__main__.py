@@ -1,37 +1,25 @@
 """Run the benchmarks and print their tables, or one JSON document."""
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-Rows = list[dict[str, Any]]
-
-
-def _benchmark(module: str, function: str) -> Callable[..., Rows]:
-    """Return a benchmark that is imported when it runs, so that torch does not count in the memory of others."""
-
-    def run(*arguments: Any) -> Rows:
-        rows: Rows = getattr(importlib.import_module(f"benchmarks.{module}"), function)(*arguments)
-        return rows
-
-    return run
-
+from benchmarks import budget, latency, racing, relative_positions
 
 BENCHMARKS = {
-    "budget.draws": _benchmark("budget", "draws"),
-    "budget.tables": _benchmark("budget", "tables"),
-    "latency": _benchmark("latency", "networks"),
-    "racing": _benchmark("racing", "generations"),
-    "relative_positions.steps": _benchmark("relative_positions", "steps"),
+    "budget.draws": budget.draws,
+    "budget.tables": budget.tables,
+    "latency": latency.networks,
+    "racing": racing.generations,
+    "relative_positions.steps": relative_positions.steps,
 }
-ON_IMAGES = {"racing": _benchmark("racing", "generations_on")}
+ON_IMAGES = {"racing": racing.generations_on}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(options.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; known are {', '.join(BENCHMARKS)}")
-    results: dict[str, Rows] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for name in options.names or BENCHMARKS:
         on_images = options.data is not None and name in ON_IMAGES
         results[name] = ON_IMAGES[name](options.data) if on_images else BENCHMARKS[name]()

@@ -12,15 +12,14 @@ from nasx import Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
+from recipes.glit.cost import macs
+from recipes.glit.space import TABLE2
 
 Row = dict[str, Any]
 
 
 def draws(n: int = 100_000) -> list[Row]:
     """Return draws a second from GLiT's joint space (198^12) beside plain rejection, by how little is inside."""
-    from recipes.glit.cost import macs  # here, because it loads torch
-    from recipes.glit.space import TABLE2
-
     rejection = _rejection_rate(TABLE2, macs)
     rows = []
     for low, high in ((1.38e9, 1.40e9), (1.56e9, 1.58e9), (1.82e9, 1.84e9)):
