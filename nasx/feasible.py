@@ -90,7 +90,7 @@ class Feasible:
         self._tables = [_Table.build(case, exact.lower, exact.upper, each) for case in self._cases]
         log_ways = np.array([table.log_ways for table in self._tables])
         if np.all(np.isneginf(log_ways)):
-            raise ValueError(self._empty_message())
+            raise ValueError(_nothing_inside(exact, self.attainable))
         weights = np.exp(log_ways - log_ways.max())
         self._case_weights = weights / weights.sum()
         self._counts = _draws or _DrawCounts()
@@ -135,17 +135,6 @@ class Feasible:
     def attainable(self) -> Attainable:
         """The range of the first cost over the whole space, budget aside."""
         return _attainable(self._cases)
-
-    def _empty_message(self) -> str:
-        low, high = self.attainable.low, self.attainable.high
-        message = (
-            f"the budget of {self._exact} holds no architecture of this space; "
-            f"attainable are {low:,} to {high:,} {self._exact.unit}".rstrip()
-        )
-        bound = self._exact.at_most if self._exact.at_most is not None else self._exact.at_least
-        if bound and bound * 1000 < low:
-            return f"{message}; budgets are plain counts, so write 1.4e9 for 1.4 G"
-        return message
 
     # Membership and enumeration
 
@@ -255,10 +244,18 @@ def _refuse_unattainable(space: Space, budget: Budget) -> None:
     if isinstance(budget.cost, AdditiveCost):
         reach = attainable(space, budget.cost)
         if budget.lower > reach.high or budget.upper < reach.low:
-            raise ValueError(
-                f"the budget of {budget} holds no architecture of this space; "
-                f"attainable are {reach.low:,} to {reach.high:,} {budget.unit}"
-            )
+            raise ValueError(_nothing_inside(budget, reach))
+
+
+def _nothing_inside(budget: Budget, reach: Attainable) -> str:
+    message = (
+        f"the budget of {budget} holds no architecture of this space; "
+        f"attainable are {reach.low:,} to {reach.high:,} {budget.unit}".rstrip()
+    )
+    bound = budget.at_most if budget.at_most is not None else budget.at_least
+    if bound and bound * 1000 < reach.low:
+        return f"{message}; budgets are plain counts, so write 1.4e9 for 1.4 G"
+    return message
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:

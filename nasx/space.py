@@ -377,7 +377,7 @@ class Space:
         for pattern, value in entries.items():
             found = [choice for name, choice in choices if matches(pattern, name)]
             if not found:
-                raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(_patterns(choices))}")
+                raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(name_patterns(choices))}")
             if all(choice.position(value) is None for choice in found):
                 offered = sorted({v for choice in found for v in choice.values}, key=str)
                 raise ValueError(f"{pattern!r} cannot be {value!r}; this space offers {_listed(offered)}")
@@ -597,7 +597,8 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(str(v) for v in values)
 
 
-def _patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
+def name_patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
+    """Return the names of choices (`Space.walk`), with `*` for the numbers of parts, each once."""
     names = (".".join("*" if s.isdigit() else s for s in name.split(".")) for name, _ in choices)
     return list(dict.fromkeys(names))
 

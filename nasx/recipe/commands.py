@@ -259,9 +259,7 @@ class CommandLine:
             except Damaged as error:
                 raise BadInput(str(error)) from error
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                    raise
-                errors.print(f"{error}; make room, and the same command continues this run in {directory}")
+                errors.print(told_of_disk(error, f"this run in {directory}"))
                 return None
 
     def outcome(self, problem: "Problem[Any]", directory: Path, done: "Done") -> dict[str, Any]:
@@ -372,6 +370,13 @@ class CommandLine:
         else:
             print(f"report: {path}")
         return DONE
+
+
+def told_of_disk(error: OSError, where: str) -> str:
+    """Return what to say where a full or failing disk ends a run; any other error is raised again."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        raise error
+    return f"{error}; make room, and the same command continues {where}"
 
 
 def read_arch(path: str, known: Mapping[str, Arch] = MappingProxyType({})) -> Arch:

@@ -58,7 +58,6 @@ class SupernetTraining(Section):
 
     paths: Literal["uniform", "architectures", "budget", "stratified", "sandwich", "fair"] = "uniform"
     strata: PositiveInt = Field(8, description="bins of the cost; only of stratified")
-
     optimizer: Literal["sgd", "adamw"] = "sgd"
     epochs: PositiveFloat = 100
     batch_size: PositiveInt = 1024

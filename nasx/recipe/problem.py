@@ -1,6 +1,5 @@
 """What a run is about: a configuration with its images, and what a recipe says of its networks."""
 
-import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from nasx.feasible import Feasible
 from nasx.recipe.config import Retraining, RunConfig, SupernetTraining
 from nasx.recipe.machine import Machine
 from nasx.report import BlockDrawing
-from nasx.space import Space
+from nasx.space import Space, name_patterns
 
 
 class ImageTask:
@@ -236,12 +235,12 @@ class Problem(ABC, Generic[Configured]):
 
     def _check_patterns(self) -> None:
         probability = self.config.search.mutation_probability
-        names = dict(self.joint.space.walk())
+        choices = list(self.joint.space.walk())
         for pattern in probability if isinstance(probability, dict) else ():
-            if not any(matches(pattern, name) for name in names):
+            if not any(matches(pattern, name) for name, _ in choices):
                 raise ValueError(
                     f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
-                    f"there are {', '.join(sorted({re.sub(r'[.][0-9]+[.]', '.*.', name) for name in names}))}"
+                    f"there are {', '.join(name_patterns(choices))}"
                 )
 
     def seed(self, name: str) -> int:

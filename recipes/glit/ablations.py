@@ -5,7 +5,6 @@ tables that are the same run, such as the hierarchical search, are then run once
 """
 
 import argparse
-import errno
 import os
 import platform
 import statistics
@@ -24,7 +23,7 @@ import nasx
 from nasx import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
 from nasx.data import BrokenImageError, WorkerDied
-from nasx.recipe.commands import CommandLine
+from nasx.recipe.commands import CommandLine, told_of_disk
 from nasx.recipe.estimate import Estimator
 from nasx.recipe.machine import Machine
 from nasx.recipe.problem import ImageTask, load_task
@@ -443,9 +442,7 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
         except (ConfigChanged, RunLocked, BrokenImageError, WorkerDied, Damaged) as error:
             raise BadInput(str(error)) from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-            errors.print(f"{error}; make room, and the same command continues in {run_dir}")
+            errors.print(told_of_disk(error, f"in {run_dir}"))
             return INTERRUPTED
     if options.json:
         print_json(document)
