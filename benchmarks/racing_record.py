@@ -14,8 +14,8 @@ import torch
 from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
 from nasx.nn import Subnet
-from nasx.recipe.config import Augmentation
-from nasx.recipe.problem import ImageTask, load_task
+from nasx.pipeline.config import Augmentation
+from nasx.pipeline.problem import ImageTask, load_task
 from nasx.search import Evolution
 from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded, train_supernet, use_threads
 from recipes.glit.config import CIFAR10, Config, Model, SpaceAxes

@@ -5,7 +5,7 @@ import sys
 
 from nasx import Arch
 from nasx.cli import DONE, bad_input, pick, print_json
-from nasx.recipe.commands import CommandLine, Recipe, read_arch
+from nasx.pipeline.commands import CommandLine, Recipe, read_arch
 
 
 def _load() -> Recipe:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
-from nasx.recipe.config import (
+from nasx.pipeline.config import (
     Augmentation,
     Data,
     Retraining,

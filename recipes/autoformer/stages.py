@@ -4,7 +4,7 @@ The best networks keep the supernet's weights, are fine-tuned from them, and are
 finding is that the three barely differ (section 4.3).
 """
 
-from nasx.recipe.stages import Made, Maker
+from nasx.pipeline.stages import Made, Maker
 from recipes.autoformer.problem import AutoFormerProblem
 
 

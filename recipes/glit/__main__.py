@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nasx.cli import bad_input, pick
-from nasx.recipe.commands import CommandLine, Recipe
+from nasx.pipeline.commands import CommandLine, Recipe
 
 
 def _load() -> Recipe:

@@ -23,13 +23,13 @@ import nasx
 from nasx import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
 from nasx.data import BrokenImageError, WorkerDied
-from nasx.recipe.commands import CommandLine, told_of_disk
-from nasx.recipe.estimate import Estimator
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import ImageTask, load_task
-from nasx.recipe.progress import Progress, silent
-from nasx.recipe.stages import Made, Maker, Stages
-from nasx.recipe.training import Damaged
+from nasx.pipeline.commands import CommandLine, told_of_disk
+from nasx.pipeline.estimate import Estimator
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import ImageTask, load_task
+from nasx.pipeline.progress import Progress, silent
+from nasx.pipeline.stages import Made, Maker, Stages
+from nasx.pipeline.training import Damaged
 from nasx.report import NetworkRow, percent, progress, si
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked, write_json
 from nasx.train import pick_device

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from nasx import Arch, Space
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
-from nasx.recipe.commands import CommandLine, read_arch
-from nasx.recipe.machine import Machine
-from nasx.recipe.outcome import Finished, read_run
-from nasx.recipe.problem import ImageTask, load_task
-from nasx.recipe.stages import Stages
+from nasx.pipeline.commands import CommandLine, read_arch
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.outcome import Finished, read_run
+from nasx.pipeline.problem import ImageTask, load_task
+from nasx.pipeline.stages import Stages
 from nasx.report import percent
 from nasx.report.figures import architecture, save_svg
 from nasx.run import Stage, StageContext

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from nasx.recipe.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
+from nasx.pipeline.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes
 from recipes.glit.variant import VARIANTS, Locality, Variant

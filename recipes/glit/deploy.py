@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.measure import count_macs, count_params
-from nasx.recipe.outcome import Finished
+from nasx.pipeline.outcome import Finished
 from nasx.run import write_bytes, write_json, write_text
 from nasx.verify import compare_onnx, export_onnx
 from nasx.weights import fit_weights, read_state_dict

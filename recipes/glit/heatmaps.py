@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.data import ImageArray
-from nasx.recipe.outcome import read_run
-from nasx.recipe.problem import load_task
-from nasx.recipe.training import read_weights
+from nasx.pipeline.outcome import read_run
+from nasx.pipeline.problem import load_task
+from nasx.pipeline.training import read_weights
 from nasx.report.figures import heat_maps
 from recipes.glit.config import Config
 from recipes.glit.model import GLiT

@@ -10,7 +10,7 @@ from torch import nn
 
 from nasx import Arch, Budget, Space
 from nasx.feasible import Feasible
-from nasx.recipe.problem import Problem
+from nasx.pipeline.problem import Problem
 from nasx.report import BlockDrawing
 from recipes.glit.config import Config
 from recipes.glit.cost import Macs, PaperMacs, Params

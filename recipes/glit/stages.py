@@ -5,7 +5,7 @@ spos: the same once over the joint space, its supernet trained twice as long (ta
 networks drawn from the budget. Then, for all methods, the two comparison networks and the final evaluation.
 """
 
-from nasx.recipe.stages import Made, Maker
+from nasx.pipeline.stages import Made, Maker
 from recipes.glit.problem import GLiTProblem
 
 

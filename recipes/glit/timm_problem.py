@@ -14,7 +14,7 @@ from nasx.cli import nearest
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
 from nasx.measure import count_macs, count_params
-from nasx.recipe.problem import ImageTask, Problem
+from nasx.pipeline.problem import ImageTask, Problem
 from nasx.report import BlockDrawing
 from recipes.glit.config import Config
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from nasx.recipe.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
+from nasx.pipeline.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
 from recipes.localvit.model import Frame
 from recipes.localvit.space import Axes
 

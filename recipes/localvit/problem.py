@@ -9,7 +9,7 @@ from torch import nn
 from nasx import Arch, Budget, Space
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
-from nasx.recipe.problem import Problem
+from nasx.pipeline.problem import Problem
 from nasx.report import BlockDrawing
 from recipes.localvit.config import Config
 from recipes.localvit.cost import Macs, Params

@@ -1,6 +1,6 @@
 """The stages of a LocalViT search: one supernet, one search, retraining of the best."""
 
-from nasx.recipe.stages import Made, Maker
+from nasx.pipeline.stages import Made, Maker
 from recipes.localvit.problem import LocalViTProblem
 
 

@@ -115,7 +115,7 @@ def test_bad_input_is_one_message_and_status_2(
 
 
 def test_the_supernet_that_a_run_trains_holds_the_space() -> None:
-    from nasx.recipe.problem import load_task
+    from nasx.pipeline.problem import load_task
     from recipes.autoformer.problem import AutoFormerProblem
 
     problem = AutoFormerProblem(PRESETS["digits"], load_task(PRESETS["digits"], None))

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nasx.cli import BadInput, apply_settings
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import load_task
-from nasx.recipe.progress import Progress, silent
-from nasx.recipe.stages import Stages
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import load_task
+from nasx.pipeline.progress import Progress, silent
+from nasx.pipeline.stages import Stages
 from nasx.run import Interrupted, Journal, Stage, StageContext, StopFlag
 from nasx.run.checkpoints import unflatten_state
 from recipes.glit.config import DIGITS, Config

@@ -21,10 +21,10 @@ from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pic
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nasx.recipe.config import RunConfig
-    from nasx.recipe.problem import ImageTask, Problem
-    from nasx.recipe.progress import Progress
-    from nasx.recipe.stages import Maker, Stages
+    from nasx.pipeline.config import RunConfig
+    from nasx.pipeline.problem import ImageTask, Problem
+    from nasx.pipeline.progress import Progress
+    from nasx.pipeline.stages import Maker, Stages
     from nasx.run import RunDirectory, Stage
     from nasx.train import Group
 
@@ -36,7 +36,7 @@ _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 class Recipe:
     """A recipe as its command line sees it: presets, the problem that a configuration states, the stages of its run.
 
-    `stages` strings a run together with a `nasx.recipe.stages.Maker`. `recorded`, where commands of the recipe leave
+    `stages` strings a run together with a `nasx.pipeline.stages.Maker`. `recorded`, where commands of the recipe leave
     runs of other problems, is the problem of a run that is read back, given what the command recorded.
     """
 
@@ -151,8 +151,8 @@ class CommandLine:
         config = self.config(options) if config is None else config
         errors = Console(stderr=True)
         with bad_input(), progress(errors) as bars:
-            from nasx.recipe.machine import Machine
-            from nasx.recipe.problem import load_task
+            from nasx.pipeline.machine import Machine
+            from nasx.pipeline.problem import load_task
 
             reading: list[Any] = []
 
@@ -174,7 +174,7 @@ class CommandLine:
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
-        from nasx.recipe.outcome import network_rows, stage_rows
+        from nasx.pipeline.outcome import network_rows, stage_rows
         from nasx.report import networks_table, stages_table
 
         if options.deterministic:
@@ -205,7 +205,7 @@ class CommandLine:
 
     def _check_stages(self, problem: "Problem[Any]") -> None:
         """Refuse now what a later stage would refuse after hours."""
-        from nasx.recipe.estimate import Estimator
+        from nasx.pipeline.estimate import Estimator
 
         with bad_input():
             self.load().stages(Estimator(problem, timing=False))
@@ -228,10 +228,10 @@ class CommandLine:
         from rich.console import Console
 
         from nasx.data import BrokenImageError, WorkerDied
-        from nasx.recipe.machine import Machine
-        from nasx.recipe.ranks import execute
-        from nasx.recipe.stages import Stages
-        from nasx.recipe.training import Damaged
+        from nasx.pipeline.machine import Machine
+        from nasx.pipeline.ranks import execute
+        from nasx.pipeline.stages import Stages
+        from nasx.pipeline.training import Damaged
         from nasx.run import Interrupted
         from nasx.train import pick_device, process_group, use_deterministic_algorithms
 
@@ -264,7 +264,7 @@ class CommandLine:
 
     def outcome(self, problem: "Problem[Any]", directory: Path, done: "Done") -> dict[str, Any]:
         """Return the summary of a run that ended in an evaluation, and write its files where they are missing."""
-        from nasx.recipe.outcome import summarise, write_outcome
+        from nasx.pipeline.outcome import summarise, write_outcome
 
         summary = summarise(problem, done.results, done.seconds, _versions())
         if not done.already or not (directory / "report.html").exists():
@@ -289,7 +289,7 @@ class CommandLine:
 
     @contextmanager
     def _bars(self, console: "Console", group: "Group") -> "Iterator[Progress]":
-        from nasx.recipe.progress import silent
+        from nasx.pipeline.progress import silent
         from nasx.report import progress
 
         if not group.first:
@@ -306,7 +306,7 @@ class CommandLine:
             yield show
 
     def _plan(self, options: argparse.Namespace) -> int:
-        from nasx.recipe.estimate import plan_document, plan_lines
+        from nasx.pipeline.estimate import plan_document, plan_lines
 
         problem = self.problem(options)
         with bad_input():
@@ -324,9 +324,9 @@ class CommandLine:
         return DONE
 
     def _trust(self, options: argparse.Namespace) -> int:
-        from nasx.recipe.machine import Machine
-        from nasx.recipe.stages import Stages
-        from nasx.recipe.trust import write_trust
+        from nasx.pipeline.machine import Machine
+        from nasx.pipeline.stages import Stages
+        from nasx.pipeline.trust import write_trust
 
         if options.n < 1:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
@@ -352,8 +352,8 @@ class CommandLine:
         return DONE
 
     def _report(self, options: argparse.Namespace) -> int:
-        from nasx.recipe.outcome import make_report, read_run
-        from nasx.recipe.problem import recorded_task
+        from nasx.pipeline.outcome import make_report, read_run
+        from nasx.pipeline.problem import recorded_task
         from nasx.report.html import write_report
 
         with bad_input():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx.recipe.outcome import read_run, stage_rows
+from nasx.pipeline.outcome import read_run, stage_rows
 from recipes.glit.__main__ import main
 
 TINY_RUN = [

@@ -9,10 +9,10 @@ from typing import Any
 from safetensors.torch import save
 
 from nasx.arch import Arch
-from nasx.recipe.problem import Problem
-from nasx.recipe.stages import labels
-from nasx.recipe.training import read_weights
-from nasx.recipe.trust import ranking_plot
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.stages import labels
+from nasx.pipeline.training import read_weights
+from nasx.pipeline.trust import ranking_plot
 from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state

@@ -15,11 +15,11 @@ import torch
 from nasx.arch import Arch
 from nasx.feasible import Feasible, attainable
 from nasx.nn import Subnet
-from nasx.recipe.config import Retraining
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import Level, Problem
-from nasx.recipe.scoring import races
-from nasx.recipe.stages import Maker, evolution, supernet_optimizer, supernet_paths
+from nasx.pipeline.config import Retraining
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Level, Problem
+from nasx.pipeline.scoring import races
+from nasx.pipeline.stages import Maker, evolution, supernet_optimizer, supernet_paths
 from nasx.report import duration, si
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
 

@@ -24,8 +24,8 @@ from nasx.data import (
 )
 from nasx.data.dataset import Images, Indices
 from nasx.feasible import Feasible
-from nasx.recipe.config import Retraining, RunConfig, SupernetTraining
-from nasx.recipe.machine import Machine
+from nasx.pipeline.config import Retraining, RunConfig, SupernetTraining
+from nasx.pipeline.machine import Machine
 from nasx.report import BlockDrawing
 from nasx.space import Space, name_patterns
 
@@ -182,7 +182,7 @@ Configured = TypeVar("Configured", bound=RunConfig)
 class Problem(ABC, Generic[Configured]):
     """What a recipe brings: its networks, supernets and costs for the images of one run.
 
-    The stages of `nasx.recipe` do the rest. `config` is the recipe's own kind of RunConfig.
+    The stages of `nasx.pipeline` do the rest. `config` is the recipe's own kind of RunConfig.
     """
 
     title: str

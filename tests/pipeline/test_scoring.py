@@ -15,9 +15,9 @@ import torch
 from nasx import Arch
 from nasx.cli import apply_settings
 from nasx.data import load_digits
-from nasx.recipe.problem import ImageTask, load_task
-from nasx.recipe.ranks import CopiedJournal
-from nasx.recipe.scoring import Scoring
+from nasx.pipeline.problem import ImageTask, load_task
+from nasx.pipeline.ranks import CopiedJournal
+from nasx.pipeline.scoring import Scoring
 from nasx.run import Interrupted, StageContext, StopFlag
 from nasx.train import ALONE, Evaluation, evaluate
 from nasx.train.modes import Batches
@@ -59,7 +59,7 @@ def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
 ) -> None:
     arch = PROBLEM.joint.sample(0)
     score = scoring().score(arch).accuracy
-    monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(70))
+    monkeypatch.setattr("nasx.pipeline.scoring.evaluate", with_memory_for(70))
     with caplog.at_level(logging.WARNING):
         assert scoring().score(arch).accuracy == pytest.approx(score, abs=1 / 287)
     assert [record.args for record in caplog.records] == [(256,), (128,), (64,)]
@@ -68,7 +68,7 @@ def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
 def test_a_candidate_that_never_fits_has_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(0))
+    monkeypatch.setattr("nasx.pipeline.scoring.evaluate", with_memory_for(0))
     assert math.isnan(scoring().score(PROBLEM.joint.sample(0)).accuracy)
     assert "even image by image" in caplog.text
 
@@ -149,7 +149,7 @@ def test_an_interrupted_race_goes_on_where_it_was(
         done += 1
         return evaluate(*arguments)
 
-    monkeypatch.setattr("nasx.recipe.scoring.evaluate", counted)
+    monkeypatch.setattr("nasx.pipeline.scoring.evaluate", counted)
     again = scoring(large, journal)
     assert again.race_generation(ARCHS, 4) == scores
     assert list(again.context.journal) == list(whole.context.journal)
@@ -167,7 +167,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) 
         seen[subnet.arch] += scored.images
         return replace(scored, loss=math.nan) if fails else scored
 
-    monkeypatch.setattr("nasx.recipe.scoring.evaluate", evaluated)
+    monkeypatch.setattr("nasx.pipeline.scoring.evaluate", evaluated)
     return seen
 
 

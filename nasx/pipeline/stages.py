@@ -20,12 +20,12 @@ from nasx.cli import bad_input
 from nasx.cost import AdditiveCost, Budget
 from nasx.feasible import Feasible, attainable
 from nasx.nn import Supernet
-from nasx.recipe.config import Retraining, Search, SupernetTraining
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import Level, Problem
-from nasx.recipe.progress import Progress, silent
-from nasx.recipe.scoring import Scoring
-from nasx.recipe.training import (
+from nasx.pipeline.config import Retraining, Search, SupernetTraining
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Level, Problem
+from nasx.pipeline.progress import Progress, silent
+from nasx.pipeline.scoring import Scoring
+from nasx.pipeline.training import (
     Damaged,
     NetworkJob,
     Stateful,
@@ -36,7 +36,7 @@ from nasx.recipe.training import (
     train_networks,
     write_weights,
 )
-from nasx.recipe.trust import judged, spread
+from nasx.pipeline.trust import judged, spread
 from nasx.run import Stage, StageContext
 from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import check_space
@@ -69,7 +69,7 @@ Made = TypeVar("Made")
 
 
 class Maker(Protocol[Made]):
-    """What a recipe strings a run together with: `Stages` makes stages, `nasx.recipe.estimate` what they would cost."""
+    """What a recipe strings a run together with: `Stages` makes stages, `nasx.pipeline.estimate` what they would cost."""
 
     problem: Any
 

@@ -17,10 +17,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from nasx.arch import Arch
-from nasx.recipe.config import Retraining, RunConfig
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import load_task
-from nasx.recipe.progress import Progress
+from nasx.pipeline.config import Retraining, RunConfig
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import load_task
+from nasx.pipeline.progress import Progress
 from nasx.run import Interrupted, StageContext
 from nasx.run.checkpoints import Checkpoints, flatten_state, unflatten_state
 from nasx.run.files import check_space, write_bytes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasx.recipe.training import Stateful, loss_curve, resumable
+from nasx.pipeline.training import Stateful, loss_curve, resumable
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints
 from nasx.train import NotFinite, Step, nesterov_sgd, train

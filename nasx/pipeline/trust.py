@@ -10,7 +10,7 @@ from nasx.arch import Arch
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
 from nasx.ranking import rank_agreement, verdict
-from nasx.recipe.problem import Problem
+from nasx.pipeline.problem import Problem
 from nasx.report import RankingPlot
 from nasx.run.files import write_json
 from nasx.space import Space

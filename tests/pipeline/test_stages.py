@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.cli import apply_settings
 from nasx.feasible import attainable
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import load_task
-from nasx.recipe.stages import Stages, supernet_paths
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import load_task
+from nasx.pipeline.stages import Stages, supernet_paths
 from nasx.run import RunDirectory
 from recipes.glit.config import DIGITS
 from recipes.glit.problem import GLiTProblem

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.nn import Subnet
-from nasx.recipe.config import Search
-from nasx.recipe.problem import Problem
+from nasx.pipeline.config import Search
+from nasx.pipeline.problem import Problem
 from nasx.run import Interrupted, StageContext
 from nasx.search import race
 from nasx.search.racing import FEWEST_IMAGES
