@@ -40,7 +40,7 @@ from recipes.glit.model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, buil
 from recipes.glit.picture import block_drawings
 from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import Axes, details_space, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.timm_problem import PREFIX, TimmProblem, timm_arch
 
 KNOWN = {  # name: the network, and the preset of its size
@@ -191,7 +191,7 @@ def verify_command(options: argparse.Namespace) -> int:
         frame = _frame(config, len(run.split["train"]["per_class"]) if run else options.classes)
         space, stage = _supernet_space(arch, config.axes(), run)
         torch.manual_seed(config.seed)
-        supernet = GLiTSupernet(space, frame, sharing=config.model.sharing, init_std=config.model.init_std)
+        supernet = make_supernet(space, frame, sharing=config.model.sharing, init_std=config.model.init_std)
         weights = run.supernet(stage) if run and stage else None
         if weights:
             supernet.load_state_dict(weights)
