@@ -1,241 +1,249 @@
-"""What a run is about: a configuration with its images, and what a recipe says of its networks."""
+"""What a run searches: a space, a builder of its networks, a task, and what can be replaced of the rest."""
 
+import hashlib
+import inspect
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from nasx.arch import Arch, matches
-from nasx.cost import AdditiveCost
-from nasx.data import (
-    Augment,
-    Dataset,
-    ImageArray,
-    TrainBatches,
-    channel_statistics,
-    eval_batches,
-    load_digits,
-    load_image_folder,
-)
-from nasx.data.dataset import Images, Indices
-from nasx.feasible import Feasible
-from nasx.pipeline.config import Retraining, RunConfig, SupernetTraining
-from nasx.pipeline.machine import Machine
+from nasx.cost import AdditiveCost, Budget, Cost
+from nasx.feasible import Attainable, attainable
+from nasx.measure import counted
+from nasx.nn import Supernet
+from nasx.nn.skeleton import build_skeleton
+from nasx.pipeline.config import RunConfig
+from nasx.pipeline.settle import settle
+from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
 from nasx.report import BlockDrawing
-from nasx.space import Space, name_patterns
+from nasx.space import ArchSet, Space, name_patterns
+from nasx.train import evaluate
+from nasx.train.batch import batch_size
 
+if TYPE_CHECKING:
+    from nasx.pipeline.stages import RunStage
 
-class ImageTask:
-    """The images of a run, and the batches that its configuration makes of them."""
+Make = Callable[[Arch], nn.Module]
+"""Returns the network of an architecture, untrained; with a keyword `drop_path` where it has stochastic depth."""
 
-    def __init__(self, config: RunConfig, data_path: Path | None, dataset: Dataset, *, workers: int = 0) -> None:
-        self.config, self.data_path, self.dataset, self.workers = config, data_path, dataset, workers
-
-    @cached_property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation that images are normalised by: the configuration's, or the training images'."""
-        mean, std = self.config.data.mean, self.config.data.std
-        if mean is not None and std is not None:
-            return mean, std
-        return channel_statistics(self.dataset.train)
-
-    def supernet_batches(self, *, seed: int, part: tuple[int, int] = (0, 1)) -> TrainBatches:
-        """Return what supernets are trained on; `part=(rank, size)` is one rank's part of every batch."""
-        return self._batches(self.config.supernet, seed, part)
-
-    def recalibration_batches(self, *, seed: int) -> TrainBatches:
-        """Return what BatchNorm statistics are recomputed from."""
-        plain = {"batch_size": self.config.search.recalibration_batch_size, "mixup": 0.0, "cutmix": 0.0}
-        return self._batches(self.config.supernet.model_copy(update=plain), seed)
-
-    def retrain_batches(
-        self, *, seed: int, training: Retraining | None = None, part: tuple[int, int] = (0, 1)
-    ) -> TrainBatches:
-        """Return what networks are trained on, from scratch by default."""
-        return self._batches(training or self.config.retrain, seed, part)
-
-    def eval_batches(
-        self, images: Images, batch_size: int | None = None, indices: Indices | None = None
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return images in order for an evaluation, all by default, in batches of the configured size by default."""
-        size = batch_size or self.config.search.eval_batch_size
-        return eval_batches(images, size, *self.statistics, indices=indices, workers=self.workers)
-
-    def check(self) -> None:
-        """Refuse batches that cannot be, before anything is trained."""
-        if len(self.statistics[0]) != self.dataset.channels:
-            raise ValueError(
-                f"data.mean and data.std have {len(self.statistics[0])} values, but the images {self.dataset.channels} "
-                "channels; give as many, or null to measure them"
-            )
-        self.supernet_batches(seed=0)
-        self.retrain_batches(seed=0)
-        if self.config.search.recalibration_batches:
-            self.recalibration_batches(seed=0)
-
-    def _batches(
-        self, training: SupernetTraining | Retraining, seed: int, part: tuple[int, int] = (0, 1)
-    ) -> TrainBatches:
-        mean, std = self.statistics
-        soft = bool(training.mixup or training.cutmix)  # then the targets carry the smoothing
-        return TrainBatches(
-            self.dataset.train,
-            batch_size=training.batch_size,
-            seed=seed,
-            augment=Augment(**training.augment.model_dump()),
-            mean=mean,
-            std=std,
-            classes=len(self.dataset.classes),
-            mixup=training.mixup,
-            cutmix=training.cutmix,
-            label_smoothing=training.label_smoothing if soft else 0.0,
-            part=part,
-            repeats=getattr(training, "repeats", 1),
-            workers=self.workers,
-        )
-
-
-_loaded: dict[tuple[str, Path | None, Machine], ImageTask] = {}
-
-
-def load_task(
-    config: RunConfig,
-    data_path: Path | None,
-    machine: Machine | None = None,
-    on_progress: Callable[[int, int], object] | None = None,
-) -> ImageTask:
-    """Return a run's images, loaded; the last are kept, because a worker process trains several networks.
-
-    The machine, by default this one's settings, says how much of them is kept in memory and how many processes read
-    the others ahead. `on_progress(done, total)` is told of images that are read into memory. Raises ValueError for what
-    is no data set.
-    """
-    machine = machine or Machine()
-    key = config.model_dump_json(), data_path, machine
-    if key not in _loaded:
-        _loaded.clear()
-        dataset = _load(config, data_path, machine, on_progress)
-        _loaded[key] = ImageTask(config, data_path, dataset, workers=machine.workers)
-    return _loaded[key]
-
-
-def _load(
-    config: RunConfig, data_path: Path | None, machine: Machine, on_progress: Callable[[int, int], object] | None
-) -> Dataset:
-    data = config.data
-    if data.source == "digits":
-        if data_path is not None:
-            raise ValueError(
-                f"the preset {config.preset!r} reads the embedded digits, so --data {data_path} has no use; "
-                "choose a preset for image folders"
-            )
-        dataset = load_digits(seed=config.seed, val_fraction=data.val_fraction)
-    else:
-        if data_path is None:
-            raise ValueError(
-                f"the preset {config.preset!r} needs an image folder: --data DIR with train/ and test/ or val/"
-            )
-        dataset = load_image_folder(
-            data_path,
-            image_size=data.image_size,
-            seed=config.seed,
-            val_images=data.val_images,
-            val_fraction=data.val_fraction,
-            leaks=data.leaks,
-            max_bytes=int(machine.image_memory_gib * 2**30),
-            on_progress=on_progress or (lambda done, total: None),
-        )
-    if dataset.image_size != data.image_size:
-        raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
-    return dataset
-
-
-def recorded_task(config: RunConfig, split: Mapping[str, Any]) -> ImageTask:
-    """Return what the record of a split says of a run's images, without one image: enough for networks and costs."""
-    channels, size = 1 if config.data.source == "digits" else 3, config.data.image_size
-    none = ImageArray(np.zeros((0, channels, size, size), np.uint8), np.zeros(0, np.int64))
-    dataset = Dataset(
-        name=config.data.source,
-        classes=tuple(split["train"]["per_class"]),
-        channels=channels,
-        image_size=size,
-        train=none,
-        val=none,
-        split=dict(split),
-        test=lambda: none,
-    )
-    return ImageTask(config, None, dataset)
-
-
-Level = Callable[[Mapping[str, Any]], tuple[Space, Feasible]]
-"""One level of a search, given the results of earlier stages: the supernet's space and the architectures searched."""
-
+SupernetMaker = Callable[[Make, Space], nn.Module]
+"""Returns an untrained supernet of a space, such as `nasx.nn.Supernet` is."""
 
 Configured = TypeVar("Configured", bound=RunConfig)
 
+_PROBES = 3  # architectures whose networks identify a builder
 
-class Problem(ABC, Generic[Configured]):
-    """What a recipe brings: its networks, supernets and costs for the images of one run.
 
-    The stages of `nasx.pipeline` do the rest. `config` is the recipe's own kind of RunConfig.
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A network that what is found is compared with, and what tables call it."""
+
+    label: str
+    arch: Arch
+
+
+class Problem(Generic[Configured]):
+    """A search: a space, a builder, a task, and a budget.
+
+    - `space` is a `Space`, or a part of one.
+    - `make(arch)` returns an untrained network as plain torch. Where it has a keyword `drop_path`, trainings pass
+      their rate of stochastic depth.
+    - `task` is a `Task` or an `ImageTask`.
+    - `budget` is one `Budget` or several; the first with an `AdditiveCost` is met exactly, the others filter.
+    - `config` are the settings; those that are unset are fitted to data and networks (`nasx.pipeline.settle`).
+    - `supernet(make, space)` returns the supernet, `nasx.nn.Supernet` by default.
+    - `macs` and `params` are costs of an architecture, counted by default.
+    - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
+      many random networks as are retrained.
+    - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
+    - `stages(problem)` returns the stages of a run, `nasx.pipeline.plan.search_stages` by default.
+    - `teacher` is a network to learn from, where `supernet.teacher` and `retrain.teacher` do not name one.
+
+    Raises ValueError for an empty budget and for settings that the task has no use for.
     """
 
-    title: str
-    """What reports call the recipe."""
-    drawing_legend: str = ""
-    """What the picture of an architecture shows."""
+    def __init__(
+        self,
+        space: ArchSet,
+        make: Make,
+        task: BaseTask,
+        *,
+        budget: Budget | Sequence[Budget] | None = None,
+        config: Configured = RunConfig(),  # type: ignore[assignment]  # noqa: B008 - immutable
+        supernet: SupernetMaker = Supernet,
+        macs: Cost | None = None,
+        params: Cost | None = None,
+        baselines: Mapping[str, Baseline] | None = None,
+        draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
+        stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
+        teacher: nn.Module | None = None,
+        name: str = "search",
+        title: str = "Architecture",
+        drawing_legend: str = "",
+    ) -> None:
+        self.space, self.task, self.make = space.space, task, make
+        self.name, self.title, self.drawing_legend = name, title, drawing_legend
+        self.budgets = (budget,) if isinstance(budget, Budget) else tuple(budget or ())
+        self.inside = space.within(*self.budgets) if self.budgets else space
+        self._supernet, self._macs, self._params = supernet, macs, params
+        self._baselines, self._draw, self._stages, self.teacher = baselines, draw, stages, teacher
+        self.config: Configured = settle(config, task, self)
 
-    def __init__(self, config: Configured, task: ImageTask) -> None:
-        self.config, self.task = config, task
+    @cached_property
+    def macs(self) -> Cost:
+        """Multiply-adds for one sample."""
+        return self._macs or self._counted("macs")
 
-    @property
-    @abstractmethod
-    def joint(self) -> Feasible:
-        """All networks that the run can find: the whole space inside the final budget."""
+    @cached_property
+    def params(self) -> Cost:
+        """Parameters."""
+        return self._params or self._counted("params")
 
-    @property
-    @abstractmethod
-    def cost(self) -> AdditiveCost:
-        """The cost that budgets bound."""
+    @cached_property
+    def cost(self) -> AdditiveCost | None:
+        """The cost that paths and the spread of a trust stage go by: the first budget's that adds up, or the MACs."""
+        additive = [budget.cost for budget in self.inside.budgets if isinstance(budget.cost, AdditiveCost)]
+        if not additive and isinstance(self.macs, AdditiveCost):
+            return self.macs
+        return additive[0] if additive else None
 
-    @abstractmethod
-    def macs(self, arch: Arch) -> int:
-        """Return the multiply-adds of a network of the run, for one image."""
+    @cached_property
+    def takes_drop_path(self) -> bool:
+        """Whether the builder has a keyword `drop_path`."""
+        try:
+            return "drop_path" in inspect.signature(self.make).parameters
+        except (TypeError, ValueError):  # a builder without a signature
+            return False
 
-    @abstractmethod
-    def params(self, arch: Arch) -> int:
-        """Return the parameters of a network of the run."""
+    @cached_property
+    def has_batch_norm(self) -> bool:
+        """Whether networks of the space have BatchNorm, as far as some of them tell."""
+        archs = [self.space[0], self.space[self.space.size - 1], *self.space.sample(0, 6)]
+        return any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for arch in archs
+            for module in build_skeleton(self.make, arch).modules()
+        )
 
-    @abstractmethod
+    def maker(self, drop_path: float) -> Make:
+        """Return the builder with a rate of stochastic depth."""
+        return partial(self.make, drop_path=drop_path) if self.takes_drop_path else self.make
+
     def supernet(self, space: Space) -> nn.Module:
-        """Return an untrained supernet for a space of the run (`nasx.nn.Supernet`)."""
+        """Return an untrained supernet for a space of the run."""
+        return self._supernet(self.maker(self.config.supernet.drop_path), space)
 
-    @abstractmethod
-    def network(self, arch: Arch) -> Callable[[], nn.Module]:
-        """Return what builds an untrained network to be trained from scratch; it must be picklable."""
+    @cached_property
+    def baselines(self) -> Mapping[str, Baseline]:
+        """The networks to compare with, random ones aside."""
+        if self._baselines is not None:
+            return self._baselines
+        if self.cost is None:
+            return {}
+        reach = attainable(self.space, self.cost)
+        return {"largest": Baseline("largest", reach.high_arch), "smallest": Baseline("smallest", reach.low_arch)}
 
-    @abstractmethod
-    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
-        """Return the networks to compare with beside one drawn from the budget: key -> (label, architecture)."""
+    @cached_property
+    def reach(self) -> Attainable | None:
+        """The least and the greatest cost in the whole space, where it adds up."""
+        return None if self.cost is None else attainable(self.space, self.cost)
 
-    @abstractmethod
-    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return the picture of an architecture, a box a block."""
+    def draw(self, arch: Arch) -> Sequence[BlockDrawing]:
+        """Return the picture of an architecture."""
+        return self._draw(arch) if self._draw else repeated_parts(arch)
+
+    def stages(self) -> "list[RunStage]":
+        """Return the stages of a run, in order; `plan`, `run` and reports read the same list."""
+        from nasx.pipeline.plan import search_stages  # which needs problems
+
+        return list((self._stages or search_stages)(self))
+
+    def random_archs(self, count: int) -> list[Arch]:
+        """Return networks drawn uniformly from those that are searched, as many as there are at most."""
+        return different(self.inside, count, self.seed("random"))
+
+    def seed(self, name: str) -> int:
+        """Return the seed of a purpose, from the run's seed and a name."""
+        return zlib.crc32(f"{self.config.seed}/{name}".encode()) & 0x7FFFFFFF
+
+    def network_seed(self, rank: int) -> int:
+        """Return the seed that the candidate of a rank is trained with, in whichever stage.
+
+        Networks of different origin are compared rank by rank, so their trainings are paired.
+        """
+        return self.seed(f"network/{rank}")
 
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
-        self.task.check()
+        self._check_counts()
         self._check_patterns()
-        self.joint.sample(0)  # budgets that filter, or costs that were bucketed, may be met by no network at all
+        arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
+        self._check_network(arch)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies a problem beside its settings and data, as JSON values.
+
+        It covers the space, the budgets, and the names and shapes that the builder gives for some architectures.
+        """
+        archs = [self.inside.sample(seed) for seed in range(_PROBES)]
+        costs = [[float(budget.cost(arch)) for arch in archs] for budget in self.inside.budgets]
+        digest = hashlib.sha256()
+        tensors = parameters = 0
+        for arch in archs:
+            network = build_skeleton(self.make, arch)
+            for name, tensor in network.state_dict().items():
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            tensors = len(network.state_dict())
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+        return {
+            "space": {"size": str(self.space.size), "sha256": hashlib.sha256(self.space.to_json().encode()).hexdigest()},
+            "budget": {"bounds": [str(budget) for budget in self.inside.budgets], "costs": costs},
+            "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
+            "loss": self.task.loss_name,
+            "metric": self.task.metric_name,
+        }
+
+    def _counted(self, kind: Any) -> Cost:
+        call = None if kind == "params" else self.task.call
+        try:
+            return counted(kind, self.make, self.space, call)
+        except ValueError:  # networks whose parts do not add up
+            return counted(kind, self.make, self.space, call, additive=False)
+
+    def _check_counts(self) -> None:
+        config, counts = self.config, self.task.counts
+        train, val = counts["train"], counts["val"]
+        sizes = {
+            "supernet.batch_size": config.supernet.batch_size,
+            "retrain.batch_size": config.retrain.batch_size,
+        }
+        if config.search.recalibration_batches:
+            sizes["search.recalibration_batch_size"] = config.search.recalibration_batch_size
+        for name, size in sizes.items():
+            if size > train:
+                raise ValueError(
+                    f"{name} must be at most the {train:,} training samples, but got {size:,}; lower {name}"
+                )
+        for training in (config.supernet, config.retrain):
+            if training.mixes and training.batch_size % 2:
+                raise ValueError(
+                    f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
+                    f"{training.batch_size}"
+                )
+        if val < FEWEST_VALIDATION:
+            raise ValueError(
+                f"there are {val} validation samples, on which no network can be chosen; {FEWEST_VALIDATION} are the "
+                "least, and a hundred the first that mean something"
+            )
 
     def _check_patterns(self) -> None:
         probability = self.config.search.mutation_probability
-        choices = list(self.joint.space.walk())
+        choices = list(self.space.walk())
         for pattern in probability if isinstance(probability, dict) else ():
             if not any(matches(pattern, name) for name, _ in choices):
                 raise ValueError(
@@ -243,6 +251,37 @@ class Problem(ABC, Generic[Configured]):
                     f"there are {', '.join(name_patterns(choices))}"
                 )
 
-    def seed(self, name: str) -> int:
-        """Return a stage's own seed, from the run's seed and the stage's name."""
-        return zlib.crc32(f"{self.config.seed}/{name}".encode()) & 0x7FFFFFFF
+    def _check_network(self, arch: Arch) -> None:
+        """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
+        import torch
+
+        task = self.task
+        with torch.random.fork_rng(devices=[]):
+            network = self.make(arch)
+        batch = next(iter(task.eval_batches("val", min(8, task.counts["val"]), indices=np.arange(min(8, task.counts["val"])))))
+        evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+        batch_size(task.unpack(batch).targets)
+
+
+def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
+    """Return up to `count` different architectures, drawn uniformly."""
+    rng = np.random.default_rng(seed)
+    found: dict[Arch, None] = {}
+    for _ in range(100 * count):
+        if len(found) == min(count, archs.size_bounds[1]):
+            break
+        found.setdefault(archs.sample(rng))
+    return list(found)
+
+
+def repeated_parts(arch: Arch) -> Sequence[BlockDrawing]:
+    """Return a box for each repeated part with its choices, or one for an architecture without repeated parts."""
+    from nasx.cost import split
+
+    shared, parts = split(arch)
+    if not parts:
+        return (BlockDrawing("network", 0.3, tuple(f"{name} {value}" for name, value in shared.items())),)
+    return tuple(
+        BlockDrawing(f"{name} {index}", 0.3, tuple(f"{key} {value}" for key, value in choices.items()))
+        for (name, index), choices in parts.items()
+    )
