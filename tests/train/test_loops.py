@@ -2,6 +2,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Switch
 from nasx.train import NotFinite, UniformPaths, adamw, cosine_schedule, ema, nesterov_sgd, seeded, train, train_supernet
 
+SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
 SPACE = Space(block=repeat(Space(width=one_of(3, 5, 7)), 2))
 
 
@@ -97,7 +99,7 @@ def test_one_supernet_step_is_torch_sgd_on_the_extracted_path() -> None:
     reference.step()
 
     (step,) = train_supernet(
-        supernet, [(x, y)], Fixed(arch), nesterov_sgd(supernet, lr=0.1, weight_decay=0.01), label_smoothing=0.1
+        supernet, [(x, y)], Fixed(arch), nesterov_sgd(supernet, lr=0.1, weight_decay=0.01), loss=SMOOTHED
     )
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
     assert (step.step, step.archs, step.lr, step.skipped) == (0, (arch,), 0.1, False)
@@ -129,7 +131,7 @@ def test_distilled_paths_learn_from_the_first_ones_outputs() -> None:
     (loss / 4).backward()  # type: ignore[no-untyped-call]
 
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
-    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, label_smoothing=0.1, distill=True)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, loss=SMOOTHED, distill=True)
     assert step.loss == pytest.approx(float(loss.detach()) / 4, rel=1e-6)
     for ours, theirs in zip(supernet.parameters(), plain.parameters(), strict=True):
         assert (ours.grad is None) is (theirs.grad is None)
@@ -277,7 +279,7 @@ def test_label_smoothing_of_soft_targets_is_that_of_the_labels_mixed() -> None:
     log_p = plain_model()(x).log_softmax(dim=1).detach()
     smooth = 0.7 * (0.9 * first + 0.1 / 3) + 0.3 * (0.9 * second + 0.1 / 3)
     model = plain_model()
-    (step,) = train(model, [(x, mixed)], nesterov_sgd(model, lr=0.1, weight_decay=0), label_smoothing=0.1)
+    (step,) = train(model, [(x, mixed)], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=SMOOTHED)
     assert float(step.loss) == pytest.approx(float(-(smooth * log_p).sum(dim=1).mean()), rel=1e-5)
 
 
