@@ -3,6 +3,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Switch
-from nasx.train import NotFinite, UniformPaths, adamw, cosine_schedule, ema, nesterov_sgd, seeded, train, train_supernet
+from nasx.train import (
+    Distillation,
+    NotFinite,
+    UniformPaths,
+    adamw,
+    cosine_schedule,
+    ema,
+    nesterov_sgd,
+    seeded,
+    train,
+    train_supernet,
+)
 
 SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
 SPACE = Space(block=repeat(Space(width=one_of(3, 5, 7)), 2))
@@ -312,3 +324,52 @@ def test_a_skipped_step_leaves_finite_batch_norm_statistics() -> None:
     steps = list(train(model, [bad, good], optimizer, schedule=cosine_schedule(optimizer, steps=2)))
     assert [step.skipped for step in steps] == [True, False]
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def path_gradients(reduction: Literal["mean", "sum"]) -> tuple[list[Tensor | None], float]:
+    supernet = seeded_supernet()
+    pair = Fixed(widths(3, 3), widths(7, 7))
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, batches(0, 1), pair, optimizer, reduction=reduction)
+    return [p.grad for p in supernet.parameters()], step.loss
+
+
+def test_gradients_of_several_paths_are_averaged_or_added() -> None:
+    mean, mean_loss = path_gradients("mean")
+    total, total_loss = path_gradients("sum")
+    for averaged, added in zip(mean, total, strict=True):
+        assert (averaged is None) is (added is None)
+        if averaged is not None and added is not None:
+            torch.testing.assert_close(added, 2 * averaged)
+    assert total_loss == pytest.approx(mean_loss)  # what is reported is the mean, to be compared
+
+
+def test_in_place_distillation_of_a_regression_teaches_values() -> None:
+    supernet = seeded_supernet()
+    plain = copy.deepcopy(supernet)
+    teacher, student = widths(7, 7), widths(3, 5)
+    (x, _), *_ = batches(0, 1)
+    y = torch.randn(6, 3)
+    values = plain(x, teacher)
+    loss = (F.mse_loss(values, y) + F.mse_loss(plain(x, student), values.detach())) / 2
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(teacher, student), optimizer, loss=nn.MSELoss(), distill=True)
+    assert step.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(supernet.head.weight.grad, plain.head.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "max"}, "'mean' or 'sum', but got 'max'"),
+        ({"distill": True, "distillation": Distillation(lambda x: x)}, "two teachers"),
+        ({"distill": True, "loss": lambda outputs, targets: outputs.sum()}, "but not for <lambda>; set distill=False"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    supernet = seeded_supernet()
+    with pytest.raises(ValueError, match=message):
+        train_supernet(
+            supernet, batches(0, 1), Fixed(widths(3, 3)), nesterov_sgd(supernet, lr=0.1, weight_decay=0), **options
+        )
