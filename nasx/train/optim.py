@@ -1,11 +1,10 @@
-"""Optimizers, schedules and averages, all torch's own, with the settings of the field."""
+"""Optimizers and schedules, all torch's own, with the settings of the field."""
 
 import math
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: float = 0.9) -> torch.optim.SGD:
@@ -63,9 +62,3 @@ def cosine_schedule(
         return float(final_lr + (lr - final_lr) * (1 + math.cos(math.pi * done)) / 2) / lr
 
     return LambdaLR(optimizer, factor)
-
-
-def ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Return torch's exponential moving average of weights and buffers; call `update_parameters` after each step."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

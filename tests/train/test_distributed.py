@@ -171,7 +171,7 @@ def supernet_run(
         digits(group, dtype, steps),
         paths if sandwich else UniformPaths(SPACE, 1),
         optimizer,
-        label_smoothing=0.1,
+        loss=partial(F.cross_entropy, label_smoothing=0.1),
         distill=sandwich,
         clip_norm=1.0,
         group=group,
@@ -456,7 +456,7 @@ def score(supernet: nn.Module, arch: Arch) -> tuple[float, float]:
     subnet = Subnet(supernet, arch)
     recalibrate(subnet, batches.steps(0, 2))
     scored = evaluate(subnet, islice(eval_batches(data.val, 100, (0.3,), (0.4,)), 2))
-    return scored.accuracy, scored.loss
+    return scored.score, scored.loss
 
 
 def scores_run(group: Group, sharing: Sharing, state: State) -> dict[Arch, tuple[float, float]]:
