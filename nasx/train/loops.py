@@ -125,8 +125,8 @@ def train(
     - `batch_norm_group` is the number of samples whose BatchNorm statistics are computed together, the whole batch by
       default (`nasx.train.BatchNormGroups`).
     - A step whose loss or gradient is not finite changes neither weights, optimizer, buffers nor average, and its
-      record says so; more than `max_skipped` in a row raise NotFinite. `recovery` leaves batches out, for a training that
-      goes back to a checkpoint then. The schedule counts all steps, so the learning rate depends on the step alone.
+      record says so; more than `max_skipped` in a row raise NotFinite. `recovery` leaves batches out, for a training
+      that goes back to a checkpoint then. The schedule counts all steps: the learning rate depends on the step alone.
     - On CUDA records come `delay` steps late, 2 by default, so that no step waits for a number to be read; elsewhere 0.
 
     The ranks of a `group` train one network, every parameter of which each step must use: `batches` yields each rank's
