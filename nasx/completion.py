@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nasx.arch import Arch, Value, matches
 from nasx._cases import shared_space
+from nasx.arch import Arch, Value, matches
 from nasx.cost import AdditiveCost, Budget, split
 from nasx.feasible import MAX_BYTES, Feasible
 from nasx.space import ArchSet, EmptySet, Space, name_patterns

@@ -14,8 +14,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from nasx.arch import Arch, Value
 from nasx._cases import Case, cases_of, costs_of
+from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget
 from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, pick_genes
 from nasx.sums import Ints, SumTable

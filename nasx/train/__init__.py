@@ -9,11 +9,12 @@ from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate
 from nasx.train.jobs import run_jobs
-from nasx.train.loops import NotFinite, Step, Training, seeded, train, train_supernet
+from nasx.train.loops import Step, Training, seeded, train, train_supernet
 from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
 from nasx.train.metrics import Metric
 from nasx.train.optim import adamw, cosine_schedule, nesterov_sgd
 from nasx.train.paths import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
+from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.whole_batch import Rows, WholeBatch, sync_batch_norm
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Metric",
     "NotFinite",
     "Paths",
+    "Recovery",
     "Rows",
     "SandwichPaths",
     "Step",

@@ -3,9 +3,9 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,24 +20,12 @@ from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
 from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, targets_like, without_smoothing
 from nasx.train.paths import Paths
+from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.update import Update
 
 Batch = TypeVar("Batch")
 
 _LATE_ON_CUDA = 2  # enough for the device never to wait for the CPU, few enough to bound what is enqueued
-
-
-class NotFinite(ArithmeticError):
-    """Losses or gradients were not finite several steps in a row; `steps` says which."""
-
-    def __init__(self, steps: range) -> None:
-        super().__init__(
-            f"loss or gradient was not finite in {len(steps)} steps in a row, the last of them {steps[-1]}"
-        )
-        self.steps = steps
-
-    def __reduce__(self) -> tuple[type[Self], tuple[range]]:
-        return type(self), (self.steps,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +50,9 @@ class Training(Iterator[Step]):
     last step recorded, which is when to save or to evaluate them.
     """
 
-    def __init__(self, taken: "Iterator[_Taken]", *, max_skipped: int, delay: int) -> None:
-        self._taken, self._max_skipped, self._delay = taken, max_skipped, delay
+    def __init__(self, taken: "Iterator[_Taken]", recovery: Recovery, *, max_skipped: int, delay: int) -> None:
+        self._taken, self._recovery, self._max_skipped, self._delay = taken, recovery, max_skipped, delay
         self._unread: deque[_Taken] = deque()
-        self._broken = 0  # steps in a row
         self._begun = False
 
     def __next__(self) -> Step:
@@ -102,10 +89,10 @@ class Training(Iterator[Step]):
     def _read(self) -> Step:
         taken = self._unread.popleft()
         step = taken.record()
-        if taken.computed:
-            self._broken = self._broken + 1 if step.skipped else 0
-        if self._broken > self._max_skipped:
-            raise NotFinite(range(step.step + 1 - self._broken, step.step + 1))
+        broken = self._recovery.broken_in_a_row + 1 if taken.computed and step.skipped else 0
+        self._recovery.broken_in_a_row = broken
+        if broken > self._max_skipped:
+            raise NotFinite(range(step.step + 1 - broken, step.step + 1))
         return step
 
 
@@ -122,8 +109,8 @@ def train(
     average: WeightAverage | None = None,
     batch_norm_group: int | None = None,
     start_step: int = 0,
-    skip_steps: Container[int] = (),
     max_skipped: int = 3,
+    recovery: Recovery | None = None,
     delay: int | None = None,
     group: Group = ALONE,
 ) -> Training:
@@ -138,8 +125,8 @@ def train(
     - `batch_norm_group` is the number of samples whose BatchNorm statistics are computed together, the whole batch by
       default (`nasx.train.BatchNormGroups`).
     - A step whose loss or gradient is not finite changes neither weights, optimizer, buffers nor average, and its
-      record says so; more than `max_skipped` in a row raise NotFinite. The batches of `skip_steps` are left out.
-      The schedule counts these steps too, so the learning rate depends on the number of the step alone.
+      record says so; more than `max_skipped` in a row raise NotFinite. `recovery` leaves batches out, for a training
+      that goes back to a checkpoint then. The schedule counts all steps: the learning rate depends on the step alone.
     - On CUDA records come `delay` steps late, 2 by default, so that no step waits for a number to be read; elsewhere 0.
 
     The ranks of a `group` train one network, every parameter of which each step must use: `batches` yields each rank's
@@ -150,6 +137,7 @@ def train(
     Targets that do not fit torch's own losses are a ValueError at the first batch (`nasx.train.check_targets`).
     """
 
+    recovery = recovery or Recovery()
     device = _prepared(model, distillation)
     update = Update(model, optimizer, schedule, clip_norm, average)
 
@@ -164,11 +152,11 @@ def train(
             yield _Pass(value)
 
         yield from _steps(
-            model, batches, passes, update, unpack, batch_norm_group, start_step, skip_steps, group,
+            model, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group,
             reduced=group.size > 1,
         )  # fmt: skip
 
-    return Training(steps(), max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
+    return Training(steps(), recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
 def train_supernet(
@@ -186,8 +174,8 @@ def train_supernet(
     clip_norm: float | None = None,
     batch_norm_group: int | None = None,
     start_step: int = 0,
-    skip_steps: Container[int] = (),
     max_skipped: int = 3,
+    recovery: Recovery | None = None,
     delay: int | None = None,
     group: Group = ALONE,
 ) -> Training:
@@ -209,6 +197,7 @@ def train_supernet(
         raise ValueError("`distill` and `distillation` are two teachers; pass one of them")
     if distill:
         targets_like(loss, torch.zeros(1, 2))  # refuses a loss that outputs cannot be targets of
+    recovery = recovery or Recovery()
     device = _prepared(supernet, distillation)
     update = Update(supernet, optimizer, schedule, clip_norm, None)
 
@@ -227,9 +216,9 @@ def train_supernet(
                 targets, of_path = targets_like(loss, outputs), without_smoothing(loss)
 
     steps = _steps(
-        supernet, batches, passes, update, unpack, batch_norm_group, start_step, skip_steps, group, reduced=False
+        supernet, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group, reduced=False
     )
-    return Training(steps, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
+    return Training(steps, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
 def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -308,7 +297,7 @@ def _steps(
     unpack: Unpack,
     batch_norm_group: int | None,
     start_step: int,
-    skip_steps: Container[int],
+    recovery: Recovery,
     group: Group,
     *,
     reduced: bool,
@@ -319,7 +308,7 @@ def _steps(
         if step == start_step:  # now that every rank has read a batch, for which the first time takes longest
             check_same_start(group, model, start_step)
         lr = update.lr
-        if step in skip_steps:
+        if step in recovery.skip_steps:
             update.advance()
             yield _Taken(step, lr)
             continue

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nasx.train import (
     NotFinite,
+    Recovery,
     Step,
     Training,
     WeightAverage,
@@ -223,12 +224,12 @@ def test_statistics_changed_between_steps_are_what_a_bad_step_goes_back_to() -> 
 
 def test_the_schedule_depends_on_the_step_alone() -> None:
     rates = [step.lr for step in steps_of(start(), 0, 10)]
-    assert [step.lr for step in steps_of(start(), 0, 10, bad=(2, 3), skip_steps={5})] == rates
+    assert [step.lr for step in steps_of(start(), 0, 10, bad=(2, 3), recovery=Recovery({5}))] == rates
 
 
 def test_steps_to_be_left_out_are() -> None:
     parts = start()
-    records = steps_of(parts, 0, 6, skip_steps=range(2, 4)).run()
+    records = steps_of(parts, 0, 6, recovery=Recovery({2, 3})).run()
     assert [step.skipped for step in records] == [False, False, True, True, False, False]
     assert [math.isnan(step.loss) for step in records] == [step.skipped for step in records]
     expected = start()
@@ -240,7 +241,7 @@ def test_steps_to_be_left_out_are() -> None:
 
 
 def test_steps_left_out_on_purpose_never_end_a_training() -> None:
-    records = steps_of(start(), 0, 9, bad=(1, 2, 6, 7), skip_steps=range(1, 6), max_skipped=2).run()
+    records = steps_of(start(), 0, 9, bad=(1, 2, 6, 7), recovery=Recovery(range(1, 6)), max_skipped=2).run()
     assert [step.step for step in records if step.skipped] == [1, 2, 3, 4, 5, 6, 7]
 
 
