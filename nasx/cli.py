@@ -27,7 +27,7 @@ def bad_input() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise BadInput(_told(error)) from error
+        raise BadInput(validation_message(error)) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise BadInput(str(error)) from error
 
@@ -67,7 +67,8 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
 
     Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text.
     """
-    plain, fields = config.model_dump(), _paths(config)
+    # only what is set: what is left open may be fitted to the data
+    plain, fields = config.model_dump(exclude_unset=True), _paths(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -81,7 +82,7 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
             raise BadInput(f"there is no field {path!r}{nearest(path, fields)}")
         node: dict[str, Any] = plain
         for section in sections:
-            node = node[section]
+            node = node.setdefault(section, {})
         try:
             node[field] = json.loads(text)
         except json.JSONDecodeError:
@@ -98,7 +99,8 @@ def _paths(section: BaseModel, prefix: str = "") -> list[str]:
     return found
 
 
-def _told(error: ValidationError) -> str:
+def validation_message(error: ValidationError) -> str:
+    """Return what pydantic refused in one line: each field by its name, the rule, and the value met."""
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"

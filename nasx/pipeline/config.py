@@ -119,7 +119,9 @@ class Training(Section):
     warmup_lr: float = Field(0.0, ge=0)
     warmup_epochs: float = Field(0, ge=0)
     schedule: Literal["step", "epoch"] = Field(
-        "step", description="the rate changes at every step; or, as timm has it, at every epoch"
+        "step",
+        description="a new rate at every step, the cosine after the warm-up; epoch: at every epoch, the warm-up inside "
+        "the cosine, as timm has it",
     )
     weight_decay: float = Field(0.0, ge=0)
     drop_path: Rate = 0.0

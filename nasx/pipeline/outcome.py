@@ -1,73 +1,118 @@
 """What a finished run leaves beside its stages: summary, architecture, weights, picture and report; reading it back."""
 
 import json
-from collections.abc import Mapping
+import logging
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 
+import nasx
 from nasx.arch import Arch
-from nasx.pipeline.problem import Problem
-from nasx.pipeline.stages import labels
-from nasx.pipeline.training import read_weights
-from nasx.pipeline.trust import ranking_plot
-from nasx.report import Candidate, Curve, NetworkRow, Report, SearchHistory, StageRow
+from nasx.pipeline.images import ImageTask
+from nasx.pipeline.networks import read_weights
+from nasx.pipeline.problem import Problem, repeated_parts
+from nasx.pipeline.searchers import front_of
+from nasx.pipeline.stage_reports import REPORTS, StageReport
+from nasx.pipeline.status import RecordedStage, read_stages
+from nasx.report import BlockDrawing, NetworkRow, Report, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state
 from nasx.run.files import write_bytes, write_json, write_text
 from nasx.run.stages import CHECKPOINTS, JOURNAL, RUN
 
+_VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
+_SUMMARISED = ("params", "macs", "val_score", "test_score", "val_accuracy", "test_accuracy", "arch", "weights_kept")
 
-def summarise(
-    problem: Problem[Any], results: Mapping[str, Any], seconds: Mapping[str, float], versions: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what `summary.json` holds; accuracies in 0..1, MACs and parameters as plain counts."""
-    keys = ("params", "macs", "val_accuracy", "test_accuracy", "arch")
-    config, (mean, std) = problem.config.model_dump(), problem.task.statistics
-    trust = {
-        name.removesuffix("/trust"): result["verdict"] for name, result in results.items() if name.endswith("/trust")
-    }
-    return {
-        "preset": config["preset"],
-        **({"method": problem.config.search_method} if problem.config.search_method else {}),
-        "seed": config["seed"],
-        "networks": {name: {key: network[key] for key in keys} for name, network in results["evaluation"].items()},
-        "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},
-        "searches": {
-            name: {key: value for key, value in result.items() if key not in ("best", "candidates")}
-            for name, result in results.items()
-            if name.endswith("/search")
-        },
-        **({"trust": trust} if trust else {}),
-        "normalisation": {"mean": list(mean), "std": list(std)},
-        "split": problem.task.dataset.split,
-        "versions": dict(versions),
-    }
-
-
-def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], summary: dict[str, Any]) -> None:
-    """Write summary.json, arch.json, model.safetensors, two figures as SVG and report.html into a run directory."""
-    from nasx.report.figures import accuracy_over_cost, architecture, save_svg
-    from nasx.report.html import write_report
-
-    winner = next(iter(results["evaluation"].values()))  # what was searched comes first
-    arch = problem.joint.canonical(winner["arch"])
-    write_json(directory / "summary.json", summary)
-    write_text(directory / "arch.json", arch.to_json())
-    write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
-    report = make_report(problem, results, summary, arch)
-    save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
-    save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")
-    write_report(directory / "report.html", report)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Outcome:
+    """What a run's evaluation came to: its summary, the network that was found, and the front that it stands on."""
+
+    summary: dict[str, Any]
+    winner: Mapping[str, Any]
+    front: Sequence[Mapping[str, Any]]
+
+
+def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mapping[str, float]) -> Outcome:
+    """Return the outcome of a run whose last stage is an evaluation; scores of accuracy lie in 0..1."""
+    stages = problem.stages()
+    last = [stage for stage in stages if stage.kind == "evaluation"][-1]
+    evaluated = results[last.name]
+    winner = next(iter(evaluated["networks"].values()))  # what was searched comes first
+    rows = [{**row, "costs": [row["macs"]]} for row in evaluated.get("front", [winner])]
+    front = front_of(rows, "val_score")
+    reports = {stage.name: stage.report(results[stage.name]) for stage in stages}
+    verdicts = {_level(name): report.verdict for name, report in reports.items() if report.verdict}
+    config = problem.config.model_dump(mode="json")
+    summary: dict[str, Any] = {
+        "preset": config["preset"],
+        **({"method": config["method"]} if "method" in config else {}),
+        "seed": config["seed"],
+        "metric": problem.task.metric_name,
+        "networks": {name: _summarised(network) for name, network in evaluated["networks"].items()},
+        **{
+            name: [_summarised(network) for network in networks]
+            for name, networks in evaluated.items()
+            if name != "networks"
+        },
+        "stages": {name: {"seconds": round(spent, 2)} for name, spent in seconds.items()},
+        "searches": {name: dict(report.search) for name, report in reports.items() if report.search},
+        **({"trust": verdicts} if verdicts else {}),
+        "split": problem.task.record(),
+        "labels": labels(problem),
+        "drawing": {
+            "title": problem.title,
+            "legend": problem.drawing_legend,
+            "blocks": [
+                {"title": block.title, "shade": block.shade, "lines": list(block.lines)}
+                for block in problem.draw(problem.space.canonical(winner["arch"]))
+            ],
+        },
+        "versions": versions(),
+    }
+    if isinstance(problem.task, ImageTask):
+        mean, std = problem.task.statistics
+        summary["normalisation"] = {"mean": list(mean), "std": list(std)}
+    return Outcome(summary, winner, front)
+
+
+def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:
+    """Write summary.json, arch.json, model.safetensors and, where they can be made, two figures and report.html."""
+    winner = outcome.winner
+    arch = problem.space.canonical(winner["arch"])
+    write_json(directory / "summary.json", outcome.summary)
+    write_text(directory / "arch.json", arch.to_json())
+    write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
+    try:
+        write_reports(directory, read_run(directory))
+    except ImportError as error:
+        logger.warning("no report was written: %s; then `report` writes it", error)
+
+
+def write_reports(directory: Path, run: "FinishedRun") -> Path:
+    """Write report.html and its figures as SVG into a finished run's directory, and return the report's path."""
+    from nasx.report.figures import accuracy_over_cost, architecture, save_svg
+    from nasx.report.html import write_report
+
+    report = report_of(run)
+    save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
+    save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")
+    write_report(directory / "report.html", report)
+    return directory / "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
     """A finished run, read back: what it was asked for, the stages' results, the summary and the network it found.
 
-    `asked` is what a command recorded beside the configuration, such as the architecture that it trained.
+    `asked` is what a command recorded beside the settings, such as the architecture that it trained.
     """
 
     directory: Path
@@ -75,6 +120,7 @@ class Finished:
     asked: Mapping[str, Any]
     config: Mapping[str, Any]
     split: Mapping[str, Any]
+    stages: Sequence[RecordedStage]
     results: Mapping[str, Any]
     summary: Mapping[str, Any]
     arch: Arch
@@ -84,6 +130,13 @@ class Finished:
         """The file of the network's weights."""
         return self.directory / "model.safetensors"
 
+    @property
+    def winner(self) -> Mapping[str, Any]:
+        """The result of the network that was found, with its weights' digest."""
+        last = [stage for stage in self.stages if stage.kind == "evaluation"][-1]
+        found: Mapping[str, Any] = next(iter(self.results[last.name]["networks"].values()))
+        return found
+
     def supernet(self, stage: str) -> dict[str, Any] | None:
         """Return the state dict of the supernet that a stage trained, or None where there is none any more."""
         if stage not in self.results:
@@ -91,93 +144,110 @@ class Finished:
         checkpoint = Checkpoints(self.directory / stage / CHECKPOINTS, identity=stage).latest()
         if checkpoint is None or checkpoint.step != self.results[stage]["steps"]:
             return None
-        state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"]
+        state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.state)["model"]
         return state
 
 
-def read_run(directory: Path, recipe: str) -> Finished:
-    """Return a recipe's finished run; a ValueError says where there is none, or where it is not finished."""
+def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
+    """Return a finished run; a ValueError says where there is none, where it is not finished, or another recipe's."""
     if not (directory / RUN).is_file():
         raise ValueError(f"{directory} is no run directory; name one that `run` or `train` has filled")
-    asked = json.loads((directory / RUN).read_text())["config"]
-    if asked.get("recipe") != recipe:
+    asked = json.loads((directory / RUN).read_text(encoding="utf-8"))["config"]
+    if recipe is not None and asked.get("recipe") != recipe:
         raise ValueError(f"{directory} is a run of the recipe {asked.get('recipe')!r}; read it with that one")
     needed = ("summary.json", "arch.json", "model.safetensors")
     if missing := [name for name in needed if not (directory / name).is_file()]:
         raise ValueError(f"the run in {directory} is not finished, for it has no {missing[0]}; continue it first")
-    summary = json.loads((directory / "summary.json").read_text())
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     records = [record for record in Journal(directory / JOURNAL) if record.get("event") == "stage_done"]
     results = {record["stage"]: record["result"] for record in records}
-    for key, ordered in (("networks", results["evaluation"]), ("stages", results)):  # the file's keys are sorted
-        summary[key] = {name: summary[key][name] for name in ordered}
-    return Finished(
+    stages = read_stages(directory)
+    last = [stage for stage in stages if stage.kind == "evaluation"][-1]
+    for key, ordered in (("networks", results[last.name]["networks"]), ("stages", results)):  # the file's keys are sorted
+        summary[key] = {name: summary[key][name] for name in ordered if name in summary[key]}
+    return FinishedRun(
         directory=directory,
-        recipe=recipe,
-        asked={key: value for key, value in asked.items() if key not in ("recipe", "config", "split")},
+        recipe=str(asked.get("recipe")),
+        asked={key: value for key, value in asked.items() if key not in ("recipe", "config", "split", "problem")},
         config=asked["config"],
         split=asked["split"],
+        stages=stages,
         results=results,
         summary=summary,
-        arch=Arch.from_json((directory / "arch.json").read_text()),
+        arch=Arch.from_json((directory / "arch.json").read_text(encoding="utf-8")),
     )
 
 
-def make_report(problem: Problem[Any], results: Mapping[str, Any], summary: Mapping[str, Any], arch: Arch) -> Report:
+def report(directory: str | Path) -> Path:
+    """Write the report of a finished run again, from its journal, and return its path; raises what `read_run` does."""
+    return write_reports(Path(directory), read_run(Path(directory)))
+
+
+def report_of(run: FinishedRun) -> Report:
     """Return what the HTML report shows."""
-    curves, searches, rankings = [], [], []
-    for name, result in results.items():
-        if name.endswith("/supernet"):
-            curves.append(_curve(name, "supernets", result["losses"]))
-        elif name.endswith("/search"):
-            candidates = tuple(Candidate(generation, cost, score) for generation, cost, score in result["candidates"])
-            searches.append(SearchHistory(name, candidates))
-        elif name.endswith(("/retrain", "/finetune")):
-            curves += [_curve(f"candidate {i}", name, n["losses"]) for i, n in enumerate(result["networks"])]
-        elif name.endswith("/trust"):
-            rankings.append(ranking_plot(name, result))
+    summary, drawing = run.summary, run.summary["drawing"]
+    reports = stage_reports(run.stages, run.results)
     told = " ".join(f"{key} {summary[key]}," for key in ("preset", "method") if key in summary)
     return Report(
-        title=f"{problem.title} search: {told} seed {summary['seed']}",
-        networks=network_rows(problem, summary),
-        stages=stage_rows(summary),
-        curves=tuple(curves),
-        searches=tuple(searches),
-        rankings=tuple(rankings),
-        blocks=tuple(problem.drawings(arch)),
-        config=problem.config.model_dump(),
-        split=problem.task.dataset.split,
+        title=f"{drawing['title']} search: {told} seed {summary['seed']}",
+        networks=network_rows(summary),
+        stages=stage_rows(summary, reports),
+        curves=tuple(curve for report in reports.values() for curve in report.curves),
+        searches=tuple(report.history for report in reports.values() if report.history),
+        rankings=tuple(report.ranking for report in reports.values() if report.ranking),
+        blocks=tuple(BlockDrawing(b["title"], b["shade"], tuple(b["lines"])) for b in drawing["blocks"])
+        or tuple(repeated_parts(run.arch)),
+        config=run.config,
+        split=run.split,
         versions=summary["versions"],
         seed=summary["seed"],
-        shade_legend=problem.drawing_legend,
+        shade_legend=drawing["legend"],
+        metric=summary["metric"],
     )
 
 
-def network_rows(problem: Problem[Any], summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
+def stage_reports(stages: Sequence[RecordedStage], results: Mapping[str, Any]) -> dict[str, StageReport]:
+    """Return what reports show of each stage that is finished."""
+    return {stage.name: REPORTS[stage.kind](stage.name, results[stage.name]) for stage in stages if stage.name in results}
+
+
+def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
     """Return the summary's networks as table rows."""
-    named = labels(problem)
+    named = summary["labels"]
     return tuple(
-        NetworkRow(named.get(name, name), n["params"], n["macs"], n["val_accuracy"], n["test_accuracy"])
+        NetworkRow(named.get(name, name), n["params"], n["macs"], n["val_score"], n["test_score"])
         for name, n in summary["networks"].items()
     )
 
 
-def stage_rows(summary: Mapping[str, Any]) -> tuple[StageRow, ...]:
+def stage_rows(summary: Mapping[str, Any], reports: Mapping[str, StageReport]) -> tuple[StageRow, ...]:
     """Return the summary's stages as table rows."""
-    rows = []
-    for name, stage in summary["stages"].items():
-        search = summary["searches"].get(name)
-        detail = f"{search['evaluations']} of at most {int(search['feasible_at_most']):,} candidates" if search else ""
-        if search and search["failed"]:
-            detail += f", {search['failed']} failed"
-        if search and search.get("acceptance", 1) < 1:  # earlier runs did not tell
-            detail += f"; {search['acceptance']:.2%} of the draws met every budget"
-        if search and search.get("racing_error"):
-            share = search["validation_images"] / search["validation_images_in_full"]
-            risk = f"{search['racing_error']:.0%} risk a generation"
-            detail += f"; racing took {share:.0%} of the validation images at {risk}"
-        rows.append(StageRow(name, stage["seconds"], detail))
-    return tuple(rows)
+    return tuple(
+        StageRow(name, stage["seconds"], reports[name].detail if name in reports else "")
+        for name, stage in summary["stages"].items()
+    )
 
 
-def _curve(label: str, panel: str, losses: list[list[float]]) -> Curve:
-    return Curve(label, tuple(int(step) for step, _ in losses), tuple(loss for _, loss in losses), panel)
+def labels(problem: Problem[Any]) -> dict[str, str]:
+    """Return what tables call the networks of a finished run."""
+    named = {name: baseline.label for name, baseline in problem.baselines.items()}
+    return {"searched": "searched", **named, "random": "random in the budget"}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result can depend on."""
+    found = {"nasx": nasx.__version__, "python": platform.python_version()}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _summarised(network: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: network[key] for key in _SUMMARISED if key in network}
+
+
+def _level(stage: str) -> str:
+    return stage.rpartition("/")[0] or stage

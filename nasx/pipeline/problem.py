@@ -1,5 +1,6 @@
 """What a run searches: a space, a builder of its networks, a task, and what can be replaced of the rest."""
 
+import copy
 import hashlib
 import inspect
 import zlib
@@ -17,7 +18,7 @@ from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton
-from nasx.pipeline.config import RunConfig
+from nasx.pipeline.config import RunConfig, Training
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
 from nasx.report import BlockDrawing
@@ -62,7 +63,8 @@ class Problem(Generic[Configured]):
       many random networks as are retrained.
     - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
     - `stages(problem)` returns the stages of a run, `nasx.pipeline.plan.search_stages` by default.
-    - `teacher` is a network to learn from, where `supernet.teacher` and `retrain.teacher` do not name one.
+    - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
+      name one instead (`supernet.teacher`, `retrain.teacher`).
 
     Raises ValueError for an empty budget and for settings that the task has no use for.
     """
@@ -81,7 +83,9 @@ class Problem(Generic[Configured]):
         baselines: Mapping[str, Baseline] | None = None,
         draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
         stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Mapping[str, nn.Module] | None = None,
+        open_teacher: "Callable[[str, Problem[Any]], nn.Module] | None" = None,
+        describe: Callable[[Arch], Mapping[str, Any]] | None = None,
         name: str = "search",
         title: str = "Architecture",
         drawing_legend: str = "",
@@ -91,7 +95,10 @@ class Problem(Generic[Configured]):
         self.budgets = (budget,) if isinstance(budget, Budget) else tuple(budget or ())
         self.inside = space.within(*self.budgets) if self.budgets else space
         self._supernet, self._macs, self._params = supernet, macs, params
-        self._baselines, self._draw, self._stages, self.teacher = baselines, draw, stages, teacher
+        self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
+        self._teachers = {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
+        self._open_teacher = open_teacher
+        self._opened: dict[str, tuple[str, nn.Module]] = {}
         self.config: Configured = settle(config, task, self)
 
     @cached_property
@@ -111,6 +118,11 @@ class Problem(Generic[Configured]):
         if not additive and isinstance(self.macs, AdditiveCost):
             return self.macs
         return additive[0] if additive else None
+
+    @property
+    def search_costs(self) -> list[Cost]:
+        """The costs that a Pareto search trades the score for: those of the budgets, or the MACs."""
+        return list(dict.fromkeys(budget.cost for budget in self.inside.budgets)) or [self.macs]
 
     @cached_property
     def takes_drop_path(self) -> bool:
@@ -156,6 +168,28 @@ class Problem(Generic[Configured]):
     def draw(self, arch: Arch) -> Sequence[BlockDrawing]:
         """Return the picture of an architecture."""
         return self._draw(arch) if self._draw else repeated_parts(arch)
+
+    def describe(self, arch: Arch) -> dict[str, Any]:
+        """Return what a network costs, as JSON values, and what a recipe says of it beside."""
+        counts = {"params": self.params(arch), "macs": self.macs(arch)}
+        return {**counts, **(self._describe(arch) if self._describe else {})}
+
+    def teacher_of(self, training: Training) -> nn.Module | None:
+        """Return the network that a training learns from, or None; a ValueError says why one cannot be opened."""
+        if training.teacher is None:
+            return self._teachers.get(training.section)
+        if training.section not in self._opened or self._opened[training.section][0] != training.teacher:
+            from nasx.pipeline.teachers import open_teacher
+
+            opened = (self._open_teacher or open_teacher)(training.teacher, self)
+            self._opened[training.section] = training.teacher, opened
+        return self._opened[training.section][1]
+
+    def with_stages(self, stages: "Callable[[Problem[Any]], Sequence[RunStage]]") -> "Problem[Configured]":
+        """Return the same problem with other stages."""
+        same = copy.copy(self)
+        same._stages = stages
+        return same
 
     def stages(self) -> "list[RunStage]":
         """Return the stages of a run, in order; `plan`, `run` and reports read the same list."""

@@ -1,484 +1,654 @@
-"""The stages that searches are made of: supernet, search, trust, retraining, baselines, the final evaluation.
+"""The stages that runs are made of, as values: supernet, search, trust, retraining, inherited weights, evaluation.
 
-Each maker returns a `nasx.run.Stage`; a recipe strings them together. A level is one round of supernet, search and
-retraining: GLiT has two, most searches one.
+A stage knows its name, the stages whose results it reads, the sections of the settings that it depends on, its work,
+what that would cost, and what reports show of its result. `nasx.pipeline.plan` puts them together.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nasx.arch import Arch
-from nasx.cli import bad_input
-from nasx.cost import AdditiveCost, Budget
-from nasx.feasible import Feasible, attainable
-from nasx.nn import Supernet
-from nasx.pipeline.config import Retraining, Search, SupernetTraining
-from nasx.pipeline.machine import Machine
-from nasx.pipeline.problem import Level, Problem
-from nasx.pipeline.progress import Progress, silent
-from nasx.pipeline.scoring import Scoring
-from nasx.pipeline.training import (
-    Damaged,
+from nasx.nn import SupernetLike
+from nasx.pipeline.config import Retraining, Training
+from nasx.pipeline.context import Context
+from nasx.pipeline.errors import CorruptWeights, Diverged
+from nasx.pipeline.estimate import Measure, StageEstimate
+from nasx.pipeline.networks import (
     NetworkJob,
-    Stateful,
-    checkpoint_bytes,
-    loss_curve,
+    NetworkTraining,
+    Result,
+    load_weights,
+    merit,
     read_weights,
-    resumable,
+    train_by_halving,
     train_networks,
+    validated,
+    write_scores,
     write_weights,
 )
-from nasx.pipeline.trust import judged, spread
-from nasx.run import Stage, StageContext
-from nasx.run.checkpoints import unflatten_state
-from nasx.run.files import check_space
-from nasx.search import Evolution, Searcher
-from nasx.space import Space
-from nasx.train import (
-    ALONE,
-    FairPaths,
-    Group,
-    Paths,
-    SandwichPaths,
-    Step,
-    StratifiedPaths,
-    Training,
-    UniformArchPaths,
-    UniformPaths,
-    adamw,
-    cosine_schedule,
-    evaluate,
-    nesterov_sgd,
-    pick_device,
-    recalibrate,
-    seeded,
-    train_supernet,
-    use_threads,
+from nasx.pipeline.paths import supernet_paths
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.scoring import Scoring, kept
+from nasx.pipeline.searchers import best_of, front_of, make_searcher, spread_of
+from nasx.pipeline.stage_reports import REPORTS, StageReport
+from nasx.pipeline.training import (
+    METRICS,
+    TrainingState,
+    check_room,
+    distillation_of,
+    loss_curve,
+    resumable,
+    schedule_of,
+    steps_of,
+    supernet_optimizer,
 )
+from nasx.pipeline.trust import judged, spread
+from nasx.run.checkpoints import unflatten_state
+from nasx.space import ArchSet, Space
+from nasx.train import Step, evaluate, recalibrate, seeded, train_supernet, use_threads
+from nasx.train import Training as Steps
 
-Result = dict[str, Any]
-
-Made = TypeVar("Made")
-
-
-class Maker(Protocol[Made]):
-    """What a recipe strings a run together with: `Stages` makes stages, `nasx.pipeline.estimate` what they would cost."""
-
-    problem: Any
-
-    def level(
-        self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
-    ) -> list[Made]:
-        """Make one level: a supernet, its search, and the retraining of the best."""
-
-    def retrain(self, name: str, of: Level) -> list[Made]:
-        """Make the retraining of a level's best, where `level` was told to leave it out."""
-
-    def random(self) -> list[Made]:
-        """Make random search."""
-
-    def given(self, name: str, archs: Sequence[Arch]) -> list[Made]:
-        """Make the stage `<name>/retrain` that trains given networks from scratch."""
-
-    def test(self, name: str) -> list[Made]:
-        """Make the stage that reads the test images for the winner of `<name>/retrain` alone, in place of `final`."""
-
-    def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Made]:
-        """Make the stage that takes the best of a level with the supernet's weights."""
-
-    def finetune(self, name: str, training: Retraining) -> list[Made]:
-        """Make the stage that trains those a little further."""
-
-    def final(self, last: str, also: Mapping[str, str] = MappingProxyType({})) -> list[Made]:
-        """Make the end of a run whose winner is that of the stage `last`."""
+Inputs = Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class Stages(Maker[Stage]):
-    """Makes the stages of a problem's run on one machine."""
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """The architectures that a level searches, which may follow from the results of earlier stages (`needs`)."""
 
-    problem: Problem[Any]
-    machine: Machine
-    progress: Progress = silent
-    group: Group = ALONE
+    archs: Callable[[Inputs], ArchSet]
+    needs: tuple[str, ...] = ()
 
-    def level(
-        self, name: str, of: Level, *, needs: tuple[str, ...] = (), epochs_factor: float = 1, retrain: bool = True
-    ) -> list[Stage]:
-        """Return the stages of one level; `of` is handed the results of the stages that it needs.
 
-        `<name>/supernet` trains, for `epochs_factor` times the configured epochs; `<name>/search` searches;
-        `<name>/trust`, where the configuration asks for it, measures the ranking; `<name>/retrain` trains the best
-        from scratch.
-        """
-        supernet, search = f"{name}/supernet", f"{name}/search"
-        stages = [
-            Stage(supernet, partial(self._train_supernet, level=of, epochs_factor=epochs_factor), needs),
-            Stage(search, partial(self._search, level=of, supernet=supernet), (*needs, supernet)),
-        ]
-        if self.problem.config.trust.n:
-            stages.append(self.trust(name, of, needs=needs))
-        return [*stages, *self.retrain(name, of)] if retrain else stages
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One of the networks that a stage trained: the best on validation, of all or of some of them.
 
-    def retrain(self, name: str, of: Level) -> list[Stage]:
-        """Return the stage `<name>/retrain` that trains the best of a level from scratch."""
-        search = f"{name}/search"
-        return [Stage(f"{name}/retrain", partial(self._retrain_best, source=search), (search,))]
+    `chosen_by` names the stage whose scores decide, where several stages trained the same networks.
+    """
 
-    def trust(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> Stage:
-        """Return the stage that compares a level's supernet with networks trained alone."""
+    stage: str
+    among: tuple[int, ...] | None = None
+    chosen_by: str | None = None
 
-        supernet = f"{name}/supernet"
-        return Stage(f"{name}/trust", partial(self._measure_trust, level=of, supernet=supernet), (*needs, supernet))
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stages whose results it reads."""
+        return (self.stage,) if self.chosen_by is None else (self.stage, self.chosen_by)
 
-    def random(self) -> list[Stage]:
-        """Return the stages of random search: networks drawn from the budget are trained from scratch."""
-        return [
-            Stage("random/draw", self._draw_random),
-            Stage("random/retrain", partial(self._retrain_best, source="random/draw"), ("random/draw",)),
-        ]
+    def number(self, inputs: Inputs) -> int:
+        """Return the number of the network."""
+        networks = inputs[self.chosen_by or self.stage]["networks"]
+        finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
+        return best_number(networks, [n for n in finished if self.among is None or n in self.among])
 
-    def given(self, name: str, archs: Sequence[Arch]) -> list[Stage]:
-        """Return the stage `<name>/retrain` that trains given networks from scratch."""
+    def network(self, inputs: Inputs) -> Result:
+        """Return the network's result, with its place in the run as `weights`."""
+        number = self.number(inputs)
+        return {**inputs[self.stage]["networks"][number], "weights": f"{self.stage}/{number}.safetensors"}
 
-        def train_given(context: StageContext) -> Result:
-            return _with_winner(self.train_networks(context, archs))
 
-        return [Stage(f"{name}/retrain", train_given)]
+class RunStage(ABC):
+    """A stage of a run; all are frozen dataclasses, and none keeps anything between calls."""
 
-    def test(self, name: str) -> list[Stage]:
-        """Return the stage `<name>/test` that reads the test images for the winner of `<name>/retrain` alone.
+    name: str
+    kind: ClassVar[str]
+    """What reading a run back knows the stage by."""
 
-        It takes the place of `final` where nothing is compared within the run.
-        """
-        retrained = f"{name}/retrain"
-        return [Stage(f"{name}/test", partial(self._test_winner, source=retrained), (retrained,))]
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """The earlier stages whose results it reads."""
 
-    def inherit(self, name: str, of: Level, *, needs: tuple[str, ...] = ()) -> list[Stage]:
-        """Return the stage `<name>/inherit` that takes the best of a level with the supernet's weights as they are."""
-        supernet, search = f"{name}/supernet", f"{name}/search"
-        work = partial(self._inherit, level=of, supernet=supernet, source=search)
-        return [Stage(f"{name}/inherit", work, (*needs, supernet, search))]
+    @property
+    @abstractmethod
+    def sections(self) -> tuple[str, ...]:
+        """The sections of the settings that its result depends on."""
 
-    def finetune(self, name: str, training: Retraining) -> list[Stage]:
-        """Return the stage `<name>/finetune` that trains what `<name>/inherit` took a little further."""
-        inherited = f"{name}/inherit"
-        return [Stage(f"{name}/finetune", partial(self._finetune, source=inherited, training=training), (inherited,))]
+    @abstractmethod
+    def work(self, context: Context) -> Result:
+        """Do the stage and return its result, a JSON value."""
 
-    def final(self, last: str, also: Mapping[str, str] = MappingProxyType({})) -> list[Stage]:
-        """Return the stages that train the baselines and read the test images, for the only time.
+    @abstractmethod
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return what the stage would cost, with a result that stands for its own in the estimates of later stages."""
 
-        The network found is the winner of the stage `last`; `also` names stages that trained the same networks in
-        another way, by what tables call them.
-        """
-        evaluated = partial(self._evaluate, last=last, also=also)
-        return [
-            Stage("baselines", self._retrain_baselines),
-            Stage("evaluation", evaluated, (last, *also.values(), "baselines")),
-        ]
+    def report(self, result: Any) -> StageReport:
+        """Return what reports show of the stage's result."""
+        return REPORTS[self.kind](self.name, result)
 
-    def _train_supernet(self, context: StageContext, *, level: Level, epochs_factor: float) -> Result:
-        problem, config = self.problem, self.problem.config.supernet
-        seed = problem.seed(context.name)
-        space, inside = level(context.inputs)
+
+@dataclass(frozen=True, slots=True)
+class SupernetStage(RunStage):
+    """Train the supernet of a level, for a number of times the configured epochs."""
+
+    name: str
+    searched: Searched
+    epochs_factor: float = 1.0
+    kind: ClassVar[str] = "supernet"
+    sections: ClassVar[tuple[str, ...]] = ("supernet",)  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the level needs."""
+        return self.searched.needs
+
+    def work(self, context: Context) -> Result:
+        """Train, from the last checkpoint on; the result says how many steps, and their losses."""
+        problem, config, group, seed = context.problem, context.problem.config.supernet, context.group, context.seed
+        archs = self.searched.archs(context.inputs)
         torch.manual_seed(seed)
-        supernet = problem.supernet(space).to(pick_device(self.machine.device))
-        batches = problem.task.supernet_batches(seed=seed, part=self.group.part)
-        total = max(1, round(config.epochs * epochs_factor * batches.steps_per_epoch))
-        if self.group.first:
-            with bad_input():
-                check_space(context.directory, checkpoint_bytes(supernet))
+        supernet = problem.supernet(archs.space).to(context.device)
+        batches = problem.task.train_batches(config, seed=seed, part=group.part, workers=context.machine.workers)
+        total = steps_of(config, batches.steps_per_epoch, self.epochs_factor)
+        if group.first:
+            check_room(context.directory, supernet)
         optimizer = supernet_optimizer(supernet, config)
-        warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)
-        schedule = cosine_schedule(optimizer, steps=total, warmup_steps=warmup)
-        paths = supernet_paths(config, space, inside, problem.cost, seed)
-        soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
+        schedule = schedule_of(optimizer, config, total, batches.steps_per_epoch)
+        state = TrainingState(supernet, optimizer, schedule)
+        paths = supernet_paths(config, archs, problem.cost, seed)
+        distillation = distillation_of(config, problem.teacher_of(config), context.device)
 
-        def steps_from(start: int) -> Training:
+        def steps_from(start: int) -> Steps:
             return train_supernet(
                 supernet,
                 seeded(batches.steps(start, total), seed, start),
                 paths,
                 optimizer,
+                loss=problem.task.loss_of(config),
+                unpack=problem.task.unpack,
+                reduction=config.reduction,
+                distillation=distillation,
+                distill=config.paths == "sandwich" and distillation is None,
                 schedule=schedule,
-                loss=partial(F.cross_entropy, label_smoothing=0.0 if soft else config.label_smoothing),
-                distill=config.paths == "sandwich",
                 clip_norm=config.clip_norm,
+                batch_norm_group=config.batch_norm_group,
                 start_step=start,
-                group=self.group,
+                recovery=state.recovery,
+                group=group,
             )
 
         def on_step(step: Step) -> bool:
-            self.progress(context.name, step.step + 1, total, f"loss {step.loss:.3f}")
-            return self.group.any(context.stop.requested)  # so that all ranks stop at one step
+            context.show(step.step + 1, total, f"loss {step.loss:.3f}")
+            return context.stop_requested()  # so that all ranks stop at one step
 
-        parts: dict[str, Stateful] = {"supernet": supernet, "optimizer": optimizer, "schedule": schedule}
         with use_threads(problem.config.threads):
-            losses = resumable(context.checkpoints, parts, steps_from, total, on_step, self.group)
-        return {"steps": total, "losses": loss_curve(losses), "space_size": str(space.size)}
-
-    def trained_supernet(self, space: Space, context: StageContext, stage: str) -> nn.Module:
-        """Return a level's supernet with the weights that its training stage, an input of this one, kept."""
-        checkpoint = context.checkpoints_of(stage).latest()
-        if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
-            raise Damaged(
-                f"the trained supernet of {stage} is damaged or missing in {context.stage_directory(stage)}; "
-                "start again in a new run directory"
+            losses = resumable(
+                context.checkpoints,
+                state,
+                steps_from,
+                total,
+                on_step,
+                group,
+                settings="supernet.lr",
+                table=context.directory / METRICS,
             )
-        supernet = self.problem.supernet(space)
-        supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["supernet"])
-        return supernet.to(pick_device(self.machine.device))
+        return {"steps": total, "losses": loss_curve(losses), "space_size": str(archs.space.size)}
 
-    def _search(self, context: StageContext, *, level: Level, supernet: str) -> Result:
-        problem, config = self.problem, self.problem.config.search
-        seed = problem.seed(context.name)
-        space, inside = level(context.inputs)
-        scoring = self._scoring(context, space, supernet, seed)
-        inside = inside.counted_anew()  # so that its acceptance is this search's, also after an interruption
-        searcher = evolution(config, inside, seed)
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of its steps."""
+        archs = self.searched.archs(measure.inputs)
+        config = measure.problem.config.supernet
+        steps = measure.steps(config, self.epochs_factor)
+        paths = supernet_paths(config, archs, measure.problem.cost, 0)
+        trained = steps * config.batch_size * len(paths(0))
+        timing = measure.supernet(archs, paths)
+        return StageEstimate(
+            self.name,
+            images=trained,
+            trained_images=trained,
+            detail=f"{steps:,} steps",
+            size=archs.space.size,
+            feasible_size_bounds=archs.size_bounds,
+            acceptance=acceptance(archs),
+            seconds=timing.training(steps, config.batch_size, measure.devices),
+            peak_bytes=timing.peak_bytes,
+            result={"steps": steps},
+        )
 
-        def show(share: float = 0.0) -> None:
-            found, waiting = searcher.best(), searcher.evaluations - len(searcher.history)
-            done = len(searcher.history) + share * min(config.population, waiting)
-            note = f"best {found[0].score:.2%}" if found else "none has a score yet"
-            self.progress(context.name, done, searcher.evaluations, note)
 
+@dataclass(frozen=True, slots=True)
+class SearchStage(RunStage):
+    """Search a level's architectures with the weights of its supernet."""
+
+    name: str
+    searched: Searched
+    supernet: str
+    kind: ClassVar[str] = "search"
+    sections: ClassVar[tuple[str, ...]] = ("search",)  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the level needs, and its supernet."""
+        return (*self.searched.needs, self.supernet)
+
+    def work(self, context: Context) -> Result:
+        """Search; the result has the best candidates, and the generation, cost and score of all."""
+        problem, config = context.problem, context.problem.config.search
+        archs = self.searched.archs(context.inputs)
+        scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
+        archs = archs.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
+        costs = problem.search_costs
+        searcher = make_searcher(config, archs, costs, context.seed)
+        expected = min(config.population * config.generations, archs.size_bounds[1])
+        rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             while not searcher.done:
-                asked = searcher.ask()
-                if scoring.races:
-                    searcher.tell(scoring.race_generation(asked, searcher.generation, show))
-                else:
-                    searcher.tell(scoring.score_first(asked))
-                show()
-        if not searcher.best():
-            raise ArithmeticError(
-                f"all {len(searcher.history)} candidates failed: no output of the supernet was finite; "
-                "train it with a lower supernet.lr"
+                asked, generation = list(searcher.ask()), rows[-1]["generation"] + 1 if rows else 0
+                if not asked:
+                    raise ValueError("search.method asked for no candidate although it is not done")
+                best = best_of(rows, 1)
+                note = f"best {best[0]['score']:.4f}" if best else "no score yet"
+
+                def show(share: float, asked: int = len(asked), note: str = note) -> None:
+                    done = len(rows) + share * asked
+                    context.show(done, max(done, expected), note)
+
+                scores = (
+                    scoring.race_generation(asked, generation, show)
+                    if scoring.races
+                    else scoring.score_all(asked, show)
+                )
+                searcher.tell(scores)
+                for arch in asked:
+                    found = {"arch": arch, "generation": generation, "score": scores[arch]}
+                    rows.append({**found, "costs": [cost(arch) for cost in costs]})
+        best = best_of(rows, kept(problem.config))
+        if not best:
+            raise Diverged(
+                f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr, or train "
+                "it with supernet.clip_norm"
             )
-        self.progress(
-            context.name, len(searcher.history), len(searcher.history), f"best {searcher.best()[0].score:.2%}"
-        )
+        if config.method == "pareto":
+            best = spread_of(front_of(rows), kept(problem.config))
+        context.show(len(rows), len(rows), f"best {max(row['score'] for row in best):.4f}")
+        failed = sum(math.isnan(row["score"]) for row in rows)
         return {
-            "best": [{"arch": dict(s.arch), "accuracy": s.score} for s in searcher.best(config.top_k)],
+            "best": [{"arch": dict(row["arch"]), "score": row["score"], "costs": row["costs"]} for row in best],
             "candidates": [
-                [s.generation, problem.macs(s.arch), s.score] for s in searcher.history if not math.isnan(s.score)
+                [row["generation"], problem.macs(row["arch"]), row["score"]]
+                for row in rows
+                if not math.isnan(row["score"])
             ],
-            "evaluations": len(searcher.history),
-            "failed": searcher.failed,
-            "feasible_at_most": str(inside.size_bounds[1]),
-            "acceptance": inside.acceptance,
+            "evaluations": len(rows),
+            "failed": failed,
+            "feasible_at_most": str(archs.size_bounds[1]),
+            "acceptance": archs.acceptance,
             "validation_images": scoring.validation_images,
-            "validation_images_in_full": len(searcher.history) * len(problem.task.dataset.val),
+            "validation_images_in_full": len(rows) * scoring.validation,
             "recalibration_images": scoring.recalibration_images,
             "racing_error": scoring.error_probability,
         }
 
-    def _scoring(self, context: StageContext, space: Space, supernet: str, seed: int) -> Scoring:
-        trained = self.trained_supernet(space, context, supernet)
-        return Scoring(self.problem, space, trained, seed, context, self.group)
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of scoring as many candidates as there will be at most."""
+        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        make_searcher(config.search, archs, measure.problem.search_costs, 0)  # which refuses what does not fit
+        candidates = min(config.search.population * config.search.generations, archs.size_bounds[1])
+        best = [{"arch": dict(arch)} for arch in measure.some(archs, kept(config))]
+        return measure.scoring(self.name, archs, candidates, together=config.search.population, result={"best": best})
 
-    def _measure_trust(self, context: StageContext, *, level: Level, supernet: str) -> Result:
-        problem, seed = self.problem, self.problem.seed(context.name)
-        space, inside = level(context.inputs)
-        scoring = self._scoring(context, space, supernet, seed)
-        archs = spread(problem, space, inside, problem.config.trust.n, seed)
-        scores: dict[Arch, float] = {}
+
+@dataclass(frozen=True, slots=True)
+class TrustStage(RunStage):
+    """Compare a level's supernet with networks trained alone."""
+
+    name: str
+    searched: Searched
+    supernet: str
+    kind: ClassVar[str] = "trust"
+    sections: ClassVar[tuple[str, ...]] = ("trust", "retrain", "search")  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the level needs, and its supernet."""
+        return (*self.searched.needs, self.supernet)
+
+    def work(self, context: Context) -> Result:
+        """Score and train networks spread over the budget; the result has both, and a verdict."""
+        problem, config = context.problem, context.problem.config.trust
+        archs = self.searched.archs(context.inputs)
+        scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
+        chosen = spread(archs, problem.cost, config.n, context.seed)
         with use_threads(problem.config.threads):
-            while len(scores) < len(archs):
-                scores |= scoring.score_first(archs[len(scores) :])
-                self.progress(f"{context.name} scores", len(scores), len(archs))
-        networks = self.train_networks(context, archs)
-        rows = [
-            {"arch": dict(arch), "score": scores[arch], "accuracy": network["val_accuracy"], "macs": problem.macs(arch)}
-            for arch, network in zip(archs, networks, strict=True)
-            if not math.isnan(scores[arch])
-        ]
+            scores = scoring.score_all(chosen, lambda share: context.show(share * len(chosen), len(chosen), of="scores"))
+        jobs = {
+            number: NetworkJob(arch, problem.seed(f"network/{number % len(chosen)}/{number // len(chosen)}"), path)
+            for number, arch in enumerate(chosen * config.seeds)
+            for path in [context.directory / f"{number}.safetensors"]
+        }
+        networks = train_networks(context, retraining(context), jobs)
+        rows = []
+        for number, arch in enumerate(chosen):
+            trained = [networks[number + turn * len(chosen)]["val_score"] for turn in range(config.seeds)]
+            row = {
+                "arch": dict(arch),
+                "score": scores[arch],
+                "trained_score": sum(trained) / len(trained),
+                "trained_scores": trained,
+                "macs": problem.macs(arch),
+            }
+            if problem.task.metric == "accuracy":
+                row["accuracy"] = row["trained_score"]
+            if not math.isnan(scores[arch]):
+                rows.append(row)
         return {"architectures": rows, **judged(rows)}
 
-    def _draw_random(self, context: StageContext) -> Result:
-        drawn = self.problem.joint.sample(self.problem.seed(context.name), self.problem.config.search.top_k)
-        return {"best": [{"arch": dict(arch)} for arch in drawn]}
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of scoring and of training the networks."""
+        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        scoring = measure.scoring(self.name, archs, config.trust.n)
+        return scoring.and_then(measure.training(self.name, config.trust.n * config.trust.seeds, config.retrain))
 
-    def _retrain_best(self, context: StageContext, *, source: str) -> Result:
-        archs = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
-        return _with_winner(self.train_networks(context, archs))
 
-    def _inherit(self, context: StageContext, *, level: Level, supernet: str, source: str) -> Result:
-        problem, task = self.problem, self.problem.task
-        space, _ = level(context.inputs)
-        trained = self.trained_supernet(space, context, supernet)
-        networks: dict[int, Result] = {}
-        best = [Arch(candidate["arch"]) for candidate in context.inputs[source]["best"]]
-        with use_threads(problem.config.threads):
-            for number, arch in self.group.shared_out(list(enumerate(best))):
-                network = cast("Supernet", trained).extract(arch)
-                if problem.config.search.recalibration_batches:
-                    batches = task.recalibration_batches(seed=problem.seed(source))
-                    recalibrate(network, batches.steps(0, problem.config.search.recalibration_batches))
-                scored = evaluate(network, task.eval_batches(task.dataset.val))
-                networks[number] = {
-                    "arch": dict(arch),
-                    "sha256": write_weights(context.directory / f"{number}.safetensors", network),
-                    "val_accuracy": scored.score,
-                    "val_loss": scored.loss if math.isfinite(scored.loss) else None,
-                    "losses": [],
-                }
-                self.progress(context.name, number + 1, len(best), f"{scored.score:.2%}")
-        gathered = self.group.gather(networks)
-        return _with_winner([gathered[number] for number in range(len(best))])
+@dataclass(frozen=True, slots=True)
+class RetrainStage(RunStage):
+    """Train networks from scratch: the best that a search found, or given ones.
 
-    def _finetune(self, context: StageContext, *, source: str, training: Retraining) -> Result:
-        inherited = context.inputs[source]["networks"]
-        archs = [Arch(network["arch"]) for network in inherited]
-        weights = [
-            (context.stage_directory(source) / f"{number}.safetensors", str(network["sha256"]))
-            for number, network in enumerate(inherited)
-        ]
-        return _with_winner(self.train_networks(context, archs, training=training, start_from=weights))
+    Candidates of one rank have one seed, whichever stage trains them. `finalists` is how many halving brings to the
+    end, where the settings ask for it; by default as many as are retrained.
+    """
 
-    def _retrain_baselines(self, context: StageContext) -> Result:
-        baselines = {name: arch for name, (_, arch) in self.problem.baselines().items()}
-        baselines["random"] = self.problem.joint.sample(self.problem.seed(context.name))
-        networks = self.train_networks(context, list(baselines.values()))
-        return dict(zip(baselines, networks, strict=True))
+    name: str
+    source: str | None = None
+    archs: tuple[Arch, ...] = ()
+    ranks: tuple[int, ...] | None = None
+    halving: bool = True
+    kind: ClassVar[str] = "retrain"
+    sections: ClassVar[tuple[str, ...]] = ("retrain",)  # type: ignore[assignment,misc]
 
-    def train_networks(
-        self,
-        context: StageContext,
-        archs: Sequence[Arch],
-        *,
-        training: Retraining | None = None,
-        start_from: Sequence[tuple[Path, str]] | None = None,
-    ) -> list[Result]:
-        """Train networks side by side, from scratch or from weights (files and their SHA-256).
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The search whose best are trained."""
+        return () if self.source is None else (self.source,)
 
-        `<number>.safetensors` appear in the stage's folder.
-        """
-        problem = self.problem
-        jobs = [
-            NetworkJob(
-                config=problem.config,
-                data_path=problem.task.data_path,
-                arch=arch,
-                build=problem.network(arch),
-                seed=problem.seed(f"{context.name}/{number}"),
-                weights=context.directory / f"{number}.safetensors",
-                machine=self.machine,
-                training=training,
-                start_from=start_from[number] if start_from else None,
-            )
-            for number, arch in enumerate(archs)
-        ]
-        return train_networks(context, jobs, self.machine, self.progress, self.group)
-
-    def _evaluate(self, context: StageContext, *, last: str, also: Mapping[str, str]) -> Result:
-        if not self.group.first:
-            return {}
-        best = context.inputs[last]["winner_index"]
-        networks = {
-            name: (context.inputs[stage]["networks"][best], f"{stage}/{best}.safetensors")
-            for name, stage in {"searched": last, **also}.items()
+    def work(self, context: Context) -> Result:
+        """Train; the result has all networks, and the winner on the validation samples."""
+        problem, config = context.problem, context.problem.config
+        archs = self.chosen(context.inputs)
+        ranks = self.ranks or range(len(archs))
+        jobs = {
+            number: NetworkJob(arch, problem.network_seed(rank), context.directory / f"{number}.safetensors")
+            for number, (arch, rank) in enumerate(zip(archs, ranks, strict=True))
         }
-        for number, (name, network) in enumerate(context.inputs["baselines"].items()):
-            networks[name] = network, f"baselines/{number}.safetensors"
-        return self._tested(context, networks)
+        if self.halving and config.retrain.method == "halving" and len(jobs) > config.search.top_k:
+            return with_winner(train_by_halving(context, retraining(context), jobs, config.search.top_k))
+        return with_winner(train_networks(context, retraining(context), jobs))
 
-    def _test_winner(self, context: StageContext, *, source: str) -> Result:
-        best = context.inputs[source]["winner_index"]
-        winner = context.inputs[source]["networks"][best], f"{source}/{best}.safetensors"
-        return self._tested(context, {"winner": winner})["winner"] if self.group.first else {}
+    def chosen(self, inputs: Inputs) -> list[Arch]:
+        """Return the networks to train."""
+        if self.source is None:
+            return list(self.archs)
+        return [Arch(candidate["arch"]) for candidate in inputs[self.source]["best"]]
 
-    def _tested(self, context: StageContext, networks: Mapping[str, tuple[Result, str]]) -> dict[str, Result]:
-        problem, test = self.problem, self.problem.task.dataset.open_test()
-        results = {}
-        with use_threads(problem.config.threads):
-            for number, (name, (network, weights)) in enumerate(networks.items(), 1):
-                arch = Arch(network["arch"])
-                trained = self.load(arch, context.run_directory / weights, network["sha256"])
-                tested = evaluate(trained, problem.task.eval_batches(test))
-                results[name] = {
-                    "params": problem.params(arch),
-                    "macs": problem.macs(arch),
-                    "val_accuracy": network["val_accuracy"],
-                    "test_accuracy": tested.score,
-                    "arch": network["arch"],
-                    "weights": weights,
-                    "sha256": network["sha256"],
-                }
-                self.progress(context.name, number, len(networks), f"{name} {tested.score:.2%}")
-        return results
-
-    def load(self, arch: Arch, weights: Path, sha256: str) -> nn.Module:
-        """Return a network with weights from a file of the run, on the machine's device."""
-        model = self.problem.network(arch)()
-        model.load_state_dict(read_weights(weights, sha256))
-        return model.to(pick_device(self.machine.device))
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of the trainings."""
+        config, archs = measure.problem.config, self.chosen(measure.inputs)
+        whole = float(len(archs))
+        if self.halving and config.retrain.method == "halving" and len(archs) > config.search.top_k:
+            rounds = math.ceil(math.log2(len(archs) / config.search.top_k))
+            whole = len(archs) * (0.5**rounds + rounds * 0.5 ** (rounds + 1))
+        result = {"networks": [{"arch": dict(arch)} for arch in archs], "winner": dict(archs[0])}
+        return measure.training(self.name, len(archs), config.retrain, whole=whole, result=result)
 
 
-def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.optim.Optimizer:
-    """Return the optimizer that a configuration asks for."""
-    make = nesterov_sgd if config.optimizer == "sgd" else adamw
-    return make(supernet, lr=config.lr, weight_decay=config.weight_decay)
+@dataclass(frozen=True, slots=True)
+class InheritStage(RunStage):
+    """Take the best of a level with the supernet's weights as they are."""
+
+    name: str
+    searched: Searched
+    supernet: str
+    source: str
+    kind: ClassVar[str] = "inherit"
+    sections: ClassVar[tuple[str, ...]] = ("search",)  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the level needs, its supernet and its search."""
+        return (*self.searched.needs, self.supernet, self.source)
+
+    def work(self, context: Context) -> Result:
+        """Extract, recalibrate and score; the result is a retraining's."""
+        problem, task, config = context.problem, context.problem.task, context.problem.config
+        space = self.searched.archs(context.inputs).space
+        trained = cast("SupernetLike", trained_supernet(context, space, self.supernet))
+        shared = retraining(context)
+        networks: dict[int, Result] = {}
+        best = [Arch(candidate["arch"]) for candidate in context.inputs[self.source]["best"]]
+        with use_threads(config.threads):
+            for number, arch in context.group.shared_out(list(enumerate(best))):
+                network = trained.extract(arch)
+                if config.search.recalibration_batches:
+                    batches = task.recalibration_batches(
+                        config, seed=problem.seed(self.source), workers=context.machine.workers
+                    )
+                    recalibrate(network, batches.steps(0, config.search.recalibration_batches), unpack=task.unpack)
+                weights = context.directory / f"{number}.safetensors"
+                result = {"arch": dict(arch), "losses": [], **validated(weights, shared.evaluate(network))}
+                networks[number] = {**result, "sha256": write_weights(weights, network)}
+                context.show(number + 1, len(best), f"{result['val_score']:.4f}")
+        return with_winner(context.group.gather(networks))
+
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of a few scores."""
+        archs, best = self.searched.archs(measure.inputs), measure.inputs[self.source]["best"]
+        result = {"networks": best, "winner": best[0]["arch"]}
+        return measure.scoring(self.name, archs, len(best), result=result)
 
 
-def evolution(config: Search, inside: Feasible, seed: int) -> Searcher:
-    """Return the search that a configuration asks for."""
-    return Evolution(
-        inside,
-        population=config.population,
-        generations=config.generations,
-        parents=config.parents,
-        mutation_probability=config.mutation_probability,
-        seed=seed,
+@dataclass(frozen=True, slots=True)
+class FinetuneStage(RunStage):
+    """Train the networks of another stage a little further, from the weights that it left."""
+
+    name: str
+    source: str
+    training: Retraining
+    kind: ClassVar[str] = "finetune"
+    sections: ClassVar[tuple[str, ...]] = ("retrain", "finetune")  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stage whose networks are trained."""
+        return (self.source,)
+
+    def work(self, context: Context) -> Result:
+        """Train; the result is a retraining's."""
+        folder = context.stage.stage_directory(self.source)
+        jobs = {
+            number: NetworkJob(
+                Arch(network["arch"]),
+                context.problem.network_seed(number),
+                context.directory / f"{number}.safetensors",
+                start_from=(folder / f"{number}.safetensors", str(network["sha256"])),
+            )
+            for number, network in enumerate(context.inputs[self.source]["networks"])
+        }
+        return with_winner(train_networks(context, retraining(context, self.training), jobs))
+
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of the trainings."""
+        result = measure.inputs[self.source]
+        return measure.training(self.name, len(result["networks"]), self.training, result=result)
+
+
+@dataclass(frozen=True, slots=True)
+class RefitStage(RunStage):
+    """Train chosen networks again, on training and validation samples together, with the seeds that they had."""
+
+    name: str
+    networks: Mapping[str, Pick]
+    kind: ClassVar[str] = "refit"
+    sections: ClassVar[tuple[str, ...]] = ("retrain",)  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stages that trained the networks before."""
+        return picked_from(self.networks)
+
+    def work(self, context: Context) -> Result:
+        """Train; the result has the networks by name."""
+        problem = context.problem
+        before = {name: pick.network(context.inputs) for name, pick in self.networks.items()}
+        jobs = {
+            number: NetworkJob(
+                Arch(network["arch"]),
+                problem.network_seed(pick.number(context.inputs)),
+                context.directory / f"{number}.safetensors",
+                keep=network["kept"],
+            )
+            for number, (pick, network) in enumerate(zip(self.networks.values(), before.values(), strict=True))
+        }
+        trained = train_networks(context, replace(retraining(context), with_validation=True), jobs)
+        return {"networks": dict(zip(before, trained.values(), strict=True))}
+
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return the cost of the trainings."""
+        return measure.training(self.name, len(self.networks), measure.problem.config.retrain)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationStage(RunStage):
+    """Read the test samples, for the only time: score chosen networks, the one that was found first.
+
+    `groups` names further networks that are all scored, such as every random one. Where `refitted` names a stage, the
+    weights that it trained are scored.
+    """
+
+    name: str
+    networks: Mapping[str, Pick]
+    groups: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
+    refitted: str | None = None
+    kind: ClassVar[str] = "evaluation"
+    sections: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment,misc]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stages that trained the networks."""
+        refitted = () if self.refitted is None else (self.refitted,)
+        return tuple(dict.fromkeys((*picked_from(self.networks), *(stage for stage, _ in self.groups.values()), *refitted)))
+
+    def work(self, context: Context) -> Result:
+        """Score the networks; each is read and scored once, however often it is named."""
+        if not context.group.first:
+            return {}
+        inputs = context.inputs
+        chosen = {name: pick.network(inputs) for name, pick in self.networks.items()}
+        members = {name: _members(inputs, *where) for name, where in self.groups.items()}
+        if self.refitted is not None:
+            for number, (name, network) in enumerate(inputs[self.refitted]["networks"].items()):
+                weights = f"{self.refitted}/{number}.safetensors"
+                chosen[name] = {**chosen[name], "sha256": network["sha256"], "weights": weights}
+        every = [*chosen.values(), *(network for group in members.values() for network in group)]
+        asked = {network["weights"]: network for network in every}
+        tested = {}
+        with use_threads(context.problem.config.threads):
+            for number, (weights, network) in enumerate(asked.items(), 1):
+                tested[weights] = self._tested(context, network, number - 1)
+                context.show(number, len(asked), f"{tested[weights]['test_score']:.4f}")
+        groups = {name: [tested[network["weights"]] for network in group] for name, group in members.items()}
+        return {"networks": {name: tested[n["weights"]] for name, n in chosen.items()}, **groups}
+
+    def _tested(self, context: Context, network: Result, number: int) -> Result:
+        problem, task = context.problem, context.problem.task
+        arch = Arch(network["arch"])
+        trained = load_network(context, arch, context.stage.run_directory / network["weights"], network["sha256"])
+        size = problem.config.search.eval_batch_size
+        batches = task.eval_batches("test", size, workers=context.machine.workers)
+        scored = evaluate(trained, batches, loss=task.loss, metric=task.metric, unpack=task.unpack)
+        path = context.directory / f"{number}.test.npy"
+        write_scores(path, scored.scores)
+        result = {
+            "params": problem.params(arch),
+            "macs": problem.macs(arch),
+            "val_score": network["val_score"],
+            "test_score": scored.score,
+        }
+        if task.metric == "accuracy":
+            result |= {"val_accuracy": network["val_score"], "test_accuracy": scored.score}
+        kept = {"weights_kept": network["kept"]} if "kept" in network else {}
+        validation = Path(network["weights"]).with_name(network["val_scores"]).as_posix() if "val_scores" in network else None
+        return {
+            **result,
+            "arch": network["arch"],
+            **kept,
+            "weights": network["weights"],
+            "sha256": network["sha256"],
+            "val_scores": validation,
+            "test_scores": f"{self.name}/{path.name}",
+        }
+
+    def estimate(self, measure: Measure) -> StageEstimate:
+        """Return nothing measured: only a run may read the test samples."""
+        return StageEstimate(self.name)
+
+
+def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:
+    """Return a level's supernet with the weights that its training stage, an input of this one, kept."""
+    checkpoint = context.stage.checkpoints_of(stage).latest()
+    if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
+        raise CorruptWeights(
+            f"the trained supernet of {stage} is damaged or missing in {context.stage.stage_directory(stage)}; "
+            "start again in a new run directory"
+        )
+    torch.manual_seed(0)  # weights that are replaced at once
+    supernet = context.problem.supernet(space)
+    supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["model"])
+    return supernet.to(context.device)
+
+
+def load_network(context: Context, arch: Arch, weights: Path, sha256: str) -> nn.Module:
+    """Return a network with weights from a file of the run, on the machine's device."""
+    return load_weights(context.problem.make(arch), read_weights(weights, sha256)).to(context.device)
+
+
+def retraining(context: Context, training: Retraining | None = None) -> NetworkTraining:
+    """Return how a stage's networks are trained, as the settings ask by default."""
+    problem = context.problem
+    config = training or problem.config.retrain
+    return NetworkTraining(
+        task=problem.task,
+        make=problem.maker(config.drop_path),
+        training=config,
+        eval_batch_size=problem.config.search.eval_batch_size,
+        machine=context.machine,
+        teacher=problem.teacher_of(config),
     )
 
 
-def supernet_paths(config: SupernetTraining, space: Space, inside: Feasible, cost: AdditiveCost, seed: int) -> Paths:
-    """Return the paths that a configuration asks for, over a level's space and what of it is searched.
-
-    Strata are bins of the cost that the search is bounded by, between the bounds. A ValueError says why a space has no
-    such paths.
-    """
-    match config.paths:
-        case "uniform":
-            return UniformPaths(space, seed)
-        case "architectures":
-            return UniformArchPaths(space, seed)
-        case "budget":
-            return UniformArchPaths(inside, seed)
-        case "stratified":
-            reach = attainable(space, cost)
-            bounds = next((budget for budget in inside.budgets if budget.cost == cost), Budget(cost))
-            low = max(reach.low, math.ceil(bounds.lower)) if math.isfinite(bounds.lower) else reach.low
-            high = min(reach.high, math.floor(bounds.upper)) if math.isfinite(bounds.upper) else reach.high
-            return StratifiedPaths(space, cost, config.strata, seed, at_least=low, at_most=high)
-        case "sandwich":
-            return SandwichPaths(space, cost, seed)
-        case "fair":
-            return FairPaths(space, seed)
+def with_winner(networks: Mapping[int, Result]) -> Result:
+    """Return a stage's result of trained networks, with the best of those that came to the end."""
+    ordered = [networks[number] for number in range(len(networks))]
+    finished = [n for n, network in enumerate(ordered) if network.get("share", 1) == 1]
+    winner = best_number(ordered, finished)
+    return {"networks": ordered, "winner_index": winner, "winner": ordered[winner]["arch"]}
 
 
-def _with_winner(networks: list[Result]) -> Result:
-    # the loss decides between equal accuracies, which a few hundred images often give
-    def merit(number: int) -> tuple[float, float]:
-        loss = networks[number]["val_loss"]
-        return networks[number]["val_accuracy"], -math.inf if loss is None else -loss
-
-    winner = max(range(len(networks)), key=merit)
-    return {"networks": networks, "winner_index": winner, "winner": networks[winner]["arch"]}
+def best_number(networks: list[Result], among: list[int]) -> int:
+    """Return the number of the best network on validation, of those at some numbers; the first of equals."""
+    return max(among, key=lambda number: merit(networks[number]))
 
 
-def labels(problem: Problem[Any]) -> Mapping[str, str]:
-    """Return what tables call the networks of a finished run."""
-    named = {name: label for name, (label, _) in problem.baselines().items()}
-    return {"searched": "searched", **named, "random": "random in the budget"}
+def picked_from(networks: Mapping[str, Pick]) -> tuple[str, ...]:
+    """Return the stages that picks read."""
+    return tuple(dict.fromkeys(stage for pick in networks.values() for stage in pick.inputs))
+
+
+def acceptance(archs: ArchSet) -> float:
+    """Return which share of the draws met every budget; few draws, because they may meet some of them rarely."""
+    fresh = archs.with_fresh_counts()
+    fresh.sample(0, 100)
+    return fresh.acceptance
+
+
+def _members(inputs: Inputs, stage: str, among: tuple[int, ...] | None) -> list[Result]:
+    networks = inputs[stage]["networks"]
+    finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
+    numbers = [n for n in finished if among is None or n in among]
+    return [{**networks[n], "weights": f"{stage}/{n}.safetensors"} for n in numbers]
