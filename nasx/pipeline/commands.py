@@ -1,78 +1,51 @@
-"""The commands that recipes share: `run`, `plan` and `trust`, with one way to choose a preset and change it."""
+"""The command line of a recipe: `run`, `plan`, `trust`, `status` and `report`; it parses, and says what happened.
+
+Torch is imported once a command needs it, so that help and messages come at once.
+"""
 
 import argparse
 import errno
-import json
+import hashlib
 import os
-import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import nasx
-from nasx.arch import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from collections.abc import Iterator
 
-    from nasx.pipeline.config import RunConfig
-    from nasx.pipeline.problem import ImageTask, Problem
-    from nasx.pipeline.progress import Progress
-    from nasx.pipeline.stages import Maker, Stages
-    from nasx.run import RunDirectory, Stage
-    from nasx.train import Group
+    from nasx.pipeline.images import ImageTask
+    from nasx.pipeline.problem import Problem
+    from nasx.pipeline.recipe import Recipe
+    from nasx.pipeline.runner import Found
 
-_TOLD = 10  # broken images that are named
-_VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
+FOLDER = "folder"
+"""The preset that fits itself to an image folder."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe as its command line sees it: presets, the problem that a configuration states, the stages of its run.
-
-    `stages` strings a run together with a `nasx.pipeline.stages.Maker`. `recorded`, where commands of the recipe leave
-    runs of other problems, is the problem of a run that is read back, given what the command recorded.
-    """
-
-    presets: "Mapping[str, RunConfig]"
-    problem: "Callable[[Any, ImageTask], Problem[Any]]"
-    stages: "Callable[[Maker[Any]], list[Any]]"
-    recorded: "Callable[[Any, ImageTask, Mapping[str, Any]], Problem[Any]] | None" = None
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a run's stages came to: their results and seconds by name, and whether all of it was there before."""
-
-    results: "Mapping[str, Any]"
-    seconds: "Mapping[str, float]"
-    already: bool
+_BROKEN_NAMED = 10  # broken images that are named
 
 
 class CommandLine:
-    """A recipe's command line: `run` (the default), `plan`, `trust` and `report`, and what the recipe adds.
+    """A recipe's command line; `load` imports the recipe, which is not done for `--help`.
 
-    `load` imports the recipe, which is not done for `--help`. `configure` adds options that choose a configuration,
-    `choose` applies them. Exit statuses are those of `nasx.cli`.
+    `configure` adds options that choose a configuration, `choose` applies them. Exit statuses are those of `nasx.cli`.
     """
 
     def __init__(
         self,
         name: str,
         description: str,
-        load: Callable[[], Recipe],
+        load: "Callable[[], Recipe]",
         *,
-        preset: str = "digits",
+        presets: Sequence[str],
         configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-        choose: "Callable[[RunConfig, argparse.Namespace], RunConfig]" = lambda config, options: config,
+        choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
     ) -> None:
-        self.name, self.load, self.preset = name, load, preset
+        self.name, self.load, self.presets = name, load, presets
         self._configure, self._choose = configure, choose
         self.parser = argparse.ArgumentParser(prog=f"python -m recipes.{name}", description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
@@ -85,9 +58,11 @@ class CommandLine:
         plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
         plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
         plan.add_argument("--no-timing", action="store_true", help="leave out the seconds of real steps")
-        trust = self.configured("trust", self._trust, "ask whether a supernet's ranking of networks deserves belief")
+        trust = self.configured("trust", self._trust, "find out how far a supernet's ranking of networks can be trusted")
         trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
         trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
+        status = self.add("status", self._status, "show how far a run is; safe while it works")
+        status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
         report = self.add("report", self._report, "write report.html of a finished run again, from its journal")
         report.add_argument("run", type=Path, metavar="RUN", help="the run directory")
 
@@ -101,7 +76,11 @@ class CommandLine:
     def configured(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         """Add a command with the options that choose a configuration and images."""
         sub = self.add(name, command, help)
-        sub.add_argument("--preset", default=self.preset, help=f"which configuration to start from ({self.preset})")
+        sub.add_argument(
+            "--preset",
+            help=f"which settings to start from: {', '.join(self.presets)} (default: {self.presets[0]}"
+            + (f", with --data {FOLDER})" if FOLDER in self.presets else ")"),
+        )
         sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
         sub.add_argument("--seed", type=int, help="seed of the run (default 0)")
         sub.add_argument(
@@ -122,37 +101,37 @@ class CommandLine:
             given = ["run", *given]
         return self.parser.parse_args(given)
 
+    def recipe(self) -> "Recipe":
+        """Return the recipe, imported; BadInput says which extra is missing."""
+        with bad_input():
+            return self.load()
+
     def config(self, options: argparse.Namespace) -> Any:
         """Return the configuration that the options choose."""
-        with bad_input():  # the extra that recipes need may be missing
-            recipe = self.load()
+        recipe = self.recipe()
         for setting in options.set:
             if setting.startswith("preset="):
                 raise BadInput(f"the preset is chosen by --preset, not by --set {setting}")
-        config = self._choose(pick(options.preset, recipe.presets, "preset"), options)
+        name = options.preset or (FOLDER if options.data and recipe.fit else self.presets[0])
+        if name == FOLDER and recipe.fit:
+            config = self._fitted(recipe, options)
+        else:
+            config = pick(name, recipe.presets, "preset")
+        config = self._choose(config, options)
         if options.seed is not None:
             config = config.model_copy(update={"seed": options.seed})
         return apply_settings(config, options.set)
 
-    def problem(
-        self,
-        options: argparse.Namespace,
-        config: Any = None,
-        make: "Callable[[Any, ImageTask], Problem[Any]] | None" = None,
-    ) -> "Problem[Any]":
-        """Return the checked problem that the options state; BadInput says what cannot be.
-
-        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem.
-        """
+    def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
+        """Return the images that the options name, with remarks about them on standard error."""
         from rich.console import Console
 
         from nasx.report import progress
 
-        config = self.config(options) if config is None else config
         errors = Console(stderr=True)
         with bad_input(), progress(errors) as bars:
+            from nasx.pipeline.images import ImageSource, load_images
             from nasx.pipeline.machine import Machine
-            from nasx.pipeline.problem import load_task
 
             reading: list[Any] = []
 
@@ -161,41 +140,73 @@ class CommandLine:
                     reading.append(bars.add_task("reading images", total=total))
                 bars.update(reading[0], completed=done, total=total)
 
-            task = load_task(config, options.data.resolve() if options.data else None, Machine(), show)
-        for image in task.dataset.broken[:_TOLD]:
+            path = options.data.resolve() if options.data else None
+            task = load_images(ImageSource(config.data, config.seed, path, Machine.from_environment()), show)
+        broken = task.dataset.broken
+        for image in broken[:_BROKEN_NAMED]:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
-        if len(task.dataset.broken) > _TOLD:
-            errors.print(f"and {len(task.dataset.broken) - _TOLD} more broken training images")
-        with bad_input(), errors.status("counting architectures"):
-            problem = (make or self.load().problem)(config, task)
+        if len(broken) > _BROKEN_NAMED:
+            errors.print(f"and {len(broken) - _BROKEN_NAMED} more broken training images")
+        for remark in task.dataset.remarks:
+            errors.print(remark, soft_wrap=True, markup=False)
+        return task
+
+    def problem(
+        self,
+        options: argparse.Namespace,
+        config: Any = None,
+        make: "Callable[[Any, ImageTask], Problem[Any]] | None" = None,
+    ) -> "Problem[Any]":
+        """Return the checked problem that the options state; BadInput says what does not fit.
+
+        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem.
+        """
+        from rich.console import Console
+
+        config = self.config(options) if config is None else config
+        task = self.task(options, config)
+        with bad_input(), Console(stderr=True).status("counting architectures"):
+            problem = (make or self.recipe().problem)(config, task)
             problem.check()
         return problem
+
+    def run_problem(
+        self, problem: "Problem[Any]", directory: Path, recorded: Mapping[str, Any] | None = None
+    ) -> "Found | None":
+        """Run a problem and return what was found, None where it was interrupted; BadInput says what ended it."""
+        from nasx.pipeline.runner import run
+
+        found = None
+        with translated(f"this run in {directory}"):
+            found = run(problem, directory, recorded=recorded)
+        return found
 
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
-        from nasx.pipeline.outcome import network_rows, stage_rows
+        from nasx.pipeline.outcome import network_rows, read_run, stage_reports, stage_rows
+        from nasx.pipeline.runner import is_finished
         from nasx.report import networks_table, stages_table
 
         if options.deterministic:
             os.environ["NASX_DETERMINISTIC"] = "1"  # a setting of the machine, which no result on a CPU depends on
         problem = self.problem(options)
-        self._check_stages(problem)
-        directory = options.run_dir or Path("runs") / self._run_name(problem.config)
-        done = self.execute(problem, directory, self.load().stages)
-        if done is None:
+        directory = options.run_dir or Path("runs") / self.run_name(problem.config, options.data)
+        already = is_finished(problem, directory)
+        found = self.run_problem(problem, directory)
+        if found is None:
             return INTERRUPTED
-        if not _is_first():
+        if not is_first():
             return DONE
-        summary, already = self.outcome(problem, directory, done), done.already
         if options.json:
-            print_json(summary)
+            print_json(found.summary)
             return DONE
-        console = Console()
+        console, summary = Console(), found.summary
         if already:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
-        console.print(networks_table(network_rows(problem, summary)))
-        console.print(stages_table(stage_rows(summary)))
+        run = read_run(directory)
+        console.print(networks_table(network_rows(summary)))
+        console.print(stages_table(stage_rows(summary, stage_reports(run.stages, run.results))))
         for name, told in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {told}")
         console.print(
@@ -203,145 +214,71 @@ class CommandLine:
         )
         return DONE
 
-    def _check_stages(self, problem: "Problem[Any]") -> None:
-        """Refuse now what a later stage would refuse after hours."""
-        from nasx.pipeline.estimate import Estimator
-
-        with bad_input():
-            self.load().stages(Estimator(problem, timing=False))
-
-    def _run_name(self, config: Any) -> str:
-        words = [self.name, config.preset, config.search_method, f"seed{config.seed}"]
-        return "-".join(word for word in words if word)
-
-    def execute(
-        self,
-        problem: "Problem[Any]",
-        directory: Path,
-        plan: "Callable[[Stages], list[Stage]]",
-        asked: "Mapping[str, Any]" = MappingProxyType({}),
-    ) -> "Done | None":
-        """Run the stages that `plan` makes, or what is missing of them, and return what came of them.
-
-        None where they were interrupted. `asked` is recorded beside the configuration, and may not change either.
-        """
-        from rich.console import Console
-
-        from nasx.data import BrokenImageError, WorkerDied
-        from nasx.pipeline.machine import Machine
-        from nasx.pipeline.ranks import execute
-        from nasx.pipeline.stages import Stages
-        from nasx.pipeline.training import Damaged
-        from nasx.run import Interrupted
-        from nasx.train import pick_device, process_group, use_deterministic_algorithms
-
-        with bad_input():
-            machine = Machine()
-            device = pick_device(machine.device)
-        if machine.deterministic:
-            use_deterministic_algorithms()
-        errors = Console(stderr=True)
-        with process_group(device) as group:
-            with bad_input():
-                problem.task.supernet_batches(seed=0, part=group.part)  # refuses batches that ranks cannot share
-            try:
-                with self._opened(problem, directory, group, asked) as run, self._bars(errors, group) as show:
-                    stages = plan(Stages(problem, machine, show, group))
-                    already = run.is_finished(stages) if run else False
-                    results = execute(run, directory, stages, group)
-                    return Done(results, run.seconds if run else {}, already)
-            except Interrupted:
-                if group.first:
-                    errors.print(f"interrupted; the same command continues this run in {directory}")
-                return None
-            except (BrokenImageError, WorkerDied) as error:
-                raise BadInput(f"{error}; the same command then continues this run in {directory}") from error
-            except Damaged as error:
-                raise BadInput(str(error)) from error
-            except OSError as error:
-                errors.print(told_of_disk(error, f"this run in {directory}"))
-                return None
-
-    def outcome(self, problem: "Problem[Any]", directory: Path, done: "Done") -> dict[str, Any]:
-        """Return the summary of a run that ended in an evaluation, and write its files where they are missing."""
-        from nasx.pipeline.outcome import summarise, write_outcome
-
-        summary = summarise(problem, done.results, done.seconds, _versions())
-        if not done.already or not (directory / "report.html").exists():
-            write_outcome(directory, problem, done.results, summary)
-        return summary
-
-    def _opened(
-        self, problem: "Problem[Any]", directory: Path, group: "Group", asked: "Mapping[str, Any]"
-    ) -> "AbstractContextManager[RunDirectory | None]":
-        from nasx.run import ConfigChanged, RunDirectory, RunLocked
-
-        if not group.first:
-            return nullcontext()
-        split = problem.task.dataset.split
-        config = json.loads(problem.config.model_dump_json())
-        recorded = {"recipe": self.name, **asked, "config": config, "split": split}
-        try:
-            with bad_input():
-                return RunDirectory.open(directory, config=recorded, versions=_versions())
-        except (ConfigChanged, RunLocked) as error:
-            raise BadInput(str(error)) from error
-
-    @contextmanager
-    def _bars(self, console: "Console", group: "Group") -> "Iterator[Progress]":
-        from nasx.pipeline.progress import silent
-        from nasx.report import progress
-
-        if not group.first:
-            yield silent
-            return
-        with progress(console) as bars:
-            tasks: dict[str, Any] = {}
-
-            def show(description: str, done: float, total: float, note: str = "") -> None:
-                if description not in tasks:
-                    tasks[description] = bars.add_task(description, total=total, note=note)
-                bars.update(tasks[description], completed=done, total=total, note=note)
-
-            yield show
+    def run_name(self, config: Any, data: Path | None) -> str:
+        """Return the name of a run's default directory: one for each preset, way to search, folder and seed."""
+        folder = []
+        if data is not None:
+            place = str(data.resolve())
+            folder = [f"{data.resolve().name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"]
+        words = [self.name, config.preset, *config.run_words, *folder, f"seed{config.seed}"]
+        return "-".join(words)
 
     def _plan(self, options: argparse.Namespace) -> int:
-        from nasx.pipeline.estimate import plan_document, plan_lines
+        from rich.console import Console
 
-        problem = self.problem(options)
-        with bad_input():
-            document = plan_document(
-                problem,
-                self.load().stages,
-                devices=options.devices,
-                time_limit=options.time_limit,
-                timing=not options.no_timing,
-            )
+        errors = Console(stderr=True)
+        errors.print("reading settings and images", style="dim")
+        config = self.config(options)
+        from nasx.pipeline.estimate import plan_document, setting_lines, size_lines, sizes, stage_lines
+        from nasx.pipeline.machine import Machine
+        from nasx.train import pick_device
+
+        shown = False
+        try:
+            with bad_input():
+                pick_device(Machine.from_environment().device)
+            problem = self.problem(options, config)
+            if not options.json:
+                print("\n".join([*size_lines(sizes(problem)), ""]), flush=True)
+            with bad_input():
+                document = plan_document(
+                    problem,
+                    devices=options.devices,
+                    time_limit=options.time_limit,
+                    timing=not options.no_timing,
+                    on_timing=lambda what: errors.print(f"timing {what}", style="dim"),
+                )
+            shown = True
+        finally:
+            if not shown and not options.json:  # they help to see what to change
+                print("\n".join(setting_lines(config.model_dump(mode="json"))))
         if options.json:
             print_json(document)
         else:
-            print("\n".join(plan_lines(document)))
+            print("\n".join([*stage_lines(document), "", *setting_lines(document["config"])]))
         return DONE
 
     def _trust(self, options: argparse.Namespace) -> int:
-        from nasx.pipeline.machine import Machine
-        from nasx.pipeline.stages import Stages
+        from nasx.pipeline.runner import joined_group, run_stages
         from nasx.pipeline.trust import write_trust
 
         if options.n < 1:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
         config = apply_settings(self.config(options), [f"trust.n={options.n}"])
         problem = self.problem(options, config)
-        self._check_stages(problem)
-        if not _up_to_trust(self.load().stages(Stages(problem, Machine()))):
+        problem = problem.with_stages(up_to_trust(problem.stages()))
+        if not problem.stages():
             raise BadInput("this run trains no supernet, so there is no ranking to judge; choose another method")
-        directory = options.run_dir or Path("runs") / f"{self._run_name(config)}-trust{options.n}"
-        done = self.execute(problem, directory, lambda make: _up_to_trust(self.load().stages(make)))
-        if done is None:
+        directory = options.run_dir or Path("runs") / f"{self.run_name(config, options.data)}-trust{options.n}"
+        finished = None
+        with translated(f"this run in {directory}"), joined_group() as (group, machine):
+            finished = run_stages(problem, directory, machine=machine, group=group)
+        if finished is None:
             return INTERRUPTED
-        if not _is_first():
+        if not is_first():
             return DONE
-        judged = {name: result for name, result in done.results.items() if name.endswith("/trust")}
+        kinds = {stage.name: stage.kind for stage in problem.stages()}
+        judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
         write_trust(directory, judged)
         if options.json:
             print_json(judged)
@@ -351,61 +288,74 @@ class CommandLine:
         print(f"scatter plot: {directory}/trust.svg")
         return DONE
 
-    def _report(self, options: argparse.Namespace) -> int:
-        from nasx.pipeline.outcome import make_report, read_run
-        from nasx.pipeline.problem import recorded_task
-        from nasx.report.html import write_report
+    def _status(self, options: argparse.Namespace) -> int:
+        from dataclasses import asdict
+
+        from nasx.pipeline.status import status, status_lines
 
         with bad_input():
-            recipe = self.load()
-            run = read_run(options.run, self.name)
-            config = pick(run.config["preset"], recipe.presets, "preset").model_validate(run.config)
-            task = recorded_task(config, run.split)
-            problem = recipe.recorded(config, task, run.asked) if recipe.recorded else recipe.problem(config, task)
-            report = make_report(problem, run.results, run.summary, run.arch)
-        path = run.directory / "report.html"
-        write_report(path, report)
+            found = status(options.run)
+        if options.json:
+            print_json({**asdict(found), "directory": str(found.directory), "finished": found.finished})
+        else:
+            print("\n".join(status_lines(found)))
+        return DONE
+
+    def _report(self, options: argparse.Namespace) -> int:
+        with bad_input():
+            from nasx.pipeline.outcome import read_run, write_reports
+
+            path = write_reports(options.run, read_run(options.run, self.name))
         if options.json:
             print_json({"report": str(path)})
         else:
             print(f"report: {path}")
         return DONE
 
+    def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
+        from nasx.pipeline.images import folder_facts
 
-def told_of_disk(error: OSError, where: str) -> str:
-    """Return what to say where a full or failing disk ends a run; any other error is raised again."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        raise error
-    return f"{error}; make room, and the same command continues {where}"
-
-
-def read_arch(path: str, known: Mapping[str, Arch] = MappingProxyType({})) -> Arch:
-    """Return a known architecture by its name, or one from a file; BadInput where there is neither."""
-    if path in known:
-        return known[path]
-    with bad_input():
-        if not Path(path).is_file():
-            names = f", or one of {', '.join(known)}" if known else ""
-            raise ValueError(f"there is no architecture {path!r}: name a file{names}")
-        return Arch.from_json(Path(path).read_text())
+        if options.data is None:
+            raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")
+        assert recipe.fit is not None
+        with bad_input():
+            return recipe.fit(folder_facts(options.data.resolve()))
 
 
-def _up_to_trust(stages: "list[Stage]") -> "list[Stage]":
-    """Leave out what no ranking waits for; what a later level needs of an earlier one, its winner, stays."""
-    judging = [number for number, stage in enumerate(stages) if stage.name.endswith("/trust")]
-    return stages[: judging[-1] + 1] if judging else []
+@contextmanager
+def translated(where: str) -> "Iterator[None]":
+    """Turn what ends a run into a message and a status: BadInput, or a word where the same command goes on."""
+    from rich.console import Console
+
+    from nasx.data import BrokenImageError, WorkerDied
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
+
+    errors = Console(stderr=True)
+    try:
+        yield
+    except Interrupted:
+        if is_first():
+            errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
+    except (Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace) as error:
+        raise BadInput(str(error)) from error
+    except Diverged as error:
+        raise BadInput(f"{error}; {where} takes the change and begins this stage again") from error
+    except (BrokenImageError, WorkerDied) as error:
+        raise BadInput(f"{error}; the same command then continues {where}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        errors.print(f"{error}; make room, and the same command continues {where}", soft_wrap=True)
 
 
-def _is_first() -> bool:
+def up_to_trust(stages: Sequence[Any]) -> Callable[[Any], list[Any]]:
+    """Return the stages without what no ranking waits for; what a later level needs of an earlier one, its winner, stays."""
+    judging = [number for number, stage in enumerate(stages) if stage.kind == "trust"]
+    kept = list(stages[: judging[-1] + 1]) if judging else []
+    return lambda problem: kept
+
+
+def is_first() -> bool:
     """Return whether this process is the one of torchrun's that speaks."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _versions() -> dict[str, str]:
-    found = {"nasx": nasx.__version__, "python": platform.python_version()}
-    for package in _VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found

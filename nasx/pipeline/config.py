@@ -69,6 +69,8 @@ class Data(Section):
 
     source: Literal["digits", "folder"] = "folder"
     image_size: PositiveInt = 224
+    channels: Literal[1, 3] | None = Field(None, description="grey or colour; None: as the images are")
+    class_order: Literal["text", "number"] = Field("text", description="of class folders: by text, or 2 before 10")
     val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
     val_fraction: Rate = 0.1
     mean: tuple[float, ...] | None = Field(None, description="of each channel of images in 0..1; None: measured")
@@ -85,9 +87,9 @@ class Data(Section):
         return self
 
     @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        return 1 if self.source == "digits" else 3
+    def expected_channels(self) -> int:
+        """Channels of an image, where none has been read: those that are set, else what the source mostly has."""
+        return self.channels or (1 if self.source == "digits" else 3)
 
 
 class Augmentation(Section):

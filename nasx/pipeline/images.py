@@ -1,25 +1,34 @@
 """The classification of images: the embedded digits, or a folder in ImageNet's layout, with augmentation."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from nasx.data import (
     Augment,
+    BrokenImage,
     Dataset,
     ImageArray,
+    Images,
+    Photos,
     TrainBatches,
     channel_statistics,
     eval_batches,
     load_digits,
     load_image_folder,
+    load_test_folder,
 )
-from nasx.data.dataset import Images, Indices
+from nasx.data.broken import refuse_broken
+from nasx.data.dataset import Indices
+from nasx.data.walk import walk_classes
 from nasx.pipeline.config import Data, RunConfig, Training
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.samples import Steps
@@ -38,7 +47,9 @@ class ImageTask(BaseTask):
     def __init__(
         self, dataset: Dataset, data: Data, *, source: "ImageSource | None" = None, metric: Metric = "accuracy"
     ) -> None:
-        self.dataset, self.data, self.source = dataset, data, source
+        self.dataset, self.source = dataset, source
+        # what the images turned out to be, so that the settings of a run hold it
+        self.data = data.model_copy(update={"channels": dataset.channels, "image_size": dataset.image_size})
         self.loss: Loss = F.cross_entropy
         self.metric = metric
         self.unpack: Unpack = unpack
@@ -75,9 +86,10 @@ class ImageTask(BaseTask):
     ) -> TrainBatches:
         """Return augmented training batches."""
         mean, std = self.statistics
-        images = self.dataset.train_and_val() if with_validation else self.dataset.train
+        both = self.dataset.train, self.dataset.val
+        more: dict[str, Any] = {} if training.mix_group is None else {"mix_group": training.mix_group}
         return TrainBatches(
-            images,
+            joined_images(*both) if with_validation else self.dataset.train,
             batch_size=training.batch_size,
             seed=seed,
             augment=Augment(**training.augment.model_dump()),
@@ -86,11 +98,11 @@ class ImageTask(BaseTask):
             classes=len(self.dataset.classes),
             mixup=training.mixup,
             cutmix=training.cutmix,
-            mix_group=training.mix_group,
             label_smoothing=training.target_smoothing,
             part=part,
             repeats=training.repeats,
             workers=workers,
+            **more,
         )
 
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
@@ -165,12 +177,12 @@ def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
             )
         dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
     else:
-        if source.path is None:
-            raise ValueError("data.source=folder reads an image folder: give --data DIR with train/ and test/ or val/")
         dataset = load_image_folder(
-            source.path,
+            _folder(source.path),
             image_size=data.image_size,
             seed=source.seed,
+            channels=data.channels,
+            class_order=data.class_order,
             val_images=data.val_images,
             val_fraction=data.val_fraction,
             leaks=data.leaks,
@@ -179,8 +191,6 @@ def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
         )
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
-    if len(dataset.classes) < 2:
-        raise ValueError(f"the images have one class, {dataset.classes[0]!r}, but there is nothing to learn below two")
     if data.mean is not None and len(data.mean) != dataset.channels:
         raise ValueError(
             f"data.mean and data.std have {len(data.mean)} values, but the images {dataset.channels} channels; give as "
@@ -189,20 +199,75 @@ def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
     return dataset
 
 
+def _folder(path: Path | None) -> Path:
+    if path is None:
+        raise ValueError("data.source=folder reads an image folder: give --data DIR with train/ and test/ or val/")
+    return path
+
+
+def blank_images(data: Data, classes: int | Sequence[str]) -> ImageTask:
+    """Return a task of no images with some classes: enough for networks and costs."""
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes)
+    return recorded_images(data, {"train": {"per_class": dict.fromkeys(names, 0)}})
+
+
 def recorded_images(data: Data, split: Mapping[str, Any]) -> ImageTask:
     """Return the task that the record of a split describes, without images: enough for networks and costs."""
-    none = ImageArray(np.zeros((0, data.channels, data.image_size, data.image_size), np.uint8), np.zeros(0, np.int64))
+    channels, size = data.expected_channels, data.image_size
+    none = ImageArray(np.zeros((0, channels, size, size), np.uint8), np.zeros(0, np.int64))
     dataset = Dataset(
         name=data.source,
         classes=tuple(split["train"]["per_class"]),
-        channels=data.channels,
-        image_size=data.image_size,
+        channels=channels,
+        image_size=size,
         train=none,
         val=none,
         split=dict(split),
         test=lambda: none,
     )
     return ImageTask(dataset, data)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutImages:
+    """The test images of a data set, for an evaluation alone."""
+
+    images: Images
+    classes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def batches(self, batch_size: int, mean: Sequence[float], std: Sequence[float], workers: int = 0) -> Iterable[Any]:
+        """Return all images in order, normalised."""
+        return eval_batches(self.images, batch_size, mean, std, workers=workers)
+
+
+def held_out_images(
+    data: Data,
+    path: Path | None,
+    *,
+    image_size: int,
+    channels: int,
+    classes: Sequence[str] | None = None,
+    max_bytes: int = 4 << 30,
+) -> HeldOutImages:
+    """Return the test images of the digits or of a folder, of which nothing but names of classes is read of `train/`."""
+    if data.source == "digits" and path is None:
+        digits = load_digits(seed=0)
+        if (digits.image_size, digits.channels) != (image_size, channels):
+            raise ValueError(
+                f"the network takes images of {image_size} pixels and {channels} channels, but the digits have "
+                f"{digits.image_size} and {digits.channels}; give --data DIR"
+            )
+        return HeldOutImages(digits.open_test(), digits.classes)
+    found = load_test_folder(
+        _folder(path),
+        image_size=image_size,
+        classes=classes,
+        channels=1 if channels == 1 else 3,
+        class_order=data.class_order,
+        max_bytes=max_bytes,
+    )
+    return HeldOutImages(found.images, found.classes, found.remarks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +279,75 @@ class FolderFacts:
     shorter_side: int
     """Median of the shorter sides in pixels, of up to 500 images."""
 
+
+def folder_facts(root: Path) -> FolderFacts:
+    """Return the facts of an image folder; a ValueError says what is no such folder."""
+    pillow = import_module("PIL.Image")
+    if not (root / "train").is_dir():
+        raise ValueError(f"{root} has no train/; images are looked for in train/<class>/")
+    found = walk_classes(root / "train", "text")
+    spread = np.unique(np.linspace(0, len(found.names) - 1, min(500, len(found.names))).astype(int))
+    sides = []
+    for index in spread.tolist():
+        try:
+            with pillow.open(root / found.names[index]) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError):  # found, and named, when the images are read
+            continue
+    if not sides:
+        raise ValueError(f"no image in {root / 'train'} can be read")
+    return FolderFacts(len(found.names), len(found.classes), int(np.median(sides)))
+
+
+def joined_images(first: Images, second: Images) -> Images:
+    """Return two sets of images as one."""
+    if isinstance(first, Photos) and isinstance(second, Photos):
+        return _JoinedPhotos(first, second)
+    pixels = np.concatenate([part.load(np.arange(len(part))).numpy() for part in (first, second)])
+    return ImageArray(pixels, np.concatenate([first.labels, second.labels]))
+
+
+class _JoinedPhotos:
+    """Two sets of photographs as one; positions of the second follow those of the first."""
+
+    def __init__(self, first: Photos, second: Photos) -> None:
+        self._parts = first, second
+        self.labels = np.concatenate([first.labels, second.labels])
+        self.image_size, self.channels = first.image_size, first.channels
+        self.in_memory = first.in_memory and second.in_memory
+        self.broken = {**first.broken, **{len(first) + at: fault for at, fault in second.broken.items()}}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        """Return the file at this position."""
+        part, at = self._place(range(len(self))[index])
+        return part.path(at)
+
+    def photo(self, index: int) -> Any:
+        """Return the photograph at this position."""
+        part, at = self._place(index)
+        return part.photo(at)
+
+    def load(self, indices: Indices | Sequence[int]) -> Tensor:
+        """Return the images at these positions."""
+        pixels, faults = self.read(indices)
+        refuse_broken(faults)
+        return pixels
+
+    def read(self, indices: Indices | Sequence[int]) -> tuple[Tensor, dict[int, BrokenImage]]:
+        """Return what `load` does, with the broken ones among them by position."""
+        chosen, first = np.asarray(indices), len(self._parts[0])
+        pixels = torch.zeros((len(chosen), self.channels, self.image_size, self.image_size), dtype=torch.uint8)
+        faults: dict[int, BrokenImage] = {}
+        for part, offset, rows in ((self._parts[0], 0, chosen < first), (self._parts[1], first, chosen >= first)):
+            if rows.any():
+                found, broken = part.read(chosen[rows] - offset)
+                pixels[torch.from_numpy(rows)] = found
+                faults |= {offset + at: fault for at, fault in broken.items()}
+        return pixels, faults
+
+    def _place(self, index: int) -> tuple[Photos, int]:
+        first, second = self._parts
+        return (first, index) if index < len(first) else (second, index - len(first))

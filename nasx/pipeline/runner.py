@@ -12,7 +12,13 @@ from typing import Any
 from torch import nn
 
 from nasx.arch import Arch
-from nasx.pipeline.changes import changeable_sections, explain_changes, note_settings, set_aside_changed
+from nasx.pipeline.changes import (
+    changeable_sections,
+    explain_changes,
+    finished_stages,
+    note_settings,
+    set_aside_changed,
+)
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import Diverged, Refused
 from nasx.pipeline.estimate import Measure, estimates
@@ -164,6 +170,11 @@ def run_stages(
         results = execute(run_directory, directory, own, group)
         seconds = run_directory.seconds if run_directory else {}
         return Finished(results, {name: seconds[name] for name in results if name in seconds}, already)
+
+
+def is_finished(problem: Problem[Any], directory: Path) -> bool:
+    """Return whether a directory holds the results of all of a problem's stages."""
+    return {stage.name for stage in problem.stages()} <= set(finished_stages(directory))
 
 
 def check_stages(problem: Problem[Any], machine: Machine) -> None:

@@ -17,7 +17,8 @@ from nasx.pipeline.problem import Baseline, Problem
 from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space
 
-Frame = TypeVar("Frame", bound=ImageFrame)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 Configured = TypeVar("Configured", bound="ViTConfig")
 
 
@@ -39,7 +40,7 @@ class ViTConfig(RunConfig):
         known = {field.name for field in fields(self.frame_type)}
         model = {name: value for name, value in self.model if name in known}
         return self.frame_type(
-            image_size=data.image_size, in_channels=data.channels, num_classes=num_classes, **{**model, **more}
+            image_size=data.image_size, in_channels=data.expected_channels, num_classes=num_classes, **{**model, **more}
         )
 
 
