@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx.data.augment import Augment
+from nasx.data.broken import BrokenImage, BrokenImageError, note_broken
 from nasx.data.dataset import Images, Indices, Photos
-from nasx.data.faults import BrokenImage, BrokenImageError, note_broken
 from nasx.data.readers import read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 from nasx.data.views import random_views, timm_data, view_transform
