@@ -13,7 +13,7 @@ import torch
 
 from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
-from nasx.nn import Supernet, Subnet
+from nasx.nn import Subnet, Supernet
 from nasx.recipe.config import Augmentation
 from nasx.recipe.problem import ImageTask, load_task
 from nasx.search import Evolution

@@ -5,7 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from nasx.measure.count import Call, activations_by_module, count_peak_memory, m
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, parts_of, without_parts
 from nasx.nn.skeleton import Make, build_skeleton, call_builder
+from nasx.nn.supernet import whole_space
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -70,8 +72,7 @@ class CountedCost(AdditiveCost):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CountedCost":
         """Read what `save` wrote; a ValueError says what else was found."""
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("counted") != _FORMAT:
             raise ValueError(f"{os.fspath(path)} holds no counted cost of format {_FORMAT}")
         try:
@@ -103,6 +104,20 @@ class CachedCost:
         return self.known[arch]
 
 
+@overload
+def counted(
+    kind: Literal["macs", "params", "activations"],
+    make: Make,
+    space: ArchSet,
+    example: Any,
+    *,
+    parts: Parts | None = None,
+    additive: Literal[True] = True,
+) -> CountedCost: ...
+@overload
+def counted(
+    kind: Kind, make: Make, space: ArchSet, example: Any, *, parts: Parts | None = None, additive: bool = True
+) -> CountedCost | CachedCost: ...
 def counted(
     kind: Kind,
     make: Make,
@@ -111,13 +126,13 @@ def counted(
     *,
     parts: Parts | None = None,
     additive: bool = True,
-) -> Any:
+) -> CountedCost | CachedCost:
     """Return what every network of a space costs, counted: a `CountedCost` that adds up over its repeated parts.
 
     `kind` is `macs`, `params`, `activations` (elements written by modules with weights and by attention's products) or
     `peak_memory` (bytes of a forward pass). `example` is what a network is called with: a tensor, a tuple of positional
-    arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is the
-    module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
+    arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is
+    the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
     Networks run on `meta`, which computes nothing, or on the CPU where they cannot. The sum is compared with networks
     drawn from the space; a ValueError names the first that disproves it. Where a table would take more than 2,000
@@ -128,7 +143,7 @@ def counted(
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
     if example is None and kind != "params":
         raise ValueError(f"{UNITS[kind]} need an example of the network's inputs, but got None")
-    whole = _whole(space)
+    whole = whole_space(space)
     counter = _Counter(kind, make, None if example is None else Call.of(example))
     if kind == "peak_memory" or not additive:
         return CachedCost(UNITS[kind], counter.total)
@@ -189,11 +204,13 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
             f"say which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}, or count with additive=False"
         )
     # parts of equal choices mostly cost the same at every place: then one pass counts several of them
-    for by_index in (False, True):
-        cost = _count_parts(counter, space, lists, by_index)
-        wrong = _disproof(cost, counter, space)
-        if wrong is None:
-            return cost
+    cost = _count_parts(counter, space, lists, by_index=False)
+    if _disproof(cost, counter, space) is None:
+        return cost
+    cost = _count_parts(counter, space, lists, by_index=True)
+    wrong = _disproof(cost, counter, space)
+    if wrong is None:
+        return cost
     arch, summed, found = wrong
     raise ValueError(
         f"{cost.unit} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the sum is "
@@ -257,8 +274,8 @@ def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> tuple[Arch,
 
 def _too_many(passes: int) -> ValueError:
     return ValueError(
-        f"a table of this cost would take {passes:,} passes or more, at most {MOST:,} are made; put choices that add up "
-        "into a repeat, or count with additive=False, which can filter"
+        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made; put choices that "
+        "add up into a repeat, or count with additive=False, which can filter"
     )
 
 
@@ -266,9 +283,3 @@ def _found(counts: Mapping[Any, int], key: Any, choices: Mapping[str, Value]) ->
     if key not in counts:
         raise ValueError(f"no network of the counted space has {dict(choices)}; count its own space")
     return counts[key]
-
-
-def _whole(space: ArchSet) -> Space:
-    while not isinstance(space, Space):
-        space = space.space  # type: ignore[attr-defined]
-    return space
