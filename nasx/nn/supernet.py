@@ -17,7 +17,7 @@ from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder
 from nasx.nn.survey import Survey, survey
-from nasx.space import ArchSet, Space
+from nasx.space import ArchSet
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
 
@@ -175,7 +175,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.make = make
-        self.space = whole_space(space)
+        self.space = space.space
         self._layout = dict(layout or {})
         lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
@@ -485,13 +485,6 @@ def _bind(slots: Sequence[_Slot]) -> None:
             if slot.key not in taken:
                 taken[slot.key] = take(slot.whole, slot.indices)
             slot.holder[slot.leaf] = taken[slot.key]
-
-
-def whole_space(space: ArchSet) -> Space:
-    """Return the space without the budgets that it may be seen through."""
-    while not isinstance(space, Space):
-        space = space.space  # type: ignore[attr-defined]
-    return space
 
 
 def _indices(
