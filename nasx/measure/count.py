@@ -80,15 +80,25 @@ def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """
     call = Call(inputs, kwargs)
     try:
-        return _peak_memory(copy.deepcopy(network).to("meta"), call.to("meta"))
+        return _peak_memory(on_meta(network), call.to("meta"))
     except (NotImplementedError, RuntimeError):  # the forward pass asks for values
         return _peak_memory(network, call)
 
 
+def on_meta(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose tensors have shapes and no values; tied ones stay tied."""
+    memo: dict[int, Any] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in network.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, memo)
+
+
 def _peak_memory(network: nn.Module, call: Call) -> int:
-    inputs, kwargs = call.args, call.kwargs
-    with _plain_forward(network), _PeakMemory([*network.parameters(), *network.buffers(), *_tensors([inputs, dict(kwargs)])]) as peak:
-        network(*inputs, **kwargs)
+    held = [*network.parameters(), *network.buffers(), *_tensors([call.args, dict(call.kwargs)])]
+    with _plain_forward(network), _PeakMemory(held) as peak:
+        call(network)
     return peak.most
 
 
@@ -175,11 +185,11 @@ def _without_onednn() -> Iterator[None]:
             yield
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports the outputs of batched matrix products."""
 
     def __init__(self, report: Callable[[Any], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._report = report
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -189,11 +199,11 @@ class _Products(TorchDispatchMode):
         return outputs
 
 
-class _PeakMemory(TorchDispatchMode):
+class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of the storages that are alive after every operation."""
 
     def __init__(self, held: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         self._held = held  # as long as the pass lasts
         self._add(held)
@@ -202,11 +212,11 @@ class _PeakMemory(TorchDispatchMode):
     def _add(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            reference = StorageWeakRef(storage)
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
             self._live[reference.cdata] = reference, storage.nbytes()
 
     def _total(self) -> int:
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
         return sum(size for _, size in self._live.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -27,7 +27,7 @@ def module_lists(network: nn.Module, space: Space, given: Parts) -> dict[str, st
     found = dict(given)
     for name in repeats:
         if name not in found:
-            found |= {name: path for path in (name, f"{name}s") if _is_list(network, path)}
+            found.update((name, path) for path in (name, f"{name}s") if _is_list(network, path))
     return found
 
 

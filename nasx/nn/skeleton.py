@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
 
     A ValueError or TypeError of the builder comes with the architecture as a note.
     """
-    hook = register_module_parameter_registration_hook(_to_meta)
+    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
     _registering.made = {}
     try:
         with torch.random.fork_rng(devices=[]), _WithoutInit():
@@ -111,7 +111,7 @@ class Blueprint:
     containers: dict[str, int]
 
 
-def blueprint(network: nn.Module, arch: Arch, *, state: "StateBuffers") -> Blueprint:
+def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
     """Return the blueprint of a skeleton."""
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
@@ -125,19 +125,17 @@ def blueprint(network: nn.Module, arch: Arch, *, state: "StateBuffers") -> Bluep
                     tuple(parameter.shape), parameter.dtype, type(module), parameter.requires_grad, False, tied
                 )
         for leaf, buffer in module._buffers.items():
-            if buffer is not None and state(module, leaf, buffer):
+            if buffer is not None and is_state(module, leaf, buffer):
                 name = dotted + leaf
                 tied = first_names.setdefault(id(buffer), name)
                 tensors[name] = TensorInfo(tuple(buffer.shape), buffer.dtype, type(module), False, True, tied)
     containers = {
         name: len(module)
         for name, module in network.named_modules()
-        if isinstance(module, nn.Sequential | nn.ModuleList) and set(module._modules) == set(map(str, range(len(module))))
+        if isinstance(module, nn.Sequential | nn.ModuleList)
+        and list(module._modules) == [*map(str, range(len(module)))]
     }
     return Blueprint(arch, tensors, containers)
-
-
-StateBuffers = Callable[[nn.Module, str, Tensor], bool]
 
 
 def is_state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
@@ -158,9 +156,9 @@ def plain_attributes(network: nn.Module) -> dict[str, object]:
         for key, value in vars(module).items():
             if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple | torch.dtype | None):
                 found[f"{name}.{key}".lstrip(".")] = value
-        for leaf, buffer in module._buffers.items():
-            if buffer is not None:
-                found[f"{name}.{leaf}".lstrip(".")] = tuple(buffer.shape)
+        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
     return found
 
 
@@ -179,12 +177,13 @@ def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
         if threading.get_ident() != thread or id(self) in sites:
             return
         kept.append(self)
-        frame, stack = sys._getframe(1), []
+        frame: FrameType | None = sys._getframe(1)
+        stack: list[tuple[CodeType, int]] = []
         while frame is not None:
             # constructors between this one and the builder's own call say nothing about the place
             if frame.f_locals.get("self") is not self:
                 stack.append((frame.f_code, frame.f_lasti))
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         sites[id(self)] = tuple(stack)
 
     nn.Module.__init__ = record  # type: ignore[method-assign]

@@ -1,9 +1,10 @@
 """The supernet of a space: a store of tensors, and a rule from an architecture to the slices that its network uses."""
 
 import copy
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,25 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
-from nasx.cost import split
-from nasx.nn import probes
-from nasx.nn.layout import Index, Layout, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import (
-    Blueprint,
-    Make,
-    TensorInfo,
-    blueprint,
-    build_skeleton,
-    call_builder,
-    construction_sites,
-    is_state,
-    plain_attributes,
-)
-from nasx.space import ArchSet, Space
-
-Separate = Mapping[str, str | Sequence[str]]
-"""Choices by pattern of module or parameter names: matching tensors exist once for each of their values."""
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder
+from nasx.nn.survey import Survey, survey
+from nasx.space import ArchSet
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
 
@@ -187,23 +175,20 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.make = make
-        self.space = whole_space(space)
-        self._separate = {p: (c,) if isinstance(c, str) else tuple(c) for p, c in (separate or {}).items()}
-        self._separated: dict[str, tuple[str, ...]] = {}
+        self.space = space.space
         self._layout = dict(layout or {})
-        _check_repeatable(make, self.space[0])
-        self._state_names: dict[str, bool] = {}
-        self._parts: dict[str, str] = {}
-        prints = self._survey(dict(parts or {}))
-        self._refuse_shifting_names(prints)
-        self._tied = _tied_names(prints)
-        keys, infos = self._sizes(prints)
-        self._keys = {name: (self._choices_for(name), rule_of(self._layout, name)) for name in keys}
-        for key, (info, shape) in infos.items():
+        lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
+        self._naming = Naming(separate or {}, lists)
+        found = survey(make, self.space, self._naming)
+        self._check_patterns(found)
+        self._tied = found.tied
+        self._rules = {name: rule_of(self._layout, name) for name in found.names}
+        self.largest = found.largest()
+        """The architecture whose network has every tensor at its largest size, or None where there is none."""
+        for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
         self._cache = _Cache(self)
-        self._check_patterns(keys)
-        self._fill(prints, infos)
+        self._fill(found)
         if weights is not None:
             self.load_plain(weights)
 
@@ -212,7 +197,7 @@ class Supernet(nn.Module):
     def forward(self, *args: Any, arch: Arch | None = None, **kwargs: Any) -> Any:
         """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`."""
         if arch is None:
-            if len(args) < 2 or not isinstance(args[1], Mapping):
+            if len(args) < 2 or not isinstance(args[1], Arch):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
         skeleton = self._skeleton(arch)
@@ -343,116 +328,27 @@ class Supernet(nn.Module):
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
-        parts, places = _PartChoices(arch, self._parts), self._cache.places
+        names, places = self._naming.of(arch), self._cache.places
         for prefix, module in network.named_modules(remove_duplicate=False):
             dotted = f"{prefix}." if prefix else ""
             for holder in (module._parameters, module._buffers):
                 for leaf, tensor in holder.items():
                     name = dotted + leaf
-                    if tensor is None or (holder is module._buffers and not self._state_names.get(name, False)):
-                        continue
-                    if name not in self._keys:
-                        raise ValueError(
-                            f"{name!r} is no tensor of this supernet, but the network of {dict(arch)} has it; "
-                            "is the builder a function of the architecture alone?"
-                        )
+                    if tensor is None or (holder is module._buffers and name not in self._rules):
+                        continue  # a buffer that is not stored was computed
                     first = self._tied.get(name, name)
-                    choices, rule = self._keys[first]
-                    of_part = parts(first)
-                    key = stored_name(first, choices, of_part)
+                    key = names.stored(first)
                     if key not in places:
-                        raise ValueError(f"the supernet holds no {key!r}, which {dict(arch)} needs")
+                        raise ValueError(
+                            f"the supernet holds no {key!r}, which the network of {dict(arch)} needs; is the "
+                            "architecture of its space, and the builder a function of the architecture alone?"
+                        )
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
-                    indices = _indices(first, rule, largest, wanted, of_part)
+                    indices = _indices(first, self._rules[first], largest, wanted, names.values(first))
                     yield _Slot(holder, leaf, key, source, source_leaf, indices)
 
     # Building the store
-
-    def _survey(self, parts: dict[str, str]) -> list[Blueprint]:
-        """Return blueprints that between them show every name and every largest size."""
-        archs = probes.exhaustive(self.space)
-        first = build_skeleton(self.make, self.space[0])
-        self._parts = module_lists(first, self.space, parts)
-        if archs is not None:
-            return [self._blueprint(arch) for arch in archs]
-        return self._ascend()
-
-    def _blueprint(self, arch: Arch) -> Blueprint:
-        network = build_skeleton(self.make, arch)
-
-        def state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
-            return is_state(module, leaf, buffer)
-
-        found = blueprint(network, arch, state=state)
-        for name, info in found.tensors.items():
-            if info.is_buffer:
-                self._state_names[name] = True
-        return found
-
-    def _ascend(self) -> list[Blueprint]:
-        """Return blueprints found by changing one choice at a time as long as any dimension of any tensor grows.
-
-        For spaces too large to see every combination. A size that depends on several choices at once is found where
-        each of them alone leads towards it.
-        """
-        seen: dict[Arch, Blueprint] = {}
-        best: dict[tuple[str, int], tuple[int, Arch]] = {}
-
-        def visit(arch: Arch) -> bool:
-            if arch in seen or len(seen) >= probes.MOST:
-                return False
-            seen[arch] = self._blueprint(arch)
-            grown = False
-            parts = _PartChoices(arch, self._parts)
-            for name, info in seen[arch].tensors.items():
-                key = stored_name(name, self._choices_for(name), parts(name))
-                for dim, size in enumerate(info.shape or (1,)):
-                    if size > best.get((key, dim), (-1, arch))[0]:
-                        best[key, dim] = size, arch
-                        grown = True
-            return grown
-
-        for arch in probes.starts(self.space):
-            visit(arch)
-        expanded: set[Arch] = set()
-        while waiting := [arch for _, arch in best.values() if arch not in expanded]:
-            arch = waiting[0]
-            expanded.add(arch)
-            for _, changed in probes.changes(self.space, arch):
-                visit(changed)
-            if len(seen) >= probes.MOST:
-                break
-        return list(seen.values())
-
-    def _sizes(self, prints: Sequence[Blueprint]) -> tuple[list[str], dict[str, tuple[TensorInfo, Shape]]]:
-        """Return the plain names, and the description and the largest shape of every stored tensor."""
-        keys: dict[str, None] = {}
-        infos: dict[str, tuple[TensorInfo, Shape]] = {}
-        origins: dict[str, Arch] = {}
-        for found in prints:
-            parts = _PartChoices(found.arch, self._parts)
-            for name, info in found.tensors.items():
-                keys.setdefault(name)
-                if self._tied.get(name, name) != name:
-                    continue
-                key = stored_name(name, self._choices_for(name), parts(name))
-                if key not in infos:
-                    infos[key], origins[key] = (info, info.shape), found.arch
-                    continue
-                known, shape = infos[key]
-                if known.kind != info.kind or known.dtype != info.dtype:
-                    raise ValueError(_shifted(name, known, origins[key], info, found.arch))
-                larger = tuple(max(pair) for pair in zip(shape, info.shape, strict=True))
-                infos[key] = known, larger
-        return list(keys), infos
-
-    def _choices_for(self, name: str) -> tuple[str, ...]:
-        """Return the choices whose values a name exists once for."""
-        if name not in self._separated:
-            fitting = [pattern for pattern in self._separate if names(pattern, name)]
-            self._separated[name] = self._separate[max(fitting, key=len)] if fitting else ()
-        return self._separated[name]
 
     def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:
         node: nn.Module = self
@@ -460,119 +356,80 @@ class Supernet(nn.Module):
         for segment in path:
             if segment not in node._modules:
                 node._modules[segment] = _Node()  # a name may hold a value, such as 0.5, that torch would refuse
-            node = node._modules[segment]  # type: ignore[assignment]
+            inner = node._modules[segment]
+            assert inner is not None
+            node = inner
         tensor = torch.zeros(shape, dtype=info.dtype)
         if info.is_buffer:
             node._buffers[leaf] = tensor
         else:
             node._parameters[leaf] = nn.Parameter(tensor, requires_grad=info.trained)
 
-    def _fill(self, prints: Sequence[Blueprint], infos: Mapping[str, tuple[TensorInfo, Shape]]) -> None:
+    def _fill(self, found: Survey) -> None:
         """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
-        stored = {found.arch: self._stored_shapes(found) for found in prints}
-        waiting = {key: shape for key, (_, shape) in infos.items()}
+        needed = {network.arch: found.shapes(network) for network in found.blueprints}
+        waiting = {key: shape for key, (_, shape) in found.stored.items()}
         order: list[tuple[Arch, list[str]]] = []
         while waiting:
             # the network that has the most tensors at their largest size is built next
-            whole = {arch: [k for k, s in own.items() if waiting.get(k) == s] for arch, own in stored.items()}
-            arch = max(whole, key=lambda a: len(whole[a]))
+            whole = {arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in needed.items()}
+            arch = max(whole, key=lambda arch: len(whole[arch]))
             if not whole[arch]:
                 break
             order.append((arch, whole[arch]))
             for key in whole[arch]:
                 del waiting[key]
-        order = [*self._pieces(waiting, stored), *order]
         with torch.no_grad():
-            for arch, wanted in order:
-                network, chosen = call_builder(self.make, arch), set(wanted)
+            for arch, keys in [*_pieces(waiting, needed), *order]:
+                network, chosen = call_builder(self.make, arch), set(keys)
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
                         value = slot.holder[slot.leaf]
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
 
-    def _stored_shapes(self, found: Blueprint) -> dict[str, Shape]:
-        parts = _PartChoices(found.arch, self._parts)
-        return {
-            stored_name(name, self._choices_for(name), parts(name)): info.shape
-            for name, info in found.tensors.items()
-            if self._tied.get(name, name) == name
-        }
-
-    def _pieces(
-        self, waiting: Mapping[str, Shape], stored: Mapping[Arch, Mapping[str, Shape]]
-    ) -> Iterator[tuple[Arch, list[str]]]:
-        """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
-        steps: dict[tuple[int, Arch], list[str]] = {}
-        for key in waiting:
-            shapes: dict[Shape, Arch] = {}
-            for arch, own in stored.items():
-                if key in own:
-                    shapes.setdefault(own[key], arch)
-            outer = [s for s in shapes if not any(s != o and all(a <= b for a, b in zip(s, o, strict=True)) for o in shapes)]
-            for place, shape in enumerate(sorted(outer, key=lambda s: torch.Size(s).numel())):
-                steps.setdefault((place, shapes[shape]), []).append(key)
-        for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
-            yield arch, keys
-
-    def _check_patterns(self, keys: Sequence[str]) -> None:
-        for what, patterns in (("separate", self._separate), ("layout", self._layout)):
+    def _check_patterns(self, found: Survey) -> None:
+        known = found.names
+        for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
             for pattern in patterns:
-                if not any(names(pattern, name) for name in keys):
+                if not any(names(pattern, name) for name in known):
                     raise ValueError(
                         f"the pattern {pattern!r} of `{what}` matches no parameter or module; "
-                        f"names are {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+                        f"names are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
                     )
-        for pattern, choices in self._separate.items():
-            known = {gene.split(".")[-1] for gene, _ in self.space.walk()} | {gene for gene, _ in self.space.walk()}
+        genes = {gene for gene, _ in self.space.walk()}
+        for pattern, choices in self._naming.separate.items():
             for choice in choices:
-                if choice not in known and not any(gene.endswith(f".{choice}") for gene in known):
+                if not any(gene == choice or gene.endswith(f".{choice}") for gene in genes):
                     raise ValueError(
                         f"`separate` names the choice {choice!r} for {pattern!r}, but the space has none of that name"
                     )
-                held = [key for key in self._cache.places if f"{choice}=" in key and names(pattern, plain_name(key))]
+                held = [key for key in found.stored if f"{choice}=" in key and names(pattern, plain_name(key))]
                 if held and all(f"{choice}=None" in key for key in held):
                     raise ValueError(
                         f"`separate` names the choice {choice!r} for {pattern!r}, but no matching module belongs to a "
                         f"part that has it; say which module list a repeat is: parts={{'block': 'encoder.layer'}}"
                     )
 
-    def _refuse_shifting_names(self, prints: Sequence[Blueprint]) -> None:
-        """Refuse containers in which a number means one module for some architectures and another one for others."""
-        lengths: dict[str, dict[int, Arch]] = {}
-        for found in prints:
-            for container, length in found.containers.items():
-                lengths.setdefault(container, {}).setdefault(length, found.arch)
-        checked: set[str] = set()
-        for container, archs in lengths.items():
-            if len(archs) > 1 and container not in checked:
-                checked.add(container)
-                self._compare_sites(container, archs[max(archs)])
 
-    def _compare_sites(self, container: str, arch: Arch) -> None:
-        """Compare where the members of a container were made, for architectures that differ in one choice.
+def _pieces(
+    waiting: Mapping[str, Shape], needed: Mapping[Arch, Mapping[str, Shape]]
+) -> Iterator[tuple[Arch, list[str]]]:
+    """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
+    steps: dict[tuple[int, Arch], list[str]] = {}
+    for key in waiting:
+        shapes: dict[Shape, Arch] = {}
+        for arch, own in needed.items():
+            if key in own:
+                shapes.setdefault(own[key], arch)
+        outer = [shape for shape in shapes if not any(_is_inside(shape, other) for other in shapes)]
+        for place, shape in enumerate(sorted(outer, key=math.prod)):
+            steps.setdefault((place, shapes[shape]), []).append(key)
+    for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
+        yield arch, keys
 
-        Members that share no stored tensor may be anything.
-        """
-        for pattern, changed in probes.changes(self.space, arch):
-            with construction_sites() as site_of:
-                pair = [
-                    [(site_of(module), self._keys_of(name, module, a)) for name, module in _members(network, container)]
-                    for a, network in [(a, build_skeleton(self.make, a)) for a in (arch, changed)]
-                ]
-            if len(pair[0]) == len(pair[1]):
-                continue
-            for number, ((site, keys), (other_site, other_keys)) in enumerate(zip(*pair, strict=False)):
-                if site != other_site and keys & other_keys:
-                    raise ValueError(
-                        f"the names in {container or 'the network'!r} shift: with another {pattern!r}, module "
-                        f"{number} is made by another line of the builder, because something follows a variable "
-                        "number of layers in one container; give what follows a name of its own"
-                    )
 
-    def _keys_of(self, name: str, module: nn.Module, arch: Arch) -> set[str]:
-        parts = _PartChoices(arch, self._parts)
-        inner = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
-        return {stored_name(full, self._choices_for(full), parts(full)) for full in inner}
+def _is_inside(shape: Shape, other: Shape) -> bool:
+    return shape != other and all(size <= limit for size, limit in zip(shape, other, strict=True))
 
 
 class Subnet(nn.Module):
@@ -592,24 +449,24 @@ class Subnet(nn.Module):
             self._skeleton = supernet._make_skeleton(arch)
             self.network = self._skeleton.network
             with torch.no_grad():
-                self._bind(self._skeleton)
-                self._skeleton.bind_parameters()
+                self._bind(self._skeleton, supernet)
         else:
             self.supernet = supernet
         self.train(supernet.training)
 
-    def _bind(self, skeleton: _Skeleton) -> None:
-        reference = self.supernet._reference()
+    def _bind(self, skeleton: _Skeleton, supernet: Supernet) -> None:
+        reference = supernet._reference()
         if skeleton.placed != (reference.device, reference.dtype):
             skeleton.place(reference)
             skeleton.bind_buffers()
+        skeleton.bind_parameters()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the architecture's network."""
         if self._skeleton is None:
             return self.supernet(*args, arch=self.arch, **kwargs)
-        self._bind(self._skeleton)
-        self._skeleton.bind_parameters()
+        assert isinstance(self.supernet, Supernet)
+        self._bind(self._skeleton, self.supernet)
         return self._skeleton.run(args, kwargs)
 
     def __reduce__(self) -> tuple[type["Subnet"], tuple[nn.Module, Arch]]:
@@ -630,47 +487,8 @@ def _bind(slots: Sequence[_Slot]) -> None:
             slot.holder[slot.leaf] = taken[slot.key]
 
 
-def whole_space(space: ArchSet) -> Space:
-    """Return the space without the budgets that it may be seen through."""
-    while not isinstance(space, Space):
-        space = space.space  # type: ignore[attr-defined]
-    return space
-
-
-def stored_name(name: str, choices: Sequence[str], values: Mapping[str, Value]) -> str:
-    """Return what a tensor is called in the store, given the choices that it exists once for."""
-    return f"{name}@{','.join(f'{choice}={_spelled(values.get(choice))}' for choice in choices)}" if choices else name
-
-
-def _spelled(value: Value | None) -> str:
-    # equal numbers are one choice, so 1 and 1.0 must be one name
-    return str(value) if isinstance(value, bool | str | None) else f"{value:.17g}"
-
-
-def plain_name(key: str) -> str:
-    """Return the builder's own name of a stored tensor."""
-    return key.partition("@")[0]
-
-
-class _PartChoices:
-    """The choices that a tensor's name can see: those of its part of an architecture, and the shared ones."""
-
-    def __init__(self, arch: Arch, lists: Mapping[str, str]) -> None:
-        self._shared, parts = split(arch)
-        self._of_module = {f"{lists[name]}.{i}.": part for (name, i), part in parts.items() if name in lists}
-        self._seen: dict[str, Mapping[str, Value]] = {}
-
-    def __call__(self, name: str) -> Mapping[str, Value]:
-        for prefix, part in self._of_module.items():
-            if name.startswith(prefix):
-                if prefix not in self._seen:
-                    self._seen[prefix] = {**self._shared, **part}
-                return self._seen[prefix]
-        return self._shared
-
-
 def _indices(
-    name: str, rule: Any, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
+    name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
 ) -> tuple[Index | None, ...] | None:
     if len(largest) != len(wanted) or any(w > s for w, s in zip(wanted, largest, strict=True)):
         raise ValueError(
@@ -686,50 +504,3 @@ def _indices(
         raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
     needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))
     return needed if any(index is not None for index in needed) else None
-
-
-def _members(network: nn.Module, container: str) -> list[tuple[str, nn.Module]]:
-    try:
-        members = network.get_submodule(container).named_children()
-    except AttributeError:  # this architecture has no such container
-        return []
-    return [(f"{container}.{name}".lstrip("."), module) for name, module in members]
-
-
-def _tied_names(prints: Sequence[Blueprint]) -> dict[str, str]:
-    """Return the first name of tensors that have several; a ValueError where only some architectures tie them."""
-    tied: dict[str, str] = {}
-    for found in prints:
-        for name, info in found.tensors.items():
-            if tied.setdefault(name, info.tied_to) != info.tied_to:
-                raise ValueError(
-                    f"{name!r} is the same parameter as {tied[name]!r} for some architectures, but as "
-                    f"{info.tied_to!r} for others, such as {dict(found.arch)}"
-                )
-    return {name: first for name, first in tied.items() if name != first}
-
-
-def _shifted(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
-    differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
-    told = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
-    return (
-        f"the name {name!r} is a {known.kind} ({known.dtype}) of shape {known.shape} for one architecture and a "
-        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
-        "kind of layer a name of its own, or a copy per choice with `separate`"
-    )
-
-
-def _check_repeatable(make: Callable[[Arch], nn.Module], arch: Arch) -> None:
-    first, second = (plain_attributes(build_skeleton(make, arch)) for _ in range(2))
-    shapes = []
-    for _ in range(2):
-        network = build_skeleton(make, arch)
-        shapes.append({name: tuple(p.shape) for name, p in network.named_parameters(remove_duplicate=False)})
-    for one, other in ((first, second), shapes):
-        for name in [*one, *other]:
-            if one.get(name) != other.get(name):
-                raise ValueError(
-                    "the builder must be a function of the architecture, but two networks of one architecture differ "
-                    f"in {name!r}: {one.get(name)!r} and {other.get(name)!r}"
-                )
-
