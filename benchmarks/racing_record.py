@@ -53,7 +53,7 @@ def record(data: Path, out: Path) -> None:
     config = light()
     task = load_images(ImageSource(config.data, config.seed, data))
     space = table2(config.axes())
-    cost = Macs(config.frame_of(task.data, len(task.dataset.classes)))
+    cost = Macs(config.frame_for(task))
     with use_threads(config.threads):
         supernet = _trained(config, task, space, cost)
         hits = _searched(config, task, space, cost, supernet)

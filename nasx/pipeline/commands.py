@@ -205,7 +205,7 @@ class CommandLine:
         if already:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
         run = read_run(directory)
-        console.print(networks_table(network_rows(summary)))
+        console.print(networks_table(network_rows(summary), summary["metric"]))
         console.print(stages_table(stage_rows(summary, stage_reports(run.stages, run.results))))
         for name, told in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {told}")

@@ -38,6 +38,7 @@ from nasx.pipeline.workers import run_side_by_side
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints
 from nasx.run.files import write_bytes
+from nasx.search import Halving
 from nasx.train import (
     ALONE,
     Evaluation,
@@ -298,22 +299,22 @@ def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int,
 def train_by_halving(
     context: Context, shared: NetworkTraining, jobs: Mapping[int, NetworkJob], finalists: int
 ) -> dict[int, Result]:
-    """Train networks in rounds: the better half of each goes on, until at most `finalists` come to the end.
+    """Train networks by successive halving (`nasx.search.Halving`) until `finalists` come to the end.
 
-    Every round doubles the share of the training that is done, and checkpoints go on, so nothing is trained twice.
-    Returns the last result of every network, with the share that it was trained for.
+    Checkpoints go on, so nothing is trained twice. Returns the last result of every network, with the share of a whole
+    training that it had.
     """
-    rounds = max(0, math.ceil(math.log2(len(jobs) / finalists)))
+    plan = Halving(len(jobs), finalists)
     left, results = dict(jobs), dict[int, Result]()
-    for number in range(rounds + 1):
-        share = 0.5 ** (rounds - number)
-        found = train_networks(context, shared, {n: replace(job, share=share) for n, job in left.items()})
-        results |= {n: {**network, "share": share} for n, network in found.items()}
-        ranked = sorted(left, key=lambda n: merit(results[n]), reverse=True)
-        going_on = max(finalists, math.ceil(len(ranked) / 2)) if number < rounds else len(ranked)
-        for n in ranked[going_on:]:
+    for number, rung in enumerate(plan.rungs):
+        found = train_networks(context, shared, {n: replace(job, share=rung.share) for n, job in left.items()})
+        results |= {n: {**network, "share": rung.share} for n, network in found.items()}
+        if rung.share == 1:
+            break
+        going_on = plan.going_on(number, {n: network["val_score"] for n, network in found.items()})
+        for n in left.keys() - set(going_on):
             _remove_checkpoints(replace(jobs[n], share=1), context.group)
-        left = {n: left[n] for n in sorted(ranked[:going_on])}
+        left = {n: jobs[n] for n in sorted(going_on)}
     return {number: results[number] for number in jobs}
 
 

@@ -103,7 +103,7 @@ def write_reports(directory: Path, run: "FinishedRun") -> Path:
 
     report = report_of(run)
     save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
-    save_svg(accuracy_over_cost(report.searches, report.networks), directory / "accuracy_over_macs.svg")
+    save_svg(accuracy_over_cost(report.searches, report.networks, metric=report.metric), directory / "accuracy_over_macs.svg")
     write_report(directory / "report.html", report)
     return directory / "report.html"
 

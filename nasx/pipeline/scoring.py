@@ -19,11 +19,10 @@ from nasx.pipeline.context import Context
 from nasx.pipeline.task import BaseTask
 from nasx.run import Interrupted
 from nasx.search import race
-from nasx.search.racing import FEWEST_IMAGES
+from nasx.search.racing import FEWEST_SAMPLES
 from nasx.space import Space
 from nasx.train import Evaluation, evaluate, recalibrate
 
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -109,7 +108,7 @@ class Scoring:
         index_of = {arch: str(self.space.index(arch)) for arch in archs}
         look = 0
 
-        def scores_of(asked: Sequence[Arch], samples: Ints) -> list[Bools | None]:
+        def scores_of(asked: Sequence[Arch], samples: Ints) -> list[Any]:
             nonlocal look, done
             look += 1
             keys = {arch: (index_of[arch], look) for arch in asked}
@@ -127,8 +126,9 @@ class Scoring:
                     journal.append({"index": index, "look": at, **packed})
                 done += len(told) * len(samples)
                 on_progress(done / every)
+            kind = bool if self.context.problem.task.scores_hits else float
             found = [self._looks[key] for key in keys.values()]
-            return [None if scores is None else scores.astype(bool) for scores in found]
+            return [None if scores is None else scores.astype(kind) for scores in found]
 
         config = self.context.problem.config.search
         raced = race(
@@ -139,7 +139,7 @@ class Scoring:
             error_probability=config.racing_error,
             seed=self.context.seed + number,
         )
-        self._count(len(archs), raced.images)
+        self._count(len(archs), raced.samples)
         self.error_probability = max(self.error_probability, raced.error_probability)
         return dict(raced.scores)
 
@@ -191,9 +191,11 @@ class Scoring:
 
 
 def races(config: Search, task: BaseTask) -> bool:
-    """Return whether the candidates of a search race: asked for, of hits, with enough validation samples."""
-    hits = task.metric in ("accuracy", "top5")
-    return config.racing_error > 0 and hits and task.counts["val"] >= FEWEST_IMAGES
+    """Return whether the candidates of a search race: asked for, with enough validation samples.
+
+    A Pareto search needs the scores of all, for it keeps more than the best.
+    """
+    return config.racing_error > 0 and config.method != "pareto" and task.counts["val"] >= FEWEST_SAMPLES
 
 
 def kept(config: Any) -> int:

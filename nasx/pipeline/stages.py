@@ -51,6 +51,7 @@ from nasx.pipeline.training import (
 )
 from nasx.pipeline.trust import judged, spread
 from nasx.run.checkpoints import unflatten_state
+from nasx.search import Halving
 from nasx.space import ArchSet, Space
 from nasx.train import Step, evaluate, recalibrate, seeded, train_supernet, use_threads
 from nasx.train import Training as Steps
@@ -100,16 +101,13 @@ class RunStage(ABC):
     name: str
     kind: ClassVar[str]
     """What reading a run back knows the stage by."""
+    sections: ClassVar[tuple[str, ...]]
+    """The sections of the settings that its result depends on."""
 
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
         """The earlier stages whose results it reads."""
-
-    @property
-    @abstractmethod
-    def sections(self) -> tuple[str, ...]:
-        """The sections of the settings that its result depends on."""
 
     @abstractmethod
     def work(self, context: Context) -> Result:
@@ -132,7 +130,7 @@ class SupernetStage(RunStage):
     searched: Searched
     epochs_factor: float = 1.0
     kind: ClassVar[str] = "supernet"
-    sections: ClassVar[tuple[str, ...]] = ("supernet",)  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("supernet",)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -221,7 +219,7 @@ class SearchStage(RunStage):
     searched: Searched
     supernet: str
     kind: ClassVar[str] = "search"
-    sections: ClassVar[tuple[str, ...]] = ("search",)  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("search",)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -303,7 +301,7 @@ class TrustStage(RunStage):
     searched: Searched
     supernet: str
     kind: ClassVar[str] = "trust"
-    sections: ClassVar[tuple[str, ...]] = ("trust", "retrain", "search")  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("trust", "retrain", "search")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -361,7 +359,7 @@ class RetrainStage(RunStage):
     ranks: tuple[int, ...] | None = None
     halving: bool = True
     kind: ClassVar[str] = "retrain"
-    sections: ClassVar[tuple[str, ...]] = ("retrain",)  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("retrain",)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -392,8 +390,7 @@ class RetrainStage(RunStage):
         config, archs = measure.problem.config, self.chosen(measure.inputs)
         whole = float(len(archs))
         if self.halving and config.retrain.method == "halving" and len(archs) > config.search.top_k:
-            rounds = math.ceil(math.log2(len(archs) / config.search.top_k))
-            whole = len(archs) * (0.5**rounds + rounds * 0.5 ** (rounds + 1))
+            whole = Halving(len(archs), config.search.top_k).trainings
         result = {"networks": [{"arch": dict(arch)} for arch in archs], "winner": dict(archs[0])}
         return measure.training(self.name, len(archs), config.retrain, whole=whole, result=result)
 
@@ -407,7 +404,7 @@ class InheritStage(RunStage):
     supernet: str
     source: str
     kind: ClassVar[str] = "inherit"
-    sections: ClassVar[tuple[str, ...]] = ("search",)  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("search",)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -451,7 +448,7 @@ class FinetuneStage(RunStage):
     source: str
     training: Retraining
     kind: ClassVar[str] = "finetune"
-    sections: ClassVar[tuple[str, ...]] = ("retrain", "finetune")  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("retrain", "finetune")
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -485,7 +482,7 @@ class RefitStage(RunStage):
     name: str
     networks: Mapping[str, Pick]
     kind: ClassVar[str] = "refit"
-    sections: ClassVar[tuple[str, ...]] = ("retrain",)  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ("retrain",)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -526,7 +523,7 @@ class EvaluationStage(RunStage):
     groups: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
     refitted: str | None = None
     kind: ClassVar[str] = "evaluation"
-    sections: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment,misc]
+    sections: ClassVar[tuple[str, ...]] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -80,6 +80,12 @@ class BaseTask(ABC):
         """What tables call the metric."""
         return self.metric if isinstance(self.metric, str) else _name(self.metric)
 
+    @cached_property
+    def scores_hits(self) -> bool:
+        """Whether a sample is right or wrong, and nothing between."""
+        targets = self.example(2).targets
+        return isinstance(self.metric, str) and getattr(targets, "ndim", 0) == 1
+
     @property
     def loss_name(self) -> str:
         """What messages call the loss."""

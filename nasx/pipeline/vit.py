@@ -11,7 +11,7 @@ from torch import nn
 from nasx.arch import Arch
 from nasx.cost import Budget, Cost
 from nasx.nn import ImageFrame
-from nasx.pipeline.config import Data, RunConfig, Section
+from nasx.pipeline.config import RunConfig, Section
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.report import BlockDrawing
@@ -35,13 +35,17 @@ class ViTConfig(RunConfig):
     model: ViTModel = ViTModel()
     frame_type: ClassVar[type[ImageFrame]]
 
-    def frame_of(self, data: Data, num_classes: int, **more: Any) -> Any:
-        """Return the frame of this run's networks for images and a number of classes."""
-        known = {field.name for field in fields(self.frame_type)}
+    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Any:
+        """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
+        known = {field.name for field in fields(self.frame_type)} - more.keys()
         model = {name: value for name, value in self.model if name in known}
         return self.frame_type(
-            image_size=data.image_size, in_channels=data.expected_channels, num_classes=num_classes, **{**model, **more}
+            image_size=self.data.image_size, in_channels=in_channels, num_classes=num_classes, **model, **more
         )
+
+    def frame_for(self, task: ImageTask) -> Any:
+        """Return the frame of this run's networks for its images."""
+        return self.frame(in_channels=task.dataset.channels, num_classes=len(task.dataset.classes))
 
 
 class ViTProblem(Problem[Configured]):

@@ -1,86 +1,52 @@
 """Everything a GLiT run can be told, as one typed value, and the presets."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from nasx.pipeline.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
+from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
 from recipes.glit.model import Frame
-from recipes.glit.space import Axes
-from recipes.glit.variant import VARIANTS, Locality, Variant
+from recipes.glit.space import Axes, SpaceAxes
+from recipes.glit.variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Number = Annotated[int | float, Field(gt=0)]
-
-
-class Model(Section):
+class Model(ViTModel):
     """The frame that all networks share, and how the supernet holds its candidates."""
 
-    patch_size: PositiveInt = 16
     embed_dim: PositiveInt = 192
     num_heads: PositiveInt = 3
-    init_std: PositiveFloat = 0.02
     sharing: Literal["separate", "entangled"] = "separate"
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
 
-class SpaceAxes(Section):
-    """The axes of the search (paper, table 2) and where stage one holds the low-level ones."""
-
-    blocks: PositiveInt = 12
-    locality: Locality = Field("conv1d", description="what the local heads are: conv1d, conv2d or window (table 6)")
-    global_heads: tuple[int, ...] = (0, 1, 2, 3)
-    kernel_size: tuple[PositiveInt, ...] = (17, 31, 45)
-    expansion: tuple[PositiveInt, ...] = (1, 2, 4)
-    window: tuple[PositiveInt, ...] = Field((14, 28, 49), description="patches that see each other; only of window")
-    qkv_ratio: tuple[Number, ...] = (0.5, 1.0, 2.0)
-    mlp_ratio: tuple[Number, ...] = (2, 4, 6)
-    held_kernel_size: PositiveInt = 31
-    held_expansion: PositiveInt = 4
-    held_window: PositiveInt = 28
-    held_qkv_ratio: Number = 1.0
-    held_mlp_ratio: Number = 4
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "SpaceAxes":
-        for size in self.kernel_size:
-            if size % 2 == 0:
-                raise ValueError(
-                    f"kernel sizes must be odd, so that 'same' padding is symmetric, but got {size}; write {size - 1} "
-                    f"or {size + 1}"
-                )
-        for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
-            held, offered = getattr(self, f"held_{name}"), getattr(self, name)
-            if held not in offered:
-                raise ValueError(f"space.held_{name} must be one of space.{name}, {list(offered)}, but got {held}")
-        return self
-
-
-class Budgets(Section):
+class Budgets(CostBounds):
     """Bounds per stage, both inclusive; None leaves a side open."""
 
     cost: Literal["macs", "paper_macs"] = "macs"
-    heads_at_most: PositiveFloat | None = None
-    details_at_least: PositiveFloat | None = None
-    details_at_most: PositiveFloat | None = None
+    heads_at_most: Amount | None = None
+    details_at_least: Amount | None = None
+    details_at_most: Amount | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Budgets":
+    def _counts_of_macs(self) -> "Budgets":
         for name in ("heads_at_most", "details_at_most"):
             bound = getattr(self, name)
-            if bound is not None and bound < 1000:  # no network is that small
-                raise ValueError(f"budgets are plain counts of MACs, but got {name}={bound:g}; write {bound:g}e9 for G")
+            if isinstance(bound, int | float) and bound < 1000:  # no network is that small
+                raise ValueError(
+                    f"budget.{name} is a plain count of MACs, but got {bound:g}; write {bound:g}e9 or {bound:g}G"
+                )
         return self
 
 
-class Config(RunConfig):
+class Config(ViTConfig):
     """A run of the GLiT recipe."""
 
+    frame_type = Frame
     method: Method = "hierarchical"
     model: Model = Model()
     space: SpaceAxes = SpaceAxes()
@@ -119,9 +85,9 @@ class Config(RunConfig):
         return self
 
     @property
-    def search_method(self) -> str:
+    def run_words(self) -> tuple[str, ...]:
         """The method, which names runs and stands in their reports."""
-        return self.method
+        return (self.method,)
 
     def axes(self) -> Axes:
         """Return the axes of the search as the space functions take them."""
@@ -131,17 +97,11 @@ class Config(RunConfig):
         """Return how blocks compute: the named variant with this run's locality."""
         return replace(VARIANTS[self.model.variant], locality=self.space.locality)
 
-    def frame(self, *, in_channels: int = 3, num_classes: int = 1000) -> Frame:
+    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Frame:
         """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
-        return Frame(
-            image_size=self.data.image_size,
-            patch_size=self.model.patch_size,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            embed_dim=self.model.embed_dim,
-            num_heads=self.model.num_heads,
-            variant=self.variant(),
-        )
+        variant = self.variant()
+        frame: Frame = super().frame(in_channels=in_channels, num_classes=num_classes, variant=variant, **more)
+        return frame
 
 
 DIGITS = Config(

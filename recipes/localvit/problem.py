@@ -21,7 +21,7 @@ from recipes.localvit.supernet import supernet
 
 def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     """Return the search that the settings ask for; it is compared with DeiT and with the published way."""
-    frame, blocks = config.frame_of(task.data, len(task.dataset.classes)), config.space.blocks
+    frame, blocks = config.frame_for(task), config.space.blocks
     macs, params = Macs(frame), Params(frame)
     return ViTProblem(
         config,
