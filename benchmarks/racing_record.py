@@ -5,15 +5,17 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
-from nasx.nn import Subnet
+from nasx.nn import Subnet, Supernet
 from nasx.recipe.config import Augmentation
 from nasx.recipe.problem import ImageTask, load_task
 from nasx.search import Evolution
@@ -21,7 +23,7 @@ from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded
 from recipes.glit.config import CIFAR10, Config, Model, SpaceAxes
 from recipes.glit.cost import Macs
 from recipes.glit.space import table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 
 Bools = npt.NDArray[np.bool_]
 
@@ -73,10 +75,10 @@ def record(data: Path, out: Path) -> None:
     )
 
 
-def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> GLiTSupernet:
+def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> Supernet:
     training, seed = config.supernet, config.seed
     torch.manual_seed(seed)
-    supernet = GLiTSupernet(space, cost.frame, sharing=config.model.sharing, init_std=config.model.init_std)
+    supernet = make_supernet(space, cost.frame, sharing=config.model.sharing, init_std=config.model.init_std)
     batches = task.supernet_batches(seed=seed)
     total, warmup = (round(n * batches.steps_per_epoch) for n in (training.epochs, training.warmup_epochs))
     optimizer = adamw(supernet, lr=training.lr, weight_decay=training.weight_decay)
@@ -86,7 +88,7 @@ def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> GLiTS
         UniformPaths(space, seed),
         optimizer,
         schedule=cosine_schedule(optimizer, steps=total, warmup_steps=warmup),
-        label_smoothing=training.label_smoothing,
+        loss=partial(F.cross_entropy, label_smoothing=training.label_smoothing),
         clip_norm=training.clip_norm,
     ):
         if step.step % 200 == 0:
@@ -94,7 +96,7 @@ def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> GLiTS
     return supernet
 
 
-def _searched(task: ImageTask, space: Space, cost: Macs, supernet: GLiTSupernet) -> dict[Arch, Bools]:
+def _searched(task: ImageTask, space: Space, cost: Macs, supernet: Supernet) -> dict[Arch, Bools]:
     recalibration = list(task.recalibration_batches(seed=0).steps(0, RECALIBRATION_BATCHES))
     validation = list(task.eval_batches(task.dataset.val, 500))
     reach = attainable(space, cost)

@@ -1,47 +1,37 @@
-"""Building blocks of supernets: separate weights (`Switch`, `Cell`), entangled ones (elastic layers), plain parts."""
+"""Supernets derived from plain builders, slice rules, and plain layers that recipes share."""
 
 from nasx.nn.cell import Cell
-from nasx.nn.elastic import (
-    ElasticAttention,
-    ElasticBatchNorm1d,
-    ElasticBatchNorm2d,
-    ElasticConv2d,
-    ElasticDepthwiseConv1d,
-    ElasticDepthwiseConv2d,
-    ElasticFeedForward,
-    ElasticLayerNorm,
-    ElasticLinear,
-)
+from nasx.nn.importance import Member, Units, heads, neurons, order_by_importance
 from nasx.nn.layers import Attention, DropPath, FeedForward, depthwise_conv1d, drop_path
-from nasx.nn.supernet import Subnet, Supernet
-from nasx.nn.switch import Switch
-from nasx.nn.vit import ImageFrame, PatchEmbed, SuperBlock, ViT, ViTFrame, ViTSupernet, ViTTrunk, drop_path_rates
+from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
+from nasx.nn.supernet import Subnet, Supernet, SupernetLike
+from nasx.nn.vit import ImageFrame, PatchEmbed, ViT, ViTFrame, drop_path_rates
 
 __all__ = [
     "Attention",
     "Cell",
     "DropPath",
-    "ElasticAttention",
-    "ElasticBatchNorm1d",
-    "ElasticBatchNorm2d",
-    "ElasticConv2d",
-    "ElasticDepthwiseConv1d",
-    "ElasticDepthwiseConv2d",
-    "ElasticFeedForward",
-    "ElasticLayerNorm",
-    "ElasticLinear",
     "FeedForward",
     "ImageFrame",
+    "Index",
+    "Member",
     "PatchEmbed",
+    "Rule",
+    "Stack",
     "Subnet",
-    "SuperBlock",
     "Supernet",
-    "Switch",
+    "SupernetLike",
+    "Units",
     "ViT",
     "ViTFrame",
-    "ViTSupernet",
-    "ViTTrunk",
+    "centred",
     "depthwise_conv1d",
     "drop_path",
     "drop_path_rates",
+    "heads",
+    "neurons",
+    "order_by_importance",
+    "prefix",
+    "stacked",
+    "suffix",
 ]

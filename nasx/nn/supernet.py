@@ -1,34 +1,506 @@
-"""What a supernet is to training and search."""
+"""The supernet of a space: a store of tensors, and a rule from an architecture to the slices that its network uses."""
 
-from typing import Protocol
+import copy
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from nasx.arch import Arch
+from nasx.arch import Arch, Value
+from nasx.nn.layout import Index, Layout, Rule, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.naming import Naming, Separate, plain_name
+from nasx.nn.parts import Parts, module_lists
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder
+from nasx.nn.survey import Survey, survey
+from nasx.space import ArchSet
+
+_KEPT_MODULES = 20_000  # of skeletons, in each thread
 
 
-class Supernet(Protocol):
-    """A module that runs any architecture of a space.
+class SupernetLike(Protocol):
+    """A module that runs any architecture of a space; `Supernet` is one, and others may be written by hand.
 
     The architecture is an argument and never module state, so one supernet serves threads, ranks and tests alike.
-    `extract(arch)` is plain torch with copies of the weights; its outputs equal the supernet's for that
-    architecture, in evaluation mode and, from the same random state, in training mode.
+    `extract(arch)` is plain torch with copies of the weights; its outputs equal the supernet's for that architecture,
+    in evaluation mode and, from the same random state, in training mode.
     """
 
-    def __call__(self, x: Tensor, arch: Arch) -> Tensor:
+    def __call__(self, x: Any, arch: Arch) -> Any:
         """Return the outputs for a batch under an architecture."""
 
     def extract(self, arch: Arch) -> nn.Module:
         """Return an architecture's network on its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One place in a skeleton: the dictionary and the name that hold a tensor, and which elements of which one."""
+
+    holder: dict[str, Any]
+    leaf: str
+    key: str
+    source: dict[str, Any]
+    """The dictionary in the store that holds the tensor, under the last segment of its key."""
+    source_leaf: str
+    indices: tuple[Index | None, ...] | None
+    """One index per dimension, or None where the whole tensor is used."""
+
+    @property
+    def whole(self) -> Tensor:
+        """The tensor in the store."""
+        tensor: Tensor = self.source[self.source_leaf]
+        return tensor
+
+    @property
+    def copies(self) -> bool:
+        """Whether the elements are copied, so that changes must be written back."""
+        return self.indices is not None and any(not isinstance(index, slice | None) for index in self.indices)
+
+
+@dataclass(slots=True)
+class _Skeleton:
+    """A network without weights of its own, ready to run on slices of the store."""
+
+    network: nn.Module
+    parameters: list[_Slot]
+    buffers: list[_Slot]
+    computed: list[tuple[dict[str, Any], str, Tensor]]
+    """Buffers that belong to the network itself, as they were built."""
+    recurrent: list[nn.RNNBase]
+    modules: int
+    written_back: list[_Slot]
+    """Shared buffers that could not be bound as views of the store."""
+    placed: tuple[torch.device, torch.dtype] | None = None
+
+    def place(self, reference: Tensor) -> None:
+        """Move the network's own buffers to where the weights are."""
+        where = reference.device, reference.dtype
+        if self.placed != where:
+            for holder, leaf, buffer in self.computed:
+                floating = buffer.is_floating_point() and reference.is_floating_point()
+                holder[leaf] = buffer.to(reference.device, reference.dtype if floating else None)
+            self.placed = where
+
+    def bind_parameters(self) -> None:
+        """Put slices of the parameters into the network; gradients flow to the store."""
+        _bind(self.parameters)
+        for module in self.recurrent:  # which keep a list of their weights beside the parameters
+            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+
+    def bind_buffers(self) -> None:
+        """Put slices of the shared buffers into the network."""
+        _bind(self.buffers)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the outputs of the network, and keep what it did to buffers."""
+        versions = [holder[leaf]._version for holder, leaf, _ in self.computed]
+        outputs = self.network(*args, **kwargs)
+        for slot in self.written_back:
+            assert slot.indices is not None
+            put(slot.whole, slot.indices, slot.holder[slot.leaf])
+        for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
+            if holder[leaf]._version != version:
+                raise ValueError(
+                    f"the buffer {leaf!r} changes when the network runs, but its first values were computed, so "
+                    "architectures cannot share it; start it from one number everywhere, or do not change it"
+                )
+        return outputs
+
+
+class _Node(nn.Module):
+    """A place in the tree of the store's names."""
+
+
+class _Cache:
+    """What a supernet can make again: where each tensor is, and each thread's skeletons."""
+
+    def __init__(self, supernet: nn.Module) -> None:
+        self.places: dict[str, tuple[dict[str, Any], str]] = {}
+        for prefix, node in supernet.named_modules():
+            dotted = f"{prefix}." if prefix else ""
+            for source in (node._parameters, node._buffers):
+                self.places |= {dotted + leaf: (source, leaf) for leaf in source}
+        floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
+        self.reference = next(floating, next(iter(self.places.values())))
+        self._local = threading.local()
+
+    @property
+    def skeletons(self) -> "OrderedDict[Arch, _Skeleton]":
+        found: OrderedDict[Arch, _Skeleton] | None = getattr(self._local, "skeletons", None)
+        if found is None:
+            found = self._local.skeletons = OrderedDict()
+        return found
+
+
+class Supernet(nn.Module):
+    """All networks of a space in one module, derived from the function that builds one of them.
+
+    `make(arch)` returns the network of an architecture as plain torch. The supernet holds each parameter name once, as
+    large as the largest network needs it in each dimension. `supernet(x, arch)` runs the network's own `forward` on
+    slices, and `extract(arch)` copies the same slices into `make(arch)`; further positional and keyword arguments and
+    outputs of any structure pass through. Without a positional input, write `supernet(arch=arch, **inputs)`.
+
+    - `separate` maps patterns of module or parameter names to choices. Matching tensors exist once for each value of
+      those choices (single-path one-shot search), stored as `<name>@<choice>=<value>,...`. A choice is looked up in
+      the repeated part that the module belongs to, then among the shared ones; one that is absent is None.
+    - `layout` maps patterns to slice rules (`nasx.nn.layout`); without one a network uses prefixes.
+    - `parts` maps a repeat of the space to its module list, such as `{"block": "encoder.layer"}`. A repeat `block` is
+      found without it where the network has a module list `block` or `blocks`.
+    - `weights` are those of a plain network; see `load_plain`.
+
+    An architecture of another space is run, too, where its tensors are slices of those that the space needs.
+    In patterns `*` stands for any characters, dots included. The state dict has the builder's own names. Buffers that
+    start from one number everywhere, such as BatchNorm's statistics, are stored and sliced as parameters are, and
+    updated in place; all others are computed by the builder and belong to each network.
+
+    Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
+    gives different networks for one architecture, or where a pattern matches nothing; TypeError where the builder
+    returns no module. Source: weight entanglement as in AutoFormer, section 3.2; separate copies as in SPOS.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        space: ArchSet,
+        *,
+        separate: Separate | None = None,
+        layout: Layout | None = None,
+        parts: Parts | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.make = make
+        self.space = space.space
+        self._layout = dict(layout or {})
+        lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
+        self._naming = Naming(separate or {}, lists)
+        found = survey(make, self.space, self._naming)
+        self._check_patterns(found)
+        self._tied = found.tied
+        self._rules = {name: rule_of(self._layout, name) for name in found.names}
+        self.largest = found.largest()
+        """The architecture whose network has every tensor at its largest size, or None where there is none."""
+        for key, (info, shape) in found.stored.items():
+            self._register(key, info, shape)
+        self._cache = _Cache(self)
+        self._fill(found)
+        if weights is not None:
+            self.load_plain(weights)
+
+    # Using it
+
+    def forward(self, *args: Any, arch: Arch | None = None, **kwargs: Any) -> Any:
+        """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`."""
+        if arch is None:
+            if len(args) < 2 or not isinstance(args[1], Arch):
+                raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
+            arch, args = args[1], (args[0], *args[2:])
+        skeleton = self._skeleton(arch)
+        if skeleton.network.training != self.training:
+            skeleton.network.train(self.training)
+        skeleton.place(self._reference())
+        skeleton.bind_parameters()
+        skeleton.bind_buffers()
+        return skeleton.run(args, kwargs)
+
+    def extract(self, arch: Arch) -> nn.Module:
+        """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
+            network = call_builder(self.make, arch)
+            reference = self._reference()
+            if reference.is_floating_point():
+                network.to(reference.device, reference.dtype)
+            for slot in self._slots(network, arch):
+                whole = slot.whole
+                value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
+                value = value.clone(memory_format=torch.contiguous_format)
+                held = slot.holder[slot.leaf]
+                if isinstance(held, nn.Parameter):
+                    held.data = value
+                    held.requires_grad_(whole.requires_grad)
+                else:
+                    slot.holder[slot.leaf] = value
+            for module in network.modules():
+                if isinstance(module, nn.RNNBase):
+                    module.flatten_parameters()
+        return network.train(self.training)
+
+    def load_plain(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Take the weights of a plain network; every copy whose shape fits is filled.
+
+        Returns the names in the store that are left as they were. A ValueError names a tensor of `weights` that fits
+        nowhere although the store has its name.
+        """
+        own = self._stored()
+        filled: set[str] = set()
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                copies = [key for key in own if plain_name(key) == name]
+                fitting = [key for key in copies if own[key].shape == tensor.shape]
+                if copies and not fitting:
+                    shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[:3])
+                    raise ValueError(
+                        f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
+                        f"it as {shapes}; give the weights of the architecture with the largest sizes"
+                    )
+                for key in fitting:
+                    own[key].copy_(tensor)
+                filled.update(fitting)
+        return tuple(key for key in own if key not in filled)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names that the network's own method of this name spares, as timm's models have it."""
+        network = self._skeleton(self.space[0]).network
+        return set(getattr(network, "no_weight_decay", set)())
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        tensors = list(self.parameters())
+        return f"{sum(t.numel() for t in tensors):,} weights in {len(tensors)} tensors, {self.space!r}"
+
+    def __repr__(self) -> str:
+        return f"Supernet({self.extra_repr()})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_cache"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._cache = _Cache(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Supernet":
+        same = type(self).__new__(type(self))
+        memo[id(self)] = same
+        shared = {"make", "space"}  # values that nobody changes; a builder may not be copied
+        state = self.__getstate__()
+        same.__setstate__({k: v if k in shared else copy.deepcopy(v, memo) for k, v in state.items()})
+        return same
+
+    # Running
+
+    def _stored(self) -> dict[str, Tensor]:
+        """Return the store: every tensor by its name."""
+        return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
+
+    def _reference(self) -> Tensor:
+        """Return a tensor that says on which device and in which precision the supernet is."""
+        source, leaf = self._cache.reference
+        tensor: Tensor = source[leaf]
+        return tensor
+
+    def _skeleton(self, arch: Arch) -> _Skeleton:
+        cache = self._cache.skeletons
+        found = cache.get(arch)
+        if found is not None:
+            cache.move_to_end(arch)
+            return found
+        found = self._make_skeleton(arch)
+        cache[arch] = found
+        while len(cache) > 1 and sum(kept.modules for kept in cache.values()) > _KEPT_MODULES:
+            cache.popitem(last=False)
+        return found
+
+    def _make_skeleton(self, arch: Arch) -> _Skeleton:
+        network = build_skeleton(self.make, arch)
+        slots = list(self._slots(network, arch))
+        bound = {(id(slot.holder), slot.leaf) for slot in slots}
+        modules = list(network.modules())
+        buffers = [slot for slot in slots if not isinstance(slot.holder[slot.leaf], nn.Parameter)]
+        return _Skeleton(
+            network,
+            [slot for slot in slots if isinstance(slot.holder[slot.leaf], nn.Parameter)],
+            buffers,
+            [
+                (module._buffers, leaf, buffer)
+                for module in modules
+                for leaf, buffer in module._buffers.items()
+                if buffer is not None and (id(module._buffers), leaf) not in bound
+            ],
+            [module for module in modules if isinstance(module, nn.RNNBase)],
+            len(modules),
+            [slot for slot in buffers if slot.copies],
+        )
+
+    def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
+        """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
+        names, places = self._naming.of(arch), self._cache.places
+        for prefix, module in network.named_modules(remove_duplicate=False):
+            dotted = f"{prefix}." if prefix else ""
+            for holder in (module._parameters, module._buffers):
+                for leaf, tensor in holder.items():
+                    name = dotted + leaf
+                    if tensor is None or (holder is module._buffers and name not in self._rules):
+                        continue  # a buffer that is not stored was computed
+                    first = self._tied.get(name, name)
+                    key = names.stored(first)
+                    if key not in places:
+                        raise ValueError(
+                            f"the supernet holds no {key!r}, which the network of {dict(arch)} needs; is the "
+                            "architecture of its space, and the builder a function of the architecture alone?"
+                        )
+                    source, source_leaf = places[key]
+                    largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
+                    indices = _indices(first, self._rules[first], largest, wanted, names.values(first))
+                    yield _Slot(holder, leaf, key, source, source_leaf, indices)
+
+    # Building the store
+
+    def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:
+        node: nn.Module = self
+        *path, leaf = key.split(".")
+        for segment in path:
+            if segment not in node._modules:
+                node._modules[segment] = _Node()  # a name may hold a value, such as 0.5, that torch would refuse
+            inner = node._modules[segment]
+            assert inner is not None
+            node = inner
+        tensor = torch.zeros(shape, dtype=info.dtype)
+        if info.is_buffer:
+            node._buffers[leaf] = tensor
+        else:
+            node._parameters[leaf] = nn.Parameter(tensor, requires_grad=info.trained)
+
+    def _fill(self, found: Survey) -> None:
+        """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
+        needed = {network.arch: found.shapes(network) for network in found.blueprints}
+        waiting = {key: shape for key, (_, shape) in found.stored.items()}
+        order: list[tuple[Arch, list[str]]] = []
+        while waiting:
+            # the network that has the most tensors at their largest size is built next
+            whole = {arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in needed.items()}
+            arch = max(whole, key=lambda arch: len(whole[arch]))
+            if not whole[arch]:
+                break
+            order.append((arch, whole[arch]))
+            for key in whole[arch]:
+                del waiting[key]
+        with torch.no_grad():
+            for arch, keys in [*_pieces(waiting, needed), *order]:
+                network, chosen = call_builder(self.make, arch), set(keys)
+                for slot in self._slots(network, arch):
+                    if slot.key in chosen:
+                        value = slot.holder[slot.leaf]
+                        put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
+
+    def _check_patterns(self, found: Survey) -> None:
+        known = found.names
+        for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
+            for pattern in patterns:
+                if not any(names(pattern, name) for name in known):
+                    raise ValueError(
+                        f"the pattern {pattern!r} of `{what}` matches no parameter or module; "
+                        f"names are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+                    )
+        genes = {gene for gene, _ in self.space.walk()}
+        for pattern, choices in self._naming.separate.items():
+            for choice in choices:
+                if not any(gene == choice or gene.endswith(f".{choice}") for gene in genes):
+                    raise ValueError(
+                        f"`separate` names the choice {choice!r} for {pattern!r}, but the space has none of that name"
+                    )
+                held = [key for key in found.stored if f"{choice}=" in key and names(pattern, plain_name(key))]
+                if held and all(f"{choice}=None" in key for key in held):
+                    raise ValueError(
+                        f"`separate` names the choice {choice!r} for {pattern!r}, but no matching module belongs to a "
+                        f"part that has it; say which module list a repeat is: parts={{'block': 'encoder.layer'}}"
+                    )
+
+
+def _pieces(
+    waiting: Mapping[str, Shape], needed: Mapping[Arch, Mapping[str, Shape]]
+) -> Iterator[tuple[Arch, list[str]]]:
+    """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
+    steps: dict[tuple[int, Arch], list[str]] = {}
+    for key in waiting:
+        shapes: dict[Shape, Arch] = {}
+        for arch, own in needed.items():
+            if key in own:
+                shapes.setdefault(own[key], arch)
+        outer = [shape for shape in shapes if not any(_is_inside(shape, other) for other in shapes)]
+        for place, shape in enumerate(sorted(outer, key=math.prod)):
+            steps.setdefault((place, shapes[shape]), []).append(key)
+    for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
+        yield arch, keys
+
+
+def _is_inside(shape: Shape, other: Shape) -> bool:
+    return shape != other and all(size <= limit for size, limit in zip(shape, other, strict=True))
+
+
 class Subnet(nn.Module):
-    """A supernet held at one architecture: weights and modes stay the supernet's own."""
+    """A supernet held at one architecture: a plain module whose weights are slices of the supernet's.
+
+    Of a `Supernet`, its submodules are the network's own, with modes of their own, so BatchNorm statistics can be
+    recomputed in it; they change in the supernet. Another supernet is called as it is. Train the supernet's
+    parameters, of which these are slices.
+    """
 
     def __init__(self, supernet: nn.Module, arch: Arch) -> None:
         super().__init__()
-        self.supernet, self.arch = supernet, arch
+        self.arch = arch
+        self._skeleton: _Skeleton | None = None
+        if isinstance(supernet, Supernet):
+            self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
+            self._skeleton = supernet._make_skeleton(arch)
+            self.network = self._skeleton.network
+            with torch.no_grad():
+                self._bind(self._skeleton, supernet)
+        else:
+            self.supernet = supernet
+        self.train(supernet.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the supernet's outputs under the architecture."""
-        return self.supernet(x, self.arch)
+    def _bind(self, skeleton: _Skeleton, supernet: Supernet) -> None:
+        reference = supernet._reference()
+        if skeleton.placed != (reference.device, reference.dtype):
+            skeleton.place(reference)
+            skeleton.bind_buffers()
+        skeleton.bind_parameters()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs of the architecture's network."""
+        if self._skeleton is None:
+            return self.supernet(*args, arch=self.arch, **kwargs)
+        assert isinstance(self.supernet, Supernet)
+        self._bind(self._skeleton, self.supernet)
+        return self._skeleton.run(args, kwargs)
+
+    def __reduce__(self) -> tuple[type["Subnet"], tuple[nn.Module, Arch]]:
+        return type(self), (self.supernet, self.arch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Subnet":
+        return type(self)(copy.deepcopy(self.supernet, memo), self.arch)
+
+
+def _bind(slots: Sequence[_Slot]) -> None:
+    taken: dict[str, Tensor] = {}  # tied tensors are one slice, too
+    for slot in slots:
+        if slot.indices is None:
+            slot.holder[slot.leaf] = slot.whole
+        else:
+            if slot.key not in taken:
+                taken[slot.key] = take(slot.whole, slot.indices)
+            slot.holder[slot.leaf] = taken[slot.key]
+
+
+def _indices(
+    name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
+) -> tuple[Index | None, ...] | None:
+    if len(largest) != len(wanted) or any(w > s for w, s in zip(wanted, largest, strict=True)):
+        raise ValueError(
+            f"{name!r} is wanted in the shape {wanted}, but the supernet holds it as {largest}; no network that was "
+            "built to size the supernet was as large. Is the builder a function of the architecture alone?"
+        )
+    try:
+        indices = tuple(rule(name, largest, wanted, choices))
+    except ValueError as error:
+        raise ValueError(f"the layout of {name!r} gives no {wanted} of {largest}: {error}") from error
+    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape) if len(indices) == len(largest) else None
+    if shape != wanted:
+        raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
+    needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))
+    return needed if any(index is not None for index in needed) else None

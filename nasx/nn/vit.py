@@ -1,16 +1,13 @@
-"""What stands around a vision transformer's blocks, for networks whose blocks differ and for their supernets.
+"""What stands around a vision transformer's blocks, for networks whose blocks differ.
 
 Shapes: images are (B, C, H, W), tokens (B, N, D): batch, tokens (class token first), width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-
-from nasx.arch import Arch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +73,25 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class ViTTrunk(nn.Module):
-    """Patches, class token and positions before the blocks, norm and head after them; the names are timm's."""
+class ViT(nn.Module):
+    """A vision transformer of any blocks: images (B, C, H, W) in, logits (B, classes) out; the names are timm's."""
 
-    def __init__(self, frame: ViTFrame) -> None:
+    def __init__(self, frame: ViTFrame, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.frame = frame
         self.patch_embed = PatchEmbed(frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
+        self.blocks = nn.ModuleList(blocks)
         self.norm: nn.Module = nn.LayerNorm(frame.embed_dim, eps=1e-6)
         self.head: nn.Module = nn.Linear(frame.embed_dim, frame.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images."""
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the tokens of images."""
@@ -101,79 +106,19 @@ class ViTTrunk(nn.Module):
         return self.head(tokens.mean(dim=1) if self.cls_token is None else tokens[:, 0])
 
     @torch.no_grad()
-    def initialise(self, std: float) -> None:
-        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0."""
+    def initialise(self, std: float, *, spared: Collection[nn.Module] = ()) -> None:
+        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0.
+
+        Linear layers among `spared` keep what torch drew for them.
+        """
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module not in spared:
                 nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=std)
         nn.init.trunc_normal_(self.pos_embed, std=std)
-
-
-class ViT(ViTTrunk):
-    """A vision transformer of any blocks: images in, logits (B, classes) out."""
-
-    def __init__(self, frame: ViTFrame, blocks: Sequence[nn.Module]) -> None:
-        super().__init__(frame)
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images."""
-        x = self.embed(images)
-        for block in self.blocks:
-            x = block(x)
-        return self.classify(x)
-
-
-class SuperBlock(Protocol):
-    """A block that runs each of its candidates: a module that is called with tokens and a part of an architecture."""
-
-    def __call__(self, x: Tensor, part: Arch) -> Tensor:
-        """Return the tokens after the block."""
-
-    def extract(self, part: Arch) -> nn.Module:
-        """Return a candidate on its own, with copies of its weights."""
-
-
-Network = TypeVar("Network", bound=ViT)
-
-
-class ViTSupernet(ViTTrunk, Generic[Network]):
-    """A vision transformer whose blocks run candidates (`SuperBlock`), chosen by the parts `block.0`, `block.1`, ...
-
-    `forward` takes the architecture as an argument (`nasx.nn.Supernet`). A ValueError says that an architecture has
-    another number of blocks.
-    """
-
-    plain: type[Network]
-    """What `extract` returns, made of the frame and blocks; a subclass says which."""
-
-    def __init__(self, frame: ViTFrame, blocks: Iterable[nn.Module]) -> None:
-        super().__init__(frame)
-        self.blocks = nn.ModuleList(blocks)  # a generator makes them now, so that weights are drawn in forward's order
-
-    def forward(self, images: Tensor, arch: Arch) -> Tensor:
-        """Return the logits (B, classes) of images under an architecture."""
-        x = self.embed(images)
-        for block, part in zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True):
-            x = block(x, part)
-        return self.classify(x)
-
-    @torch.inference_mode(False)  # else the copies could never be trained
-    def extract(self, arch: Arch) -> Network:
-        """Return an architecture's network as plain torch, with copies of its weights."""
-        parts = zip(self.blocks, arch.parts("block", len(self.blocks)), strict=True)
-        blocks = [cast("SuperBlock", block).extract(part) for block, part in parts]
-        # in the supernet's own precision first: weights of float64 do not survive a copy in float32
-        network = self.plain(self.frame, blocks).to(self.pos_embed.device, self.pos_embed.dtype)
-        own = dict(self.state_dict())
-        network.load_state_dict(
-            {name: own[name] for name in network.state_dict() if not name.startswith("blocks.")}, strict=False
-        )
-        return network.train(self.training)
 
 
 def drop_path_rates(rate: float, blocks: int) -> list[float]:

@@ -72,7 +72,7 @@ class Scoring:
         if unknown:
             self._heed_stop()
             self._statistics.clear()
-            own = {index: self.score(few[index]).accuracy for index in self.group.shared_out(unknown)}
+            own = {index: self.score(few[index]).score for index in self.group.shared_out(unknown)}
             for index, score in self.group.gather(own).items():
                 self._scores[index] = None if math.isnan(score) else score  # JSON has no NaN
                 self.context.journal.append({"index": index, "accuracy": self._scores[index]})
@@ -147,7 +147,7 @@ class Scoring:
 
     def _hits_of(self, arch: Arch, images: Ints) -> Bools | None:
         scored = self.score(arch, images)
-        return None if math.isnan(scored.accuracy) else scored.hits
+        return None if math.isnan(scored.score) else scored.scores == 1
 
     def _recalibrate(self, subnet: Subnet) -> None:
         config = self.problem.config.search

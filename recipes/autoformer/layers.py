@@ -1,19 +1,12 @@
-"""The parts of AutoFormer's network, plain and weight-entangled.
+"""The parts of AutoFormer's network.
 
 Shapes: tokens are (B, N, C), batch, tokens (class token first), channels; queries, keys and values (B, H, N, D), heads
 and their width; patches lie row by row on a grid of R rows and C columns.
 """
 
-import copy
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from nasx.nn import ElasticLinear
-
-QkvBias = Literal["thirds", "packed"]
 
 
 def _table_rows(length: int, max_offset: int) -> Tensor:
@@ -109,13 +102,6 @@ class RelativePositions(nn.Module):
         return torch.unflatten(patches, 2, self.grid)
 
 
-def attend(qkv: Tensor, head_dim: int, positions: RelativePositions | None) -> Tensor:
-    """Return the attention of packed q, k and v (B, N, 3HD), heads joined again: (B, N, HD)."""
-    q, k, v = torch.unflatten(qkv, -1, (3, -1, head_dim)).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(q, k, v) if positions is None else positions(q, k, v)
-    return out.transpose(1, 2).flatten(2)
-
-
 class RelativeAttention(nn.Module):
     """Multi-head self-attention of any number of heads of one width, with relative positions or without."""
 
@@ -128,64 +114,9 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
-        return self.proj(attend(self.qkv(x), self.head_dim, self.positions))
-
-
-class ElasticRelativeAttention(nn.Module):
-    """The same with width and heads as slices of the largest ones; all heads and widths share the position tables.
-
-    q, k and v are prefixes of their own thirds of the packed weight. So are their biases with `qkv_bias="thirds"`;
-    with "packed" the biases of H heads are the first 3HD of the packed vector, one third after the other, which the
-    published supernets were trained with.
-    """
-
-    def __init__(
-        self,
-        max_dim: int,
-        max_heads: int,
-        *,
-        head_dim: int,
-        positions: RelativePositions | None,
-        qkv_bias: QkvBias = "thirds",
-    ) -> None:
-        super().__init__()
-        self.head_dim, self.max_heads, self.qkv_bias = head_dim, max_heads, qkv_bias
-        self.qkv = nn.Linear(max_dim, 3 * max_heads * head_dim)
-        self.proj = ElasticLinear(max_heads * head_dim, max_dim)
-        self.positions = positions
-
-    def _slice(self, dim: int, heads: int) -> tuple[Tensor, Tensor]:
-        if not 0 < heads <= self.max_heads or not 0 < dim <= self.qkv.in_features:
-            raise ValueError(
-                f"attention can have 1 to {self.max_heads} heads and width 1 to {self.qkv.in_features}, "
-                f"but got {heads} heads and width {dim}; build the supernet at the largest size of all"
-            )
-        inner = heads * self.head_dim
-        weight = torch.unflatten(self.qkv.weight, 0, (3, -1))[:, :inner, :dim].flatten(0, 1)
-        if self.qkv_bias == "packed":
-            return weight, self.qkv.bias[: 3 * inner]
-        return weight, torch.unflatten(self.qkv.bias, 0, (3, -1))[:, :inner].flatten()
-
-    def forward(self, x: Tensor, *, heads: int) -> Tensor:
-        """Map (B, N, C) to (B, N, C) with some heads."""
-        dim = x.shape[-1]
-        qkv = F.linear(x, *self._slice(dim, heads))
-        return self.proj(attend(qkv, self.head_dim, self.positions), dim)
-
-    def extract(self, dim: int, *, heads: int) -> RelativeAttention:
-        """Return the plain attention of a size."""
-        positions = copy.deepcopy(self.positions)
-        with torch.device("meta"):
-            plain = RelativeAttention(dim, heads, head_dim=self.head_dim, positions=positions)
-        weight, bias = self._slice(dim, heads)
-        plain.qkv.weight, plain.qkv.bias = own(weight, self.qkv.weight), own(bias, self.qkv.bias)
-        plain.proj = self.proj.extract(dim, heads * self.head_dim)
-        return plain
-
-
-def _tokens(images: Tensor, weight: Tensor, bias: Tensor, cls_token: Tensor, pos_embed: Tensor) -> Tensor:
-    patches = F.conv2d(images, weight, bias, stride=weight.shape[-2:]).flatten(2).transpose(1, 2)
-    return torch.cat([cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + pos_embed
+        q, k, v = torch.unflatten(self.qkv(x), -1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v) if self.positions is None else self.positions(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class Embedding(nn.Module):
@@ -202,49 +133,5 @@ class Embedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the tokens of images."""
-        assert self.proj.bias is not None
-        return _tokens(images, self.proj.weight, self.proj.bias, self.cls_token, self.pos_embed)
-
-
-class ElasticEmbedding(nn.Module):
-    """The same with the width as a prefix."""
-
-    def __init__(self, max_dim: int, *, tokens: int, in_channels: int, patch_size: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, max_dim, patch_size, stride=patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, max_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, max_dim))
-
-    def _slices(self, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if not 0 < dim <= self.proj.out_channels:
-            raise ValueError(
-                f"embed_dim must be from 1 to {self.proj.out_channels}, but got {dim}; "
-                "build the supernet at the largest size of all"
-            )
-        assert self.proj.bias is not None
-        return self.proj.weight[:dim], self.proj.bias[:dim], self.cls_token[..., :dim], self.pos_embed[..., :dim]
-
-    def forward(self, images: Tensor, dim: int) -> Tensor:
-        """Return the tokens of images at a width."""
-        return _tokens(images, *self._slices(dim))
-
-    def extract(self, dim: int) -> Embedding:
-        """Return the plain embedding of a width."""
-        weight, bias, cls_token, pos_embed = self._slices(dim)
-        with torch.device("meta"):
-            plain = Embedding(
-                dim,
-                tokens=pos_embed.shape[1],
-                in_channels=self.proj.in_channels,
-                patch_size=self.proj.kernel_size[0],
-            )
-        plain.proj.weight, plain.proj.bias = own(weight, self.proj.weight), own(bias, self.proj.bias)
-        plain.cls_token, plain.pos_embed = own(cls_token, self.cls_token), own(pos_embed, self.pos_embed)
-        return plain
-
-
-def own(part: Tensor, whole: Tensor | None) -> nn.Parameter:
-    """Return a copy of a parameter's slice as a parameter, trained where the whole is."""
-    assert whole is not None
-    copied = part.detach().clone(memory_format=torch.contiguous_format)
-    return nn.Parameter(copied, requires_grad=whole.requires_grad)
+        patches = self.proj(images).flatten(2).transpose(1, 2)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed

@@ -1,6 +1,6 @@
 """AutoFormer's vision transformer as plain torch: what is retrained, scored, exported and shipped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward, ImageFrame, drop_path_rates
-from recipes.autoformer.layers import TABLES, Embedding, RelativeAttention, RelativePositions
-
-Layer = Callable[[Tensor], Tensor]
+from recipes.autoformer.layers import Embedding, RelativeAttention, RelativePositions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,64 +49,69 @@ def hidden_width(embed_dim: int, choices: Mapping[str, Value]) -> int:
     return hidden
 
 
-def run_block(x: Tensor, norm1: Layer, attend: Layer, norm2: Layer, feed: Layer, drop_path: Layer) -> Tensor:
-    """Apply one pre-norm block to tokens (B, N, C)."""
-    x = x + drop_path(attend(norm1(x)))
-    return x + drop_path(feed(norm2(x)))
-
-
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(
-        self, norm1: nn.LayerNorm, attn: RelativeAttention, norm2: nn.LayerNorm, mlp: FeedForward, drop_path: float
-    ) -> None:
+    def __init__(self, frame: Frame, dim: int, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = RelativeAttention(dim, int(part["num_heads"]), head_dim=frame.head_dim, positions=frame.positions())
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, hidden_width(dim, part))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, C) to tokens (B, N, C)."""
-        return run_block(x, self.norm1, self.attn, self.norm2, self.mlp, self.drop_path)
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class AutoFormer(nn.Module):
-    """A vision transformer: images (B, channels, H, W) in, logits (B, classes) out, from the patches' mean."""
+    """A vision transformer: images (B, channels, H, W) in, logits (B, classes) out, from the patches' mean.
 
-    def __init__(self, embed: Embedding, blocks: list[Block], norm: nn.LayerNorm, head: nn.Linear) -> None:
+    Drop path's rates grow linearly over the blocks, or over `rates_over` of them: those of a supernet's largest network
+    stay with its blocks.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        arch: Arch,
+        *,
+        drop_path: float = 0.0,
+        rates_over: int | None = None,
+        init_std: float = 0.02,
+    ) -> None:
         super().__init__()
-        self.embed, self.blocks, self.norm, self.head = embed, nn.ModuleList(blocks), norm, head
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters beside vectors, class token and positions that weight decay spares: relative tables."""
-        return set(TABLES)
+        depth, dim = depth_of(arch), int(arch["embed_dim"])
+        rates = drop_path_rates(drop_path, max(depth, rates_over or 0))
+        self.embed = Embedding(dim, tokens=frame.tokens, in_channels=frame.in_channels, patch_size=frame.patch_size)
+        self.blocks = nn.ModuleList(
+            Block(frame, dim, part, rate) for part, rate in zip(arch.parts("block"), rates, strict=False)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, frame.num_classes)
+        self.initialise(init_std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images."""
         x = self.embed(images)
         for block in self.blocks:
             x = block(x)
-        return self.head(mean_patch(self.norm(x)))
+        return self.head(self.norm(x)[:, 1:].mean(dim=1))
 
-
-def mean_patch(tokens: Tensor) -> Tensor:
-    """Return the mean (B, C) of the patches' tokens, class token aside."""
-    return tokens[:, 1:].mean(dim=1)
-
-
-@torch.no_grad()
-def initialise(model: nn.Module, std: float) -> None:
-    """Draw Linear weights, class token, positions and their tables from a truncated normal; Linear biases are 0."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, RelativePositions):
-            for table in module.parameters():
-                nn.init.trunc_normal_(table, std=std)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("cls_token", "pos_embed")):
-            nn.init.trunc_normal_(parameter, std=std)
+    @torch.no_grad()
+    def initialise(self, std: float) -> None:
+        """Draw Linear weights, class token, positions and their tables from a truncated normal; Linear biases are 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, RelativePositions):
+                for table in module.parameters():
+                    nn.init.trunc_normal_(table, std=std)
+        nn.init.trunc_normal_(self.embed.cls_token, std=std)
+        nn.init.trunc_normal_(self.embed.pos_embed, std=std)
 
 
 def build(
@@ -137,20 +140,8 @@ def build(
     return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
 
 
-def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> AutoFormer:
+def build_in(
+    frame: Frame, arch: Arch, *, drop_path: float = 0.0, rates_over: int | None = None, init_std: float = 0.02
+) -> AutoFormer:
     """Return the network of an architecture in a frame, with fresh weights."""
-    depth, dim = depth_of(arch), int(arch["embed_dim"])
-    blocks = [
-        Block(
-            nn.LayerNorm(dim),
-            RelativeAttention(dim, int(part["num_heads"]), head_dim=frame.head_dim, positions=frame.positions()),
-            nn.LayerNorm(dim),
-            FeedForward(dim, hidden_width(dim, part)),
-            rate,
-        )
-        for part, rate in zip(arch.parts("block"), drop_path_rates(drop_path, depth), strict=True)
-    ]
-    embed = Embedding(dim, tokens=frame.tokens, in_channels=frame.in_channels, patch_size=frame.patch_size)
-    model = AutoFormer(embed, blocks, nn.LayerNorm(dim), nn.Linear(dim, frame.num_classes))
-    initialise(model, init_std)
-    return model
+    return AutoFormer(frame, arch, drop_path=drop_path, rates_over=rates_over, init_std=init_std)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nasx import Arch
+from nasx import Arch, Space, one_of
+from nasx.nn import Supernet
+from nasx.space import Repeat
 from nasx.weights import named_tensors, ratio_of
 from recipes.autoformer.model import Frame
-from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.autoformer.supernet import supernet as make_supernet
 
 _OURS_TO_THEIRS = (
     (r"^embed\.proj\.", "patch_embed_super.proj."),
@@ -23,7 +25,7 @@ _OURS_TO_THEIRS = (
 )
 
 
-def load_supernet(state_dict: Mapping[str, Tensor]) -> AutoFormerSupernet:
+def load_supernet(state_dict: Mapping[str, Tensor]) -> Supernet:
     """Return the supernet that a published state dict describes; its sizes are read from the tensors.
 
     Its networks equal those of the source: there, a block of H heads takes every third row of the packed weight for
@@ -32,7 +34,7 @@ def load_supernet(state_dict: Mapping[str, Tensor]) -> AutoFormerSupernet:
     """
     state_dict = named_tensors(state_dict)
     largest, frame = _sizes(state_dict)
-    supernet = AutoFormerSupernet(largest, frame, qkv_bias="packed")
+    supernet = make_supernet(_only(largest), frame, qkv_bias="packed")
     names = {ours: _their_name(ours) for ours in supernet.state_dict()}
     for ours, theirs in names.items():
         wanted = tuple(supernet.get_parameter(ours).shape)
@@ -52,6 +54,12 @@ def load_supernet(state_dict: Mapping[str, Tensor]) -> AutoFormerSupernet:
             weights[name] = torch.cat([weight[third::3] for third in range(3)])
     supernet.load_state_dict(weights)
     return supernet
+
+
+def _only(largest: Arch) -> Space:
+    """Return the space of one network; a supernet runs all networks that are slices of it."""
+    parts = tuple(Space(**part) for part in largest.parts("block"))
+    return Space(embed_dim=largest["embed_dim"], block=Repeat(parts, one_of(len(parts))))
 
 
 def _their_name(ours: str) -> str:

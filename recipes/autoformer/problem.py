@@ -1,6 +1,7 @@
 """An AutoFormer run's space, budget and networks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from recipes.autoformer.config import Config
 from recipes.autoformer.cost import Macs, Params
 from recipes.autoformer.model import Frame, build_in
 from recipes.autoformer.space import Axes, uniform
-from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.autoformer.supernet import supernet
 
 
 class AutoFormerProblem(Problem[Config]):
@@ -62,12 +63,10 @@ class AutoFormerProblem(Problem[Config]):
 
     def supernet(self, space: Space) -> nn.Module:
         """Return the untrained largest network, of which all others are slices."""
-        return AutoFormerSupernet(
-            Arch({**self.axes.largest(), "embed_dim": self.config.model.supernet_dim or max(self.axes.embed_dim)}),
-            self.frame,
-            drop_path=self.config.supernet.drop_path,
-            init_std=self.config.model.init_std,
-        )
+        axes, config = self.axes, self.config
+        if config.model.supernet_dim and config.model.supernet_dim not in axes.embed_dim:
+            space = replace(axes, embed_dim=(*axes.embed_dim, config.model.supernet_dim)).space()
+        return supernet(space, self.frame, drop_path=config.supernet.drop_path, init_std=config.model.init_std)
 
     def network(self, arch: Arch) -> Callable[[], nn.Module]:
         """Return what builds a network, with the drop path of the retraining."""

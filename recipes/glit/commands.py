@@ -40,7 +40,7 @@ from recipes.glit.model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, buil
 from recipes.glit.picture import block_drawings
 from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import Axes, details_space, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.timm_problem import PREFIX, TimmProblem, timm_arch
 
 KNOWN = {  # name: the network, and the preset of its size
@@ -146,9 +146,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
         network = shipped.network.to(pick_device(machine.device))
         tested = evaluate(network, task.eval_batches(task.dataset.open_test()))
     if options.json:
-        print_json({"test_accuracy": tested.accuracy, "images": tested.images, **shipped.counts()})
+        print_json({"test_accuracy": tested.score, "images": tested.samples, **shipped.counts()})
         return DONE
-    print(f"test {percent(tested.accuracy)} of {tested.images:,} images")
+    print(f"test {percent(tested.score)} of {tested.samples:,} images")
     return DONE
 
 
@@ -191,7 +191,7 @@ def verify_command(options: argparse.Namespace) -> int:
         frame = _frame(config, len(run.split["train"]["per_class"]) if run else options.classes)
         space, stage = _supernet_space(arch, config.axes(), run)
         torch.manual_seed(config.seed)
-        supernet = GLiTSupernet(space, frame, sharing=config.model.sharing, init_std=config.model.init_std)
+        supernet = make_supernet(space, frame, sharing=config.model.sharing, init_std=config.model.init_std)
         weights = run.supernet(stage) if run and stage else None
         if weights:
             supernet.load_state_dict(weights)

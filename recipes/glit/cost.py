@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.glit.model import BlockChoices, Frame, hidden_width, inner_width, local_key
+from recipes.glit.model import BlockChoices, Frame
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,14 @@ class Macs(_GlitCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block."""
-        f, c = self.frame, BlockChoices.of(choices)
+        f, c = self.frame, BlockChoices.of(self.frame, choices)
         local_heads = f.num_heads - c.global_heads
-        total = f.tokens * 2 * f.embed_dim * hidden_width(f, c.mlp_ratio)
+        total = f.tokens * 2 * f.embed_dim * f.hidden_width(c.mlp_ratio)
         if f.variant.projection == "joint":
             total += f.tokens * f.embed_dim**2
         if c.global_heads:
             total += attention_macs(f, c.global_heads, c.qkv_ratio, pairs=f.tokens**2)
         if local_heads:
-            local_key(f, c)  # refuses a block without its details
             if f.variant.locality == "window":
                 pairs = f.tokens + f.patches * (c.window + 1)  # the class token sees all, a patch its window and it
                 total += attention_macs(f, local_heads, c.qkv_ratio, pairs=pairs)
@@ -85,15 +84,14 @@ class Params(_GlitCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the parameters of one block."""
-        f, c = self.frame, BlockChoices.of(choices)
-        mlp = hidden_width(f, c.mlp_ratio)
+        f, c = self.frame, BlockChoices.of(self.frame, choices)
+        mlp = f.hidden_width(c.mlp_ratio)
         total = 4 * f.embed_dim + 2 * f.embed_dim * mlp + mlp + f.embed_dim
         if f.variant.projection == "joint":
             total += (f.embed_dim + 1) * f.embed_dim
         if c.global_heads:
             total += attention_params(f, c.global_heads, c.qkv_ratio)
         if local_heads := f.num_heads - c.global_heads:
-            local_key(f, c)  # refuses a block without its details
             if f.variant.locality == "window":
                 total += attention_params(f, local_heads, c.qkv_ratio)
             else:
@@ -118,7 +116,7 @@ def attention_params(f: Frame, heads: int, qkv_ratio: float) -> int:
 
 def _attention_widths(f: Frame, heads: int, qkv_ratio: float) -> tuple[int, int, int, int]:
     """Return what is read, the queries (as the keys), the values, and the outputs of the heads' own projection."""
-    channels, inner = f.channels(heads), inner_width(f, heads, qkv_ratio)
+    channels, inner = f.channels(heads), f.inner_width(heads, qkv_ratio)
     own = f.variant.projection == "separate"
     return f.channels_read(heads), inner, inner if own else channels, channels if own else 0
 

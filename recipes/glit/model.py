@@ -1,15 +1,16 @@
 """The global-local vision transformer as plain torch: what is retrained, scored, exported and shipped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
-from recipes.glit.layers import Heads, Layer, LocalConv, mix
+from nasx.nn import DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
+from recipes.glit.layers import Heads, LocalConv
 from recipes.glit.space import BASE, SMALL, TINY, block_arch, same_heads
 from recipes.glit.variant import OFFICIAL, Variant
 
@@ -36,9 +37,21 @@ class Frame(ViTFrame):
         """Return how many channels the sub-module of some heads reads."""
         return self.embed_dim if self.variant.submodule_input == "full" else self.channels(heads)
 
-    def split(self, global_heads: int) -> int | None:
-        """Return where the channels that attention reads end, or None where both sub-modules read all."""
-        return None if self.variant.submodule_input == "full" else self.channels(global_heads)
+    def inner_width(self, heads: int, qkv_ratio: float) -> int:
+        """Return d_k of some heads: qkv_ratio times their channels, which must divide among them."""
+        inner = self.channels(heads) * qkv_ratio
+        if inner < 1 or inner != int(inner) or int(inner) % heads:
+            raise ValueError(
+                f"qkv_ratio {qkv_ratio} gives {heads} heads of width {self.embed_dim} no whole inner width"
+            )
+        return int(inner)
+
+    def hidden_width(self, mlp_ratio: float) -> int:
+        """Return the hidden width of the feed-forward, at least 1."""
+        hidden = int(self.embed_dim * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden width at width {self.embed_dim}; give at least 1")
+        return hidden
 
 
 TINY_FRAME = Frame()
@@ -57,9 +70,9 @@ class BlockChoices(NamedTuple):
     mlp_ratio: float
 
     @classmethod
-    def of(cls, part: Mapping[str, Value]) -> "BlockChoices":
-        """Return the choices of one part of an architecture."""
-        return cls(
+    def of(cls, frame: Frame, part: Mapping[str, Value]) -> "BlockChoices":
+        """Return the choices of one part of an architecture; a ValueError names what a frame's block needs of it."""
+        c = cls(
             int(part["global_heads"]),
             float(part.get("qkv_ratio", 0)),
             int(part.get("kernel_size", 0)),
@@ -67,100 +80,44 @@ class BlockChoices(NamedTuple):
             int(part.get("window", 0)),
             float(part["mlp_ratio"]),
         )
+        windows = frame.variant.locality == "window"
+        if c.global_heads < frame.num_heads:
+            if not all((c.window, c.qkv_ratio) if windows else (c.kernel_size, c.expansion)):
+                names = "'window' and 'qkv_ratio'" if windows else "'kernel_size' and 'expansion'"
+                raise ValueError(
+                    f"local heads need {names} where the locality is {frame.variant.locality!r}, but got {c}; "
+                    "take Axes of this locality"
+                )
+            if windows and frame.patches % c.window:
+                raise ValueError(f"a window must divide the {frame.patches} patches, but got {c.window}")
+        return c
 
 
-def run_block(
-    x: Tensor,
-    norm1: Layer,
-    norm2: Layer,
-    drop_path: Layer,
-    split: int | None,
-    attend: Layer | None,
-    convolve: Layer | None,
-    project: Layer | None,
-    ffn: Layer,
-) -> Tensor:
-    """Apply one pre-norm block to tokens (B, N, D)."""
-    x = x + drop_path(mix(norm1(x), split, attend, convolve, project))
-    return x + drop_path(ffn(norm2(x)))
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "swish": nn.SiLU}
 
 
-class Block(nn.Module):
-    """A global-local block: attention on G heads, convolution on the others, then the feed-forward."""
-
-    def __init__(
-        self,
-        norm1: nn.Module,
-        norm2: nn.Module,
-        ffn: nn.Module,
-        *,
-        split: int | None,
-        attn: nn.Module | None,
-        local: nn.Module | None,
-        proj: nn.Module | None,
-        drop_path: float,
-    ) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.local, self.proj, self.norm2, self.mlp = norm1, attn, local, proj, norm2, ffn
-        self.drop_path = DropPath(drop_path)
-        self.split = split
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, N, D) to tokens (B, N, D)."""
-        return run_block(
-            x, self.norm1, self.norm2, self.drop_path, self.split, self.attn, self.local, self.proj, self.mlp
-        )
+def make_heads(frame: Frame, heads: int, qkv_ratio: float, window: int | None = None) -> Heads:
+    """Return some heads of attention, global or in windows: inner width qkv_ratio times their channels."""
+    return Heads(
+        frame.channels_read(heads),
+        heads,
+        inner=frame.inner_width(heads, qkv_ratio),
+        channels=frame.channels(heads),
+        projected=frame.variant.projection == "separate",
+        window=window,
+        dropout=frame.variant.attention_dropout,
+    )
 
 
-def make_attention(frame: Frame, heads: int, qkv_ratio: float) -> Attention | Heads:
-    """Return the global sub-module of some heads: inner width qkv_ratio times their channels."""
-    dim, channels, inner = frame.channels_read(heads), frame.channels(heads), inner_width(frame, heads, qkv_ratio)
-    dropout = frame.variant.attention_dropout
-    if frame.variant.projection == "joint":
-        return Heads(dim, heads, inner=inner, channels=channels, dropout=dropout)
-    return Attention(dim, heads=heads, inner=inner, out_dim=channels, dropout=dropout)
-
-
-LocalKey = tuple[int, int, float]
-
-
-def local_key(frame: Frame, c: BlockChoices) -> LocalKey:
-    """Return what tells a block's local sub-module from others: global heads, kernel and expansion, or window and d_k.
-
-    A block without them, or a window that does not divide the patches, is a ValueError.
-    """
-    locality = frame.variant.locality
-    key = (c.window, c.qkv_ratio) if locality == "window" else (c.kernel_size, c.expansion)
-    if not all(key):
-        names = "'window' and 'qkv_ratio'" if locality == "window" else "'kernel_size' and 'expansion'"
-        raise ValueError(
-            f"local heads need {names} where the locality is {locality!r}, but got {c}; take Axes of this locality"
-        )
-    if c.window and locality == "window" and frame.patches % c.window:
-        raise ValueError(f"a window must divide the {frame.patches} patches, but got {c.window}")
-    return (c.global_heads, *key)
-
-
-def make_local(frame: Frame, key: LocalKey) -> LocalConv | Heads:
-    """Return the local sub-module of a key."""
-    global_heads, *details = key
-    heads, variant = frame.num_heads - global_heads, frame.variant
+def make_local(frame: Frame, c: BlockChoices) -> LocalConv | Heads:
+    """Return the sub-module of a block's local heads."""
+    heads, variant = frame.num_heads - c.global_heads, frame.variant
     if variant.locality == "window":
-        window, qkv_ratio = details
-        return Heads(
-            frame.channels_read(heads),
-            heads,
-            inner=inner_width(frame, heads, qkv_ratio),
-            channels=frame.channels(heads),
-            projected=variant.projection == "separate",
-            window=int(window),
-            dropout=variant.attention_dropout,
-        )
-    kernel_size, expansion = map(int, details)
+        return make_heads(frame, heads, c.qkv_ratio, c.window)
     return LocalConv(
         frame.channels(heads),
-        expansion=expansion,
-        kernel_size=kernel_size,
+        expansion=c.expansion,
+        kernel_size=c.kernel_size,
         in_channels=frame.channels_read(heads),
         grid=frame.grid if variant.locality == "conv2d" else None,
         norm_every=variant.local_norm == "every",
@@ -168,60 +125,60 @@ def make_local(frame: Frame, key: LocalKey) -> LocalConv | Heads:
     )
 
 
-def make_projection(frame: Frame) -> nn.Linear:
-    """Return what projects the joined outputs of sub-modules that do not project their own."""
-    return nn.Linear(frame.embed_dim, frame.embed_dim)
+class Block(nn.Module):
+    """A global-local block: attention on the first G heads, convolution on the others, then the feed-forward.
 
+    Attention reads the first channels and convolution the last, or both read all; each projects what it gives, or one
+    layer projects both.
+    """
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "swish": nn.SiLU}
+    def __init__(self, frame: Frame, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
+        super().__init__()
+        c, dim, variant = BlockChoices.of(frame, part), frame.embed_dim, frame.variant
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = make_heads(frame, c.global_heads, c.qkv_ratio) if c.global_heads else None
+        self.local = make_local(frame, c) if c.global_heads < frame.num_heads else None
+        self.proj = nn.Linear(dim, dim) if variant.projection == "joint" else None
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = FeedForward(
+            dim,
+            frame.hidden_width(c.mlp_ratio),
+            activation=ACTIVATIONS[variant.ffn_activation],
+            dropout=variant.ffn_dropout,
+        )
+        self.drop_path = DropPath(drop_path)
+        self.split = None if variant.submodule_input == "full" else frame.channels(c.global_heads)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to tokens (B, N, D)."""
+        x = x + self.drop_path(self.mix(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
-def make_ffn(frame: Frame, mlp_ratio: float) -> FeedForward:
-    """Return the feed-forward of a ratio."""
-    return FeedForward(
-        frame.embed_dim,
-        hidden_width(frame, mlp_ratio),
-        activation=ACTIVATIONS[frame.variant.ffn_activation],
-        dropout=frame.variant.ffn_dropout,
-    )
-
-
-def inner_width(frame: Frame, heads: int, qkv_ratio: float) -> int:
-    """Return d_k of some heads: qkv_ratio times their channels, which must divide among them."""
-    inner = frame.channels(heads) * qkv_ratio
-    if inner < 1 or inner != int(inner) or int(inner) % heads:
-        raise ValueError(f"qkv_ratio {qkv_ratio} gives {heads} heads of width {frame.embed_dim} no whole inner width")
-    return int(inner)
-
-
-def hidden_width(frame: Frame, mlp_ratio: float) -> int:
-    """Return the hidden width of the feed-forward, at least 1."""
-    hidden = int(frame.embed_dim * mlp_ratio)
-    if hidden < 1:
-        raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden width at width {frame.embed_dim}; give at least 1")
-    return hidden
-
-
-def make_block(frame: Frame, choices: Mapping[str, Value], drop_path: float) -> Block:
-    """Return a plain block from one part of an architecture."""
-    c, dim = BlockChoices.of(choices), frame.embed_dim
-    local = make_local(frame, local_key(frame, c)) if c.global_heads < frame.num_heads else None
-    return Block(
-        nn.LayerNorm(dim, eps=1e-6),
-        nn.LayerNorm(dim, eps=1e-6),
-        make_ffn(frame, c.mlp_ratio),
-        split=frame.split(c.global_heads),
-        attn=make_attention(frame, c.global_heads, c.qkv_ratio) if c.global_heads else None,
-        local=local,
-        proj=make_projection(frame) if frame.variant.projection == "joint" else None,
-        drop_path=drop_path,
-    )
+    def mix(self, x: Tensor) -> Tensor:
+        """Run attention and convolution side by side and join what they give."""
+        to_attn, to_local = (x, x) if self.split is None else (x[..., : self.split], x[..., self.split :])
+        outputs = []
+        if self.attn is not None:
+            outputs.append(self.attn(to_attn))
+        if self.local is not None:
+            outputs.append(self.local(to_local))
+        joined = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        return joined if self.proj is None else self.proj(joined)
 
 
 class GLiT(ViT):
     """A global-local vision transformer: images (B, C, H, W) in, logits (B, classes) out."""
 
     frame: Frame
+
+    def __init__(
+        self, frame: Frame, parts: Sequence[Mapping[str, Value]], *, drop_path: float = 0.0, init_std: float = 0.02
+    ) -> None:
+        rates = drop_path_rates(drop_path, len(parts))
+        super().__init__(frame, [Block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+        # the released code draws nn.Linear alone; its pointwise convolutions keep torch's uniform weights and biases
+        pointwise = {layer for m in self.modules() if isinstance(m, LocalConv) for layer in (m.expand, m.project)}
+        self.initialise(init_std, spared=pointwise if frame.variant.pointwise_init == "uniform" else ())
 
 
 def build(
@@ -255,10 +212,7 @@ def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: floa
     parts = arch.parts("block")
     if not parts:
         raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.global_heads': {dict(arch)}")
-    rates = drop_path_rates(drop_path, len(parts))
-    model = GLiT(frame, [make_block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
-    model.initialise(init_std)
-    return model
+    return GLiT(frame, parts, drop_path=drop_path, init_std=init_std)
 
 
 def _published() -> Arch:

@@ -17,7 +17,7 @@ from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.model import Frame, build_in
 from recipes.glit.picture import block_drawings
 from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2, with_heads
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet
 
 
 class GLiTProblem(Problem[Config]):
@@ -106,8 +106,8 @@ class GLiTProblem(Problem[Config]):
 
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
-        model = self.config.model
-        return GLiTSupernet(space, self.frame, sharing=model.sharing, init_std=model.init_std)
+        model, drop_path = self.config.model, self.config.supernet.drop_path
+        return supernet(space, self.frame, sharing=model.sharing, drop_path=drop_path, init_std=model.init_std)
 
     def network(self, arch: Arch) -> Callable[[], nn.Module]:
         """Return what builds a network, with the drop path of the retraining."""

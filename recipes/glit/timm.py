@@ -7,8 +7,7 @@ import timm.data
 import timm.models
 from torch import Tensor, nn
 
-from nasx.nn import drop_path_rates
-from recipes.glit.model import GLIT_TINY, Frame, GLiT, make_block
+from recipes.glit.model import GLIT_TINY, Frame, GLiT
 
 __all__ = ["TimmGLiT", "glit_tiny_patch16_224"]
 
@@ -37,9 +36,7 @@ class TimmGLiT(GLiT):
             raise ValueError(f"images are square, but got an img_size of {img_size}")
         frame = Frame(image_size=height, in_channels=in_chans, num_classes=num_classes or 1)
         parts = GLIT_TINY.parts("block")
-        rates = drop_path_rates(drop_path_rate, len(parts))
-        super().__init__(frame, [make_block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
-        self.initialise(0.02)
+        super().__init__(frame, parts, drop_path=drop_path_rate)
         self.num_features = self.head_hidden_size = self.embed_dim = frame.embed_dim
         self.head_drop = nn.Dropout(drop_rate)
         self.feature_info = [

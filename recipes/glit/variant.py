@@ -8,6 +8,7 @@ Projection = Literal["separate", "joint"]
 LocalNorm = Literal["depthwise", "every"]
 Activation = Literal["gelu", "swish"]
 Locality = Literal["conv1d", "conv2d", "window"]
+PointwiseInit = Literal["uniform", "normal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,8 @@ class Variant:
     - `ffn_activation`: GELU or Swish, in the feed-forward.
     - `local_dropout` acts after each convolution, `ffn_dropout` after each of the feed-forward's layers,
       `attention_dropout` on the attention weights: probabilities from 0 to below 1.
+    - `pointwise_init`: weights and biases of the local pointwise convolutions are drawn as torch draws a convolution's
+      ("uniform"), or as those of all other linear layers, truncated normal and 0.
     - `locality`: what the local heads are (table 6). Convolution along the row of tokens; convolution over the grid of
       patches, for which the class token is dropped and the mean of the tokens classified; or attention inside windows
       of successive patches, in which the class token attends to all tokens and is seen by all.
@@ -32,6 +35,7 @@ class Variant:
     local_dropout: float = 0.0
     ffn_dropout: float = 0.0
     attention_dropout: float = 0.0
+    pointwise_init: PointwiseInit = "uniform"
     locality: Locality = "conv1d"
 
     def __post_init__(self) -> None:
@@ -48,6 +52,7 @@ _WORDS = {
     "projection": get_args(Projection),
     "local_norm": get_args(LocalNorm),
     "ffn_activation": get_args(Activation),
+    "pointwise_init": get_args(PointwiseInit),
     "locality": get_args(Locality),
 }
 

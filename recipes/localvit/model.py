@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from nasx import Arch
@@ -13,7 +14,6 @@ from recipes.localvit.layers import (
     EfficientChannelAttention,
     LocalFeedForward,
     SqueezeExcitation,
-    beside_class_token,
     squeezed_width,
 )
 from recipes.localvit.space import variant
@@ -60,53 +60,36 @@ class FFNChoices(NamedTuple):
 class Block(nn.Module):
     """Attention, then DeiT's feed-forward (`norm2`, `mlp`) or the local one beside the class token (`local`).
 
-    The local half has no LayerNorm and no stochastic depth.
+    The local half has no LayerNorm and no stochastic depth, and the class token passes it unchanged.
     """
 
-    def __init__(
-        self,
-        norm1: nn.Module,
-        attn: nn.Module,
-        *,
-        norm2: nn.Module | None = None,
-        mlp: nn.Module | None = None,
-        local: nn.Module | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, frame: Frame, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1, self.attn = norm1, attn
-        self.norm2, self.mlp, self.local = norm2, mlp, local
+        c, dim = FFNChoices.of(frame, part), frame.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, frame.num_heads)
         self.drop_path = DropPath(drop_path)
+        if c.kernel_size:
+            attention: nn.Module | None = None
+            if c.channel_attention == "se":
+                attention = SqueezeExcitation(c.hidden, c.squeezed)
+            elif c.channel_attention == "eca":
+                attention = EfficientChannelAttention(c.hidden, c.gate)
+            self.local = LocalFeedForward(
+                dim, c.hidden, kernel_size=c.kernel_size, activation=c.activation, attention=attention
+            )
+        else:
+            self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+            self.mlp = FeedForward(dim, c.hidden)
+        self.is_local = bool(c.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D), class token first, to tokens (B, N, D)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        if self.local is not None:
-            return beside_class_token(x, self.local)
-        assert self.norm2 is not None
-        assert self.mlp is not None
+        if self.is_local:
+            patches = x[:, 1:]
+            return torch.cat([x[:, :1], patches + self.local(patches)], dim=1)
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-def make_channel_attention(c: FFNChoices) -> nn.Module | None:
-    """Return the channel attention of a feed-forward, or None where it has none."""
-    if c.channel_attention == "se":
-        return SqueezeExcitation(c.hidden, c.squeezed)
-    return EfficientChannelAttention(c.hidden, c.gate) if c.channel_attention == "eca" else None
-
-
-def make_block(frame: Frame, part: Mapping[str, Value], drop_path: float) -> Block:
-    """Return a plain block from one part of an architecture."""
-    c, dim = FFNChoices.of(frame, part), frame.embed_dim
-    norm1, attn = nn.LayerNorm(dim, eps=1e-6), Attention(dim, frame.num_heads)
-    if not c.kernel_size:
-        return Block(
-            norm1, attn, norm2=nn.LayerNorm(dim, eps=1e-6), mlp=FeedForward(dim, c.hidden), drop_path=drop_path
-        )
-    local = LocalFeedForward(
-        dim, c.hidden, kernel_size=c.kernel_size, activation=c.activation, attention=make_channel_attention(c)
-    )
-    return Block(norm1, attn, local=local, drop_path=drop_path)
 
 
 class LocalViT(ViT):
@@ -148,7 +131,7 @@ def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: floa
     if not parts:
         raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.depthwise': {dict(arch)}")
     rates = drop_path_rates(drop_path, len(parts))
-    model = LocalViT(frame, [make_block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+    model = LocalViT(frame, [Block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
     model.initialise(init_std)
     return model
 

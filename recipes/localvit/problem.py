@@ -15,7 +15,7 @@ from recipes.localvit.config import Config
 from recipes.localvit.cost import Macs, Params
 from recipes.localvit.model import Frame, build_in
 from recipes.localvit.space import locality, variant
-from recipes.localvit.supernet import LocalViTSupernet
+from recipes.localvit.supernet import supernet
 
 
 class LocalViTProblem(Problem[Config]):
@@ -58,7 +58,7 @@ class LocalViTProblem(Problem[Config]):
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
         config = self.config
-        return LocalViTSupernet(space, self.frame, drop_path=config.supernet.drop_path, init_std=config.model.init_std)
+        return supernet(space, self.frame, drop_path=config.supernet.drop_path, init_std=config.model.init_std)
 
     def network(self, arch: Arch) -> Callable[[], nn.Module]:
         """Return what builds a network, with the drop path of the retraining."""

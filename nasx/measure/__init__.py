@@ -1,0 +1,15 @@
+"""Counting what networks compute and hold, of one network at a time or of every network of a space."""
+
+from nasx.measure.count import Call, count_activations, count_macs, count_params, count_peak_memory
+from nasx.measure.counted import CachedCost, CountedCost, counted
+
+__all__ = [
+    "CachedCost",
+    "Call",
+    "CountedCost",
+    "count_activations",
+    "count_macs",
+    "count_params",
+    "count_peak_memory",
+    "counted",
+]

@@ -1,0 +1,226 @@
+"""Counting what one network computes and holds, as a whole and by module."""
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
+
+from nasx.train.modes import evaluating
+
+_WHOLE = "Global"  # what the trackers call a network
+_PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # attention's, as plain products
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one forward pass."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, example: "Tensor | tuple[Any, ...] | Call | Any") -> "Call":
+        """Return the call that an example stands for: a tuple is positional arguments, anything else the only one."""
+        if isinstance(example, Call):
+            return example
+        return cls(example) if isinstance(example, tuple) else cls((example,))
+
+    def to(self, device: str) -> "Call":
+        """Return the same call with every tensor on a device."""
+        args, kwargs = tree_map(
+            lambda value: value.to(device) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
+        )
+        return Call(tuple(args), kwargs)
+
+    def __call__(self, network: nn.Module) -> Any:
+        """Return what a network gives for the arguments."""
+        return network(*self.args, **self.kwargs)
+
+
+def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
+    """Return the multiply-adds of one forward pass, as torch's flop counter finds them (it counts two flops each).
+
+    Convolutions, linear and recurrent layers and the two attention products count; norms, activations, biases and
+    softmax do not. Give inputs with a batch of one for the MACs of one sample. Modes are restored.
+    """
+    return macs_by_module(network, Call(inputs, kwargs))[""]
+
+
+def count_params(network: nn.Module) -> int:
+    """Return the number of a network's parameters, shared ones once."""
+    return params_by_module(network)[""]
+
+
+def count_activations(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
+    """Return the elements that one forward pass writes: outputs of modules with weights and of attention's products.
+
+    Norms are modules with weights; activation functions, sums and softmax are not counted.
+    """
+    return activations_by_module(network, Call(inputs, kwargs))[""]
+
+
+@torch.no_grad()
+def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
+    """Return the most bytes that are live at once in a forward pass without gradients, parameters and inputs included.
+
+    A copy of the network runs on `meta`, where only shapes are computed, and in its own place where it cannot.
+    Attention counts as plain products, which fused kernels need less memory than.
+    """
+    call = Call(inputs, kwargs)
+    try:
+        return _peak_memory(on_meta(network), call.to("meta"))
+    except (NotImplementedError, RuntimeError):  # the forward pass asks for values
+        return _peak_memory(network, call)
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose tensors have shapes and no values; tied ones stay tied."""
+    memo: dict[int, Any] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in network.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, memo)
+
+
+def _peak_memory(network: nn.Module, call: Call) -> int:
+    held = [*network.parameters(), *network.buffers(), *_tensors([call.args, dict(call.kwargs)])]
+    with _plain_forward(network), _PeakMemory(held) as peak:
+        call(network)
+    return peak.most
+
+
+def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
+    """Return the multiply-adds inside every module by its name, the whole network's under the empty name."""
+    with torch.no_grad(), _plain_forward(network), FlopCounterMode(display=False) as counter:
+        call(network)
+    found: Counter[str] = Counter()
+    for name, of_operator in counter.get_flop_counts().items():
+        flops = sum(of_operator.values())
+        assert flops % 2 == 0, f"{flops} flops of {name} are no whole number of multiply-adds"
+        found[_own_name(network, name)] = int(flops // 2)
+    found[""] = int(counter.get_total_flops() // 2)
+    return found
+
+
+def params_by_module(network: nn.Module) -> Counter[str]:
+    """Return the parameters inside every module by its name; tied ones count where they come first."""
+    found: Counter[str] = Counter()
+    for name, parameter in network.named_parameters():
+        segments = name.split(".")
+        for end in range(len(segments)):
+            found[".".join(segments[:end])] += parameter.numel()
+    found[""] += 0
+    return found
+
+
+def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
+    """Return the elements written inside every module by its name."""
+    found: Counter[str] = Counter()
+
+    def add(tracked: Sequence[str], outputs: Any) -> None:
+        written = sum(tensor.numel() for tensor in _tensors(outputs))
+        for name in {_own_name(network, name) for name in tracked} | {""}:
+            found[name] += written
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        segments = name.split(".")
+        holders = [".".join(segments[:end]) for end in range(1, len(segments) + 1)]
+        return lambda module, inputs, outputs: add([f"{_WHOLE}.{holder}" for holder in holders], outputs)
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in network.named_modules():
+            if any(parameter is not None for parameter in module._parameters.values()) and name:
+                stack.callback(module.register_forward_hook(hook(name)).remove)
+        stack.enter_context(_plain_forward(network))
+        tracker = stack.enter_context(ModuleTracker())
+        stack.enter_context(_Products(lambda outputs: add(list(tracker.parents), outputs)))
+        call(network)
+    return found
+
+
+def _own_name(network: nn.Module, tracked: str) -> str:
+    """Return a module's name from that of a tracker, which puts the network's class or "Global" before it."""
+    return tracked.partition(".")[2]
+
+
+def _tensors(nested: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(nested)[0] if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def _plain_forward(network: nn.Module) -> Iterator[None]:
+    """Run in evaluation mode and without kernels that hide their products from counters."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            if any(isinstance(module, nn.RNNBase) for module in network.modules()):  # one operator in oneDNN, cuDNN
+                stack.enter_context(_without_onednn())
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(evaluating(network))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setting its flags warns of GPUs that are not there
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Reports the outputs of batched matrix products."""
+
+    def __init__(self, report: Callable[[Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._report = report
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _PRODUCTS:
+            self._report(outputs)
+        return outputs
+
+
+class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the storages that are alive after every operation."""
+
+    def __init__(self, held: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._held = held  # as long as the pass lasts
+        self._add(held)
+        self.most = self._total()
+
+    def _add(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._live[reference.cdata] = reference, storage.nbytes()
+
+    def _total(self) -> int:
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
+        return sum(size for _, size in self._live.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        self._add(_tensors(outputs))
+        self.most = max(self.most, self._total())
+        return outputs

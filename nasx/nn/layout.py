@@ -1,0 +1,198 @@
+"""Which elements of a supernet's largest tensor a network uses, dimension by dimension.
+
+A rule maps the largest and the wanted shape of a tensor to one index per dimension. Without a rule a network uses
+prefixes: the first channels, the first hidden neurons. Tensors in which several parts are stacked along one dimension
+(queries, keys and values; the two halves of a GLU; the four gates of an LSTM) need `stacked`, so that each part keeps
+its own prefix.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from nasx.arch import Value
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An index into a dimension of `count` equal parts: the same `inner` index in each of them."""
+
+    count: int
+    inner: "Index"
+
+
+Index: TypeAlias = slice | Tensor | Stack
+"""Elements of one dimension: a slice, a one-dimensional tensor of positions, or the same of each part of a stack."""
+
+Rule: TypeAlias = Callable[[str, Shape, Shape, Mapping[str, Value]], Sequence[Index]]
+"""`rule(name, largest, wanted, choices)`: one index per dimension for a tensor's name and two shapes.
+
+`choices` are those of the part of the architecture that the tensor belongs to, and the shared ones.
+"""
+
+Layout: TypeAlias = Mapping[str, "Rule | Mapping[int, Rule]"]
+"""Rules by pattern of parameter or module names, for the whole tensor or by dimension."""
+
+
+class SliceRule(ABC):
+    """A rule that is defined for a single dimension and says which dimensions of a whole tensor it applies to."""
+
+    @abstractmethod
+    def along(self, largest: int, wanted: int) -> Index:
+        """Return the index of `wanted` elements among `largest`; a ValueError says why there is none."""
+
+    def dims(self, name: str, shape: Shape) -> Sequence[int]:
+        """Return the dimensions that the rule applies to; the others are prefixes."""
+        return range(len(shape))
+
+    def __call__(self, name: str, largest: Shape, wanted: Shape, choices: Mapping[str, Value]) -> tuple[Index, ...]:
+        """Return one index per dimension."""
+        chosen = {dim % max(1, len(largest)) for dim in self.dims(name, largest)}
+        sizes = enumerate(zip(largest, wanted, strict=True))
+        return tuple(self.along(*pair) if dim in chosen else prefix.along(*pair) for dim, pair in sizes)
+
+
+@dataclass(frozen=True)
+class _Prefix(SliceRule):
+    def along(self, largest: int, wanted: int) -> slice:
+        return slice(0, wanted)
+
+
+@dataclass(frozen=True)
+class _Suffix(SliceRule):
+    def along(self, largest: int, wanted: int) -> slice:
+        return slice(largest - wanted, largest)
+
+
+@dataclass(frozen=True)
+class _Centred(SliceRule):
+    def along(self, largest: int, wanted: int) -> slice:
+        if (largest - wanted) % 2:
+            raise ValueError(
+                f"{wanted} elements have no place in the centre of {largest}: both must be odd or both even"
+            )
+        start = (largest - wanted) // 2
+        return slice(start, start + wanted)
+
+    def dims(self, name: str, shape: Shape) -> Sequence[int]:
+        if len(shape) < 3:
+            raise ValueError(
+                f"`centred` slices kernel dimensions, from the third on, but {name!r} has the shape {shape}; "
+                "name a dimension: {dim: centred}"
+            )
+        return range(2, len(shape))
+
+
+@dataclass(frozen=True)
+class _Stacked(SliceRule):
+    count: int
+    inner: SliceRule
+    dim: int
+
+    def along(self, largest: int, wanted: int) -> Stack:
+        if largest % self.count or wanted % self.count:
+            raise ValueError(f"{wanted} of {largest} elements are no stack of {self.count} equal parts")
+        return Stack(self.count, self.inner.along(largest // self.count, wanted // self.count))
+
+    def dims(self, name: str, shape: Shape) -> Sequence[int]:
+        return (self.dim,)
+
+
+prefix: SliceRule = _Prefix()
+"""The first elements of every dimension; the rule of all tensors for which none is given."""
+suffix: SliceRule = _Suffix()
+"""The last elements of every dimension."""
+centred: SliceRule = _Centred()
+"""Kernel dimensions (from the third on) centred, the others prefixes."""
+
+
+def stacked(count: int, inner: SliceRule = prefix, *, dim: int = 0) -> SliceRule:
+    """Return the rule for `count` equal parts stacked along a dimension, of each of which `inner` picks elements.
+
+    Rules nest: `stacked(3, stacked(heads))` is for queries, keys and values of several heads whose width varies.
+    Other dimensions are prefixes.
+    """
+    if count < 1:
+        raise ValueError(f"a stack has at least one part, but got {count}")
+    return _Stacked(count, inner, dim)
+
+
+def rule_of(layout: Layout, name: str) -> Rule:
+    """Return the rule whose pattern matches a parameter's name, or that of a module that holds it; else prefixes.
+
+    In patterns `*` stands for any characters, dots included. Of several that match, the longest is taken.
+    """
+    fitting = [pattern for pattern in layout if names(pattern, name)]
+    if not fitting:
+        return prefix
+    rule = layout[max(fitting, key=len)]
+    return _by_dimension(rule) if isinstance(rule, Mapping) else rule
+
+
+def names(pattern: str, name: str) -> bool:
+    """Return whether a pattern matches a parameter's name or the name of a module that holds it."""
+    segments = name.split(".")
+    return any(fnmatchcase(".".join(segments[:end]), pattern) for end in range(len(segments), 0, -1))
+
+
+def _by_dimension(rules: Mapping[int, Rule]) -> Rule:
+    def rule(name: str, largest: Shape, wanted: Shape, choices: Mapping[str, Value]) -> tuple[Index, ...]:
+        if outside := [dim for dim in rules if not -len(largest) <= dim < len(largest)]:
+            raise ValueError(f"the layout names dimension {outside[0]}, but {name!r} has the shape {largest}")
+        of_dim = {dim % len(largest): own for dim, own in rules.items()}
+        found: list[Index] = []
+        for dim, (whole, part) in enumerate(zip(largest, wanted, strict=True)):
+            own = of_dim.get(dim, prefix)
+            found.append(
+                own.along(whole, part) if isinstance(own, SliceRule) else own(name, (whole,), (part,), choices)[0]
+            )
+        return tuple(found)
+
+    return rule
+
+
+def is_whole(index: Index, size: int) -> bool:
+    """Return whether an index picks every element of a dimension in order."""
+    if isinstance(index, Stack):
+        return size % index.count == 0 and is_whole(index.inner, size // index.count)
+    if isinstance(index, slice):
+        return index.indices(size) == (0, size, 1)
+    return torch.equal(index, torch.arange(size))
+
+
+def take(tensor: Tensor, indices: Sequence[Index | None]) -> Tensor:
+    """Return the elements of a tensor at one index per dimension (None: all); a view where all indices are slices."""
+    slices = tuple(index if isinstance(index, slice) else slice(None) for index in indices)
+    taken = tensor[slices]
+    for dim, index in enumerate(indices):
+        if isinstance(index, Stack | Tensor):
+            taken = _along(taken, dim, index)
+    return taken
+
+
+def _along(tensor: Tensor, dim: int, index: Index) -> Tensor:
+    match index:
+        case slice():
+            start, stop, _ = index.indices(tensor.shape[dim])
+            return tensor.narrow(dim, start, stop - start)
+        case Stack():
+            parts = torch.unflatten(tensor, dim, (index.count, tensor.shape[dim] // index.count))
+            return _along(parts, dim + 1, index.inner).flatten(dim, dim + 1)
+        case _:
+            return tensor.index_select(dim, index.to(tensor.device))
+
+
+def put(tensor: Tensor, indices: Sequence[Index | None], values: Tensor) -> None:
+    """Write values into the elements of a tensor at one index per dimension, in place."""
+    if any(isinstance(index, Stack | Tensor) for index in indices):
+        positions = take(torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape), indices)
+        tensor.view(-1)[positions.flatten()] = values.to(tensor).flatten()
+    else:
+        take(tensor, indices).copy_(values)

@@ -1,0 +1,193 @@
+"""Networks whose parameters have names and shapes but no values: what a supernet learns shapes from and computes with.
+
+A skeleton's parameters lie on `meta` and are never initialised. Its buffers are real, because some of them are
+computed (rotary tables, indices of relative positions) and belong to the network rather than to its weights.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
+
+from nasx.arch import Arch
+from nasx.nn.layout import Shape
+
+Make = Callable[[Arch], nn.Module]
+"""Builds the network of an architecture as plain torch."""
+
+Site = tuple[tuple[CodeType, int], ...]
+"""Where in the builder's code a module was made: its call stack, as code objects and instructions."""
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Leaves parameters alone: whatever would fill one in place does nothing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("tensor")
+        if isinstance(first, nn.Parameter):
+            word = getattr(func, "__name__", "")
+            if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
+                return first
+        return func(*args, **kwargs)
+
+
+_registering = threading.local()
+
+
+def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
+    if made is None or parameter is None or parameter.is_meta:
+        return None
+    kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+    made[id(kept)] = kept
+    return kept
+
+
+def build_skeleton(make: Make, arch: Arch) -> nn.Module:
+    """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
+
+    A ValueError or TypeError of the builder comes with the architecture as a note.
+    """
+    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+    _registering.made = {}
+    try:
+        with torch.random.fork_rng(devices=[]), _WithoutInit():
+            return call_builder(make, arch)
+    finally:
+        _registering.made = None
+        hook.remove()
+
+
+def call_builder(make: Make, arch: Arch) -> nn.Module:
+    """Return what a builder makes of an architecture, refused with TypeError where it is no torch module."""
+    try:
+        network = make(arch)
+    except Exception as error:
+        error.add_note(f"while building the network of {dict(arch)}")
+        raise
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"the builder must return a torch.nn.Module, but gave {type(network).__name__} for {dict(arch)}"
+        )
+    return network
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the blueprint of a network says of one of its parameters or shared buffers."""
+
+    shape: Shape
+    dtype: torch.dtype
+    owner: type[nn.Module]
+    trained: bool
+    """Whether it is a parameter that gradients are wanted for."""
+    is_buffer: bool
+    tied_to: str
+    """The first name of the same tensor: its own, where it has no other."""
+
+    @property
+    def kind(self) -> str:
+        """What a tensor of another architecture must agree in to be the same tensor."""
+        return f"{len(self.shape)}-dimensional {'buffer' if self.is_buffer else 'parameter'} of {self.owner.__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """Names and shapes of one network, and how long its numbered containers are."""
+
+    arch: Arch
+    tensors: dict[str, TensorInfo]
+    containers: dict[str, int]
+
+
+def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
+    """Return the blueprint of a skeleton."""
+    tensors: dict[str, TensorInfo] = {}
+    first_names: dict[int, str] = {}
+    for prefix, module in network.named_modules(remove_duplicate=False):
+        dotted = f"{prefix}." if prefix else ""
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                name = dotted + leaf
+                tied = first_names.setdefault(id(parameter), name)
+                tensors[name] = TensorInfo(
+                    tuple(parameter.shape), parameter.dtype, type(module), parameter.requires_grad, False, tied
+                )
+        for leaf, buffer in module._buffers.items():
+            if buffer is not None and is_state(module, leaf, buffer):
+                name = dotted + leaf
+                tied = first_names.setdefault(id(buffer), name)
+                tensors[name] = TensorInfo(tuple(buffer.shape), buffer.dtype, type(module), False, True, tied)
+    containers = {
+        name: len(module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Sequential | nn.ModuleList)
+        and list(module._modules) == [*map(str, range(len(module)))]
+    }
+    return Blueprint(arch, tensors, containers)
+
+
+def is_state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
+    """Return whether a fresh module's buffer is state that training changes, and not a table that was computed.
+
+    State, such as BatchNorm's statistics, is kept in state dicts and starts from one number everywhere.
+    """
+    if leaf in module._non_persistent_buffers_set or buffer.is_meta:
+        return False
+    return buffer.numel() == 0 or bool((buffer == buffer.reshape(-1)[0]).all())
+
+
+def plain_attributes(network: nn.Module) -> dict[str, object]:
+    """Return what decides how a network computes beside its tensors: modules' types and attributes of plain values."""
+    found: dict[str, object] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        found[name] = type(module)
+        for key, value in vars(module).items():
+            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple | torch.dtype | None):
+                found[f"{name}.{key}".lstrip(".")] = value
+        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
+    return found
+
+
+@contextmanager
+def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
+    """Record where modules are made; the function that it gives returns a module's site.
+
+    While it is open, `nn.Module.__init__` is replaced for this process: open it briefly.
+    """
+    sites: dict[int, Site] = {}
+    kept: list[nn.Module] = []  # so that no two modules have one id
+    original, thread = nn.Module.__init__, threading.get_ident()
+
+    def record(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if threading.get_ident() != thread or id(self) in sites:
+            return
+        kept.append(self)
+        frame: FrameType | None = sys._getframe(1)
+        stack: list[tuple[CodeType, int]] = []
+        while frame is not None:
+            # constructors between this one and the builder's own call say nothing about the place
+            if frame.f_locals.get("self") is not self:
+                stack.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
+        sites[id(self)] = tuple(stack)
+
+    nn.Module.__init__ = record  # type: ignore[method-assign]
+    try:
+        yield lambda module: sites.get(id(module), ())
+    finally:
+        nn.Module.__init__ = original  # type: ignore[method-assign]
