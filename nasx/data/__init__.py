@@ -7,9 +7,11 @@ from nasx.data.dataset import Dataset, ImageArray, Images, Photos
 from nasx.data.decode import decode
 from nasx.data.digits import load_digits
 from nasx.data.folders import DataWarning, HeldOut, load_image_folder, load_test_folder
+from nasx.data.hf import load_hf_folder
 from nasx.data.leaks import copied_arrays, copied_files
 from nasx.data.photos import PhotoSet
 from nasx.data.readers import WorkerDied
+from nasx.data.shards import load_shards
 from nasx.data.sources import Files, Source
 from nasx.data.splits import stratified_split
 
@@ -35,7 +37,9 @@ __all__ = [
     "decode",
     "eval_batches",
     "load_digits",
+    "load_hf_folder",
     "load_image_folder",
+    "load_shards",
     "load_test_folder",
     "stratified_split",
 ]

@@ -30,8 +30,9 @@ _FEW = 500  # validation images below which chance is worth a remark
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Labelled images of one part: where they lie, their names, the class of each, and the names of the classes."""
+    """Labelled images of one part: what messages call it, where they lie, their names, the class of each."""
 
+    called: str
     source: Source
     names: list[str]
     labels: NDArray[np.int64]
@@ -40,7 +41,7 @@ class Part:
     def take(self, indices: Indices) -> "Part":
         """Return the images at these positions."""
         names = [self.names[index] for index in indices]
-        return Part(self.source.take(indices), names, self.labels[indices], self.classes)
+        return Part(self.called, self.source.take(indices), names, self.labels[indices], self.classes)
 
     def empty_classes(self) -> list[str]:
         """Return the classes without an image."""
@@ -78,19 +79,18 @@ def check_image_size(image_size: int) -> None:
 
 def assemble(
     name: str,
-    where: str,
     train: Part,
     test: Part,
-    held_out: str,
     options: Options,
+    *,
     remarks: Sequence[str] = (),
     record: Mapping[str, Any] = MappingProxyType({}),
 ) -> Dataset:
     """Return the data set of a training and a test part, after everything that can be checked was.
 
-    `where` is what messages call the training part, `held_out` what they call the test part. `record` goes into the
-    record of the split.
+    `record` goes into the record of the split.
     """
+    where = train.called
     if len(train.classes) < 2:
         raise ValueError(f"{where} has one class, {train.classes[0]!r}; telling classes apart needs at least two")
     seen, test_seen = _looks(train.source, test.source, options)
@@ -125,7 +125,7 @@ def assemble(
     split = {
         **split_record(
             seed=options.seed,
-            rule=f"test: all of {held_out}; val: {n_val} of the training images, stratified, by seed",
+            rule=f"test: all of {test.called}; val: {n_val} of the training images, stratified, by seed",
             classes=train.classes,
             parts={part: (members.names, members.labels, looks[part].digest()) for part, members in parts.items()},
         ),
@@ -191,7 +191,7 @@ def _remarks(train: Part, n_val: int, seen: Headers, image_size: int) -> Iterato
         points = 100 * 1.96 * 0.5 / n_val**0.5
         yield (
             f"with {n_val:,} validation images an accuracy of 50 % is uncertain by {points:.0f} points either way "
-            "(95 %); networks that differ less are not told apart"
+            "(95 %); networks that differ by less cannot be ranked"
         )
     shapes = np.delete(seen.shapes, list(seen.faults), axis=0)
     if len(shapes) and (shapes == shapes[0]).all() and shapes[0, 0] != shapes[0, 1]:

@@ -34,7 +34,7 @@ class Photos(Images, Protocol):
     """Images that also give the photographs they were made from, for augmentation at full resolution.
 
     `image_size` and `channels` (1 or 3) are what `load` makes of them; `in_memory` says that `load` only copies, so
-    that worker processes have nothing to read. `broken` holds, by position, the images that training came upon and
+    that worker processes have nothing to read. `broken` holds, by position, the images that training found broken and
     passed over. `load` and `photo` raise BrokenImageError for an image that cannot be read.
     """
 

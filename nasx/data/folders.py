@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -87,10 +86,9 @@ def load_image_folder(
             f"{root} has the class {name!r} in {where}/ but not in {other}/{more}; both need the same classes"
         )
     remarks = [*held_out.remarks, *_assumed(train.classes, class_order), *_left_out(train), *_left_out(test)]
-    parts = _part(root, train), _part(root, test)
     record = {"class_order": class_order}
-    where = str(root / "train")
-    return assemble(root.resolve().name, where, *parts, f"{held_out.name}/", options, remarks, record)
+    parts = _part(root, train, str(root / "train")), _part(root, test, f"{held_out.name}/")
+    return assemble(root.resolve().name, *parts, options, remarks=remarks, record=record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def load_test_folder(
         )
     if missing := [name for name in classes if name not in found.classes]:
         remarks.append(f"{len(missing):,} of {len(classes):,} classes have no test image, such as {missing[0]!r}")
-    part = _part(root, found)
+    part = _part(root, found, f"{held_out.name}/")
     labels = np.array([place[found.classes[label]] for label in part.labels], dtype=np.int64)
     done = iter(range(1, len(labels) + 1))
     headers = look_at(part.source, resized_side(image_size), lambda: on_check(next(done), len(labels)))
@@ -187,6 +185,6 @@ def _test_part(root: Path) -> _TestPart:
     return _TestPart(there[0])
 
 
-def _part(root: Path, found: ClassFolders) -> Part:
-    source: Any = Files(root / name for name in found.names)
-    return Part(source, found.names, np.array(found.labels, dtype=np.int64), found.classes)
+def _part(root: Path, found: ClassFolders, called: str) -> Part:
+    source = Files(root / name for name in found.names)
+    return Part(called, source, found.names, np.array(found.labels, dtype=np.int64), found.classes)

@@ -17,7 +17,7 @@ Leaks = Literal["refuse", "drop", "allow"]
 """What is done about copies of test images: refuse the data, leave the copies out, or do not look for any."""
 
 Seen = tuple[Source, Headers]
-"""Images, and what a first look at them told."""
+"""Images, and what their headers say."""
 
 
 def copied_files(root: Path, names: Sequence[str], test: Sequence[str]) -> dict[int, int]:

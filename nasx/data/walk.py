@@ -182,7 +182,7 @@ class _Walk:
     def _is_image(self, entry: "os.DirEntry[str]") -> bool:
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
         if suffix in self._readable:
-            # A link that leads nowhere is an image that is missing, which is to be told, and no special file.
+            # A link that leads nowhere is an image that is missing, which must be reported, and no special file.
             if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # noqa: PTH110
                 return True
             self.passed_over.special.append(entry.name)

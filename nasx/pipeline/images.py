@@ -87,7 +87,6 @@ class ImageTask(BaseTask):
         """Return augmented training batches."""
         mean, std = self.statistics
         both = self.dataset.train, self.dataset.val
-        more: dict[str, Any] = {} if training.mix_group is None else {"mix_group": training.mix_group}
         return TrainBatches(
             joined_images(*both) if with_validation else self.dataset.train,
             batch_size=training.batch_size,
@@ -99,10 +98,10 @@ class ImageTask(BaseTask):
             mixup=training.mixup,
             cutmix=training.cutmix,
             label_smoothing=training.target_smoothing,
+            mix_group=training.mix_group,
             part=part,
             repeats=training.repeats,
             workers=workers,
-            **more,
         )
 
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:

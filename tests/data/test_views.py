@@ -220,3 +220,18 @@ def test_views_without_timm_name_what_to_install(folder: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(ImportError, match=r"pip install 'nasx\[recipes\]'"):
         batches_of(photos(folder), augment=Augment(resized_crop=(0.123, 1.0)))
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-n4-mstd0.5-inc1", "augmix-m5-w4-d2", "3a"])
+def test_views_of_grey_photographs_have_one_channel(tmp_path: Path, policy: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 16), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    source = Files(tmp_path / f"{number}.png" for number in range(12))
+    images = PhotoSet(source, np.zeros(12, dtype=np.int64), SIZE, in_memory=False, channels=1)
+    augment = Augment(resized_crop=(0.2, 1.0), auto_augment=policy, color_jitter=0.4)
+    batches = TrainBatches(images, batch_size=6, seed=0, mean=(0.5,), std=(0.25,), augment=augment)
+    seen = torch.cat([views for views, _ in batches.steps(0, 10)])
+    assert seen.shape == (60, 1, SIZE, SIZE)
+    assert seen.isfinite().all()
+    assert len({view.numpy().tobytes() for view in seen}) == 60
