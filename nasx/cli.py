@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
 
+_LISTED = 30  # known words that a message lists
+
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -50,9 +52,12 @@ def print_json(document: Any) -> None:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" with the nearest known word, or the list of them."""
+    """Return "; did you mean ...?" with the nearest known word, or some of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED else ""
+    return f"; known are {', '.join(known[:_LISTED])}{more}"
 
 
 def pick(name: str, known: Mapping[str, Any], what: str) -> Any:

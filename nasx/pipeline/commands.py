@@ -229,7 +229,7 @@ class CommandLine:
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
-        from nasx.pipeline.estimate import plan_document, setting_lines, size_lines, sizes, stage_lines
+        from nasx.pipeline.estimate import plan, setting_lines, size_lines, sizes, stage_lines
         from nasx.pipeline.machine import Machine
         from nasx.train import pick_device
 
@@ -241,7 +241,7 @@ class CommandLine:
             if not options.json:
                 print("\n".join([*size_lines(sizes(problem)), ""]), flush=True)
             with bad_input():
-                document = plan_document(
+                document = plan(
                     problem,
                     devices=options.devices,
                     time_limit=options.time_limit,
@@ -291,7 +291,7 @@ class CommandLine:
     def _status(self, options: argparse.Namespace) -> int:
         from dataclasses import asdict
 
-        from nasx.pipeline.status import status, status_lines
+        from nasx.pipeline.run_status import status, status_lines
 
         with bad_input():
             found = status(options.run)

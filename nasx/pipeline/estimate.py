@@ -228,7 +228,7 @@ def estimates(measure: Measure) -> list[StageEstimate]:
     return list(found.values())
 
 
-def plan_document(
+def plan(
     problem: Problem[Any],
     *,
     machine: Machine | None = None,

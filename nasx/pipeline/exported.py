@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from nasx.measure import count_macs, count_params
 from nasx.pipeline.images import recorded_images
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import FinishedRun
-from nasx.pipeline.problem import Problem
 from nasx.pipeline.recipe import Recipe, one_network
-from nasx.pipeline.vit import ViTConfig
+from nasx.pipeline.vit import ViTConfig, ViTProblem
 from nasx.run import write_bytes, write_json, write_text
 from nasx.verify import compare_onnx, export_onnx
 from nasx.weights import fit_weights
@@ -67,7 +66,7 @@ def config_of(recipe: Recipe, run: FinishedRun) -> ViTConfig:
     return type(any_preset).model_validate(run.config)
 
 
-def problem_of_run(recipe: Recipe, run: FinishedRun) -> Problem[Any]:
+def problem_of_run(recipe: Recipe, run: FinishedRun) -> ViTProblem[Any]:
     """Return the problem of a run that is read back, without its images."""
     config = config_of(recipe, run)
     task = recorded_images(config.data, run.split)
@@ -77,7 +76,7 @@ def problem_of_run(recipe: Recipe, run: FinishedRun) -> Problem[Any]:
     return alone(recipe, config, task, Arch(asked))
 
 
-def alone(recipe: Recipe, config: Any, task: Any, arch: Arch) -> Problem[Any]:
+def alone(recipe: Recipe, config: Any, task: Any, arch: Arch) -> ViTProblem[Any]:
     """Return the problem of training one network."""
     if recipe.alone is not None and (problem := recipe.alone(config, task, arch)) is not None:
         return problem.with_stages(one_network("trained", arch))
@@ -97,18 +96,13 @@ def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
         recipe=recipe.name,
         network=_with_weights(problem.make(run.arch), weights),
         arch=run.arch,
-        frame=frame_settings(problem),
+        frame=problem.frame_settings,
         classes=names,
         mean=tuple(run.summary["normalisation"]["mean"]),
         std=tuple(run.summary["normalisation"]["std"]),
         accuracies={"validation": winner["val_score"], "test": winner["test_score"]},
         origin=f"{'Searched' if searched else 'Trained'} with the preset {config.preset}{method}, seed {config.seed}.",
     )
-
-
-def frame_settings(problem: Problem[Any]) -> dict[str, Any]:
-    """Return the frame of a problem's networks as JSON values."""
-    return asdict(problem.frame)  # type: ignore[attr-defined]
 
 
 def from_file(recipe: Recipe, path: Path) -> ExportedModel:

@@ -28,7 +28,7 @@ from nasx.data import (
 )
 from nasx.data.broken import refuse_broken
 from nasx.data.dataset import Indices
-from nasx.data.walk import walk_classes
+from nasx.data.walk import class_folders, ordered_classes, walk_classes
 from nasx.pipeline.config import Data, RunConfig, Training
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.samples import Steps
@@ -225,6 +225,17 @@ def recorded_images(data: Data, split: Mapping[str, Any]) -> ImageTask:
         test=lambda: none,
     )
     return ImageTask(dataset, data)
+
+
+def class_names(source: ImageSource) -> tuple[str, ...]:
+    """Return the names of the classes of a source, of which no image is read."""
+    if source.data.source == "digits":
+        return load_digits(seed=0).classes
+    root = _folder(source.path)
+    for part in ("train", "test", "val"):
+        if (root / part).is_dir() and (found := class_folders(root / part)):
+            return ordered_classes(list(found), source.data.class_order)
+    raise ValueError(f"{root} has no class folders in train/, test/ or val/")
 
 
 @dataclass(frozen=True, slots=True)

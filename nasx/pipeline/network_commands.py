@@ -1,6 +1,7 @@
 """The commands about single networks, for every recipe: describe, train, evaluate, import, export, verify, latency."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from nasx.pipeline.outcome import FinishedRun
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
+    from nasx.pipeline.vit import ViTProblem
     from nasx.verify import Check
 
 FAILED = 1
@@ -23,7 +25,7 @@ FAILED = 1
 class NetworkCommands:
     """Adds the commands to a command line. `known` is what `--arch` takes beside a file, for the help."""
 
-    def __init__(self, line: CommandLine, known: Sequence[str]) -> None:
+    def __init__(self, line: CommandLine, known: Sequence[str], *, latency: bool = False) -> None:
         self.line = line
         arch = ", ".join((*known, "an arch.json", "or a run directory"))
         sub = line.add("describe", self.describe, "show a network block by block")
@@ -68,6 +70,14 @@ class NetworkCommands:
         self._add_preset(sub)
         sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
         sub.add_argument("--onnx", action="store_true", help="compare with ONNX as well")
+
+        if latency:
+            sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
+            self._add_preset(sub)
+            sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+            sub.add_argument("--batch-size", type=int, default=1, help="images of a batch (default 1)")
+            sub.add_argument("--rounds", type=int, default=30, help="times that every block is run (default 30)")
+            sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
 
     def _add_preset(self, sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
@@ -160,15 +170,17 @@ class NetworkCommands:
             images = held_out_images(
                 config.data,
                 options.data.resolve() if options.data else None,
-                machine,
                 image_size=model.frame["image_size"],
                 channels=model.frame["in_channels"],
-                seed=config.seed,
+                classes=model.classes if isinstance(model.classes, tuple) else None,
+                max_bytes=int(machine.image_memory_gib * 2**30),
             )
             check_classes(model, images.classes)
+            for remark in images.remarks:
+                print(remark, file=sys.stderr)
             network = model.network.to(pick_device(machine.device))
             mean, std = options.mean or model.mean, options.std or model.std
-            tested = evaluate(network, images.batches(config.search.eval_batch_size, mean, std))
+            tested = evaluate(network, images.batches(config.search.eval_batch_size, mean, std, machine.workers))
         if options.json:
             print_json({"test_accuracy": tested.score, "images": tested.samples, **model.counts()})
             return DONE
@@ -242,7 +254,7 @@ class NetworkCommands:
             weights = run.supernet(stage) if run and stage else None
             if weights:
                 supernet.load_state_dict(weights)
-            frame = problem.frame  # type: ignore[attr-defined]
+            frame = problem.frame
             generator = torch.Generator().manual_seed(problem.config.seed)
             images = torch.randn(2, frame.in_channels, frame.image_size, frame.image_size, generator=generator)
             found = verify(
@@ -258,6 +270,30 @@ class NetworkCommands:
             print(f"{told}, {len(arch.parts('block'))} blocks, {frame.image_size} pixels")
             print("\n".join(map(str, checks)))
         return DONE if passed else FAILED
+
+    def latency(self, options: argparse.Namespace) -> int:
+        """Measure a table of latencies, which `budget.latency` reads."""
+        with bad_input():
+            from nasx.feasible import attainable
+            from nasx.latency import measure_latency
+            from nasx.pipeline.machine import Machine
+
+            recipe = self.line.recipe()
+            assert recipe.blocks is not None
+            problem = self._preset_problem(recipe, options, None)
+            blocks = recipe.blocks(problem.frame, options.batch_size)
+            device = Machine.from_environment().device
+            table = measure_latency(problem.space, blocks, device=device, rounds=options.rounds)
+            table.save(options.out)
+            reach = attainable(problem.space, table)
+        told = {"table": str(options.out), "device": table.measured_on.device, "blocks": len(table.part_times)}
+        if options.json:
+            print_json({**told, "least": reach.low, "most": reach.high, "unit": table.unit})
+            return DONE
+        print(f"{told['blocks']} blocks on {told['device']}, batches of {options.batch_size}")
+        print(f"networks take {reach.low:,} to {reach.high:,} {table.unit}; written: {options.out}")
+        print(f"search inside a bound with --set budget.latency={options.out} --set budget.latency_at_most=...")
+        return DONE
 
     def _own_weights(self, run: "FinishedRun") -> "list[Check]":
         """Check a run's own weights: that they are what was written, fit, and have what its summary says."""
@@ -304,10 +340,9 @@ class NetworkCommands:
             raise ValueError(f"there is no architecture {name!r}: name a file or a run{names}")
         return Arch.from_json(path.read_text(encoding="utf-8")), None
 
-    def _described(self, options: argparse.Namespace) -> "tuple[Problem[Any], Arch]":
+    def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
         """Return an architecture with the problem whose space and frame it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
-        from nasx.pipeline.images import blank_images
         from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN
 
@@ -319,16 +354,22 @@ class NetworkCommands:
                 raise BadInput(f"{folder} has settings of its own, so --set has no effect; remove it")
             problem = problem_of_run(recipe, read_run(folder, recipe.name))
             return problem, problem.space.canonical(arch)
-        config = self._preset(recipe, options, preset)
-        if options.classes is not None and options.classes < 1:
-            raise BadInput(f"a network has at least one class, but got --classes {options.classes}")
-        task = blank_images(config.data, options.classes or preset_classes(config))
-        problem = recipe.problem(apply_settings(config, recipe.free), task)
+        problem = self._preset_problem(recipe, options, preset)
         try:
             return problem, problem.space.canonical(arch)
         except ValueError as error:
             fitting = f"; {options.arch} belongs to --preset {preset}" if preset else ""
             raise ValueError(f"{error}{fitting}") from error
+
+    def _preset_problem(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> "ViTProblem[Any]":
+        """Return the problem of a preset, without images and without bounds on its networks."""
+        from nasx.pipeline.images import blank_images
+
+        config = self._preset(recipe, options, preset)
+        if options.classes is not None and options.classes < 1:
+            raise BadInput(f"a network has at least one class, but got --classes {options.classes}")
+        task = blank_images(config.data, options.classes or preset_classes(config))
+        return recipe.problem(apply_settings(config, recipe.free), task)
 
     def _preset(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> Any:
         chosen = pick(options.preset or preset or recipe.default_preset, recipe.presets, "preset")
@@ -350,10 +391,9 @@ class NetworkCommands:
 
     def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
         """Return a network with weights, and the settings that its data are read by."""
-        from nasx.pipeline.exported import ExportedModel, config_of, frame_settings, with_weights
-        from nasx.pipeline.images import blank_images, image_classes
+        from nasx.pipeline.exported import ExportedModel, alone, config_of, with_weights
+        from nasx.pipeline.images import ImageSource, blank_images, class_names, load_images
         from nasx.pipeline.outcome import read_run
-        from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD
         from nasx.run.stages import RUN
         from nasx.weights import read_state_dict
 
@@ -377,30 +417,34 @@ class NetworkCommands:
             raise ValueError("a run directory knows its network; remove --arch")
         arch, preset = self._arch(options.arch)
         config = self._preset(recipe, options, preset)
-        classes = image_classes(config.data, options.data)
-        task = blank_images(config.data, classes)
-        problem = recipe.problem(apply_settings(config, recipe.free), task)
-        if recipe.alone is not None and (other := recipe.alone(config, task, arch)) is not None:
-            problem = other
-        network = with_weights(problem.make(arch), len(classes), read_state_dict(options.weights))
-        normalised = config.data.mean is not None and config.data.std is not None
+        data, mean, std = config.data, options.mean or config.data.mean, options.std or config.data.std
+        source = ImageSource(data, config.seed, options.data.resolve() if options.data else None)
+        if mean is None or std is None:  # measured, as a training would
+            task = load_images(source)
+            mean, std = task.statistics
+        else:
+            task = blank_images(data, class_names(source))
+        problem = alone(recipe, apply_settings(config, recipe.free), task, arch)
+        network = with_weights(problem.make(arch), len(task.dataset.classes), read_state_dict(options.weights))
         return ExportedModel(
             recipe=recipe.name,
             network=network,
             arch=arch,
-            frame=frame_settings(problem),
-            classes=classes,
-            mean=config.data.mean if normalised else IMAGENET_MEAN,
-            std=config.data.std if normalised else IMAGENET_STD,
+            frame=problem.frame_settings,
+            classes=task.dataset.classes,
+            mean=mean,
+            std=std,
         ), config
 
 
 def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | None") -> Any:
     """Return a space with an architecture, and the stage that trained its supernet, where a run has one."""
+    from nasx.pipeline.stages import SupernetStage
+
     if run is not None:
         for stage in reversed(problem.stages()):
-            if stage.kind == "supernet" and set(stage.inputs) <= run.results.keys():
-                archs = stage.searched.archs({name: run.results[name] for name in stage.inputs})  # type: ignore[attr-defined]
+            if isinstance(stage, SupernetStage) and set(stage.inputs) <= run.results.keys():
+                archs = stage.searched.archs({name: run.results[name] for name in stage.inputs})
                 if arch in archs.space:
                     return archs.space, stage.name
     return problem.space, None

@@ -18,7 +18,7 @@ from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem, repeated_parts
 from nasx.pipeline.searchers import front_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
-from nasx.pipeline.status import RecordedStage, read_stages
+from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.report import BlockDrawing, NetworkRow, Report, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state
@@ -38,13 +38,14 @@ class Outcome:
     summary: dict[str, Any]
     winner: Mapping[str, Any]
     front: Sequence[Mapping[str, Any]]
+    tests: Mapping[str, Mapping[str, Any]]
 
 
 def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mapping[str, float]) -> Outcome:
     """Return the outcome of a run whose last stage is an evaluation; scores of accuracy lie in 0..1."""
     stages = problem.stages()
-    last = [stage for stage in stages if stage.kind == "evaluation"][-1]
-    evaluated = results[last.name]
+    tests = {stage.name: results[stage.name]["networks"] for stage in stages if stage.kind == "evaluation"}
+    evaluated = results[list(tests)[-1]]
     winner = next(iter(evaluated["networks"].values()))  # what was searched comes first
     rows = [{**row, "costs": [row["macs"]]} for row in evaluated.get("front", [winner])]
     front = front_of(rows, "val_score")
@@ -80,7 +81,7 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
     if isinstance(problem.task, ImageTask):
         mean, std = problem.task.statistics
         summary["normalisation"] = {"mean": list(mean), "std": list(std)}
-    return Outcome(summary, winner, front)
+    return Outcome(summary, winner, front, tests)
 
 
 def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:

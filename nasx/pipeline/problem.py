@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 from torch import nn
@@ -62,7 +62,8 @@ class Problem(Generic[Configured]):
     - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
       many random networks as are retrained.
     - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
-    - `stages(problem)` returns the stages of a run, `nasx.pipeline.plan.search_stages` by default.
+    - `stages(problem)` returns the stages of a run, `nasx.pipeline.compose.search_stages` by default.
+    - `check()` raises ValueError for what no stage could do, before any of them starts.
     - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
       name one instead (`supernet.teacher`, `retrain.teacher`).
 
@@ -86,6 +87,7 @@ class Problem(Generic[Configured]):
         teacher: nn.Module | Mapping[str, nn.Module] | None = None,
         open_teacher: "Callable[[str, Problem[Any]], nn.Module] | None" = None,
         describe: Callable[[Arch], Mapping[str, Any]] | None = None,
+        check: Callable[[], object] = lambda: None,
         name: str = "search",
         title: str = "Architecture",
         drawing_legend: str = "",
@@ -97,7 +99,7 @@ class Problem(Generic[Configured]):
         self._supernet, self._macs, self._params = supernet, macs, params
         self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
         self._teachers = {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
-        self._open_teacher = open_teacher
+        self._open_teacher, self._check = open_teacher, check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
         self.config: Configured = settle(config, task, self)
 
@@ -185,7 +187,7 @@ class Problem(Generic[Configured]):
             self._opened[training.section] = training.teacher, opened
         return self._opened[training.section][1]
 
-    def with_stages(self, stages: "Callable[[Problem[Any]], Sequence[RunStage]]") -> "Problem[Configured]":
+    def with_stages(self, stages: "Callable[[Any], Sequence[RunStage]]") -> Self:
         """Return the same problem with other stages."""
         same = copy.copy(self)
         same._stages = stages
@@ -193,13 +195,13 @@ class Problem(Generic[Configured]):
 
     def stages(self) -> "list[RunStage]":
         """Return the stages of a run, in order; `plan`, `run` and reports read the same list."""
-        from nasx.pipeline.plan import search_stages  # which needs problems
+        from nasx.pipeline.compose import search_stages  # which needs problems
 
         return list((self._stages or search_stages)(self))
 
-    def random_archs(self, count: int) -> list[Arch]:
+    def random_archs(self, count: int, purpose: str = "random") -> list[Arch]:
         """Return networks drawn uniformly from those that are searched, as many as there are at most."""
-        return different(self.inside, count, self.seed("random"))
+        return different(self.inside, count, self.seed(purpose))
 
     def seed(self, name: str) -> int:
         """Return the seed of a purpose, from the run's seed and a name."""
@@ -214,6 +216,7 @@ class Problem(Generic[Configured]):
 
     def check(self) -> None:
         """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
+        self._check()
         self._check_counts()
         self._check_patterns()
         arch = self.inside.sample(0)  # budgets that filter may be met by no network at all

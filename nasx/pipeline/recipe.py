@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nasx.pipeline.images import FolderFacts, ImageTask
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.stages import RunStage
-    from nasx.pipeline.vit import ViTConfig
+    from nasx.pipeline.vit import ViTConfig, ViTProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Recipe:
     - `frame(settings)` is the frame that exported settings describe, `build(frame, arch)` an untrained network in it.
     - `known` are networks by name, `fit(facts)` the settings for a folder of images, where the recipe has such.
     - `read_official(state, options)` reads published weights.
-    - `alone(config, task, arch)` is the problem of training one network; by default that of a search without it.
+    - `alone(config, task, arch)` is the problem of training a network outside the space, None for others.
     - `blocks(frame, batch_size)` builds what latencies are measured of.
     """
 
@@ -51,13 +51,13 @@ class Recipe:
     title: str
     presets: "Mapping[str, ViTConfig]"
     default_preset: str
-    problem: "Callable[[Any, ImageTask], Problem[Any]]"
+    problem: "Callable[[Any, ImageTask], ViTProblem[Any]]"
     frame: "Callable[[Mapping[str, Any]], ImageFrame]"
     build: "Callable[[Any, Arch], nn.Module]"
     read_official: "Callable[[Mapping[str, Any], ImportOptions], Imported]"
     known: Mapping[str, KnownNetwork] = field(default_factory=dict)
     fit: "Callable[[FolderFacts], ViTConfig] | None" = None
-    alone: "Callable[[Any, ImageTask, Arch], Problem[Any]] | None" = None
+    alone: "Callable[[Any, ImageTask, Arch], ViTProblem[Any] | None] | None" = None
     foreign: "Callable[[str], Arch | None]" = lambda name: None
     """The architecture that a name outside the space stands for, such as that of a network of timm."""
     free: Sequence[str] = ()

@@ -29,7 +29,7 @@ from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.ranks import execute
 from nasx.pipeline.stages import EvaluationStage, RunStage
-from nasx.pipeline.status import write_stages
+from nasx.pipeline.run_status import write_stages
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
@@ -62,6 +62,8 @@ class Found:
     front: tuple[FrontNetwork, ...]
     """The trade-off of score and cost that a Pareto search found, the cheapest first; else the one network."""
     directory: Path
+    tests: Mapping[str, Mapping[str, Any]]
+    """By evaluation stage, the networks that it scored, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,8 @@ def run(
             outcome = outcome_of(problem, finished.results, finished.seconds)
             if not finished.already or not (directory / "summary.json").exists():
                 write_outcome(directory, problem, finished.results, outcome)
-            found = outcome.summary, outcome.winner, outcome.front
-        summary, winner, front = group.from_first(found)
+            found = outcome.summary, outcome.winner, outcome.front, outcome.tests
+        summary, winner, front, tests = group.from_first(found)
     arch = problem.space.canonical(winner["arch"])
     weights = read_weights(directory / winner["weights"], winner["sha256"])
     network = load_weights(problem.make(arch), weights).eval()
@@ -115,7 +117,7 @@ def run(
         )
         for row in front
     )
-    return Found(arch, network, summary, networks, directory)
+    return Found(arch, network, summary, networks, directory, tests)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The stages that runs are made of, as values: supernet, search, trust, retraining, inherited weights, evaluation.
 
 A stage knows its name, the stages whose results it reads, the sections of the settings that it depends on, its work,
-what that would cost, and what reports show of its result. `nasx.pipeline.plan` puts them together.
+what that would cost, and what reports show of its result. `nasx.pipeline.compose` puts them together.
 """
 
 import math

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from nasx.arch import Arch
@@ -34,6 +34,17 @@ class ViTConfig(RunConfig):
 
     model: ViTModel = ViTModel()
     frame_type: ClassVar[type[ImageFrame]]
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        size, patch = self.data.image_size, self.model.patch_size
+        if size % patch:
+            fitting = max(1, round(size / patch)) * patch
+            raise ValueError(
+                f"data.image_size must be a multiple of model.patch_size, but got {size} and {patch}; write "
+                f"data.image_size={fitting}"
+            )
+        return self
 
     def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Any:
         """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""

@@ -315,6 +315,14 @@ def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that its file name ends in: .svg or .png; another is a ValueError."""
+    formats = {".svg": save_svg, ".png": save_png}
+    if path.suffix.lower() not in formats:
+        raise ValueError(f"a figure is written as {' or '.join(formats)}, but got {path}; rename it")
+    formats[path.suffix.lower()](figure, path)
+
+
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 2)
     rows = math.ceil(count / columns)

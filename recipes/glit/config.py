@@ -6,9 +6,12 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
+from nasx.pipeline.images import FolderFacts
+from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+from recipes.glit.cost import Macs
 from recipes.glit.model import Frame
-from recipes.glit.space import Axes, SpaceAxes
+from recipes.glit.space import Axes, SpaceAxes, same_heads
 from recipes.glit.variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
@@ -54,18 +57,12 @@ class Config(ViTConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        model, size = self.model, self.data.image_size
+        model = self.model
         if not set(self.space.global_heads) <= set(range(model.num_heads + 1)):
             third = model.num_heads // 3 if model.num_heads % 3 == 0 else 1
             raise ValueError(
                 f"space.global_heads must lie in 0..{model.num_heads}, which is model.num_heads, but got "
                 f"{list(self.space.global_heads)}; write {list(range(0, model.num_heads + 1, third))}"
-            )
-        if size % model.patch_size:
-            fitting = max(1, round(size / model.patch_size)) * model.patch_size
-            raise ValueError(
-                f"data.image_size must be a multiple of model.patch_size, but got {size} and {model.patch_size}; "
-                f"write data.image_size={fitting}"
             )
         if model.embed_dim % model.num_heads:
             fitting = -(-model.embed_dim // model.num_heads) * model.num_heads
@@ -73,15 +70,18 @@ class Config(ViTConfig):
                 f"model.embed_dim must be a multiple of model.num_heads, but got {model.embed_dim} and "
                 f"{model.num_heads}; write model.embed_dim={fitting}"
             )
-        frame, reach = self.frame(), 2 * self.frame().grid - 1
+        if self.data.image_size % model.patch_size:
+            return self  # refused with the fields of all recipes
+        grid, patches = self.frame().grid, self.frame().patches
+        reach = 2 * grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(
-                f"a kernel of {reach} x {reach} reaches every patch of the grid {frame.grid} x {frame.grid}, but got "
+                f"space.kernel_size reaches every patch of the grid {grid} x {grid} with {reach}, but got "
                 f"{max(self.space.kernel_size)}; the paper's are space.kernel_size=[3,5,7], space.held_kernel_size=5"
             )
         for window in self.space.window if self.space.locality == "window" else ():
-            if frame.patches % window:
-                raise ValueError(f"space.window must divide the {frame.patches} patches, but got {window}")
+            if patches % window:
+                raise ValueError(f"space.window must divide the {patches} patches, but got {window}")
         return self
 
     @property
@@ -167,7 +167,15 @@ def imagenet(
         space=SpaceAxes(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
         supernet=SupernetTraining(
-            optimizer="sgd", epochs=100, batch_size=1024, lr=0.2, weight_decay=1e-4, label_smoothing=0.1, augment=crops
+            optimizer="sgd",
+            decay="matrices",  # SPOS's
+            epochs=100,
+            batch_size=batch_size,
+            lr=0.2,
+            weight_decay=1e-4,
+            label_smoothing=0.1,
+            batch_norm_group=256,  # a process of the released code has as many
+            augment=crops,
         ),
         search=Search(
             population=50,
@@ -193,6 +201,10 @@ def imagenet(
             cutmix=1.0,
             ema=0.99996,
             repeats=3,
+            schedule="epoch",
+            mix_group=256,  # four processes, each with a draw of its own
+            batch_norm_group=256,
+            refit=True,  # the released training knows no validation images
             # DeiT's colour jitter of 0.4 does nothing: timm leaves it out beside RandAugment
             augment=crops.model_copy(update={"auto_augment": "rand-m9-mstd0.5-inc1", "erase": 0.25}),
         ),
@@ -202,5 +214,70 @@ def imagenet(
 TINY = imagenet("glit-tiny", embed_dim=192, num_heads=3, global_heads=(0, 1, 2, 3), paper_macs=1.4e9)
 SMALL = imagenet("glit-small", embed_dim=384, num_heads=6, global_heads=(0, 2, 4, 6), paper_macs=4.4e9)
 BASE = imagenet("glit-base", embed_dim=768, num_heads=12, global_heads=(0, 4, 8, 12), paper_macs=17.0e9)
+
+FITTED = "folder"
+"""The preset that `fit` makes of an image folder."""
+
+
+def fit(facts: FolderFacts) -> Config:
+    """Return settings that suit an image folder: its number of images, and their size.
+
+    The budget is a share of what the DeiT-shaped network costs.
+    """
+    large = facts.train >= 20_000
+    size = _fitting_size(facts)
+    patch_size = size // (14 if size == 224 else 8)
+    kernels = (17, 31, 45) if size == 224 else (5, 9, 17)
+    val_fraction = 0.2 if facts.train < 2_000 else 0.1
+    train = max(1, facts.train - round(val_fraction * facts.train))
+    batch_size = fitting_batch_size(train)
+    model = Model(patch_size=patch_size, embed_dim=192 if large else 96, init_std=0.05)
+    space = SpaceAxes(blocks=12 if large else 6, kernel_size=kernels, held_kernel_size=kernels[1])
+    augment = Augmentation(pad_crop=max(1, size // 8), flip=True)
+    config = Config(
+        preset=FITTED,
+        data=Data(image_size=size, val_fraction=val_fraction),
+        model=model,
+        space=space,
+        supernet=SupernetTraining(
+            optimizer="adamw",
+            epochs=fitting_epochs(train, batch_size, 3000),
+            batch_size=batch_size,
+            lr=2e-3,
+            weight_decay=0.05,
+            warmup_epochs=2,
+            clip_norm=1.0,
+            augment=augment,
+        ),
+        search=Search(
+            population=20,
+            generations=6,
+            parents=8,
+            top_k=2,
+            recalibration_batches=max(1, min(20, train // batch_size)),
+            recalibration_batch_size=batch_size,
+        ),
+        retrain=Retraining(
+            epochs=fitting_epochs(train, batch_size, 3000),
+            batch_size=batch_size,
+            lr=1e-3,
+            warmup_epochs=2,
+            drop_path=0.0,
+            mixup=0.8 if large else 0.0,
+            cutmix=1.0 if large else 0.0,
+            augment=augment.model_copy(update={"erase": 0.25}),
+        ),
+    )
+    deit = Macs(config.frame(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
+    budget = Budgets(heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit))
+    return config.model_copy(update={"budget": budget})
+
+
+def _fitting_size(facts: FolderFacts) -> int:
+    """Return the size that images are read at: no larger than they are, and than so few can be learned from."""
+    affordable = 64 if facts.train < 5_000 else 128 if facts.train < 100_000 else 224
+    sizes = [size for size in (32, 64, 128, 224) if size <= max(32, facts.shorter_side)]
+    return max(size for size in sizes if size <= affordable)
+
 
 PRESETS = {config.preset: config for config in (DIGITS, CIFAR10, TINY, SMALL, BASE)}

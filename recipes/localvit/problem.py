@@ -5,7 +5,7 @@ from typing import Any
 
 from nasx import Arch
 from nasx.pipeline.images import ImageTask
-from nasx.pipeline.plan import final_stages, level_stages
+from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
 from nasx.pipeline.stages import Pick, RunStage, Searched
