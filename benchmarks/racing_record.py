@@ -20,9 +20,9 @@ from nasx.pipeline.config import Augmentation
 from nasx.pipeline.images import ImageSource, ImageTask, load_images
 from nasx.search import Evolution
 from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded, train_supernet, use_threads
-from recipes.glit.config import CIFAR10, Config, Model, SpaceAxes
+from recipes.glit.config import CIFAR10, Config, Model
 from recipes.glit.cost import Macs
-from recipes.glit.space import table2
+from recipes.glit.space import SpaceAxes, table2
 from recipes.glit.supernet import supernet as make_supernet
 
 Bools = npt.NDArray[np.bool_]

@@ -102,7 +102,8 @@ class TrainBatches:
         self._mix = _mixing(mixup, cutmix, label_smoothing, classes, self._mix_group)
         share = batch_size // world
         own = torch.arange(rank * share, (rank + 1) * share)
-        self._groups = [(int(group), own[own // self._mix_group == group]) for group in (own // self._mix_group).unique()]
+        numbers = own // self._mix_group
+        self._groups = [(group, own[numbers == group]) for group in sorted(set(numbers.tolist()))]
         self._rows = torch.cat([self._with_partners(group, rows) for group, rows in self._groups])
         self._repeats = repeats
         self._workers = _useful_workers(images, workers, views=augment.of_photos)
@@ -132,7 +133,9 @@ class TrainBatches:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         order = _epoch_order(len(self._images), self._seed, epoch)
         group, within = np.divmod(self._rows.numpy(), self._mix_group)
-        spread = within * (self._batch_size // self._mix_group) + group  # neighbours, so copies too, in different groups
+        spread = (
+            within * (self._batch_size // self._mix_group) + group
+        )  # neighbours, so copies too, in different groups
         places, copies = np.divmod(step_of_epoch * self._batch_size + spread, self._repeats)
         return order[places], copies
 

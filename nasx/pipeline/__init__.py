@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from nasx.pipeline.machine import Machine
     from nasx.pipeline.outcome import report
     from nasx.pipeline.problem import Baseline, Problem
-    from nasx.pipeline.runner import Found, FrontNetwork, run
     from nasx.pipeline.run_status import RunStatus, status
+    from nasx.pipeline.runner import Found, FrontNetwork, run
     from nasx.pipeline.task import Task
 
 __all__ = [

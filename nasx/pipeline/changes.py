@@ -75,8 +75,8 @@ def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Seque
     before = _read(directory / RUN)["config"]
     different = list(_differences(before, asked, changeable))
     return (
-        f"the run in {directory} was started with {'; '.join(different) or 'other settings'}; continue it with the same, "
-        "or choose another run directory"
+        f"the run in {directory} was started with {'; '.join(different) or 'other settings'}; continue it with the "
+        "same, or choose another run directory"
     )
 
 

@@ -9,19 +9,18 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
     from nasx.pipeline.runner import Found
+
+Result = TypeVar("Result")
 
 FOLDER = "folder"
 """The preset that fits itself to an image folder."""
@@ -58,7 +57,9 @@ class CommandLine:
         plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
         plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
         plan.add_argument("--no-timing", action="store_true", help="leave out the seconds of real steps")
-        trust = self.configured("trust", self._trust, "find out how far a supernet's ranking of networks can be trusted")
+        trust = self.configured(
+            "trust", self._trust, "find out how far a supernet's ranking of networks can be trusted"
+        )
         trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
         trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
         status = self.add("status", self._status, "show how far a run is; safe while it works")
@@ -176,10 +177,7 @@ class CommandLine:
         """Run a problem and return what was found, None where it was interrupted; BadInput says what ended it."""
         from nasx.pipeline.runner import run
 
-        found = None
-        with translated(f"this run in {directory}"):
-            found = run(problem, directory, recorded=recorded)
-        return found
+        return attempt(lambda: run(problem, directory, recorded=recorded), f"this run in {directory}")
 
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
@@ -270,9 +268,12 @@ class CommandLine:
         if not problem.stages():
             raise BadInput("this run trains no supernet, so there is no ranking to judge; choose another method")
         directory = options.run_dir or Path("runs") / f"{self.run_name(config, options.data)}-trust{options.n}"
-        finished = None
-        with translated(f"this run in {directory}"), joined_group() as (group, machine):
-            finished = run_stages(problem, directory, machine=machine, group=group)
+
+        def judge() -> Any:
+            with joined_group() as (group, machine):
+                return run_stages(problem, directory, machine=machine, group=group)
+
+        finished = attempt(judge, f"this run in {directory}")
         if finished is None:
             return INTERRUPTED
         if not is_first():
@@ -322,9 +323,11 @@ class CommandLine:
             return recipe.fit(folder_facts(options.data.resolve()))
 
 
-@contextmanager
-def translated(where: str) -> "Iterator[None]":
-    """Turn what ends a run into a message and a status: BadInput, or a word where the same command goes on."""
+def attempt(work: Callable[[], Result], where: str) -> Result | None:
+    """Return what some work returns; None, after a word, where it was interrupted and the same command goes on.
+
+    What else can end a run becomes BadInput. `where` is what messages call the run.
+    """
     from rich.console import Console
 
     from nasx.data import BrokenImageError, WorkerDied
@@ -333,7 +336,7 @@ def translated(where: str) -> "Iterator[None]":
 
     errors = Console(stderr=True)
     try:
-        yield
+        return work()
     except Interrupted:
         if is_first():
             errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
@@ -347,10 +350,11 @@ def translated(where: str) -> "Iterator[None]":
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         errors.print(f"{error}; make room, and the same command continues {where}", soft_wrap=True)
+    return None
 
 
 def up_to_trust(stages: Sequence[Any]) -> Callable[[Any], list[Any]]:
-    """Return the stages without what no ranking waits for; what a later level needs of an earlier one, its winner, stays."""
+    """Return the stages up to the last ranking; the winner of an earlier level stays, for a later one needs it."""
     judging = [number for number, stage in enumerate(stages) if stage.kind == "trust"]
     kept = list(stages[: judging[-1] + 1]) if judging else []
     return lambda problem: kept

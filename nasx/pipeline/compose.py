@@ -53,7 +53,9 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick]) -> list[RunSt
     drawn = problem.random_archs(max(config.search.top_k, config.retrain.start) if halving else config.search.top_k)
     picks = dict(found)
     if halving:  # random networks are halved as the searched ones are
-        stages: list[RunStage] = [RetrainStage("baselines", archs=tuple(baselines), ranks=(0,) * len(baselines), halving=False)]
+        stages: list[RunStage] = [
+            RetrainStage("baselines", archs=tuple(baselines), ranks=(0,) * len(baselines), halving=False)
+        ]
         stages = [*(stages if baselines else ()), RetrainStage("random", archs=tuple(drawn))]
         random_stage, random_ones = "random", None
     else:

@@ -84,7 +84,7 @@ def alone(recipe: Recipe, config: Any, task: Any, arch: Arch) -> ViTProblem[Any]
 
 
 def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
-    """Return the network that a finished run found or trained; CorruptWeights where its file is not what was written."""
+    """Return the network that a finished run found or trained; CorruptWeights where its file was damaged."""
     problem = problem_of_run(recipe, run)
     winner = run.winner
     weights = read_weights(run.weights, winner["sha256"])
@@ -135,7 +135,7 @@ def from_file(recipe: Recipe, path: Path) -> ExportedModel:
 
 
 def with_weights(network: nn.Module, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Return a network with weights from outside, in evaluation mode; a ValueError names the first that does not fit."""
+    """Return a network with weights from outside, in evaluation mode; a ValueError names one that does not fit."""
     state = network.state_dict()
     for name in ("head.weight", "fc.weight"):
         if name in state and name in weights and len(weights[name]) != num_classes:
@@ -167,9 +167,7 @@ def write_safetensors(model: ExportedModel, directory: Path, *, force: bool = Fa
     return [directory / WEIGHTS, *_write_beside(model, directory, WEIGHTS)]
 
 
-def write_onnx(
-    model: ExportedModel, directory: Path, *, force: bool = False, tolerance: float = 1e-4
-) -> list[Path]:
+def write_onnx(model: ExportedModel, directory: Path, *, force: bool = False, tolerance: float = 1e-4) -> list[Path]:
     """Write an ONNX file with a batch of any size, architecture and model card, and return the files.
 
     What onnxruntime computes of two batches is compared first: a difference above `tolerance`, relative to the

@@ -1,7 +1,7 @@
 """The classification of images: the embedded digits, or a folder in ImageNet's layout, with augmentation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -148,7 +148,7 @@ class ImageSource:
     data: Data
     seed: int
     path: Path | None = None
-    machine: Machine = Machine()
+    machine: Machine = field(default_factory=Machine)
 
 
 _loaded: dict[ImageSource, ImageTask] = {}
@@ -260,7 +260,7 @@ def held_out_images(
     classes: Sequence[str] | None = None,
     max_bytes: int = 4 << 30,
 ) -> HeldOutImages:
-    """Return the test images of the digits or of a folder, of which nothing but names of classes is read of `train/`."""
+    """Return the test images of the digits or of a folder; of `train/`, only the names of classes are read."""
     if data.source == "digits" and path is None:
         digits = load_digits(seed=0)
         if (digits.image_size, digits.channels) != (image_size, channels):

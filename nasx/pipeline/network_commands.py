@@ -48,10 +48,14 @@ class NetworkCommands:
         sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
 
         sub = line.add("import-official", self.import_official, "read published weights")
-        sub.add_argument("file", type=Path, metavar="FILE", help="a torch checkpoint or safetensors; nothing in it is run")
+        sub.add_argument(
+            "file", type=Path, metavar="FILE", help="a torch checkpoint or safetensors; nothing in it is run"
+        )
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights and model card go")
         sub.add_argument("--classes", type=int, help="another number of classes: a new head")
-        sub.add_argument("--image-size", type=int, metavar="PIXELS", help="another image size: positions are interpolated")
+        sub.add_argument(
+            "--image-size", type=int, metavar="PIXELS", help="another image size: positions are interpolated"
+        )
         sub.add_argument("--heads", type=int, help="attention heads, where the file does not say")
         sub.add_argument("--arch", help="the network to take of a supernet: an arch.json")
         sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1 (default: ImageNet's)")
@@ -83,7 +87,9 @@ class NetworkCommands:
         sub.add_argument(
             "--preset", help="the preset whose space and frame it has (default: that of the network's size)"
         )
-        sub.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it"
+        )
 
     def describe(self, options: argparse.Namespace) -> int:
         """Show a network block by block, with its costs."""
@@ -209,7 +215,7 @@ class NetworkCommands:
                 recipe=recipe.name,
                 network=imported.network,
                 arch=imported.arch,
-                frame=asdict(imported.frame),  # type: ignore[call-overload]
+                frame=asdict(imported.frame),
                 classes=imported.frame.num_classes,
                 mean=options.mean or IMAGENET_MEAN,
                 std=options.std or IMAGENET_STD,
@@ -264,7 +270,9 @@ class NetworkCommands:
         passed = all(check.passed is not False for check in checks)
         told = f"weights of the supernet {stage}" if weights else "fresh weights"
         if options.json:
-            rows = [{"name": c.name, "passed": c.passed, "difference": c.difference, "detail": c.detail} for c in checks]
+            rows = [
+                {"name": c.name, "passed": c.passed, "difference": c.difference, "detail": c.detail} for c in checks
+            ]
             print_json({"passed": passed, "weights": told, "checks": rows})
         else:
             print(f"{told}, {len(arch.parts('block'))} blocks, {frame.image_size} pixels")
@@ -459,8 +467,8 @@ def check_classes(model: "ExportedModel", classes: tuple[str, ...]) -> None:
     """Refuse data with other classes than a network was trained for."""
     if model.num_classes != len(classes):
         raise ValueError(
-            f"the network tells {model.num_classes} classes apart, but the data have {len(classes)}; give the data that "
-            "it was trained for"
+            f"the network tells {model.num_classes} classes apart, but the data have {len(classes)}; give the data "
+            "that it was trained for"
         )
     if isinstance(model.classes, tuple) and model.classes != classes:
         ours, other = next((a, b) for a, b in zip(model.classes, classes, strict=True) if a != b)
@@ -471,4 +479,6 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"numbers with commas between, such as 0.5,0.5,0.5, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"numbers with commas between, such as 0.5,0.5,0.5, but got {text!r}"
+        ) from None

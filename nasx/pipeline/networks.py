@@ -5,7 +5,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -324,6 +324,6 @@ def _remove_checkpoints(job: NetworkJob, group: Group) -> None:
 
 
 def merit(network: Mapping[str, Any]) -> tuple[float, float]:
-    """Return what decides between networks: the score, and between equal ones, which few samples often give, the loss."""
+    """Return what decides between networks: the score, and between equal scores the loss."""
     loss = network["val_loss"]
     return network["val_score"], -math.inf if loss is None else -loss

@@ -16,9 +16,9 @@ from nasx.arch import Arch
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem, repeated_parts
+from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
-from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.report import BlockDrawing, NetworkRow, Report, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state
@@ -104,7 +104,9 @@ def write_reports(directory: Path, run: "FinishedRun") -> Path:
 
     report = report_of(run)
     save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
-    save_svg(accuracy_over_cost(report.searches, report.networks, metric=report.metric), directory / "accuracy_over_macs.svg")
+    save_svg(
+        accuracy_over_cost(report.searches, report.networks, metric=report.metric), directory / "accuracy_over_macs.svg"
+    )
     write_report(directory / "report.html", report)
     return directory / "report.html"
 
@@ -164,7 +166,10 @@ def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
     results = {record["stage"]: record["result"] for record in records}
     stages = read_stages(directory)
     last = [stage for stage in stages if stage.kind == "evaluation"][-1]
-    for key, ordered in (("networks", results[last.name]["networks"]), ("stages", results)):  # the file's keys are sorted
+    for key, ordered in (
+        ("networks", results[last.name]["networks"]),
+        ("stages", results),
+    ):  # the file's keys are sorted
         summary[key] = {name: summary[key][name] for name in ordered if name in summary[key]}
     return FinishedRun(
         directory=directory,
@@ -209,7 +214,9 @@ def report_of(run: FinishedRun) -> Report:
 
 def stage_reports(stages: Sequence[RecordedStage], results: Mapping[str, Any]) -> dict[str, StageReport]:
     """Return what reports show of each stage that is finished."""
-    return {stage.name: REPORTS[stage.kind](stage.name, results[stage.name]) for stage in stages if stage.name in results}
+    return {
+        stage.name: REPORTS[stage.kind](stage.name, results[stage.name]) for stage in stages if stage.name in results
+    }
 
 
 def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:

@@ -98,7 +98,9 @@ class Problem(Generic[Configured]):
         self.inside = space.within(*self.budgets) if self.budgets else space
         self._supernet, self._macs, self._params = supernet, macs, params
         self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
-        self._teachers = {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
+        self._teachers = (
+            {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
+        )
         self._open_teacher, self._check = open_teacher, check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
         self.config: Configured = settle(config, task, self)
@@ -146,7 +148,8 @@ class Problem(Generic[Configured]):
 
     def maker(self, drop_path: float) -> Make:
         """Return the builder with a rate of stochastic depth."""
-        return partial(self.make, drop_path=drop_path) if self.takes_drop_path else self.make
+        make: Any = self.make
+        return partial(make, drop_path=drop_path) if self.takes_drop_path else self.make
 
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
@@ -238,7 +241,10 @@ class Problem(Generic[Configured]):
             tensors = len(network.state_dict())
             parameters = sum(parameter.numel() for parameter in network.parameters())
         return {
-            "space": {"size": str(self.space.size), "sha256": hashlib.sha256(self.space.to_json().encode()).hexdigest()},
+            "space": {
+                "size": str(self.space.size),
+                "sha256": hashlib.sha256(self.space.to_json().encode()).hexdigest(),
+            },
             "budget": {"bounds": [str(budget) for budget in self.inside.budgets], "costs": costs},
             "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
             "loss": self.task.loss_name,
@@ -295,7 +301,9 @@ class Problem(Generic[Configured]):
         task = self.task
         with torch.random.fork_rng(devices=[]):
             network = self.make(arch)
-        batch = next(iter(task.eval_batches("val", min(8, task.counts["val"]), indices=np.arange(min(8, task.counts["val"])))))
+        batch = next(
+            iter(task.eval_batches("val", min(8, task.counts["val"]), indices=np.arange(min(8, task.counts["val"]))))
+        )
         evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
         batch_size(task.unpack(batch).targets)
 

@@ -28,8 +28,8 @@ from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.ranks import execute
-from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.run_status import write_stages
+from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
@@ -111,9 +111,9 @@ def run(
     network = load_weights(problem.make(arch), weights).eval()
     networks = tuple(
         FrontNetwork(
-            problem.space.canonical(row["arch"]),
-            *(row[key] for key in ("params", "macs", "val_score", "test_score")),
-            directory / row["weights"],
+            arch=problem.space.canonical(row["arch"]),
+            weights=directory / row["weights"],
+            **{key: row[key] for key in ("params", "macs", "val_score", "test_score")},
         )
         for row in front
     )
@@ -150,8 +150,8 @@ def run_stages(
         check_stages(problem, machine)
         if problem.config.supernet.batch_size % group.size:
             raise ValueError(
-                f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} processes; "
-                "choose a multiple"
+                f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
+                "processes; choose a multiple"
             )
         opened = _opened(problem, directory, stages, group, recorded or {})
     except (ConfigChanged, RunLocked):

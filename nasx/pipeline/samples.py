@@ -35,7 +35,9 @@ class Samples(Protocol):
 class Steps(Protocol):
     """Training batches by step."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps an epoch has."""
 
     def steps(self, start: int, stop: int) -> Iterator[Any]:
         """Yield the batches of steps start to stop - 1."""
@@ -175,4 +177,3 @@ def _update(digest: "hashlib._Hash", value: Any) -> None:
     else:
         digest.update(type(value).__qualname__.encode())
     digest.update(b"\n")
-

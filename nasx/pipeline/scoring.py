@@ -72,7 +72,7 @@ class Scoring:
     def score_all(
         self, archs: Sequence[Arch], on_progress: Callable[[float], object] = lambda share: None
     ) -> dict[Arch, float]:
-        """Return the scores of architectures on all validation samples; `on_progress` is told the share that is done."""
+        """Return the scores of architectures on all validation samples; `on_progress` is called with the share done."""
         group, journal = self.context.group, self.context.stage.journal
         found: dict[Arch, float] = {}
         for first in range(0, len(archs), group.size):
@@ -87,8 +87,8 @@ class Scoring:
                     journal.append({"index": index, "score": self._scores[index]})
             self._count(len(few), len(few) * self.validation)
             for index, arch in few.items():
-                score = self._scores[index]
-                found[arch] = math.nan if score is None else score
+                known = self._scores[index]
+                found[arch] = math.nan if known is None else known
             on_progress(len(found) / len(archs))
         return found
 

@@ -60,7 +60,9 @@ def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: i
         return searcher
     made: AskTell = method(archs, seed=seed)
     if missing := [name for name in SEARCHER_NAMES if not hasattr(made, name)]:
-        raise ValueError(f"search.method made a {type(made).__name__}, which has no `{missing[0]}`; see SearcherContract")
+        raise ValueError(
+            f"search.method made a {type(made).__name__}, which has no `{missing[0]}`; see SearcherContract"
+        )
     return made
 
 

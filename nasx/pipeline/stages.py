@@ -9,14 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from nasx.arch import Arch
 from nasx.nn import SupernetLike
-from nasx.pipeline.config import Retraining, Training
+from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import CorruptWeights, Diverged
 from nasx.pipeline.estimate import Measure, StageEstimate
@@ -34,7 +34,6 @@ from nasx.pipeline.networks import (
     write_weights,
 )
 from nasx.pipeline.paths import supernet_paths
-from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import Scoring, kept
 from nasx.pipeline.searchers import best_of, front_of, make_searcher, spread_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
@@ -315,7 +314,9 @@ class TrustStage(RunStage):
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
         chosen = spread(archs, problem.cost, config.n, context.seed)
         with use_threads(problem.config.threads):
-            scores = scoring.score_all(chosen, lambda share: context.show(share * len(chosen), len(chosen), of="scores"))
+            scores = scoring.score_all(
+                chosen, lambda share: context.show(share * len(chosen), len(chosen), of="scores")
+            )
         jobs = {
             number: NetworkJob(arch, problem.seed(f"network/{number % len(chosen)}/{number // len(chosen)}"), path)
             for number, arch in enumerate(chosen * config.seeds)
@@ -529,7 +530,9 @@ class EvaluationStage(RunStage):
     def inputs(self) -> tuple[str, ...]:
         """The stages that trained the networks."""
         refitted = () if self.refitted is None else (self.refitted,)
-        return tuple(dict.fromkeys((*picked_from(self.networks), *(stage for stage, _ in self.groups.values()), *refitted)))
+        return tuple(
+            dict.fromkeys((*picked_from(self.networks), *(stage for stage, _ in self.groups.values()), *refitted))
+        )
 
     def work(self, context: Context) -> Result:
         """Score the networks; each is read and scored once, however often it is named."""
@@ -570,7 +573,9 @@ class EvaluationStage(RunStage):
         if task.metric == "accuracy":
             result |= {"val_accuracy": network["val_score"], "test_accuracy": scored.score}
         kept = {"weights_kept": network["kept"]} if "kept" in network else {}
-        validation = Path(network["weights"]).with_name(network["val_scores"]).as_posix() if "val_scores" in network else None
+        validation = (
+            Path(network["weights"]).with_name(network["val_scores"]).as_posix() if "val_scores" in network else None
+        )
         return {
             **result,
             "arch": network["arch"],

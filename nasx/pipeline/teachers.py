@@ -41,9 +41,9 @@ class Renormalised(nn.Module):
 
 
 def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
-    """Return the network that `timm:NAME=WEIGHTS`, or the folder of a finished run or of an exported network, stands for.
+    """Return the network that a setting names: `timm:NAME=WEIGHTS`, or the folder of a run or of an exported network.
 
-    A folder holds `arch.json` and `model.safetensors` of the problem's own builder. Raises ValueError for anything else.
+    A folder holds `arch.json` and `model.safetensors` of the problem's own builder. Anything else is a ValueError.
     """
     if spec.startswith(TIMM):
         return timm_teacher(spec, problem)
@@ -85,7 +85,8 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
         raise ValueError(f"the weights in {file} do not fit timm's {name}: {told}") from error
     if not isinstance(task, ImageTask):
         return network.eval()
-    expected = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]  # type: ignore[index]
+    described: Any = network.pretrained_cfg
+    expected = tuple(described["mean"]), tuple(described["std"])
     if len(expected[0]) != task.dataset.channels:
         return network.eval()
     return Renormalised(network, task.statistics, expected).eval()

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ class LossTable:
         if step and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()[1:]
             kept += [line for line in lines if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) < step]
-        os.makedirs(self.path.parent, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
     def add(self, step: Step) -> None:
@@ -163,9 +162,7 @@ def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.o
     return nesterov_sgd(supernet, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay)
 
 
-def schedule_of(
-    optimizer: torch.optim.Optimizer, config: Training, steps: int, steps_per_epoch: int
-) -> LRScheduler:
+def schedule_of(optimizer: torch.optim.Optimizer, config: Training, steps: int, steps_per_epoch: int) -> LRScheduler:
     """Return the schedule that a configuration asks for."""
     return cosine_schedule(
         optimizer,

@@ -350,10 +350,10 @@ def _in_order(search: SearchHistory) -> tuple[list[float], list[float], list[flo
     scores: list[float] = []
     best: list[float] = []
     for generation, values in members.items():
-        for k, score in enumerate(values):
+        for k, value in enumerate(values):
             places.append(generation + 0.8 * ((k + 0.5) / len(values) - 0.5))
-            scores.append(score)
-            best.append(max(score, best[-1]) if best else score)
+            scores.append(value)
+            best.append(max(value, best[-1]) if best else value)
     return places, scores, best
 
 

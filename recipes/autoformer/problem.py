@@ -8,8 +8,8 @@ from torch import nn
 
 from nasx import Arch, Space
 from nasx.nn import Supernet
-from nasx.pipeline.images import ImageTask
 from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
 from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched

@@ -19,7 +19,7 @@ from rich.table import Table as ConsoleTable
 
 from nasx import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
-from nasx.pipeline.commands import CommandLine, translated
+from nasx.pipeline.commands import CommandLine, attempt
 from nasx.pipeline.images import ImageSource, ImageTask, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.progress import Progress, bars, silent
@@ -30,6 +30,7 @@ from nasx.report import NetworkRow, percent, si
 from nasx.run import write_json
 from recipes.glit.config import Config
 from recipes.glit.cost import PaperMacs
+from recipes.glit.model import Frame
 from recipes.glit.problem import glit_problem, hierarchical_stages, joint_stages, levels_of, random_stage
 from recipes.glit.space import same_heads
 
@@ -322,9 +323,7 @@ def _problems(
     return problems
 
 
-def _run(
-    row: Row, problem: ViTProblem[Config], directory: Path, machine: Machine, show: Progress
-) -> dict[str, Any]:
+def _run(row: Row, problem: ViTProblem[Config], directory: Path, machine: Machine, show: Progress) -> dict[str, Any]:
     def show_row(description: str, done: float, total: float, note: str = "") -> None:
         show(f"{row.run} seed {problem.config.seed}: {description}", done, total, note)
 
@@ -332,6 +331,7 @@ def _run(
     network = found.tests[f"{row.tested}/test"]["winner"]
     kept = {key: network[key] for key in ("params", "macs", "val_accuracy", "test_accuracy", "arch")}
     seconds = sum(stage["seconds"] for stage in found.summary["stages"].values())
+    assert isinstance(problem.frame, Frame)
     by_paper = PaperMacs(problem.frame)(Arch(network["arch"]))
     return {"seconds": round(seconds, 2), "paper_macs": by_paper, **kept}
 
@@ -413,9 +413,12 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
         seeds = seeds_of(options.seeds) if options.seeds else (config.seed,)
         machine = Machine.from_environment()
         check(options.table, config, data, machine, seeds)
-    document: dict[str, Any] | None = None
-    with translated(f"the table in {run_dir}"), bars(errors) as show:
-        document = ablate(options.table, config, data, run_dir, machine, show, seeds)
+
+    def work() -> dict[str, Any]:
+        with bars(errors) as show:
+            return ablate(options.table, config, data, run_dir, machine, show, seeds)
+
+    document = attempt(work, f"the table in {run_dir}")
     if document is None:
         return INTERRUPTED
     if options.json:

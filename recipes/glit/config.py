@@ -269,7 +269,9 @@ def fit(facts: FolderFacts) -> Config:
         ),
     )
     deit = Macs(config.frame(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
-    budget = Budgets(heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit))
+    budget = Budgets(
+        heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit)
+    )
     return config.model_copy(update={"budget": budget})
 
 

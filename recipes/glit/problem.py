@@ -11,8 +11,8 @@ from nasx import Arch, Budget
 from nasx.completion import completable
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
-from nasx.pipeline.images import ImageTask
 from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched

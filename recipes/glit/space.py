@@ -10,7 +10,6 @@ from nasx.arch import Value
 from nasx.pipeline.config import Section
 from recipes.glit.variant import Locality
 
-
 Number = Annotated[int | float, Field(gt=0)]
 
 
@@ -18,9 +17,9 @@ class SpaceAxes(Section):
     """What each axis of a block offers, and the values that are held while an axis is not searched.
 
     The section `space` of the settings. `global_heads` counts the attention heads G of a block; the others are local.
-    `qkv_ratio` is d_k over the width of the heads, `mlp_ratio` is the paper's d_z, `expansion` E and `kernel_size` K are
-    those of convolution as locality. Where attention in windows is the locality (table 6), `window` in patches takes
-    their place, and `qkv_ratio` is that of all heads. Defaults are GLiT-Tiny's.
+    `qkv_ratio` is d_k over the width of the heads, `mlp_ratio` is the paper's d_z, `expansion` E and `kernel_size` K
+    are those of convolution as locality. Where attention in windows is the locality (table 6), `window` in patches
+    takes their place, and `qkv_ratio` is that of all heads. Defaults are GLiT-Tiny's.
     """
 
     blocks: PositiveInt = 12

@@ -32,7 +32,7 @@ def timm_arch_of(name: str) -> Arch | None:
         raise ValueError(f"timm has no network {network!r}{nearest(plain, timm.list_models())}")
     if dot:
         raise ValueError(
-            f"{name!r} names the weights {tag!r}, but networks are trained from fresh weights here; write {PREFIX}{plain}"
+            f"{name!r} names the weights {tag!r}, but networks are trained from fresh weights; write {PREFIX}{plain}"
         )
     return Arch({"timm": plain})
 

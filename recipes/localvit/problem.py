@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nasx import Arch
-from nasx.pipeline.images import ImageTask
 from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
 from nasx.pipeline.stages import Pick, RunStage, Searched
@@ -14,7 +14,7 @@ from nasx.report import BlockDrawing
 from recipes.localvit.config import PRESETS, Config
 from recipes.localvit.cost import Macs, Params
 from recipes.localvit.model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
-from recipes.localvit.official import load_localvit
+from recipes.localvit.official import infer_localvit, load_localvit
 from recipes.localvit.space import locality, variant
 from recipes.localvit.supernet import supernet
 
@@ -69,8 +69,9 @@ def drawings(arch: Arch) -> Sequence[BlockDrawing]:
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of LocalViT's published weights."""
-    network = load_localvit(state, num_heads=options.heads)
-    return Imported(network, network.arch, network.frame, ("Read from published weights of LocalViT.",))
+    frame, arch = infer_localvit(state, num_heads=options.heads)
+    remarks = ("Read from published weights of LocalViT.",)
+    return Imported(load_localvit(state, num_heads=options.heads), arch, frame, remarks)
 
 
 RECIPE = Recipe(
