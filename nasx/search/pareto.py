@@ -23,7 +23,7 @@ class ParetoSearch(Searcher):
     uniformly. The parents of each later one are the `population` survivors of all candidates so far, by non-dominated
     rank and then by crowding distance (sections III-A and III-B), and each parent wins a binary tournament on the
     two. A child crosses two parents with `crossover_probability`; otherwise it is a mutant of one, in which each gene
-    is drawn anew with `mutation_probability`. All children are inside the space's budgets by construction, and
+    is drawn again with `mutation_probability`. All children are inside the space's budgets by construction, and
     candidates that failed are never parents. `generations` counts the first.
     """
 

@@ -59,7 +59,7 @@ def test_failures_never_go_on_and_ties_go_to_the_first() -> None:
         ({"first_share": 0.0}, "first_share <= 1"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(settings: dict[str, float], message: str) -> None:
+def test_impossible_plans_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Halving(**({"candidates": 8, "keep": 2} | settings))  # type: ignore[arg-type]
 

@@ -135,7 +135,7 @@ def test_strata_keep_to_given_bounds() -> None:
         ({"bins": 2, "at_least": 30, "at_most": 20}, "no architecture costs 30 to 20"),
     ],
 )
-def test_strata_that_cannot_be_are_refused(arguments: dict[str, int], words: str) -> None:
+def test_impossible_strata_are_refused(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StratifiedPaths(SPACE, COST, seed=0, **arguments)
 
