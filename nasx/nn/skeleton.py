@@ -43,6 +43,7 @@ class _WithoutInit(TorchFunctionMode):
 
 
 _registering = threading.local()
+_building = threading.RLock()  # torch's table of hooks is one for all threads
 
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -59,14 +60,15 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
 
     A ValueError or TypeError of the builder comes with the architecture as a note.
     """
-    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
-    _registering.made = {}
-    try:
-        with torch.random.fork_rng(devices=[]), _WithoutInit():
-            return call_builder(make, arch)
-    finally:
-        _registering.made = None
-        hook.remove()
+    with _building:
+        hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+        _registering.made = {}
+        try:
+            with torch.random.fork_rng(devices=[]), _WithoutInit():
+                return call_builder(make, arch)
+        finally:
+            _registering.made = None
+            hook.remove()
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:

@@ -13,42 +13,37 @@ import pytest
 import torch
 
 from nasx import Arch
-from nasx.cli import apply_settings
 from nasx.data import load_digits
-from nasx.pipeline.problem import ImageTask, load_task
+from nasx.pipeline.images import ImageTask
 from nasx.pipeline.ranks import CopiedJournal
 from nasx.pipeline.scoring import Scoring
-from nasx.run import Interrupted, StageContext, StopFlag
+from nasx.pipeline.vit import ViTProblem
+from nasx.run import Interrupted
 from nasx.train import ALONE, Batches, Evaluation, evaluate
-from recipes.glit.config import DIGITS
-from recipes.glit.problem import GLiTProblem
+from recipes.glit.config import Config
+from recipes.glit.problem import glit_problem
+from tests.pipeline.problems import context_of, glit
 
-CONFIG = apply_settings(DIGITS, ["search.recalibration_batches=1"])
-PROBLEM = GLiTProblem(CONFIG, load_task(CONFIG, None))
+PROBLEM = glit(["search.recalibration_batches=1"])
+CONFIG = PROBLEM.config
 
 
 def scoring(
-    problem: GLiTProblem = PROBLEM, records: Sequence[Any] = (), stop: Any = None, group: Any = ALONE
+    problem: ViTProblem[Config] = PROBLEM, records: Sequence[Any] = (), stop: Any = None, group: Any = ALONE
 ) -> Scoring:
     torch.manual_seed(0)
-    supernet = problem.supernet(problem.joint.space)
-    context = StageContext(
-        name="joint/search",
-        inputs={},
-        directory=Path(),
-        run_directory=Path(),
-        journal=CopiedJournal(records),
-        stop=stop or StopFlag(),
-    )
-    return Scoring(problem, problem.joint.space, supernet, 1, context, group)
+    supernet = problem.supernet(problem.space)
+    journal = CopiedJournal(records)
+    context = context_of(problem, Path(), "joint/search", stop=stop, journal=journal, group=group)
+    return Scoring(context, problem.space, supernet)
 
 
 def with_memory_for(images: int) -> Callable[..., Evaluation]:
-    def limited(model: torch.nn.Module, batches: Batches) -> Evaluation:
+    def limited(model: torch.nn.Module, batches: Batches, **how: Any) -> Evaluation:
         found = list(batches)
         if max(len(labels) for _, labels in found) > images:
             raise torch.OutOfMemoryError("a small device")
-        return evaluate(model, found)
+        return evaluate(model, found, **how)
 
     return limited
 
@@ -56,7 +51,7 @@ def with_memory_for(images: int) -> Callable[..., Evaluation]:
 def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arch = PROBLEM.joint.sample(0)
+    arch = PROBLEM.inside.sample(0)
     score = scoring().score(arch).score
     monkeypatch.setattr("nasx.pipeline.scoring.evaluate", with_memory_for(70))
     with caplog.at_level(logging.WARNING):
@@ -68,49 +63,50 @@ def test_a_candidate_that_never_fits_has_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("nasx.pipeline.scoring.evaluate", with_memory_for(0))
-    assert math.isnan(scoring().score(PROBLEM.joint.sample(0)).score)
-    assert "even image by image" in caplog.text
+    assert math.isnan(scoring().score(PROBLEM.inside.sample(0)).score)
+    assert "even sample by sample" in caplog.text
 
 
 def test_a_candidate_whose_outputs_are_not_finite_has_failed() -> None:
     broken = scoring()
     with torch.no_grad():
         dict(broken.supernet.named_parameters())["head.weight"].fill_(math.nan)
-    assert math.isnan(broken.score(PROBLEM.joint.sample(0)).score)
+    assert math.isnan(broken.score(PROBLEM.inside.sample(0)).score)
 
 
 @pytest.fixture(scope="module")
-def large() -> GLiTProblem:
+def large() -> ViTProblem[Config]:
     """Return a problem with enough validation images to race: digits that only ever are evaluated."""
     digits = load_digits(seed=0, val_fraction=0.75)
     assert len(digits.val) >= 1_000
-    return GLiTProblem(CONFIG, ImageTask(CONFIG, None, digits))
+    return glit_problem(CONFIG, ImageTask(digits, CONFIG.data))
 
 
-ARCHS = PROBLEM.joint.sample(3, 12)
+ARCHS = PROBLEM.inside.sample(3, 12)
 
 
 @pytest.fixture(scope="module")
-def full(large: GLiTProblem) -> dict[Arch, float]:
+def full(large: ViTProblem[Config]) -> dict[Arch, float]:
     alone = scoring(large)
     return {arch: alone.score(arch).score for arch in ARCHS}
 
 
-def test_races_are_off_where_they_gain_nothing(large: GLiTProblem) -> None:
+def test_races_are_off_where_they_gain_nothing(large: ViTProblem[Config]) -> None:
     assert scoring(large).races
     assert not scoring().races
-    off = GLiTProblem(apply_settings(CONFIG, ["search.racing_error=0"]), large.task)
-    assert not scoring(off).races
+    for off in ({"racing_error": 0.0}, {"method": "pareto"}):
+        search = CONFIG.search.model_copy(update=off)
+        assert not scoring(glit_problem(CONFIG.model_copy(update={"search": search}), large.images)).races
 
 
-def test_a_race_scores_the_best_on_all_images(large: GLiTProblem, full: dict[Arch, float]) -> None:
+def test_a_race_scores_the_best_on_all_images(large: ViTProblem[Config], full: dict[Arch, float]) -> None:
     raced = scoring(large)
     shares: list[float] = []
     scores = raced.race_generation(ARCHS, 0, shares.append)
     best = sorted(scores, key=lambda arch: -scores[arch])[: CONFIG.search.parents]
     assert [scores[arch] for arch in best] == [full[arch] for arch in best]
     assert max(scores.values()) >= max(full.values()) - 0.001
-    images = len(large.task.dataset.val)
+    images = len(large.images.dataset.val)
     assert raced.validation_images < 12 * images
     assert raced.recalibration_images == 12 * CONFIG.search.recalibration_batch_size
     assert raced.error_probability == 0.05
@@ -132,27 +128,27 @@ class AfterSome:
 
 @pytest.mark.parametrize("evaluations", [0, 5, 14])
 def test_an_interrupted_race_goes_on_where_it_was(
-    large: GLiTProblem, evaluations: int, monkeypatch: pytest.MonkeyPatch
+    large: ViTProblem[Config], evaluations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = scoring(large)
     scores = whole.race_generation(ARCHS, 4)
     first = scoring(large, stop=AfterSome(evaluations))
     with pytest.raises(Interrupted):
         first.race_generation(ARCHS, 4)
-    journal = list(first.context.journal)
+    journal = list(first.context.stage.journal)
     assert len(journal) == evaluations
     done = 0
 
-    def counted(*arguments: Any) -> Evaluation:
+    def counted(*arguments: Any, **how: Any) -> Evaluation:
         nonlocal done
         done += 1
-        return evaluate(*arguments)
+        return evaluate(*arguments, **how)
 
     monkeypatch.setattr("nasx.pipeline.scoring.evaluate", counted)
     again = scoring(large, journal)
     assert again.race_generation(ARCHS, 4) == scores
-    assert list(again.context.journal) == list(whole.context.journal)
-    assert done == len(list(whole.context.journal)) - evaluations
+    assert list(again.context.stage.journal) == list(whole.context.stage.journal)
+    assert done == len(list(whole.context.stage.journal)) - evaluations
     assert again.validation_images == whole.validation_images
 
 
@@ -160,8 +156,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) 
     """Let candidates fail, by how many images they have seen before; return how many images each was evaluated on."""
     seen: dict[Arch, int] = dict.fromkeys(ARCHS, 0)
 
-    def evaluated(subnet: Any, batches: Batches) -> Evaluation:
-        scored = evaluate(subnet, batches)
+    def evaluated(subnet: Any, batches: Batches, **how: Any) -> Evaluation:
+        scored = evaluate(subnet, batches, **how)
         fails = when(subnet.arch, seen[subnet.arch])
         seen[subnet.arch] += scored.samples
         return replace(scored, loss=math.nan) if fails else scored
@@ -170,21 +166,21 @@ def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) 
     return seen
 
 
-def test_who_fails_in_a_race_scores_nan_and_is_left_alone(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_fails_in_a_race_scores_nan_and_is_left_alone(large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = failing(monkeypatch, lambda arch, before: arch in ARCHS[1:3])
     raced = scoring(large)
     scores = raced.race_generation(ARCHS, 0)
     assert {arch for arch, score in scores.items() if math.isnan(score)} == set(ARCHS[1:3])
-    told = [record for record in raced.context.journal if record["hits"] is None]
+    told = [record for record in raced.context.stage.journal if record["scores"] is None]
     assert len(told) == 2  # evaluated once, and never again
     assert raced.validation_images == sum(seen.values())
 
 
 def test_the_best_that_fails_at_the_last_look_spoils_no_other_score(
-    large: GLiTProblem, full: dict[Arch, float], monkeypatch: pytest.MonkeyPatch
+    large: ViTProblem[Config], full: dict[Arch, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = max(full, key=lambda arch: full[arch])
-    images = len(large.task.dataset.val)
+    images = len(large.images.dataset.val)
     seen = failing(monkeypatch, lambda arch, before: arch == best and before >= 0.8 * images - 1)
     raced = scoring(large)
     scores = raced.race_generation(ARCHS, 0)
@@ -197,12 +193,12 @@ def test_the_best_that_fails_at_the_last_look_spoils_no_other_score(
     assert raced.validation_images == sum(seen.values())
 
 
-def test_where_all_fail_nothing_is_evaluated_further(large: GLiTProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_all_fail_nothing_is_evaluated_further(large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = failing(monkeypatch, lambda arch, before: True)
     scores = scoring(large).race_generation(ARCHS, 0)
     assert all(map(math.isnan, scores.values()))
     assert len(set(seen.values())) == 1
-    assert seen[ARCHS[0]] <= 0.1 * len(large.task.dataset.val) + 1
+    assert seen[ARCHS[0]] <= 0.1 * len(large.images.dataset.val) + 1
 
 
 class Rank:
@@ -229,24 +225,24 @@ class Rank:
         return any(self.gather({self.rank: flag}).values())
 
 
-def test_the_number_of_ranks_changes_no_score(large: GLiTProblem) -> None:
+def test_the_number_of_ranks_changes_no_score(large: ViTProblem[Config]) -> None:
     alone = scoring(large)
     scores = alone.race_generation(ARCHS, 2)
     ranks = [scoring(large, group=Rank(rank)) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
         raced = list(pool.map(lambda rank: rank.race_generation(ARCHS, 2), ranks))
     assert raced == [scores, scores]
-    assert list(ranks[0].context.journal) == list(ranks[1].context.journal)
-    assert sorted(map(str, ranks[0].context.journal)) == sorted(map(str, alone.context.journal))
+    assert list(ranks[0].context.stage.journal) == list(ranks[1].context.stage.journal)
+    assert sorted(map(str, ranks[0].context.stage.journal)) == sorted(map(str, alone.context.stage.journal))
 
 
-def test_all_ranks_stop_where_one_is_asked_to(large: GLiTProblem) -> None:
+def test_all_ranks_stop_where_one_is_asked_to(large: ViTProblem[Config]) -> None:
     ranks = [scoring(large, group=Rank(0), stop=AfterSome(3)), scoring(large, group=Rank(1))]
 
     def stopped(rank: Scoring) -> list[Any]:
         with pytest.raises(Interrupted):
             rank.race_generation(ARCHS, 2)
-        return list(rank.context.journal)
+        return list(rank.context.stage.journal)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(stopped, ranks)
