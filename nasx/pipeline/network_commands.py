@@ -125,10 +125,12 @@ class NetworkCommands:
         from nasx.pipeline.exported import alone
         from nasx.report import percent
 
+        if getattr(options, "method", None) is not None:
+            raise BadInput("one network is trained and nothing is searched, so --method has no effect; remove --method")
         recipe = self.line.recipe()
         config = self.line.config(options)
         with bad_input():
-            arch, _ = self._arch(options.arch)
+            arch, preset = self._arch(options.arch)
         # what a search alone would need is no part of this, and may not refuse it
         config = apply_settings(
             config,
@@ -142,7 +144,11 @@ class NetworkCommands:
 
         def stated(config: Any, task: "ImageTask") -> "Problem[Any]":
             problem = alone(recipe, config, task, arch)
-            problem.space.canonical(arch)
+            try:
+                problem.space.canonical(arch)
+            except ValueError as error:
+                fitting = f"; {options.arch} belongs to --preset {preset}" if preset else ""
+                raise ValueError(f"{error}{fitting}") from error
             return problem
 
         problem = self.line.problem(options, config, stated)

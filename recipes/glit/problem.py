@@ -6,11 +6,13 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from nasx import Arch, Budget
 from nasx.completion import completable
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
+from nasx.nn import ImageFrame
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
@@ -25,7 +27,6 @@ from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
 from recipes.glit.picture import block_drawings
 from recipes.glit.space import Axes, details_space, heads_space, reduced, same_heads, table2
 from recipes.glit.supernet import supernet
-from recipes.glit.timm_problem import timm_arch_of, timm_problem
 from recipes.glit.variant import Variant
 
 
@@ -142,9 +143,20 @@ def check_blocks(frame: Frame, axes: Axes) -> None:
             build_in(frame, block)
 
 
-def frame_of(settings: Mapping[str, Any]) -> Frame:
-    """Return the frame that exported settings describe."""
+def frame_of(settings: Mapping[str, Any]) -> ImageFrame:
+    """Return the frame that exported settings describe; that of a network of timm says sizes, channels, classes."""
+    if "variant" not in settings:
+        return ImageFrame(**settings)
     return Frame(**{**settings, "variant": Variant(**settings["variant"])})
+
+
+def build(frame: Any, arch: Arch) -> nn.Module:
+    """Return an untrained network in a frame: a global-local one, or timm's."""
+    if "timm" not in arch:
+        return build_in(frame, arch)
+    from recipes.glit import timm_problem
+
+    return timm_problem.build_in(frame, arch)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
@@ -164,6 +176,24 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     return Imported(network, arch, network.frame, tuple(remarks))
 
 
+def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
+    """Return the training of a network outside the space, which is one of timm's; None for others."""
+    if "timm" not in arch:
+        return None
+    from recipes.glit.timm_problem import timm_problem  # timm takes its time to import
+
+    return timm_problem(config, task, arch)
+
+
+def foreign(name: str) -> Arch | None:
+    """Return the architecture that `timm:NAME` stands for, None for other names."""
+    if not name.startswith("timm:"):
+        return None
+    from recipes.glit.timm_problem import timm_arch
+
+    return timm_arch(name)
+
+
 RECIPE = Recipe(
     name="glit",
     title="GLiT",
@@ -171,7 +201,7 @@ RECIPE = Recipe(
     default_preset=TINY.preset,
     problem=glit_problem,
     frame=frame_of,
-    build=build_in,
+    build=build,
     read_official=read_official,
     known={
         "glit-tiny": KnownNetwork(GLIT_TINY, "glit-tiny"),
@@ -180,8 +210,8 @@ RECIPE = Recipe(
         "deit-base": KnownNetwork(DEIT_BASE, "glit-base"),
     },
     fit=fit,
-    alone=timm_problem,
-    foreign=timm_arch_of,
+    alone=alone,
+    foreign=foreign,
     free=(
         "method=random",
         "budget.heads_at_most=null",

@@ -22,10 +22,8 @@ from recipes.glit.config import Config
 PREFIX = "timm:"
 
 
-def timm_arch_of(name: str) -> Arch | None:
-    """Return the architecture that stands for `timm:NAME`, None for other names; a ValueError names the nearest."""
-    if not name.startswith(PREFIX):
-        return None
+def timm_arch(name: str) -> Arch:
+    """Return the architecture that stands for `timm:NAME`; an unknown name is a ValueError with the nearest."""
     network = name.removeprefix(PREFIX)
     plain, dot, tag = network.partition(".")
     if not timm.is_model(plain):
@@ -62,10 +60,8 @@ def build_in(frame: ImageFrame, arch: Arch, *, drop_path: float = 0.0, init_std:
     )
 
 
-def timm_problem(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
-    """Return the training of one network of timm, None for other architectures."""
-    if "timm" not in arch:
-        return None
+def timm_problem(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config]:
+    """Return the training of one network of timm."""
     data = task.dataset
     frame = ImageFrame(
         image_size=data.image_size, patch_size=1, in_channels=data.channels, num_classes=len(data.classes)

@@ -91,7 +91,7 @@ def test_any_number_of_ranks_gives_the_same_search_from_the_same_supernet(tmp_pa
     two, one_rank = finish(start(2, directory)), finish(start(1, copy))
     assert two["networks"] == one_rank["networks"]
     scores = [
-        {(r["record"]["index"], r["record"]["accuracy"]) for r in journal(d, "joint/search")} for d in (directory, copy)
+        {(r["record"]["index"], r["record"]["score"]) for r in journal(d, "joint/search")} for d in (directory, copy)
     ]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 8
@@ -125,7 +125,7 @@ def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
     process = start(2, tmp_path / "run", "--set", "supernet.batch_size=63")
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert re.search(r"batch_size 63 does not divide among 2 processes", err)
+    assert re.search(r"supernet.batch_size 63 does not divide among 2 processes", err)
     assert not (tmp_path / "run").exists()
 
 
