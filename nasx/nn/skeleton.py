@@ -6,9 +6,9 @@ computed (rotary tables, indices of relative positions) and belong to the networ
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from nasx.arch import Arch
+from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
 
 Make = Callable[[Arch], nn.Module]
@@ -92,9 +92,11 @@ class TensorInfo:
     owner: type[nn.Module]
     trained: bool
     """Whether it is a parameter that gradients are wanted for."""
-    is_buffer: bool
     tied_to: str
     """The first name of the same tensor: its own, where it has no other."""
+    is_buffer: bool = False
+    start: Value | None = None
+    """The number that a buffer holds everywhere when it is made, or None where it was computed."""
 
     @property
     def kind(self) -> str:
@@ -110,25 +112,27 @@ class Blueprint:
     tensors: dict[str, TensorInfo]
     containers: dict[str, int]
 
+    def without(self, names: Collection[str]) -> "Blueprint":
+        """Return the blueprint without some of its tensors."""
+        return replace(self, tensors={name: info for name, info in self.tensors.items() if name not in names})
 
-def blueprint(network: nn.Module, arch: Arch, *, state: "StateBuffers") -> Blueprint:
-    """Return the blueprint of a skeleton."""
+
+def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
+    """Return the blueprint of a skeleton, with the buffers that its state dict has."""
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
         dotted = f"{prefix}." if prefix else ""
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
-                name = dotted + leaf
+                name, shape = dotted + leaf, tuple(parameter.shape)
                 tied = first_names.setdefault(id(parameter), name)
-                tensors[name] = TensorInfo(
-                    tuple(parameter.shape), parameter.dtype, type(module), parameter.requires_grad, False, tied
-                )
+                tensors[name] = TensorInfo(shape, parameter.dtype, type(module), parameter.requires_grad, tied)
         for leaf, buffer in module._buffers.items():
-            if buffer is not None and state(module, leaf, buffer):
-                name = dotted + leaf
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:
+                name, shape = dotted + leaf, tuple(buffer.shape)
                 tied = first_names.setdefault(id(buffer), name)
-                tensors[name] = TensorInfo(tuple(buffer.shape), buffer.dtype, type(module), False, True, tied)
+                tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(buffer))
     containers = {
         name: len(module)
         for name, module in network.named_modules()
@@ -137,17 +141,24 @@ def blueprint(network: nn.Module, arch: Arch, *, state: "StateBuffers") -> Bluep
     return Blueprint(arch, tensors, containers)
 
 
-StateBuffers = Callable[[nn.Module, str, Tensor], bool]
+def _start(buffer: Tensor) -> Value | None:
+    if buffer.is_meta or buffer.is_complex() or not buffer.numel():
+        return None
+    first: Value = buffer.reshape(-1)[0].item()
+    return first if bool((buffer == first).all()) else None
 
 
-def is_state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
-    """Return whether a fresh module's buffer is state that training changes, and not a table that was computed.
+def computed_buffers(prints: Iterable[Blueprint]) -> set[str]:
+    """Return the names of buffers that are no state which training changes, but tables that the builder computes.
 
-    State, such as BatchNorm's statistics, is kept in state dicts and starts from one number everywhere.
+    State, such as BatchNorm's statistics, starts from one number everywhere and in every architecture.
     """
-    if leaf in module._non_persistent_buffers_set or buffer.is_meta:
-        return False
-    return buffer.numel() == 0 or bool((buffer == buffer.reshape(-1)[0]).all())
+    starts: dict[str, set[Value | None]] = {}
+    for found in prints:
+        for name, info in found.tensors.items():
+            if info.is_buffer:
+                starts.setdefault(name, set()).add(info.start)
+    return {name for name, values in starts.items() if len(values) > 1 or None in values}
 
 
 def plain_attributes(network: nn.Module) -> dict[str, object]:

@@ -22,8 +22,8 @@ from nasx.nn.skeleton import (
     blueprint,
     build_skeleton,
     call_builder,
+    computed_buffers,
     construction_sites,
-    is_state,
     plain_attributes,
 )
 from nasx.space import ArchSet, Space
@@ -167,8 +167,8 @@ class Supernet(nn.Module):
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included. The state dict has the builder's own names. Buffers that
-    start from one number everywhere, such as BatchNorm's statistics, are stored and sliced as parameters are, and
-    updated in place; all others are computed by the builder and belong to each network.
+    start from one number everywhere and in every network, such as BatchNorm's statistics, are stored and sliced as
+    parameters are, and updated in place; all others are computed by the builder and belong to each network.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture, or where a pattern matches nothing; TypeError where the builder
@@ -192,9 +192,11 @@ class Supernet(nn.Module):
         self._separated: dict[str, tuple[str, ...]] = {}
         self._layout = dict(layout or {})
         _check_repeatable(make, self.space[0])
-        self._state_names: dict[str, bool] = {}
         self._parts: dict[str, str] = {}
         prints = self._survey(dict(parts or {}))
+        computed = computed_buffers(prints)
+        prints = [found.without(computed) for found in prints]
+        self._shared_buffers = {name for found in prints for name, info in found.tensors.items() if info.is_buffer}
         self._refuse_shifting_names(prints)
         self._tied = _tied_names(prints)
         keys, infos = self._sizes(prints)
@@ -349,7 +351,7 @@ class Supernet(nn.Module):
             for holder in (module._parameters, module._buffers):
                 for leaf, tensor in holder.items():
                     name = dotted + leaf
-                    if tensor is None or (holder is module._buffers and not self._state_names.get(name, False)):
+                    if tensor is None or (holder is module._buffers and name not in self._shared_buffers):
                         continue
                     if name not in self._keys:
                         raise ValueError(
@@ -379,16 +381,7 @@ class Supernet(nn.Module):
         return self._ascend()
 
     def _blueprint(self, arch: Arch) -> Blueprint:
-        network = build_skeleton(self.make, arch)
-
-        def state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
-            return is_state(module, leaf, buffer)
-
-        found = blueprint(network, arch, state=state)
-        for name, info in found.tensors.items():
-            if info.is_buffer:
-                self._state_names[name] = True
-        return found
+        return blueprint(build_skeleton(self.make, arch), arch)
 
     def _ascend(self) -> list[Blueprint]:
         """Return blueprints found by changing one choice at a time as long as any dimension of any tensor grows.
