@@ -7,7 +7,7 @@ computed (rotary tables, indices of relative positions) and belong to the networ
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
@@ -57,12 +57,14 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
 def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
 
-    A ValueError or TypeError of the builder comes with the architecture as a note.
+    Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
+    builder comes with the architecture as a note.
     """
+    real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     hook = register_module_parameter_registration_hook(_to_meta)
     _registering.made = {}
     try:
-        with torch.random.fork_rng(devices=[]), _WithoutInit():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _WithoutInit():
             return call_builder(make, arch)
     finally:
         _registering.made = None
@@ -118,7 +120,10 @@ class Blueprint:
 
 
 def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
-    """Return the blueprint of a skeleton, with the buffers that its state dict has."""
+    """Return the blueprint of a skeleton, with the buffers that its state dict has.
+
+    A ValueError names a buffer that is computed from weights, which a skeleton does not have.
+    """
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
@@ -129,6 +134,11 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 tied = first_names.setdefault(id(parameter), name)
                 tensors[name] = TensorInfo(shape, parameter.dtype, type(module), parameter.requires_grad, tied)
         for leaf, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                raise ValueError(
+                    f"the buffer {dotted + leaf!r} is computed from weights when the network is built, but a supernet's "
+                    "networks take their weights afterwards; compute it in `forward`"
+                )
             if buffer is not None and leaf not in module._non_persistent_buffers_set:
                 name, shape = dotted + leaf, tuple(buffer.shape)
                 tied = first_names.setdefault(id(buffer), name)
@@ -142,7 +152,7 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
 
 
 def _start(buffer: Tensor) -> Value | None:
-    if buffer.is_meta or buffer.is_complex() or not buffer.numel():
+    if buffer.is_complex() or not buffer.numel():
         return None
     first: Value = buffer.reshape(-1)[0].item()
     return first if bool((buffer == first).all()) else None
@@ -161,18 +171,49 @@ def computed_buffers(prints: Iterable[Blueprint]) -> set[str]:
     return {name for name, values in starts.items() if len(values) > 1 or None in values}
 
 
-def plain_attributes(network: nn.Module) -> dict[str, object]:
-    """Return what decides how a network computes beside its tensors: modules' types and attributes of plain values."""
+def check_repeatable(make: Make, arch: Arch) -> None:
+    """Refuse a builder that makes two different networks of one architecture; ValueError names what differs."""
+    made = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            made.append(build_skeleton(make, arch))
+    first, second = map(_description, made)
+    for name in [*first, *second]:
+        if first.get(name) != second.get(name):
+            raise ValueError(
+                "the builder must be a function of the architecture, but two networks of one architecture differ in "
+                f"{name!r}: {first.get(name)!r} and {second.get(name)!r}"
+            )
+    drawn = dict(made[1].named_buffers())
+    for name, buffer in made[0].named_buffers():
+        if not buffer.is_meta and not torch.equal(buffer.nan_to_num(), drawn[name].nan_to_num()):
+            raise ValueError(
+                f"the buffer {name!r} holds other numbers each time the network is built, so the builder is no function "
+                "of the architecture; make it a parameter with requires_grad=False, which architectures share, or draw "
+                "it from a generator with a seed of its own"
+            )
+
+
+def _description(network: nn.Module) -> dict[str, object]:
+    """Return what decides how a network computes beside its tensors' values: types, plain attributes and shapes."""
     found: dict[str, object] = {}
     for name, module in network.named_modules(remove_duplicate=False):
-        found[name] = type(module)
+        found[name] = f"{type(module).__module__}.{type(module).__qualname__}"
         for key, value in vars(module).items():
-            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple | torch.dtype | None):
+            if not key.startswith("_") and _is_plain(value):
                 found[f"{name}.{key}".lstrip(".")] = value
-        for leaf, buffer in module._buffers.items():
-            if buffer is not None:
-                found[f"{name}.{leaf}".lstrip(".")] = tuple(buffer.shape)
+        for tensors in (module._parameters, module._buffers):
+            for leaf, tensor in tensors.items():
+                if tensor is not None:
+                    found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
     return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | torch.dtype | None) and value == value
 
 
 @contextmanager

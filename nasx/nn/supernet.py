@@ -22,9 +22,9 @@ from nasx.nn.skeleton import (
     blueprint,
     build_skeleton,
     call_builder,
+    check_repeatable,
     computed_buffers,
     construction_sites,
-    plain_attributes,
 )
 from nasx.space import ArchSet, Space
 
@@ -93,9 +93,10 @@ class _Skeleton:
         """Move the network's own buffers to where the weights are."""
         where = reference.device, reference.dtype
         if self.placed != where:
-            for holder, leaf, buffer in self.computed:
-                floating = buffer.is_floating_point() and reference.is_floating_point()
-                holder[leaf] = buffer.to(reference.device, reference.dtype if floating else None)
+            with torch.inference_mode(False):
+                for holder, leaf, buffer in self.computed:
+                    floating = buffer.is_floating_point() and reference.is_floating_point()
+                    holder[leaf] = buffer.to(reference.device, reference.dtype if floating else None)
             self.placed = where
 
     def bind_parameters(self) -> None:
@@ -191,7 +192,7 @@ class Supernet(nn.Module):
         self._separate = {p: (c,) if isinstance(c, str) else tuple(c) for p, c in (separate or {}).items()}
         self._separated: dict[str, tuple[str, ...]] = {}
         self._layout = dict(layout or {})
-        _check_repeatable(make, self.space[0])
+        check_repeatable(make, self.space[0])
         self._parts: dict[str, str] = {}
         prints = self._survey(dict(parts or {}))
         computed = computed_buffers(prints)
@@ -710,19 +711,4 @@ def _shifted(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second
         f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
         "kind of layer a name of its own, or a copy per choice with `separate`"
     )
-
-
-def _check_repeatable(make: Callable[[Arch], nn.Module], arch: Arch) -> None:
-    first, second = (plain_attributes(build_skeleton(make, arch)) for _ in range(2))
-    shapes = []
-    for _ in range(2):
-        network = build_skeleton(make, arch)
-        shapes.append({name: tuple(p.shape) for name, p in network.named_parameters(remove_duplicate=False)})
-    for one, other in ((first, second), shapes):
-        for name in [*one, *other]:
-            if one.get(name) != other.get(name):
-                raise ValueError(
-                    "the builder must be a function of the architecture, but two networks of one architecture differ "
-                    f"in {name!r}: {one.get(name)!r} and {other.get(name)!r}"
-                )
 
