@@ -138,6 +138,8 @@ class _Cache:
             dotted = f"{prefix}." if prefix else ""
             for source in (node._parameters, node._buffers):
                 self.places |= {dotted + leaf: (source, leaf) for leaf in source}
+        if not self.places:
+            raise ValueError("the networks of this space have no weights, so there is nothing that they could share")
         floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
         self.reference = next(floating, next(iter(self.places.values())))
         self._local = threading.local()
@@ -212,13 +214,13 @@ class Supernet(nn.Module):
 
     # Using it
 
-    def forward(self, *args: Any, arch: Arch | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, arch: Mapping[str, Value] | None = None, **kwargs: Any) -> Any:
         """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`."""
         if arch is None:
             if len(args) < 2 or not isinstance(args[1], Mapping):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
-        skeleton = self._skeleton(arch)
+        skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
         if skeleton.network.training != self.training:
             skeleton.network.train(self.training)
         skeleton.place(self._reference())
@@ -251,25 +253,40 @@ class Supernet(nn.Module):
     def load_plain(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Take the weights of a plain network; every copy whose shape fits is filled.
 
-        Returns the names in the store that are left as they were. A ValueError names a tensor of `weights` that fits
-        nowhere although the store has its name.
+        Returns the names in the store that are left as they were. Tensors that the store has no name for are passed
+        over. A ValueError names a tensor that fits nowhere although the store has its name, or says that the store has
+        none of the names; then nothing has changed.
         """
+        copies: dict[str, list[str]] = {}
         own = self._stored()
-        filled: set[str] = set()
+        for key in own:
+            copies.setdefault(plain_name(key), []).append(key)
+        if not any(name in copies for name in weights):
+            raise ValueError(
+                f"the weights have none of the supernet's names; theirs start with {', '.join(list(weights)[:3])}, the "
+                f"supernet's with {', '.join(list(copies)[:3])}"
+            )
+        fitting = {
+            key: tensor for name, tensor in weights.items() for key in copies.get(name, ()) if own[key].shape == tensor.shape
+        }
+        for name, tensor in weights.items():
+            if name in copies and not any(key in fitting for key in copies[name]):
+                shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[name][:3])
+                raise ValueError(
+                    f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
+                    f"it as {shapes}; give the weights of the architecture with the largest sizes"
+                )
         with torch.no_grad():
-            for name, tensor in weights.items():
-                copies = [key for key in own if plain_name(key) == name]
-                fitting = [key for key in copies if own[key].shape == tensor.shape]
-                if copies and not fitting:
-                    shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[:3])
-                    raise ValueError(
-                        f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
-                        f"it as {shapes}; give the weights of the architecture with the largest sizes"
-                    )
-                for key in fitting:
-                    own[key].copy_(tensor)
-                filled.update(fitting)
-        return tuple(key for key in own if key not in filled)
+            for key, tensor in fitting.items():
+                own[key].copy_(tensor)
+        filled = {id(own[key]) for key in fitting}
+        return tuple(key for key, tensor in own.items() if id(tensor) not in filled)
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return a parameter by its name in the state dict, in which the value of a choice may hold a dot."""
+        source, leaf = self._cache.places.get(target, ({}, ""))
+        found = source.get(leaf)
+        return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the network's own method of this name spares, as timm's models have it."""
@@ -324,7 +341,7 @@ class Supernet(nn.Module):
         return found
 
     def _make_skeleton(self, arch: Arch) -> _Skeleton:
-        network = build_skeleton(self.make, arch)
+        network = build_skeleton(self.make, arch).train(self.training)  # a constructor may leave modules in another mode
         slots = list(self._slots(network, arch))
         bound = {(id(slot.holder), slot.leaf) for slot in slots}
         modules = list(network.modules())
@@ -449,17 +466,24 @@ class Supernet(nn.Module):
         return self._separated[name]
 
     def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:
+        """Make a tensor of the store, under all its names where it is tied."""
+        tensor = torch.zeros(shape, dtype=info.dtype)
+        if info.is_buffer:
+            self._node(key)._buffers[key.rpartition(".")[2]] = tensor
+            return
+        parameter, first = nn.Parameter(tensor, requires_grad=info.trained), plain_name(key)
+        others = [name for name, of in self._tied.items() if of == first]
+        for name in (key, *(other + key.removeprefix(first) for other in others)):
+            self._node(name)._parameters[name.rpartition(".")[2]] = parameter
+
+    def _node(self, key: str) -> nn.Module:
+        """Return the place that holds a tensor of the store, made where it is missing."""
         node: nn.Module = self
-        *path, leaf = key.split(".")
-        for segment in path:
+        for segment in key.split(".")[:-1]:
             if segment not in node._modules:
                 node._modules[segment] = _Node()  # a name may hold a value, such as 0.5, that torch would refuse
             node = node._modules[segment]  # type: ignore[assignment]
-        tensor = torch.zeros(shape, dtype=info.dtype)
-        if info.is_buffer:
-            node._buffers[leaf] = tensor
-        else:
-            node._parameters[leaf] = nn.Parameter(tensor, requires_grad=info.trained)
+        return node
 
     def _fill(self, prints: Sequence[Blueprint], infos: Mapping[str, tuple[TensorInfo, Shape]]) -> None:
         """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
@@ -711,4 +735,3 @@ def _shifted(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second
         f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
         "kind of layer a name of its own, or a copy per choice with `separate`"
     )
-
