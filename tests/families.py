@@ -245,7 +245,9 @@ class Tied(nn.Module):
         super().__init__()
         width = int(arch["width"])
         self.embed = nn.Embedding(30, width)
-        self.mix = nn.Sequential(nn.Linear(width, int(arch["hidden"])), nn.GELU(), nn.Linear(int(arch["hidden"]), width))
+        self.mix = nn.Sequential(
+            nn.Linear(width, int(arch["hidden"])), nn.GELU(), nn.Linear(int(arch["hidden"]), width)
+        )
         self.head = nn.Linear(width, 30, bias=False)
         self.head.weight = self.embed.weight
 
@@ -372,5 +374,11 @@ FAMILIES = [
     Family("tied", Space(width=one_of(4, 8), hidden=one_of(6, 12)), Tied, (words(30),)),
     Family("frozen", Space(width=one_of(4, 8)), Frozen, (noise(3, 6),)),
     Family("dict", Space(width=one_of(4, 8)), OfDict, ({"a": noise(3, 6), "b": noise(3, 4)},)),
-    Family("relative", Space(window=one_of(3, 5)), Relative, (noise(3, 5, 8),), supernet={"layout": {"table": {0: centred}}}),
+    Family(
+        "relative",
+        Space(window=one_of(3, 5)),
+        Relative,
+        (noise(3, 5, 8),),
+        supernet={"layout": {"table": {0: centred}}},
+    ),
 ]

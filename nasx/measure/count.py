@@ -87,7 +87,10 @@ def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
 
 def _peak_memory(network: nn.Module, call: Call) -> int:
     inputs, kwargs = call.args, call.kwargs
-    with _plain_forward(network), _PeakMemory([*network.parameters(), *network.buffers(), *_tensors([inputs, dict(kwargs)])]) as peak:
+    with (
+        _plain_forward(network),
+        _PeakMemory([*network.parameters(), *network.buffers(), *_tensors([inputs, dict(kwargs)])]) as peak,
+    ):
         network(*inputs, **kwargs)
     return peak.most
 
@@ -175,11 +178,11 @@ def _without_onednn() -> Iterator[None]:
             yield
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Reports the outputs of batched matrix products."""
 
     def __init__(self, report: Callable[[Any], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._report = report
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -189,11 +192,11 @@ class _Products(TorchDispatchMode):
         return outputs
 
 
-class _PeakMemory(TorchDispatchMode):
+class _PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of the storages that are alive after every operation."""
 
     def __init__(self, held: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
         self._held = held  # as long as the pass lasts
         self._add(held)
@@ -202,11 +205,11 @@ class _PeakMemory(TorchDispatchMode):
     def _add(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            reference = StorageWeakRef(storage)
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
             self._live[reference.cdata] = reference, storage.nbytes()
 
     def _total(self) -> int:
-        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}
+        self._live = {key: entry for key, entry in self._live.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
         return sum(size for _, size in self._live.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -70,8 +71,7 @@ class CountedCost(AdditiveCost):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CountedCost":
         """Read what `save` wrote; a ValueError says what else was found."""
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("counted") != _FORMAT:
             raise ValueError(f"{os.fspath(path)} holds no counted cost of format {_FORMAT}")
         try:
@@ -116,8 +116,8 @@ def counted(
 
     `kind` is `macs`, `params`, `activations` (elements written by modules with weights and by attention's products) or
     `peak_memory` (bytes of a forward pass). `example` is what a network is called with: a tensor, a tuple of positional
-    arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is the
-    module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
+    arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is
+    the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
     Networks run on `meta`, which computes nothing, or on the CPU where they cannot. The sum is compared with networks
     drawn from the space; a ValueError names the first that disproves it. Where a table would take more than 2,000
@@ -194,6 +194,7 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
         wrong = _disproof(cost, counter, space)
         if wrong is None:
             return cost
+    assert wrong is not None, "a cost without a disproof was returned"
     arch, summed, found = wrong
     raise ValueError(
         f"{cost.unit} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the sum is "
@@ -257,8 +258,8 @@ def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> tuple[Arch,
 
 def _too_many(passes: int) -> ValueError:
     return ValueError(
-        f"a table of this cost would take {passes:,} passes or more, at most {MOST:,} are made; put choices that add up "
-        "into a repeat, or count with additive=False, which can filter"
+        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made; put choices that "
+        "add up into a repeat, or count with additive=False, which can filter"
     )
 
 

@@ -41,9 +41,9 @@ def parts_of(space: Space, shared: Mapping[str, Value], prefix: str = "") -> Ite
 def exhaustive(space: Space) -> list[Arch] | None:
     """Return architectures that show every option of every part under every combination of the other choices.
 
-    All parts run through their options side by side. That covers a tensor each of whose dimensions depends on the
-    shared choices and one part, which may be another part for each dimension: the widths of two neighbouring layers.
-    None where they would be more than MOST.
+    All parts run through their options side by side, and stay at their last one. That covers a tensor each of whose
+    dimensions depends on the shared choices and one part, which may be another part for each dimension (the widths of
+    two neighbouring layers), and sums over the parts where options grow. None where they would be more than MOST.
     """
     outline = without_parts(space)
     if outline.size > MOST:
@@ -57,7 +57,7 @@ def exhaustive(space: Space) -> list[Arch] | None:
         for turn in range(turns):
             entries = dict(shared)
             for name, index, part in slots:
-                entries |= {f"{name}.{index}.{key}": value for key, value in part[turn % part.size].items()}
+                entries |= {f"{name}.{index}.{key}": value for key, value in part[min(turn, part.size - 1)].items()}
             found.append(space.canonical(entries))
     return found
 

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from types import CodeType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     builder comes with the architecture as a note.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    hook = register_module_parameter_registration_hook(_to_meta)
+    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
     _registering.made = {}
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _WithoutInit():
@@ -136,26 +136,28 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
         for leaf, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
                 raise ValueError(
-                    f"the buffer {dotted + leaf!r} is computed from weights when the network is built, but a supernet's "
-                    "networks take their weights afterwards; compute it in `forward`"
+                    f"the buffer {dotted + leaf!r} is computed from weights when the network is built, but a network "
+                    "of a supernet takes its weights afterwards; compute it in `forward`"
                 )
             if buffer is not None and leaf not in module._non_persistent_buffers_set:
                 name, shape = dotted + leaf, tuple(buffer.shape)
                 tied = first_names.setdefault(id(buffer), name)
                 tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(buffer))
-    containers = {
-        name: len(module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Sequential | nn.ModuleList) and set(module._modules) == set(map(str, range(len(module))))
-    }
+    containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
+
+
+def _is_numbered(module: nn.Module) -> TypeGuard[nn.Sequential | nn.ModuleList]:
+    if not isinstance(module, nn.Sequential | nn.ModuleList):
+        return False
+    return all(name == str(number) for number, name in enumerate(module._modules))
 
 
 def _start(buffer: Tensor) -> Value | None:
     if buffer.is_complex() or not buffer.numel():
         return None
-    first: Value = buffer.reshape(-1)[0].item()
-    return first if bool((buffer == first).all()) else None
+    first = buffer.reshape(-1)[0]
+    return first.item() if bool(torch.eq(buffer, first).all()) else None
 
 
 def computed_buffers(prints: Iterable[Blueprint]) -> set[str]:
@@ -189,9 +191,9 @@ def check_repeatable(make: Make, arch: Arch) -> None:
     for name, buffer in made[0].named_buffers():
         if not buffer.is_meta and not torch.equal(buffer.nan_to_num(), drawn[name].nan_to_num()):
             raise ValueError(
-                f"the buffer {name!r} holds other numbers each time the network is built, so the builder is no function "
-                "of the architecture; make it a parameter with requires_grad=False, which architectures share, or draw "
-                "it from a generator with a seed of its own"
+                f"the buffer {name!r} holds other numbers each time the network is built, so the builder is no "
+                "function of the architecture; make it a parameter with requires_grad=False, which architectures "
+                "share, or draw it from a generator with a seed of its own"
             )
 
 
@@ -231,12 +233,13 @@ def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
         if threading.get_ident() != thread or id(self) in sites:
             return
         kept.append(self)
-        frame, stack = sys._getframe(1), []
+        frame: FrameType | None = sys._getframe(1)
+        stack = []
         while frame is not None:
             # constructors between this one and the builder's own call say nothing about the place
             if frame.f_locals.get("self") is not self:
                 stack.append((frame.f_code, frame.f_lasti))
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         sites[id(self)] = tuple(stack)
 
     nn.Module.__init__ = record  # type: ignore[method-assign]

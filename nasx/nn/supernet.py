@@ -3,8 +3,8 @@
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +32,7 @@ Separate = Mapping[str, str | Sequence[str]]
 """Choices by pattern of module or parameter names: matching tensors exist once for each of their values."""
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
+_HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
 
 
 class SupernetLike(Protocol):
@@ -74,7 +75,7 @@ class _Slot:
         return self.indices is not None and any(not isinstance(index, slice | None) for index in self.indices)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Skeleton:
     """A network without weights of its own, ready to run on slices of the store."""
 
@@ -85,18 +86,19 @@ class _Skeleton:
     """Buffers that belong to the network itself, as they were built."""
     recurrent: list[nn.RNNBase]
     modules: int
-    written_back: list[_Slot]
-    """Shared buffers that could not be bound as views of the store."""
-    placed: tuple[torch.device, torch.dtype] | None = None
+    placed: "_Placement | None" = None
+    agreed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """The versions of a copied buffer and of its tensor in the store when they last held the same numbers."""
+    released: list[tuple[dict[str, Any], str, Tensor]] | None = None
+    """What stands for copied parameters while the network does not run."""
 
-    def place(self, reference: Tensor) -> None:
+    def place(self, where: "_Placement") -> None:
         """Move the network's own buffers to where the weights are."""
-        where = reference.device, reference.dtype
         if self.placed != where:
+            device, dtype = where
             with torch.inference_mode(False):
                 for holder, leaf, buffer in self.computed:
-                    floating = buffer.is_floating_point() and reference.is_floating_point()
-                    holder[leaf] = buffer.to(reference.device, reference.dtype if floating else None)
+                    holder[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
             self.placed = where
 
     def bind_parameters(self) -> None:
@@ -105,17 +107,44 @@ class _Skeleton:
         for module in self.recurrent:  # which keep a list of their weights beside the parameters
             module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
 
+    def release(self) -> None:
+        """Let go of the parameters that are copies rather than views."""
+        if self.released is None:
+            copied = [(slot.holder, slot.leaf) for slot in self.parameters if slot.copies]
+            self.released = [(holder, leaf, torch.empty_like(holder[leaf], device="meta")) for holder, leaf in copied]
+        for holder, leaf, nothing in self.released:
+            holder[leaf] = nothing
+        for module in self.recurrent:
+            module._flat_weights = []
+
     def bind_buffers(self) -> None:
         """Put slices of the shared buffers into the network."""
-        _bind(self.buffers)
+        with torch.inference_mode(False):
+            _bind(self.buffers)
+        self.agreed = {place: _versions(slot) for place, slot in enumerate(self.buffers) if slot.copies}
+
+    def refresh_buffers(self) -> None:
+        """Take copied buffers from the store where they changed there alone."""
+        for place, (own, stored) in self.agreed.items():
+            slot = self.buffers[place]
+            if _versions(slot) != (own, stored) and _versions(slot)[0] == own:
+                with torch.inference_mode(False):
+                    _bind([slot])
+                self.agreed[place] = _versions(slot)
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
         versions = [holder[leaf]._version for holder, leaf, _ in self.computed]
+        bound = [slot.holder[slot.leaf] for slot in self.buffers]
         outputs = self.network(*args, **kwargs)
-        for slot in self.written_back:
-            assert slot.indices is not None
-            put(slot.whole, slot.indices, slot.holder[slot.leaf])
+        for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
+            now = slot.holder[slot.leaf]
+            if now is not before or (slot.copies and _versions(slot)[0] != self.agreed[place][0]):
+                put(slot.whole, slot.indices or (None,) * now.ndim, now.detach())
+                if not slot.copies:
+                    _bind([slot])
+            if slot.copies:
+                self.agreed[place] = _versions(slot)
         for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
             if holder[leaf]._version != version:
                 raise ValueError(
@@ -123,6 +152,15 @@ class _Skeleton:
                     "architectures cannot share it; start it from one number everywhere, or do not change it"
                 )
         return outputs
+
+
+_Placement = tuple[torch.device, torch.dtype | None]
+"""The device of the weights, and their precision where it is not the one that the builder gives them."""
+
+
+def _versions(slot: _Slot) -> tuple[int, int]:
+    own, whole = slot.holder[slot.leaf], slot.whole
+    return own._version, 0 if whole.is_inference() else whole._version
 
 
 class _Node(nn.Module):
@@ -150,6 +188,15 @@ class _Cache:
         if found is None:
             found = self._local.skeletons = OrderedDict()
         return found
+
+    def hold(self, skeleton: _Skeleton) -> None:
+        """Note that a skeleton is about to run, and let go of the copies that the least recent one holds."""
+        recent: list[_Skeleton] = self._local.__dict__.setdefault("recent", [])
+        if skeleton in recent:
+            recent.remove(skeleton)
+        recent.append(skeleton)
+        if len(recent) > _HELD:
+            recent.pop(0).release()
 
 
 class Supernet(nn.Module):
@@ -207,6 +254,7 @@ class Supernet(nn.Module):
         for key, (info, shape) in infos.items():
             self._register(key, info, shape)
         self._cache = _Cache(self)
+        self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
         self._check_patterns(keys)
         self._fill(prints, infos)
         if weights is not None:
@@ -223,7 +271,8 @@ class Supernet(nn.Module):
         skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
         if skeleton.network.training != self.training:
             skeleton.network.train(self.training)
-        skeleton.place(self._reference())
+        self._cache.hold(skeleton)
+        skeleton.place(self._placement())
         skeleton.bind_parameters()
         skeleton.bind_buffers()
         return skeleton.run(args, kwargs)
@@ -232,9 +281,7 @@ class Supernet(nn.Module):
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             network = call_builder(self.make, arch)
-            reference = self._reference()
-            if reference.is_floating_point():
-                network.to(reference.device, reference.dtype)
+            network.to(*self._placement())
             for slot in self._slots(network, arch):
                 whole = slot.whole
                 value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
@@ -267,7 +314,10 @@ class Supernet(nn.Module):
                 f"supernet's with {', '.join(list(copies)[:3])}"
             )
         fitting = {
-            key: tensor for name, tensor in weights.items() for key in copies.get(name, ()) if own[key].shape == tensor.shape
+            key: tensor
+            for name, tensor in weights.items()
+            for key in copies.get(name, ())
+            if own[key].shape == tensor.shape
         }
         for name, tensor in weights.items():
             if name in copies and not any(key in fitting for key in copies[name]):
@@ -322,11 +372,10 @@ class Supernet(nn.Module):
         """Return the store: every tensor by its name."""
         return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
 
-    def _reference(self) -> Tensor:
-        """Return a tensor that says on which device and in which precision the supernet is."""
+    def _placement(self) -> _Placement:
         source, leaf = self._cache.reference
         tensor: Tensor = source[leaf]
-        return tensor
+        return tensor.device, None if tensor.dtype == self._built_dtype else tensor.dtype
 
     def _skeleton(self, arch: Arch) -> _Skeleton:
         cache = self._cache.skeletons
@@ -341,7 +390,8 @@ class Supernet(nn.Module):
         return found
 
     def _make_skeleton(self, arch: Arch) -> _Skeleton:
-        network = build_skeleton(self.make, arch).train(self.training)  # a constructor may leave modules in another mode
+        network = build_skeleton(self.make, arch)
+        network.train(self.training)  # a constructor may have left modules in another mode
         slots = list(self._slots(network, arch))
         bound = {(id(slot.holder), slot.leaf) for slot in slots}
         modules = list(network.modules())
@@ -358,7 +408,6 @@ class Supernet(nn.Module):
             ],
             [module for module in modules if isinstance(module, nn.RNNBase)],
             len(modules),
-            [slot for slot in buffers if slot.copies],
         )
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
@@ -526,7 +575,7 @@ class Supernet(nn.Module):
             for arch, own in stored.items():
                 if key in own:
                     shapes.setdefault(own[key], arch)
-            outer = [s for s in shapes if not any(s != o and all(a <= b for a, b in zip(s, o, strict=True)) for o in shapes)]
+            outer = [shape for shape in shapes if not any(shape != other and _within(shape, other) for other in shapes)]
             for place, shape in enumerate(sorted(outer, key=lambda s: torch.Size(s).numel())):
                 steps.setdefault((place, shapes[shape]), []).append(key)
         for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
@@ -609,7 +658,7 @@ class Subnet(nn.Module):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
             self._skeleton = supernet._make_skeleton(arch)
             self.network = self._skeleton.network
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 self._bind(self._skeleton)
                 self._skeleton.bind_parameters()
         else:
@@ -617,10 +666,13 @@ class Subnet(nn.Module):
         self.train(supernet.training)
 
     def _bind(self, skeleton: _Skeleton) -> None:
-        reference = self.supernet._reference()
-        if skeleton.placed != (reference.device, reference.dtype):
-            skeleton.place(reference)
+        supernet = self.supernet
+        assert isinstance(supernet, Supernet), "any other supernet has no skeleton"
+        where = supernet._placement()
+        if skeleton.placed != where:
+            skeleton.place(where)
             skeleton.bind_buffers()
+        skeleton.refresh_buffers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the architecture's network."""
@@ -687,10 +739,14 @@ class _PartChoices:
         return self._shared
 
 
+def _within(shape: Shape, other: Shape) -> bool:
+    return all(size <= limit for size, limit in zip(shape, other, strict=True))
+
+
 def _indices(
     name: str, rule: Any, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
 ) -> tuple[Index | None, ...] | None:
-    if len(largest) != len(wanted) or any(w > s for w, s in zip(wanted, largest, strict=True)):
+    if len(largest) != len(wanted) or not _within(wanted, largest):
         raise ValueError(
             f"{name!r} is wanted in the shape {wanted}, but the supernet holds it as {largest}; no network that was "
             "built to size the supernet was as large. Is the builder a function of the architecture alone?"
