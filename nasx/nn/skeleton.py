@@ -235,7 +235,7 @@ def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
         kept.append(self)
         frame: FrameType | None = sys._getframe(1)
         stack = []
-        while frame is not None:
+        while frame is not None and frame.f_code is not call_builder.__code__:
             # constructors between this one and the builder's own call say nothing about the place
             if frame.f_locals.get("self") is not self:
                 stack.append((frame.f_code, frame.f_lasti))

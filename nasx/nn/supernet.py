@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import (
     Blueprint,
     Make,
+    Site,
     TensorInfo,
     blueprint,
     build_skeleton,
@@ -604,42 +605,46 @@ class Supernet(nn.Module):
                     )
 
     def _refuse_shifting_names(self, prints: Sequence[Blueprint]) -> None:
-        """Refuse containers in which a number means one module for some architectures and another one for others."""
-        lengths: dict[str, dict[int, Arch]] = {}
+        """Refuse containers in which what follows a variable number of layers has no number of its own.
+
+        Where a container is longer for one architecture than for another, the modules that one line of the builder
+        makes must stand at the same places in both; otherwise their weights would be others in every depth.
+        """
+        longest: dict[str, Blueprint] = {}
+        varying: set[str] = set()
         for found in prints:
             for container, length in found.containers.items():
-                lengths.setdefault(container, {}).setdefault(length, found.arch)
-        checked: set[str] = set()
-        for container, archs in lengths.items():
-            if len(archs) > 1 and container not in checked:
-                checked.add(container)
-                self._compare_sites(container, archs[max(archs)])
+                known = longest.setdefault(container, found)
+                if known.containers[container] != length:
+                    varying.add(container)
+                if known.containers[container] < length:
+                    longest[container] = found
+        for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
+            for pattern, changed in probes.changes(self.space, arch):
+                with construction_sites() as site_of:
+                    networks = [build_skeleton(self.make, a) for a in (arch, changed)]
+                    for container in varying:
+                        members = [_members(network, container, site_of) for network in networks]
+                        self._compare(container, members[0], members[1], pattern)
 
-    def _compare_sites(self, container: str, arch: Arch) -> None:
-        """Compare where the members of a container were made, for architectures that differ in one choice.
-
-        Members that share no stored tensor may be anything.
-        """
-        for pattern, changed in probes.changes(self.space, arch):
-            with construction_sites() as site_of:
-                pair = [
-                    [(site_of(module), self._keys_of(name, module, a)) for name, module in _members(network, container)]
-                    for a, network in [(a, build_skeleton(self.make, a)) for a in (arch, changed)]
-                ]
-            if len(pair[0]) == len(pair[1]):
-                continue
-            for number, ((site, keys), (other_site, other_keys)) in enumerate(zip(*pair, strict=False)):
-                if site != other_site and keys & other_keys:
+    def _compare(self, container: str, members: "_Members", others: "_Members", pattern: str) -> None:
+        if sum(map(len, members.values())) == sum(map(len, others.values())):
+            return
+        for site, own in members.items():
+            for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
+                shared = [*self._shared_over(pattern, name, module), *self._shared_over(pattern, other, other_module)]
+                if name != other and shared:
                     raise ValueError(
-                        f"the names in {container or 'the network'!r} shift: with another {pattern!r}, module "
-                        f"{number} is made by another line of the builder, because something follows a variable "
-                        "number of layers in one container; give what follows a name of its own"
+                        f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
+                        f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows "
+                        "a variable number of layers in one container; give it a name of its own outside of that"
                     )
 
-    def _keys_of(self, name: str, module: nn.Module, arch: Arch) -> set[str]:
-        parts = _PartChoices(arch, self._parts)
-        inner = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
-        return {stored_name(full, self._choices_for(full), parts(full)) for full in inner}
+    def _shared_over(self, pattern: str, name: str, module: nn.Module) -> list[str]:
+        """Return the names of a module's weights that have no copy for each value of a choice."""
+        inner = [f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False)]
+        choice = pattern.split("*.")[-1]
+        return [full for full in inner if choice not in self._choices_for(full)]
 
 
 class Subnet(nn.Module):
@@ -755,19 +760,31 @@ def _indices(
         indices = tuple(rule(name, largest, wanted, choices))
     except ValueError as error:
         raise ValueError(f"the layout of {name!r} gives no {wanted} of {largest}: {error}") from error
-    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape) if len(indices) == len(largest) else None
+    if len(indices) != len(largest):
+        raise ValueError(
+            f"the layout of {name!r} gives {len(indices)} indices, but a tensor of the shape {largest} needs "
+            f"{len(largest)}, one per dimension"
+        )
+    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape)
     if shape != wanted:
         raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
     needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))
     return needed if any(index is not None for index in needed) else None
 
 
-def _members(network: nn.Module, container: str) -> list[tuple[str, nn.Module]]:
+_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
+"""The members of a container by the place in the builder's code that made them, in order, with their names."""
+
+
+def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
+    found: _Members = {}
     try:
-        members = network.get_submodule(container).named_children()
+        members = list(network.get_submodule(container).named_children())
     except AttributeError:  # this architecture has no such container
-        return []
-    return [(f"{container}.{name}".lstrip("."), module) for name, module in members]
+        return found
+    for name, module in members:
+        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
+    return found
 
 
 def _tied_names(prints: Sequence[Blueprint]) -> dict[str, str]:
@@ -776,9 +793,11 @@ def _tied_names(prints: Sequence[Blueprint]) -> dict[str, str]:
     for found in prints:
         for name, info in found.tensors.items():
             if tied.setdefault(name, info.tied_to) != info.tied_to:
+                known = "one of its own" if tied[name] == name else f"the same as {tied[name]!r}"
+                other = "one of its own" if info.tied_to == name else f"the same as {info.tied_to!r}"
                 raise ValueError(
-                    f"{name!r} is the same parameter as {tied[name]!r} for some architectures, but as "
-                    f"{info.tied_to!r} for others, such as {dict(found.arch)}"
+                    f"the parameter {name!r} is {known} for some architectures, but {other} for others, such as "
+                    f"{dict(found.arch)}; tie it for all or for none"
                 )
     return {name: first for name, first in tied.items() if name != first}
 
