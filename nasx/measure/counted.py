@@ -211,6 +211,8 @@ def _count_parts(counter: _Counter, space: Space, lists: Mapping[str, str], by_i
         raise _too_many(outline.size)
     for shared in outline:
         slots = list(parts_of(space, shared))
+        if (most := max((part.size for _, _, part in slots), default=0)) > MOST:
+            raise _too_many(most)
         for entries in _fillings(slots, by_index):
             passes += 1
             if passes > MOST:

@@ -1,9 +1,9 @@
 """Architectures that between them show every size that a space's networks give their tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from nasx.arch import Arch, Value, matches
-from nasx.space import Choice, Repeat, Space, name_patterns
+from nasx.space import Choice, Repeat, Space
 
 MOST = 2_000
 """Networks that are built at most to learn the shapes of a space."""
@@ -70,15 +70,35 @@ def starts(space: Space) -> list[Arch]:
 def changes(space: Space, arch: Arch) -> Iterator[tuple[str, Arch]]:
     """Yield the architectures that differ in one choice, in all parts alike, with the pattern of the choice's name."""
     genes = space.genes(arch)
-    for pattern in dict.fromkeys(name_patterns((gene, Choice(((0, Space()),))) for gene in genes)):
-        fitting = [gene for gene in genes if matches(pattern, gene)]
-        free = space.mutations(arch, fitting)
-        values = dict.fromkeys(
-            value for name, choice in free.walk() if matches(pattern, name) for value in choice.values
-        )
-        for value in values:
-            if any(arch[gene] != value for gene in fitting):
-                try:
-                    yield pattern, free.pin({pattern: value})[0]
-                except ValueError:  # not every part offers this value
-                    continue
+    for pattern in dict.fromkeys(map(_pattern, genes)):
+        for changed in values_of(space, arch, [gene for gene in genes if matches(pattern, gene)]):
+            yield pattern, changed
+
+
+def others_changed(space: Space, arch: Arch, patterns: Sequence[str]) -> Iterator[Arch]:
+    """Yield the architectures that keep one part and change a choice of these patterns in all others alike."""
+    genes = space.genes(arch)
+    for held in dict.fromkeys(part_of(name) for name in arch if part_of(name)):
+        for pattern in patterns:
+            yield from values_of(space, arch, [g for g in genes if matches(pattern, g) and part_of(g) != held])
+
+
+def values_of(space: Space, arch: Arch, genes: Sequence[str]) -> Iterator[Arch]:
+    """Yield the architectures in which some choices have another value, the same in all of them that offer it."""
+    free = space.mutations(arch, genes)
+    offered = {name: choice.values for name, choice in free.walk() if name in genes}
+    for value in dict.fromkeys(value for values in offered.values() for value in values):
+        entries = {name: value for name, values in offered.items() if value in values}
+        if any(arch[name] != value for name in entries):
+            yield free.pin(entries)[0]
+
+
+def part_of(name: str) -> str:
+    """Return the repeated part that a choice belongs to, such as `block.3`, or "" where it is in none."""
+    segments = name.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment.isdigit()), None)
+    return "" if at is None else ".".join(segments[: at + 1])
+
+
+def _pattern(name: str) -> str:
+    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))

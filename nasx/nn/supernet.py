@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
-from nasx.cost import split
 from nasx.nn import probes
 from nasx.nn.layout import Index, Layout, Shape, is_whole, names, put, rule_of, take
 from nasx.nn.parts import Parts, module_lists
@@ -20,13 +19,14 @@ from nasx.nn.skeleton import (
     Make,
     Site,
     TensorInfo,
-    blueprint,
     build_skeleton,
     call_builder,
     check_repeatable,
     computed_buffers,
     construction_sites,
 )
+from nasx.nn.stored_names import PartChoices, plain_name, stored_name
+from nasx.nn.survey import survey
 from nasx.space import ArchSet, Space
 
 Separate = Mapping[str, str | Sequence[str]]
@@ -243,8 +243,8 @@ class Supernet(nn.Module):
         self._separated: dict[str, tuple[str, ...]] = {}
         self._layout = dict(layout or {})
         check_repeatable(make, self.space[0])
-        self._parts: dict[str, str] = {}
-        prints = self._survey(dict(parts or {}))
+        self._parts = module_lists(build_skeleton(make, self.space[0]), self.space, parts or {})
+        prints = survey(make, self.space, self._parts, self._choices_for)
         computed = computed_buffers(prints)
         prints = [found.without(computed) for found in prints]
         self._shared_buffers = {name for found in prints for name, info in found.tensors.items() if info.is_buffer}
@@ -413,7 +413,7 @@ class Supernet(nn.Module):
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
-        parts, places = _PartChoices(arch, self._parts), self._cache.places
+        parts, places = PartChoices(arch, self._parts), self._cache.places
         for prefix, module in network.named_modules(remove_duplicate=False):
             dotted = f"{prefix}." if prefix else ""
             for holder in (module._parameters, module._buffers):
@@ -439,60 +439,13 @@ class Supernet(nn.Module):
 
     # Building the store
 
-    def _survey(self, parts: dict[str, str]) -> list[Blueprint]:
-        """Return blueprints that between them show every name and every largest size."""
-        archs = probes.exhaustive(self.space)
-        first = build_skeleton(self.make, self.space[0])
-        self._parts = module_lists(first, self.space, parts)
-        if archs is not None:
-            return [self._blueprint(arch) for arch in archs]
-        return self._ascend()
-
-    def _blueprint(self, arch: Arch) -> Blueprint:
-        return blueprint(build_skeleton(self.make, arch), arch)
-
-    def _ascend(self) -> list[Blueprint]:
-        """Return blueprints found by changing one choice at a time as long as any dimension of any tensor grows.
-
-        For spaces too large to see every combination. A size that depends on several choices at once is found where
-        each of them alone leads towards it.
-        """
-        seen: dict[Arch, Blueprint] = {}
-        best: dict[tuple[str, int], tuple[int, Arch]] = {}
-
-        def visit(arch: Arch) -> bool:
-            if arch in seen or len(seen) >= probes.MOST:
-                return False
-            seen[arch] = self._blueprint(arch)
-            grown = False
-            parts = _PartChoices(arch, self._parts)
-            for name, info in seen[arch].tensors.items():
-                key = stored_name(name, self._choices_for(name), parts(name))
-                for dim, size in enumerate(info.shape or (1,)):
-                    if size > best.get((key, dim), (-1, arch))[0]:
-                        best[key, dim] = size, arch
-                        grown = True
-            return grown
-
-        for arch in probes.starts(self.space):
-            visit(arch)
-        expanded: set[Arch] = set()
-        while waiting := [arch for _, arch in best.values() if arch not in expanded]:
-            arch = waiting[0]
-            expanded.add(arch)
-            for _, changed in probes.changes(self.space, arch):
-                visit(changed)
-            if len(seen) >= probes.MOST:
-                break
-        return list(seen.values())
-
     def _sizes(self, prints: Sequence[Blueprint]) -> tuple[list[str], dict[str, tuple[TensorInfo, Shape]]]:
         """Return the plain names, and the description and the largest shape of every stored tensor."""
         keys: dict[str, None] = {}
         infos: dict[str, tuple[TensorInfo, Shape]] = {}
         origins: dict[str, Arch] = {}
         for found in prints:
-            parts = _PartChoices(found.arch, self._parts)
+            parts = PartChoices(found.arch, self._parts)
             for name, info in found.tensors.items():
                 keys.setdefault(name)
                 if self._tied.get(name, name) != name:
@@ -559,7 +512,7 @@ class Supernet(nn.Module):
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
 
     def _stored_shapes(self, found: Blueprint) -> dict[str, Shape]:
-        parts = _PartChoices(found.arch, self._parts)
+        parts = PartChoices(found.arch, self._parts)
         return {
             stored_name(name, self._choices_for(name), parts(name)): info.shape
             for name, info in found.tensors.items()
@@ -710,38 +663,6 @@ def whole_space(space: ArchSet) -> Space:
     while not isinstance(space, Space):
         space = space.space  # type: ignore[attr-defined]
     return space
-
-
-def stored_name(name: str, choices: Sequence[str], values: Mapping[str, Value]) -> str:
-    """Return what a tensor is called in the store, given the choices that it exists once for."""
-    return f"{name}@{','.join(f'{choice}={_spelled(values.get(choice))}' for choice in choices)}" if choices else name
-
-
-def _spelled(value: Value | None) -> str:
-    # equal numbers are one choice, so 1 and 1.0 must be one name
-    return str(value) if isinstance(value, bool | str | None) else f"{value:.17g}"
-
-
-def plain_name(key: str) -> str:
-    """Return the builder's own name of a stored tensor."""
-    return key.partition("@")[0]
-
-
-class _PartChoices:
-    """The choices that a tensor's name can see: those of its part of an architecture, and the shared ones."""
-
-    def __init__(self, arch: Arch, lists: Mapping[str, str]) -> None:
-        self._shared, parts = split(arch)
-        self._of_module = {f"{lists[name]}.{i}.": part for (name, i), part in parts.items() if name in lists}
-        self._seen: dict[str, Mapping[str, Value]] = {}
-
-    def __call__(self, name: str) -> Mapping[str, Value]:
-        for prefix, part in self._of_module.items():
-            if name.startswith(prefix):
-                if prefix not in self._seen:
-                    self._seen[prefix] = {**self._shared, **part}
-                return self._seen[prefix]
-        return self._shared
 
 
 def _within(shape: Shape, other: Shape) -> bool:
