@@ -1,6 +1,8 @@
 """Building enough networks of a space to know every tensor and the largest size of each of its dimensions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 
 from nasx.arch import Arch, matches
 from nasx.nn import probes
@@ -80,10 +82,10 @@ class _Survey:
 
     def _reaching(self, archs: Sequence[Arch]) -> Iterator[str]:
         """Yield the patterns of choices in parts on which a tensor outside of the part depends."""
-        genes = [(arch, gene) for arch in archs for gene in self.space.genes(arch)]
-        for pattern in name_patterns(self.space.walk()):
-            fitting = [(arch, gene) for arch, gene in genes if "*" in pattern and matches(pattern, gene)]
-            if fitting and any(self._reaches(*example) for example in (fitting[0], fitting[-1])):
+        genes_of = cache(self.space.genes)
+        for pattern in (name for name in name_patterns(self.space.walk()) if "*" in name):
+            with_it = ((arch, gene) for arch in archs for gene in genes_of(arch) if matches(pattern, gene))
+            if any(self._reaches(arch, gene) for arch, gene in islice(with_it, 2)):
                 yield pattern
 
     def _reaches(self, arch: Arch, gene: str) -> bool:
