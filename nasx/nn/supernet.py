@@ -55,7 +55,9 @@ class SupernetLike(Protocol):
 class _Slot:
     """One place in a skeleton: the dictionary and the name that hold a tensor, and which elements of which one."""
 
+    module: nn.Module
     holder: dict[str, Any]
+    """Its parameters or its buffers."""
     leaf: str
     key: str
     source: dict[str, Any]
@@ -64,6 +66,9 @@ class _Slot:
     indices: tuple[Index | None, ...] | None
     """One index per dimension, or None where the whole tensor is used."""
 
+    copies: bool
+    """Whether the elements are copied, so that changes must be written back."""
+
     @property
     def whole(self) -> Tensor:
         """The tensor in the store."""
@@ -71,9 +76,10 @@ class _Slot:
         return tensor
 
     @property
-    def copies(self) -> bool:
-        """Whether the elements are copied, so that changes must be written back."""
-        return self.indices is not None and any(not isinstance(index, slice | None) for index in self.indices)
+    def version(self) -> int:
+        """The version of what the network holds."""
+        tensor: Tensor = self.holder[self.leaf]
+        return tensor._version
 
 
 @dataclass(slots=True, eq=False)
@@ -88,8 +94,8 @@ class _Skeleton:
     recurrent: list[nn.RNNBase]
     modules: int
     placed: "_Placement | None" = None
-    agreed: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """The versions of a copied buffer and of its tensor in the store when they last held the same numbers."""
+    agreed: dict[int, int] = field(default_factory=dict)
+    """The version of each copied buffer when it last held the same numbers as the store."""
     released: list[tuple[dict[str, Any], str, Tensor]] | None = None
     """What stands for copied parameters while the network does not run."""
 
@@ -122,16 +128,16 @@ class _Skeleton:
         """Put slices of the shared buffers into the network."""
         with torch.inference_mode(False):
             _bind(self.buffers)
-        self.agreed = {place: _versions(slot) for place, slot in enumerate(self.buffers) if slot.copies}
+        self.agreed = {place: slot.version for place, slot in enumerate(self.buffers) if slot.copies}
 
     def refresh_buffers(self) -> None:
-        """Take copied buffers from the store where they changed there alone."""
-        for place, (own, stored) in self.agreed.items():
+        """Take copied buffers from the store again, other than those that were changed here."""
+        for place, version in self.agreed.items():
             slot = self.buffers[place]
-            if _versions(slot) != (own, stored) and _versions(slot)[0] == own:
+            if slot.version == version:
                 with torch.inference_mode(False):
                     _bind([slot])
-                self.agreed[place] = _versions(slot)
+                self.agreed[place] = slot.version
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
@@ -140,12 +146,14 @@ class _Skeleton:
         outputs = self.network(*args, **kwargs)
         for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
             now = slot.holder[slot.leaf]
-            if now is not before or (slot.copies and _versions(slot)[0] != self.agreed[place][0]):
+            # BatchNorm changes its statistics without a new version
+            changed = slot.copies and (slot.module.training or slot.version != self.agreed[place])
+            if changed or now is not before:
                 put(slot.whole, slot.indices or (None,) * now.ndim, now.detach())
-                if not slot.copies:
-                    _bind([slot])
             if slot.copies:
-                self.agreed[place] = _versions(slot)
+                self.agreed[place] = slot.version
+            elif now is not before:
+                _bind([slot])
         for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
             if holder[leaf]._version != version:
                 raise ValueError(
@@ -157,11 +165,6 @@ class _Skeleton:
 
 _Placement = tuple[torch.device, torch.dtype | None]
 """The device of the weights, and their precision where it is not the one that the builder gives them."""
-
-
-def _versions(slot: _Slot) -> tuple[int, int]:
-    own, whole = slot.holder[slot.leaf], slot.whole
-    return own._version, 0 if whole.is_inference() else whole._version
 
 
 class _Node(nn.Module):
@@ -435,7 +438,8 @@ class Supernet(nn.Module):
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
                     indices = _indices(first, rule, largest, wanted, of_part)
-                    yield _Slot(holder, leaf, key, source, source_leaf, indices)
+                    copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
+                    yield _Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
     # Building the store
 
