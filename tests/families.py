@@ -200,7 +200,7 @@ def bert(arch: Arch) -> nn.Module:
             num_attention_heads=2,
             intermediate_size=int(arch["hidden"]),
             max_position_embeddings=16,
-            num_labels=3,
+            num_labels=3,  # type: ignore[call-arg]  # of all configurations
         )
     )
 
@@ -336,7 +336,7 @@ def noise(*shape: int) -> Tensor:
 
 Sharing = Literal["separate", "entangled"]
 SHARINGS: tuple[Sharing, ...] = ("separate", "entangled")
-SMALL_IMAGES: dict[str, int] = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
+SMALL_IMAGES: dict[str, Any] = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
 FEW: dict[str, Any] = {"blocks": 2, "expansion": (1, 4), "qkv_ratio": (0.5, 1.0, 2.0), "mlp_ratio": (2, 4)}
 LOCALITIES: dict[Locality, recipes.glit.space.Axes] = {
     "conv1d": recipes.glit.space.Axes(kernel_size=(3, 9), held_kernel_size=9, **FEW),
@@ -355,7 +355,7 @@ VARIANTS = {
 def glit(name: str, space: Space, variant: Variant, sharing: Sharing) -> Family:
     """Return a small space of GLiT."""
     frame = recipes.glit.model.Frame(embed_dim=24, variant=variant, **SMALL_IMAGES)
-    settings = {"drop_path": 0.3, "init_std": 0.2}
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         f"glit, {name}, {sharing}",
         space,
@@ -391,7 +391,7 @@ def autoformer(qkv_bias: recipes.autoformer.supernet.QkvBias) -> Family:
         embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2)
     ).space()
     frame = recipes.autoformer.model.Frame(head_dim=8, max_offset=2, **SMALL_IMAGES)
-    settings = {"drop_path": 0.3, "init_std": 0.2}
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         f"autoformer, {qkv_bias}",
         space,
@@ -407,7 +407,7 @@ def localvit() -> Family:
         recipes.localvit.space.Axes(blocks=2, mlp_ratio=(2, 4), kernel_size=(3, 5), reduction=(2, 8))
     )
     frame = recipes.localvit.model.Frame(embed_dim=8, num_heads=2, **SMALL_IMAGES)
-    settings = {"drop_path": 0.3, "init_std": 0.2}
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         "localvit",
         space,

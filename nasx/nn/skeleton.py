@@ -54,6 +54,10 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
     return kept
 
 
+# for good: another thread may be registering parameters when it would come or go; it does nothing outside of skeletons
+register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
+
+
 def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
 
@@ -61,14 +65,12 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     builder comes with the architecture as a note.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
-    _registering.made = {}
+    outer, _registering.made = getattr(_registering, "made", None), {}
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _WithoutInit():
             return call_builder(make, arch)
     finally:
-        _registering.made = None
-        hook.remove()
+        _registering.made = outer
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:
