@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
 from nasx.nn import probes
-from nasx.nn.layout import Index, Layout, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Shape, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import (
     Blueprint,
@@ -336,11 +336,17 @@ class Supernet(nn.Module):
         filled = {id(own[key]) for key in fitting}
         return tuple(key for key, tensor in own.items() if id(tensor) not in filled)
 
+    # the value of a choice may hold a dot, which torch would take for the end of a module's name
+
     def get_parameter(self, target: str) -> nn.Parameter:
-        """Return a parameter by its name in the state dict, in which the value of a choice may hold a dot."""
-        source, leaf = self._cache.places.get(target, ({}, ""))
-        found = source.get(leaf)
+        """Return a parameter by its name in the state dict."""
+        found = self._stored().get(target)
         return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """Return a buffer by its name in the state dict."""
+        found = self._stored().get(target)
+        return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the network's own method of this name spares, as timm's models have it."""
@@ -468,8 +474,8 @@ class Supernet(nn.Module):
     def _choices_for(self, name: str) -> tuple[str, ...]:
         """Return the choices whose values a name exists once for."""
         if name not in self._separated:
-            fitting = [pattern for pattern in self._separate if names(pattern, name)]
-            self._separated[name] = self._separate[max(fitting, key=len)] if fitting else ()
+            pattern = most_exact(self._separate, name)
+            self._separated[name] = () if pattern is None else self._separate[pattern]
         return self._separated[name]
 
     def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:

@@ -351,13 +351,18 @@ def test_networks_that_ran_hold_no_copies_of_the_weights() -> None:
     assert 4 <= copies() - before <= 4 * 4  # those of the last four networks
 
 
-def test_parameters_of_copies_are_found_by_name() -> None:
+def test_copies_are_found_by_name_where_the_value_has_a_dot() -> None:
     space = Space(ratio=one_of(3, 3.5))
-    supernet = Supernet(lambda arch: nn.Linear(2, int(arch["ratio"] * 2)), space, separate={"*": "ratio"})
+    supernet = Supernet(lambda arch: nn.BatchNorm1d(int(arch["ratio"] * 2)), space, separate={"*": "ratio"})  # type: ignore[operator]
     for name, parameter in supernet.named_parameters():
         assert supernet.get_parameter(name) is parameter
+    for name, buffer in supernet.named_buffers():
+        assert supernet.get_buffer(name) is buffer
+    for get in (supernet.get_parameter, supernet.get_buffer):
+        with pytest.raises(AttributeError):
+            get("unknown")
     with pytest.raises(AttributeError):
-        supernet.get_parameter("weight")
+        supernet.get_buffer("weight@ratio=3")
 
 
 class TestBuffers:
