@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
@@ -27,8 +28,8 @@ Site = tuple[tuple[CodeType, int], ...]
 """Where in the builder's code a module was made: its call stack, as code objects and instructions."""
 
 
-class _WithoutInit(TorchFunctionMode):
-    """Leaves parameters alone: whatever would fill one in place does nothing."""
+class _OnMeta(TorchFunctionMode):
+    """Lets a builder treat parameters on `meta` as any others: filling, loading and moving them does nothing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -39,6 +40,13 @@ class _WithoutInit(TorchFunctionMode):
             word = getattr(func, "__name__", "")
             if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
                 return first
+            if getattr(func, "__self__", None) is Tensor.is_meta:  # `load_state_dict` warns of those that are
+                return False
+            if func in (Tensor.cpu, Tensor.cuda):
+                return first
+            if func is Tensor.to:
+                _, dtype, *_ = torch._C._nn._parse_to(*args[1:], **kwargs)
+                return first if dtype in (None, first.dtype) else torch.empty_like(first, dtype=dtype)
         return func(*args, **kwargs)
 
 
@@ -47,7 +55,7 @@ _registering = threading.local()
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
     made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
-    if made is None or parameter is None or parameter.is_meta:
+    if made is None or parameter is None or parameter.device.type == "meta":
         return None
     kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
     made[id(kept)] = kept
@@ -67,7 +75,7 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     outer, _registering.made = getattr(_registering, "made", None), {}
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _WithoutInit():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
             return call_builder(make, arch)
     finally:
         _registering.made = outer
@@ -100,7 +108,7 @@ class TensorInfo:
     """The first name of the same tensor: its own, where it has no other."""
     is_buffer: bool = False
     start: Value | None = None
-    """The number that a buffer holds everywhere when it is made, or None where it was computed."""
+    """The number that a buffer holds everywhere when it is made (0 for statistics), or None where it was computed."""
 
     @property
     def kind(self) -> str:
@@ -144,7 +152,7 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
             if buffer is not None and leaf not in module._non_persistent_buffers_set:
                 name, shape = dotted + leaf, tuple(buffer.shape)
                 tied = first_names.setdefault(id(buffer), name)
-                tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(buffer))
+                tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
     containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
 
@@ -155,7 +163,9 @@ def _is_numbered(module: nn.Module) -> TypeGuard[nn.Sequential | nn.ModuleList]:
     return all(name == str(number) for number, name in enumerate(module._modules))
 
 
-def _start(buffer: Tensor) -> Value | None:
+def _start(module: nn.Module, buffer: Tensor) -> Value | None:
+    if isinstance(module, _NormBase):  # whose statistics a builder may have loaded
+        return 0
     if buffer.is_complex() or not buffer.numel():
         return None
     first = buffer.reshape(-1)[0]

@@ -220,9 +220,10 @@ class Supernet(nn.Module):
     - `weights` are those of a plain network; see `load_plain`.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
-    In patterns `*` stands for any characters, dots included. The state dict has the builder's own names. Buffers that
-    start from one number everywhere and in every network, such as BatchNorm's statistics, are stored and sliced as
-    parameters are, and updated in place; all others are computed by the builder and belong to each network.
+    In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
+    state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
+    and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
+    builder and belong to each network.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture, or where a pattern matches nothing; TypeError where the builder
