@@ -5,15 +5,17 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
-from nasx.nn import Supernet, Subnet
+from nasx.nn import Subnet, Supernet
 from nasx.recipe.config import Augmentation
 from nasx.recipe.problem import ImageTask, load_task
 from nasx.search import Evolution
@@ -86,7 +88,7 @@ def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> Super
         UniformPaths(space, seed),
         optimizer,
         schedule=cosine_schedule(optimizer, steps=total, warmup_steps=warmup),
-        label_smoothing=training.label_smoothing,
+        loss=partial(F.cross_entropy, label_smoothing=training.label_smoothing),
         clip_norm=training.clip_norm,
     ):
         if step.step % 200 == 0:

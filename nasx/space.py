@@ -6,14 +6,18 @@ bijection (mixed radix, the first name most significant).
 
 Mutation and crossover are uniform draws from a *narrowed* space: the same space with some choices held. A budget
 then only has to know how to draw uniformly from any space (see `nasx.feasible`).
+
+A space is a tree of three kinds of node: `Space`, `Choice` and `Repeat`. What they do together goes through methods of
+one signature, in which `name` is the node's own full dotted name, "" for the whole space.
 """
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 
@@ -27,13 +31,21 @@ Rng = np.random.Generator | int
 """A numpy generator, or the seed of one."""
 
 Probability = float | Mapping[str, float]
-"""Of a mutation of each gene: one for all, or one for each pattern of names, of which the most exact counts."""
+"""Mutation probability: one number, or a mapping from name pattern to number, of which the most specific wins."""
+
+Predicate = Callable[[Value], bool]
+"""Whether a choice may have a value."""
 
 Rule = Callable[[str, "Choice"], Iterable[tuple[int, "Rule | None"]]]
 """Which options of a named choice stay, each with the rule for its subspace (None: all of it stays)."""
 
 
-def _generator(rng: Rng) -> np.random.Generator:
+class EmptySet(ValueError):
+    """No architecture is left of those asked for; the message says what there is."""
+
+
+def as_generator(rng: Rng) -> np.random.Generator:
+    """Return the generator itself, or a new one for a seed."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
 
 
@@ -68,11 +80,43 @@ class Draws(Sequence[Arch]):
 
 
 class ArchSet(Protocol):
-    """What searchers and path samplers need of a space: a `Space`, or what its `within` returns."""
+    """A set of architectures, as searchers and path samplers take it: a `Space`, or what its `within` returns."""
+
+    @property
+    def space(self) -> "Space":
+        """The whole space, budgets and predicates aside."""
+
+    @property
+    def budgets(self) -> "tuple[Budget, ...]":
+        """The budgets that every architecture meets; none for a whole space."""
+
+    @property
+    def predicates(self) -> tuple[Callable[[Arch], bool], ...]:
+        """The predicates that hold for every architecture."""
 
     @property
     def size(self) -> int:
-        """Number of architectures, exact."""
+        """Number of architectures, exact; a ValueError where only `size_bounds` are known."""
+
+    @property
+    def size_bounds(self) -> tuple[int, int]:
+        """Least and greatest possible number of architectures; equal where it is known exactly."""
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the draws so far that were inside; 1.0 before any, and where no draw is ever refused."""
+
+    def with_fresh_counts(self) -> "ArchSet":
+        """Return the same set with an `acceptance` of its own."""
+
+    def pin(self, entries: "Mapping[str, Value | Predicate]") -> "ArchSet":
+        """Keep the architectures in which every name that a pattern matches has the pattern's value."""
+
+    def within(self, *budgets: "Budget") -> "Feasible":
+        """Return the architectures that meet further budgets as well."""
+
+    def where(self, predicate: Callable[[Arch], bool]) -> "Feasible":
+        """Return the architectures for which a predicate holds."""
 
     def __contains__(self, arch: object) -> bool: ...
 
@@ -86,8 +130,14 @@ class ArchSet(Protocol):
     def sample_per_choice(self, rng: Rng) -> Arch:
         """Draw each choice uniformly, one after the other."""
 
+    def genes(self, arch: Mapping[str, Value]) -> tuple[str, ...]:
+        """Return the names of an architecture's choices that have an alternative in the space."""
+
+    def neighbours(self, arch: Mapping[str, Value]) -> Iterator[Arch]:
+        """Yield every architecture of the set that differs in one gene."""
+
     def mutate(self, arch: Arch, rng: Rng, probability: Probability) -> Arch:
-        """Draw a child in which some choices of an architecture are drawn anew."""
+        """Draw a child in which some choices of an architecture are drawn again."""
 
     def crossover(self, first: Arch, second: Arch, rng: Rng) -> Arch:
         """Draw a child that has every choice from one of two parents."""
@@ -96,8 +146,41 @@ class ArchSet(Protocol):
         """Return the architecture in the space's order; a ValueError names the entry that does not fit."""
 
 
+class _Node(ABC):
+    """What a space is made of."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of architectures, exact."""
+
+    @abstractmethod
+    def _rank(self, name: str, entries: dict[str, Value]) -> int:
+        """Take the node's entries out of an architecture's and return their rank in [0, size)."""
+
+    @abstractmethod
+    def _unrank(self, name: str, index: int, entries: dict[str, Value]) -> None:
+        """Add the entries of a rank."""
+
+    @abstractmethod
+    def _draw(self, name: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+        """Add entries in which every choice is drawn uniformly."""
+
+    @abstractmethod
+    def _choices(self, name: str) -> Iterator[tuple[str, "Choice"]]:
+        """Yield the choices with their names."""
+
+    @abstractmethod
+    def _narrow(self, name: str, rule: Rule) -> Self | None:
+        """Return the node with the options that a rule keeps, or None where a choice keeps none."""
+
+    @abstractmethod
+    def _plain(self) -> dict[str, Any]:
+        """Return the node as JSON values."""
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(_Node):
     """One of several values, each of which may open a subspace of its own."""
 
     options: tuple[tuple[Value, "Space"], ...]
@@ -130,18 +213,7 @@ class Choice:
         """Return the place of the option equal to a value, or None."""
         return next((i for i, v in enumerate(self.values) if v == value), None)
 
-    def narrow(self, prefix: str, key: str, rule: Rule) -> "Choice | None":
-        """Return the choice with the options that a rule keeps, or None where it keeps none."""
-        options = []
-        for i, inner in rule(prefix + key, self):
-            value, space = self.options[i]
-            kept = space if inner is None else space.narrow(prefix, inner)
-            if kept is not None:
-                options.append((value, kept))
-        return Choice(tuple(options)) if options else None
-
-    def _rank(self, prefix: str, key: str, entries: dict[str, Value]) -> int:
-        name = prefix + key
+    def _rank(self, name: str, entries: dict[str, Value]) -> int:
         if name not in entries:
             raise ValueError(f"the architecture has no entry {name!r}; it must be one of {_listed(self.values)}")
         value = entries.pop(name)
@@ -149,30 +221,44 @@ class Choice:
         if at is None:
             raise ValueError(f"{name} must be one of {_listed(self.values)}, but got {value!r}")
         before = sum(space.size for _, space in self.options[:at])
-        return before + self.options[at][1]._rank_all(prefix, entries)
+        return before + self.options[at][1]._rank(_above(name), entries)
 
-    def _unrank(self, prefix: str, key: str, index: int, entries: dict[str, Value]) -> None:
+    def _unrank(self, name: str, index: int, entries: dict[str, Value]) -> None:
         for value, space in self.options:
             if index < space.size:
-                entries[prefix + key] = value
-                space._unrank_all(prefix, index, entries)
+                entries[name] = value
+                space._unrank(_above(name), index, entries)
                 return
             index -= space.size
         raise AssertionError("index beyond the choice's size")
 
-    def _draw(self, prefix: str, key: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+    def _draw(self, name: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
         value, space = self.options[rng.integers(len(self.options))]
-        entries[prefix + key] = value
-        space._draw_all(prefix, rng, entries)
+        entries[name] = value
+        space._draw(_above(name), rng, entries)
 
-    def _walk(self, prefix: str, key: str) -> Iterator[tuple[str, "Choice"]]:
-        yield prefix + key, self
+    def _choices(self, name: str) -> Iterator[tuple[str, "Choice"]]:
+        yield name, self
         for _, space in self.options:
-            yield from space._walk_all(prefix)
+            yield from space._choices(_above(name))
+
+    def _narrow(self, name: str, rule: Rule) -> "Choice | None":
+        options = []
+        for i, inner in rule(name, self):
+            value, space = self.options[i]
+            kept = space if inner is None else space._narrow(_above(name), inner)
+            if kept is not None:
+                options.append((value, kept))
+        return Choice(tuple(options)) if options else None
+
+    def _plain(self) -> dict[str, Any]:
+        if not self.branches:
+            return {"one_of": list(self.values)}
+        return {"one_of": [[value, space._plain()["space"]] for value, space in self.options]}
 
 
 @dataclass(frozen=True)
-class Repeat:
+class Repeat(_Node):
     """A power: parts in a row, as many as `count` says, which may itself be a choice (then named `<name>.count`)."""
 
     parts: tuple["Space", ...]
@@ -188,15 +274,51 @@ class Repeat:
         """Number of architectures: the sum over the counts of the products of the parts."""
         return sum(math.prod(part.size for part in self.parts[:count]) for count in self.counts)
 
-    def narrow(self, prefix: str, key: str, rule: Rule) -> "Repeat | None":
+    def _rank(self, name: str, entries: dict[str, Value]) -> int:
+        count, rank = self.counts[0], 0
+        if isinstance(self.count, Choice):
+            at = self.count._rank(f"{name}.count", entries)
+            count = self.counts[at]
+            rank = sum(math.prod(part.size for part in self.parts[:c]) for c in self.counts[:at])
+        within = 0
+        for i, part in enumerate(self.parts[:count]):
+            within = within * part.size + part._rank(f"{name}.{i}", entries)
+        return rank + within
+
+    def _unrank(self, name: str, index: int, entries: dict[str, Value]) -> None:
+        count = self.counts[0]
+        if isinstance(self.count, Choice):
+            for count in self.counts:
+                size = math.prod(part.size for part in self.parts[:count])
+                if index < size:
+                    break
+                index -= size
+            entries[f"{name}.count"] = count
+        for i, (part, digit) in enumerate(_digits(self.parts[:count], index)):
+            part._unrank(f"{name}.{i}", digit, entries)
+
+    def _draw(self, name: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+        count = self.counts[rng.integers(len(self.counts))]
+        if isinstance(self.count, Choice):
+            entries[f"{name}.count"] = count
+        for i, part in enumerate(self.parts[:count]):
+            part._draw(f"{name}.{i}", rng, entries)
+
+    def _choices(self, name: str) -> Iterator[tuple[str, "Choice"]]:
+        if isinstance(self.count, Choice):
+            yield f"{name}.count", self.count
+        for i, part in enumerate(self.parts):
+            yield from part._choices(f"{name}.{i}")
+
+    def _narrow(self, name: str, rule: Rule) -> "Repeat | None":
         """Return the parts narrowed by a rule; counts that need an emptied part go with it."""
-        count = self.count if isinstance(self.count, int) else self.count.narrow(f"{prefix}{key}.", "count", rule)
+        count = self.count if isinstance(self.count, int) else self.count._narrow(f"{name}.count", rule)
         if count is None:
             return None
         most = max(Repeat((), count).counts)
         parts = []
         for i, part in enumerate(self.parts[:most]):
-            kept = part.narrow(f"{prefix}{key}.{i}.", rule)
+            kept = part._narrow(f"{name}.{i}", rule)
             if kept is None:
                 break
             parts.append(kept)
@@ -206,48 +328,13 @@ class Repeat:
         most = max((int(value) for value, _ in options), default=0)
         return Repeat(tuple(parts[:most]), Choice(options)) if options else None
 
-    def _rank(self, prefix: str, key: str, entries: dict[str, Value]) -> int:
-        count, rank = self.counts[0], 0
-        if isinstance(self.count, Choice):
-            at = self.count._rank(f"{prefix}{key}.", "count", entries)
-            count = self.counts[at]
-            rank = sum(math.prod(part.size for part in self.parts[:c]) for c in self.counts[:at])
-        within = 0
-        for i, part in enumerate(self.parts[:count]):
-            within = within * part.size + part._rank_all(f"{prefix}{key}.{i}.", entries)
-        return rank + within
-
-    def _unrank(self, prefix: str, key: str, index: int, entries: dict[str, Value]) -> None:
-        count = self.counts[0]
-        if isinstance(self.count, Choice):
-            for count in self.counts:
-                size = math.prod(part.size for part in self.parts[:count])
-                if index < size:
-                    break
-                index -= size
-            entries[f"{prefix}{key}.count"] = count
-        digits = []
-        for part in reversed(self.parts[:count]):
-            index, digit = divmod(index, part.size)
-            digits.append(digit)
-        for i, digit in enumerate(reversed(digits)):
-            self.parts[i]._unrank_all(f"{prefix}{key}.{i}.", digit, entries)
-
-    def _draw(self, prefix: str, key: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
-        count = self.counts[rng.integers(len(self.counts))]
-        if isinstance(self.count, Choice):
-            entries[f"{prefix}{key}.count"] = count
-        for i, part in enumerate(self.parts[:count]):
-            part._draw_all(f"{prefix}{key}.{i}.", rng, entries)
-
-    def _walk(self, prefix: str, key: str) -> Iterator[tuple[str, Choice]]:
-        if isinstance(self.count, Choice):
-            yield f"{prefix}{key}.count", self.count
-        for i, part in enumerate(self.parts):
-            yield from part._walk_all(f"{prefix}{key}.{i}.")
+    def _plain(self) -> dict[str, Any]:
+        count = self.count if isinstance(self.count, int) else self.count._plain()
+        parts = [part._plain() for part in self.parts]
+        return {"repeat": parts[0] if len(set(self.parts)) == 1 else parts, "count": count}
 
 
-class Space:
+class Space(_Node):
     """A product of named choices, subspaces and repeats; a plain value is a choice of one.
 
     >>> space = Space(width=one_of(64, 128), block=repeat(Space(kernel_size=one_of(3, 5, 7)), 4))
@@ -256,6 +343,9 @@ class Space:
     """
 
     nodes: dict[str, "Choice | Space | Repeat"]
+    budgets: "tuple[Budget, ...]" = ()
+    predicates: tuple[Callable[[Arch], bool], ...] = ()
+    acceptance: float = 1.0
 
     def __init__(self, /, **nodes: Any) -> None:
         self.nodes = {}
@@ -284,6 +374,16 @@ class Space:
         """Number of architectures, exact."""
         return math.prod(node.size for node in self.nodes.values())
 
+    @property
+    def size_bounds(self) -> tuple[int, int]:
+        """The size twice: it is known exactly."""
+        return self.size, self.size
+
+    @property
+    def space(self) -> "Space":
+        """The space itself."""
+        return self
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Space) and list(self.nodes.items()) == list(other.nodes.items())
 
@@ -298,7 +398,7 @@ class Space:
     def index(self, arch: Mapping[str, Value]) -> int:
         """Return an architecture's rank in [0, size); a ValueError names the entry that does not fit."""
         entries = dict(arch)
-        rank = self._rank_all("", entries)
+        rank = self._rank("", entries)
         if entries:
             name = next(iter(entries))
             raise ValueError(f"the space has no entry {name!r} beside the others of this architecture")
@@ -308,7 +408,7 @@ class Space:
         if not 0 <= index < self.size:
             raise IndexError(f"an index must be in [0, {self.size}), but got {index}")
         entries: dict[str, Value] = {}
-        self._unrank_all("", index, entries)
+        self._unrank("", index, entries)
         return Arch.joined(entries)
 
     def __iter__(self) -> Iterator[Arch]:
@@ -332,7 +432,7 @@ class Space:
 
     def walk(self) -> Iterator[tuple[str, Choice]]:
         """Yield every choice by its full name, branches included: a name may come once per branch."""
-        return self._walk_all("")
+        return self._choices("")
 
     def parts(self, name: str) -> tuple["Space", ...]:
         """Return the spaces of the repeated part `name`, as many as the largest count has."""
@@ -353,42 +453,35 @@ class Space:
                 names.append(name)
             return _keep(choice, arch[name], visit)
 
-        self.narrow("", visit)
+        self._narrow("", visit)
         return tuple(names)
 
-    def narrow(self, prefix: str, rule: Rule) -> "Space | None":
-        """Return the space with the options that a rule keeps, or None where a choice keeps none."""
-        nodes: dict[str, Choice | Space | Repeat] = {}
-        for key, node in self.nodes.items():
-            kept = node.narrow(f"{prefix}{key}.", rule) if isinstance(node, Space) else node.narrow(prefix, key, rule)
-            if kept is None:
-                return None
-            nodes[key] = kept
-        return Space(**nodes)
-
-    def pin(self, entries: Mapping[str, Value]) -> "Space":
+    def pin(self, entries: Mapping[str, Value | Predicate]) -> "Space":
         """Keep the architectures in which every name that a pattern matches has the pattern's value.
 
-        `*` is one segment. Branches that contradict an entry are removed; a name that an architecture does not have
-        never excludes it; pinned names stay in the Arch. A name or a value that matches nothing is a ValueError, and
-        so is an empty result.
+        Instead of a value a pattern may have a predicate, which tells the values that may stay:
+        `space.pin({"block.*.kernel_size": lambda size: size < 31})`. `*` is one segment. Branches that contradict an
+        entry are removed; a name that an architecture does not have never excludes it; pinned names stay in the Arch.
+        Raises ValueError for a pattern that matches no name, EmptySet for a value that no matching choice offers and
+        for an empty result.
         """
         choices = list(self.walk())
-        for pattern, value in entries.items():
+        for pattern, wanted in entries.items():
             found = [choice for name, choice in choices if matches(pattern, name)]
             if not found:
                 raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(name_patterns(choices))}")
-            if all(choice.position(value) is None for choice in found):
-                offered = sorted({v for choice in found for v in choice.values}, key=str)
-                raise ValueError(f"{pattern!r} cannot be {value!r}; this space offers {_listed(offered)}")
+            offered = sorted({v for choice in found for v in choice.values}, key=str)
+            if not any(_fits(value, wanted) for value in offered):
+                said = "passes the predicate" if callable(wanted) else f"equals {wanted!r}"
+                raise EmptySet(f"no value of {pattern!r} {said}; this space offers {_listed(offered)}")
 
         def pinned(name: str, choice: Choice) -> Iterable[tuple[int, Rule | None]]:
             wanted = [value for pattern, value in entries.items() if matches(pattern, name)]
-            return [(i, pinned) for i, v in enumerate(choice.values) if all(v == w for w in wanted)]
+            return [(i, pinned) for i, v in enumerate(choice.values) if all(_fits(v, w) for w in wanted)]
 
-        space = self.narrow("", pinned)
+        space = self._narrow("", pinned)
         if space is None:
-            raise ValueError(f"no architecture of this space meets all of {dict(entries)!r} together")
+            raise EmptySet(f"no architecture of this space meets all of {dict(entries)!r} together")
         return space
 
     # Draws
@@ -399,7 +492,7 @@ class Space:
     def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
     def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
         """Draw one architecture, or `n` that decode on access, uniformly over all architectures."""
-        generator = _generator(rng)
+        generator = as_generator(rng)
         if n is None:
             return self[_random_below(generator, self.size)]
         indices = [_random_below(generator, self.size) for _ in range(n)]
@@ -411,7 +504,7 @@ class Space:
         Where options open subspaces of different sizes this is not uniform over architectures.
         """
         entries: dict[str, Value] = {}
-        self._draw_all("", _generator(rng), entries)
+        self._draw("", as_generator(rng), entries)
         return Arch.joined(entries)
 
     def mutations(self, arch: Mapping[str, Value], genes: Iterable[str]) -> "Space":
@@ -448,13 +541,13 @@ class Space:
         return _narrowed(self, both)
 
     def mutate(self, arch: Mapping[str, Value], rng: Rng, probability: Probability = 0.1) -> Arch:
-        """Draw a child in which each gene is drawn anew with a probability, at least one of them.
+        """Draw a child in which each gene is drawn again with a probability, at least one of them.
 
         A mapping gives genes probabilities of their own: `{"block.*.*": 0.4, "embed_dim": 0.2}`. Of several patterns
-        that fit, the one with the fewest `*` counts, of those the alphabetically first. A ValueError names a gene that
-        none fits.
+        that match, the one with the fewest `*` wins, of those the alphabetically first. A ValueError names a gene that
+        none matches.
         """
-        generator = _generator(rng)
+        generator = as_generator(rng)
         return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
 
     def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
@@ -475,11 +568,19 @@ class Space:
 
         return Feasible(self, budgets)
 
+    def where(self, predicate: Callable[[Arch], bool]) -> "Feasible":
+        """Return the architectures for which a predicate holds; it filters draws (see `nasx.feasible`)."""
+        return self.within().where(predicate)
+
+    def with_fresh_counts(self) -> "Space":
+        """Return the space itself: no draw from it is ever refused, so there is nothing to count."""
+        return self
+
     # JSON
 
     def to_json(self) -> str:
         """Return the space as a JSON document that `from_json` reads back to an equal space."""
-        return json.dumps(_to_plain(self), indent=1, allow_nan=False) + "\n"
+        return json.dumps(self._plain(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Space":
@@ -489,40 +590,37 @@ class Space:
             raise ValueError("the JSON document holds no space")
         return space
 
-    # What the nodes do together; entries are those of one architecture
+    # What all nodes do
 
-    def _rank_all(self, prefix: str, entries: dict[str, Value]) -> int:
+    def _rank(self, name: str, entries: dict[str, Value]) -> int:
         rank = 0
         for key, node in self.nodes.items():
-            inner = (
-                node._rank_all(f"{prefix}{key}.", entries)
-                if isinstance(node, Space)
-                else node._rank(prefix, key, entries)
-            )
-            rank = rank * node.size + inner
+            rank = rank * node.size + node._rank(_below(name, key), entries)
         return rank
 
-    def _unrank_all(self, prefix: str, index: int, entries: dict[str, Value]) -> None:
-        digits = []
-        for node in reversed(self.nodes.values()):
-            index, digit = divmod(index, node.size)
-            digits.append(digit)
-        for (key, node), digit in zip(self.nodes.items(), reversed(digits), strict=True):
-            if isinstance(node, Space):
-                node._unrank_all(f"{prefix}{key}.", digit, entries)
-            else:
-                node._unrank(prefix, key, digit, entries)
+    def _unrank(self, name: str, index: int, entries: dict[str, Value]) -> None:
+        for key, (node, digit) in zip(self.nodes, _digits(self.nodes.values(), index), strict=True):
+            node._unrank(_below(name, key), digit, entries)
 
-    def _draw_all(self, prefix: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
+    def _draw(self, name: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
         for key, node in self.nodes.items():
-            if isinstance(node, Space):
-                node._draw_all(f"{prefix}{key}.", rng, entries)
-            else:
-                node._draw(prefix, key, rng, entries)
+            node._draw(_below(name, key), rng, entries)
 
-    def _walk_all(self, prefix: str) -> Iterator[tuple[str, Choice]]:
+    def _choices(self, name: str) -> Iterator[tuple[str, Choice]]:
         for key, node in self.nodes.items():
-            yield from (node._walk_all(f"{prefix}{key}.") if isinstance(node, Space) else node._walk(prefix, key))
+            yield from node._choices(_below(name, key))
+
+    def _narrow(self, name: str, rule: Rule) -> "Space | None":
+        nodes: dict[str, Choice | Space | Repeat] = {}
+        for key, node in self.nodes.items():
+            kept = node._narrow(_below(name, key), rule)
+            if kept is None:
+                return None
+            nodes[key] = kept
+        return Space(**nodes)
+
+    def _plain(self) -> dict[str, Any]:
+        return {"space": {key: node._plain() for key, node in self.nodes.items()}}
 
 
 _NOTHING = Space()
@@ -575,6 +673,28 @@ def probability_of(gene: str, probability: Probability) -> float:
     raise ValueError(f"no probability is given for the gene {gene!r}, only for {', '.join(probability)}")
 
 
+def _below(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _above(name: str) -> str:
+    """Return what the names that an option opens stand below: they are siblings of the choice."""
+    return name.rpartition(".")[0]
+
+
+def _digits(nodes: Iterable[_Node], index: int) -> Iterator[tuple[Any, int]]:
+    """Yield each node with its own rank, given the rank of all: mixed radix, the first most significant."""
+    nodes, digits = list(nodes), []
+    for node in reversed(nodes):
+        index, digit = divmod(index, node.size)
+        digits.append(digit)
+    return zip(nodes, reversed(digits), strict=True)
+
+
+def _fits(value: Value, wanted: Value | Predicate) -> bool:
+    return bool(wanted(value)) if callable(wanted) else value == wanted
+
+
 def _keep(choice: Choice, value: Value, rule: Rule) -> list[tuple[int, Rule | None]]:
     at = choice.position(value)
     return [] if at is None else [(at, rule)]
@@ -588,7 +708,7 @@ def _held(arch: Mapping[str, Value]) -> Rule:
 
 
 def _narrowed(space: Space, rule: Rule) -> Space:
-    narrowed = space.narrow("", rule)
+    narrowed = space._narrow("", rule)
     assert narrowed is not None, "an architecture of the space always stays"
     return narrowed
 
@@ -601,19 +721,6 @@ def name_patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
     """Return the names of choices (`Space.walk`), with `*` for the numbers of parts, each once."""
     names = (".".join("*" if s.isdigit() else s for s in name.split(".")) for name, _ in choices)
     return list(dict.fromkeys(names))
-
-
-def _to_plain(node: Choice | Space | Repeat) -> Any:
-    if isinstance(node, Space):
-        return {"space": {key: _to_plain(inner) for key, inner in node.nodes.items()}}
-    if isinstance(node, Choice):
-        if not node.branches:
-            return {"one_of": list(node.values)}
-        return {"one_of": [[value, _to_plain(space)["space"]] for value, space in node.options]}
-    count = node.count if isinstance(node.count, int) else _to_plain(node.count)
-    same = len(set(node.parts)) == 1
-    parts = _to_plain(node.parts[0]) if same else [_to_plain(part) for part in node.parts]
-    return {"repeat": parts, "count": count}
 
 
 def _from_plain(plain: Any) -> Choice | Space | Repeat:

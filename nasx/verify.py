@@ -143,7 +143,7 @@ def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolera
         return _compared(name, network(_double(inputs)), fresh(_double(inputs)), tolerance)
 
 
-def check_cost(unit: str, formula: int, counted: int) -> Check:
+def check_cost(unit: str, formula: float, counted: int) -> Check:
     """Check that a cost's formula gives what is counted."""
     detail = "" if formula == counted else f"the formula says {formula:,}, counted are {counted:,}"
     return Check(f"{unit}: formula = count", formula == counted, float(abs(formula - counted)), detail)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasx import Arch, Budget, Space
+from nasx import Arch, Budget, Space, one_of
 from nasx.arch import Value
-from nasx.cost import AdditiveCost, split
-from tests.strategies import ToyCost, spaces
+from nasx.cost import AdditiveCost, PercentOfLargest, parse_amount, split
+from tests.strategies import ToyCost, archs, spaces
 
 
 class Trace(AdditiveCost):
@@ -81,6 +81,91 @@ def test_bounds_are_inclusive(at_least: float | None, at_most: float | None, ins
 def test_bounds_that_cannot_be_meant_are_refused(build: Callable[[AdditiveCost], Budget]) -> None:
     with pytest.raises(ValueError, match=r"at_most|at_least"):
         build(ToyCost())
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("1.4G", 1_400_000_000),
+        ("5.7M", 5_700_000),
+        ("600k", 600_000),
+        ("600 K", 600_000),
+        ("2T", 2 * 10**12),
+        ("1.1G", 1_100_000_000),  # 1.1 * 1e9 is a little more
+        ("1.4e9", 1_400_000_000),
+        (".5", 0.5),
+        ("1_000", 1000),
+        ("60%", PercentOfLargest(60)),
+        ("12.5 %", PercentOfLargest(12.5)),
+    ],
+)
+def test_amounts_are_read_as_people_write_them(text: str, amount: object) -> None:
+    assert parse_amount(text) == amount
+    assert type(parse_amount(text)) is type(amount)
+
+
+@pytest.mark.parametrize("text", ["", "G", "1.4g", "1,400,000", "-1", "1.4 GMACs", "nan", "inf", "1e", "0%", "120%"])
+def test_other_amounts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write 1\.4G or 60%|percentage"):
+        parse_amount(text)
+    with pytest.raises(ValueError, match=r"budget\.most: "):
+        Budget(ToyCost(), at_most=text, names=("budget.least", "budget.most"))
+
+
+def test_a_budget_takes_texts() -> None:
+    assert Budget(ToyCost(), "1k", "1.4G") == Budget(ToyCost(), 1000, 1_400_000_000)
+    budget = Budget(ToyCost(), at_most="60%")
+    assert str(budget) == "at most 60 % of the largest network's toys"
+    for asked in (lambda: budget.upper, lambda: Arch({}) in budget):
+        with pytest.raises(ValueError, match=r"at most 60 % .* unknown without a space"):
+            asked()
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(spaces(max_size=60), st.integers(0, 99), st.integers(1, 100))
+def test_percentages_are_of_the_costliest_architecture(space: Space, seed: int, percent: int) -> None:
+    cost = ToyCost(seed)
+    largest = max(map(cost, archs(space)))
+    budget = Budget(cost, at_most=f"{percent}%").resolved(space)
+    assert [arch in budget for arch in archs(space)] == [100 * cost(arch) <= percent * largest for arch in archs(space)]
+    assert Budget(cost, at_least=f"{percent}%").resolved(space).lower == -(-percent * largest // 100)
+
+
+def test_the_largest_network_of_a_plain_function_is_not_known() -> None:
+    with pytest.raises(ValueError, match="greatest cost is known of an AdditiveCost only"):
+        Space(a=one_of(1, 2)).within(Budget(lambda arch: int(arch["a"]), at_most="60%"))
+
+
+def test_fractional_costs_compare_as_they_are() -> None:
+    def gigaflops(arch: Arch) -> float:
+        return float(arch["a"]) * 1.5
+
+    one = Arch({"a": 1})
+    for low, high, inside in ((None, 1.6, True), (1.4, 2.2, True), (None, 2.0, True), (None, 1.4, False)):
+        assert (one in Budget(gigaflops, at_least=low, at_most=high)) == inside
+    space = Space(a=one_of(1, 2)).within(Budget(gigaflops, at_most=1.6))
+    assert list(space) == [one] == [space.sample(0)]
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf, "4", None], ids=repr)
+def test_a_cost_that_is_no_number_is_named(cost: object) -> None:
+    def broken(arch: Arch) -> float:
+        return cost  # type: ignore[return-value]
+
+    with pytest.raises(ValueError, match=r"a cost must be a finite number, but <function .*broken"):
+        _ = Arch({"a": 1}) in Budget(broken, at_most=5)
+
+
+def test_crossing_bounds_name_what_they_are_called() -> None:
+    names = ("budget.details_at_least", "budget.details_at_most")
+    with pytest.raises(ValueError, match=r"`budget\.details_at_least <= budget\.details_at_most` must hold"):
+        Budget(ToyCost(), 5, 4, names=names)
+    with pytest.raises(ValueError, match=r"no whole number lies between budget\.details_at_least=4\.2 and "):
+        Budget(ToyCost(), 4.2, 4.8, names=names)
+    assert Arch({"a": 1}) in Budget(lambda arch: 4.5, 4.2, 4.8)
+    with pytest.raises(ValueError, match="`at_least <= at_most` must hold"):
+        Budget(ToyCost(), "60%", "50%")
+    assert Budget(ToyCost(), 5, names=names) == Budget(ToyCost(), 5)  # names are for messages alone
 
 
 def test_a_budget_says_its_bounds_and_unit() -> None:

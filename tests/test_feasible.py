@@ -13,7 +13,8 @@ from scipy import stats
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from nasx.feasible import MAX_BYTES, Feasible, attainable
+from nasx.feasible import MAX_BYTES, Feasible, NoneFound, attainable
+from nasx.space import ArchSet, EmptySet
 from tests.strategies import ToyCost, archs, differing, inherits, spaces
 
 SEEDS = st.integers(0, 2**32)
@@ -350,6 +351,70 @@ def test_a_filter_alone_filters_the_whole_space() -> None:
     assert all(arch in inside for arch in inside.sample(0, 50))
 
 
+def test_a_predicate_filters_like_a_budget() -> None:
+    first = Budget(ToyCost(4, 40), at_most=80)
+    by_budget = SHARED.within(first, Budget(_distinct, at_most=4))
+    by_predicate = SHARED.within(first).where(lambda arch: _distinct(arch) <= 4)
+    assert set(by_predicate) == set(by_budget)
+    assert list(by_predicate.sample(0, 50)) == list(by_budget.sample(0, 50))
+    assert set(SHARED.where(lambda arch: arch["width"] == 8)) == set(SHARED.pin({"width": 8}))
+    outside = next(arch for arch in SHARED.within(first) if _distinct(arch) > 4)
+    assert outside not in by_predicate
+    with pytest.raises(ValueError, match="does not pass the predicate"):
+        by_predicate.canonical(outside)
+
+
+def test_what_filters_is_asked_once_for_an_architecture() -> None:
+    asked: Counter[Arch] = Counter()
+
+    def slow(arch: Arch) -> float:
+        asked[arch] += 1
+        return _distinct(arch)
+
+    inside = SHARED.within(Budget(slow, at_most=4))
+    for _ in range(3):
+        assert list(inside) == _inside(SHARED, Budget(_distinct, at_most=4))
+    inside.sample(0, 500)
+    assert set(asked.values()) == {1}
+
+
+# Every set of architectures
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=3), COSTS, SEEDS)
+def test_spaces_and_what_is_inside_budgets_offer_the_same(space: Space, cost: ToyCost, seed: int) -> None:
+    middle = cost(space.sample(seed))
+    sets: list[ArchSet] = [space, space.within(Budget(cost, at_most=middle)), space.where(lambda arch: True)]
+    for archset in sets:
+        members = list(archset)
+        assert archset.space == space
+        assert archset.size_bounds[0] <= archset.size == len(members) <= archset.size_bounds[1]
+        assert archset.acceptance == archset.with_fresh_counts().acceptance == 1.0
+        assert set(archset.within(Budget(cost, at_most=middle))) == set(_inside(space, Budget(cost, at_most=middle)))
+        first = archset.sample(seed)
+        assert archset.genes(first) == space.genes(first)
+        assert set(archset.neighbours(first)) == set(members) & set(space.neighbours(first))
+        assert list(archset.pin(first)) == [first]
+        assert list(archset.where(lambda arch, only=first: arch == only)) == [first]  # type: ignore[misc]
+        assert {archset.mutate(first, seed, 0.5), archset.crossover(first, members[-1], seed)} <= set(members)
+        assert archset.sample_per_choice(seed) in archset
+        assert archset.canonical(first) == first
+    assert [len(archset.budgets) for archset in sets] == [0, 1, 0]
+    assert [len(archset.predicates) for archset in sets] == [0, 0, 1]
+
+
+def test_budgets_on_one_cost_are_one_budget() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 4))
+    cost = ToyCost(1, 9)
+    twice = space.within(Budget(cost, at_most=20)).within(Budget(ToyCost(1, 9), at_least=12, at_most=25))
+    assert twice.budgets == (Budget(cost, 12, 20),)
+    assert twice.size == space.within(Budget(cost, 12, 20)).size
+    assert twice.size_bounds[0] == twice.size  # nothing filters
+    with pytest.raises(ValueError, match=r"`floor <= at_most` must hold, but got floor=21 and at_most=20"):
+        space.within(Budget(cost, at_most=20), Budget(cost, at_least=21, names=("floor", "ceiling")))
+
+
 # What users are told
 
 
@@ -357,9 +422,9 @@ def test_an_empty_budget_names_the_attainable_range() -> None:
     space = Space(block=repeat(Space(w=one_of(10**6, 2 * 10**6)), 4))
     with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs") as refused:
         space.within(Budget(Total(), at_least=5_000_001, at_most=5_999_999))
-    assert "1.4e9" not in str(refused.value)
-    with pytest.raises(ValueError, match=r"write 1\.4e9 for 1\.4 G"):
-        space.within(Budget(Total(), at_most=6))
+    assert "1.4G" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"change budget\.macs \(write 1\.4G for 1,400,000,000\)"):
+        space.within(Budget(Total(), at_most=6, names=("budget.least", "budget.macs")))
     with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs"):
         space.within(Budget(Total(), at_least=1e30))
 
@@ -376,7 +441,7 @@ def test_an_architecture_outside_is_told_its_cost() -> None:
 @pytest.mark.parametrize("cost", [0.5, 2**63, 2**70, "1"], ids=repr)
 def test_costs_are_machine_integers(cost: object) -> None:
     space = Space(block=repeat(Space(w=one_of(1, 2)), 4))
-    with pytest.raises(TypeError, match="integers of at most 63 bits"):
+    with pytest.raises(TypeError, match="whole numbers of at most 63 bits"):
         space.within(Budget(Total(lambda w: cost)))  # type: ignore[arg-type,return-value]
 
 
@@ -401,7 +466,7 @@ def test_equal_parts_keep_their_own_number_types() -> None:
     assert [arch.to_json() for arch in space.within()] == [arch.to_json() for arch in space]
 
 
-def test_acceptance_counts_children_and_can_be_counted_anew() -> None:
+def test_acceptance_counts_children_and_can_be_counted_afresh() -> None:
     space = Space(block=repeat(Space(w=one_of(*range(8))), 4))
 
     class Sum(AdditiveCost):
@@ -415,14 +480,14 @@ def test_acceptance_counts_children_and_can_be_counted_anew() -> None:
     inside = space.within(Budget(Sum(), at_most=20), even)
     arch = inside.sample(0)
     drawn = inside.acceptance
-    anew = inside.counted_anew()
-    assert anew.acceptance == 1.0
+    fresh = inside.with_fresh_counts()
+    assert fresh.acceptance == 1.0
     rng = np.random.default_rng(0)
     for _ in range(200):
-        anew.mutate(arch, rng, 0.5)
-    assert 0.1 < anew.acceptance < 0.6  # about a quarter
+        fresh.mutate(arch, rng, 0.5)
+    assert 0.1 < fresh.acceptance < 0.6  # about a quarter
     assert inside.acceptance == drawn
-    assert anew.size_bounds == inside.size_bounds
+    assert fresh.size_bounds == inside.size_bounds
 
 
 def test_a_further_budget_that_nothing_meets_is_refused_with_its_range() -> None:
@@ -430,6 +495,62 @@ def test_a_further_budget_that_nothing_meets_is_refused_with_its_range() -> None
     for further in (Budget(Total(), at_least=1000), Budget(Total(), at_most=3)):
         with pytest.raises(ValueError, match="holds no architecture of this space; attainable are 4 to 28 MACs"):
             space.within(Budget(Total(), at_most=20), further)
+
+
+def test_the_range_of_a_cost_that_only_filters_is_not_known() -> None:
+    for inside in (SHARED.within(Budget(_distinct, at_most=4)), SHARED.within()):
+        with pytest.raises(ValueError, match="the attainable range is not known"):
+            _ = inside.attainable
+
+
+def test_a_filter_that_nothing_meets_is_refused_at_once_with_what_was_met() -> None:
+    asked = 0
+
+    def layers(arch: Arch) -> int:
+        nonlocal asked
+        asked += 1
+        return 100 + len(arch)
+
+    space = Space(block=repeat(Space(w=one_of(*range(8))), one_of(4, 5)))
+    with pytest.raises(
+        NoneFound, match=r"none of 1,000 architectures drawn meets at most 10 \(those drawn had 105 to 106\)"
+    ):
+        space.within(Budget(layers, at_most=10))
+    assert asked <= 1000
+    with pytest.raises(NoneFound, match=r"drawn inside at most 20 toys meets at most 10 .*; loosen at_most"):
+        space.within(Budget(ToyCost(1, 9), at_most=20), Budget(layers, at_most=10))
+    with pytest.raises(NoneFound, match=r"drawn meets the predicate _never; loosen the predicate"):
+        space.where(_never)
+
+
+def _never(arch: Arch) -> bool:
+    return False
+
+
+def test_a_cost_in_place_of_a_budget_is_told_how_to_become_one() -> None:
+    with pytest.raises(TypeError, match=r"write Budget\(total, at_most=\.\.\.\)"):
+        SHARED.within(Total())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write Budget\(_distinct, at_most=\.\.\.\)"):
+        SHARED.within(_distinct)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a budget's cost is called with an architecture, but got 400"):
+        Budget(400)  # type: ignore[arg-type]
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=2), COSTS, COSTS, SEEDS)
+def test_two_additive_budgets_that_do_not_meet_are_refused_with_the_range_inside(
+    space: Space, one: ToyCost, other: ToyCost, seed: int
+) -> None:
+    first = Budget(one, at_most=one(space.sample(seed)))
+    costs = [other(arch) for arch in _inside(space, first)]
+    reach = attainable(space, other)
+    beyond = Budget(other, at_least=max(costs) + 1)
+    if one != other and reach.high > max(costs):
+        with pytest.raises(EmptySet, match=f"inside the first, {min(costs):,} to {max(costs):,} toys are attainable"):
+            space.within(first, beyond)
+    assert set(space.within(first, Budget(other, at_least=max(costs)))) == set(
+        _inside(space, first, Budget(other, at_least=max(costs)))
+    )
 
 
 def test_a_mutation_of_some_genes_is_uniform_over_the_children_inside() -> None:

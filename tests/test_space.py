@@ -16,6 +16,7 @@ from scipy import stats
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value, matches
+from nasx.space import EmptySet
 from tests.strategies import archs, differing, enumerated, inherits, spaces
 
 PROPERTY = settings(max_examples=80, derandomize=True, deadline=None)
@@ -341,6 +342,29 @@ def test_pin_keeps_what_no_matched_name_contradicts(space: Space, data: st.DataO
     assert pinned.size == len(expected)
     assert Space.from_json(pinned.to_json()) == pinned
     assert {name for name, _ in pinned.walk()} == {name for arch in expected for name in arch}
+
+
+@PROPERTY
+@given(spaces(min_size=2), st.data())
+def test_pin_by_predicate_keeps_the_values_that_pass(space: Space, data: st.DataObject) -> None:
+    every = archs(space)
+    pattern = data.draw(st.sampled_from(sorted({name for arch in every for name in arch})).flatmap(_patterns))
+    offered = {value for arch in every for name, value in arch.items() if matches(pattern, name)}
+    kept = data.draw(st.sets(st.sampled_from(sorted(offered, key=str)), min_size=1))
+    expected = [a for a in every if all(v in kept for n, v in a.items() if matches(pattern, n))]
+    if not expected:
+        with pytest.raises(EmptySet, match="no architecture"):
+            space.pin({pattern: lambda value: value in kept})
+        return
+    pinned = space.pin({pattern: lambda value: value in kept})
+    assert [arch.to_json() for arch in pinned] == [arch.to_json() for arch in expected]
+
+
+def test_a_predicate_that_no_value_passes_is_refused_with_what_there_is() -> None:
+    small = GLIT.pin({"block.*.kernel_size": lambda size: int(size) < 40, "block.0.global_heads": 0})
+    assert {arch["block.0.kernel_size"] for arch in small.sample(0, 50)} == {17, 31}
+    with pytest.raises(EmptySet, match=r"no value of 'block\.\*\.kernel_size' passes.*17, 31, 45"):
+        GLIT.pin({"block.*.kernel_size": lambda size: int(size) > 99})
 
 
 def _patterns(name: str) -> st.SearchStrategy[str]:

@@ -80,18 +80,25 @@ def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """
     call = Call(inputs, kwargs)
     try:
-        return _peak_memory(copy.deepcopy(network).to("meta"), call.to("meta"))
+        return _peak_memory(on_meta(network), call.to("meta"))
     except (NotImplementedError, RuntimeError):  # the forward pass asks for values
         return _peak_memory(network, call)
 
 
+def on_meta(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose tensors have shapes and no values; tied ones stay tied."""
+    memo: dict[int, Any] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    for buffer in network.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, memo)
+
+
 def _peak_memory(network: nn.Module, call: Call) -> int:
-    inputs, kwargs = call.args, call.kwargs
-    with (
-        _plain_forward(network),
-        _PeakMemory([*network.parameters(), *network.buffers(), *_tensors([inputs, dict(kwargs)])]) as peak,
-    ):
-        network(*inputs, **kwargs)
+    held = [*network.parameters(), *network.buffers(), *_tensors([call.args, dict(call.kwargs)])]
+    with _plain_forward(network), _PeakMemory(held) as peak:
+        call(network)
     return peak.most
 
 

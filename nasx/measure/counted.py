@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
+from nasx._cases import Slot, cases_of, shared_space
 from nasx.arch import Arch, Value
-from nasx.cost import AdditiveCost, split
+from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
-from nasx.nn.probes import MOST, parts_of, without_parts
+from nasx.nn.probes import MOST, repeated_parts
 from nasx.nn.skeleton import Make, build_skeleton, call_builder
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
@@ -103,6 +104,20 @@ class CachedCost:
         return self.known[arch]
 
 
+@overload
+def counted(
+    kind: Literal["macs", "params", "activations"],
+    make: Make,
+    space: ArchSet,
+    example: Any,
+    *,
+    parts: Parts | None = None,
+    additive: Literal[True] = True,
+) -> CountedCost: ...
+@overload
+def counted(
+    kind: Kind, make: Make, space: ArchSet, example: Any, *, parts: Parts | None = None, additive: bool = True
+) -> CountedCost | CachedCost: ...
 def counted(
     kind: Kind,
     make: Make,
@@ -111,7 +126,7 @@ def counted(
     *,
     parts: Parts | None = None,
     additive: bool = True,
-) -> Any:
+) -> CountedCost | CachedCost:
     """Return what every network of a space costs, counted: a `CountedCost` that adds up over its repeated parts.
 
     `kind` is `macs`, `params`, `activations` (elements written by modules with weights and by attention's products) or
@@ -128,11 +143,10 @@ def counted(
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
     if example is None and kind != "params":
         raise ValueError(f"{UNITS[kind]} need an example of the network's inputs, but got None")
-    whole = _whole(space)
     counter = _Counter(kind, make, None if example is None else Call.of(example))
     if kind == "peak_memory" or not additive:
         return CachedCost(UNITS[kind], counter.total)
-    return _table(counter, whole, dict(parts or {}))
+    return _table(counter, space.space, dict(parts or {}))
 
 
 @dataclass(slots=True)
@@ -189,12 +203,13 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
             f"say which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}, or count with additive=False"
         )
     # parts of equal choices mostly cost the same at every place: then one pass counts several of them
-    for by_index in (False, True):
-        cost = _count_parts(counter, space, lists, by_index)
-        wrong = _disproof(cost, counter, space)
-        if wrong is None:
-            return cost
-    assert wrong is not None, "a cost without a disproof was returned"
+    cost = _count_parts(counter, space, lists, by_index=False)
+    if _disproof(cost, counter, space) is None:
+        return cost
+    cost = _count_parts(counter, space, lists, by_index=True)
+    wrong = _disproof(cost, counter, space)
+    if wrong is None:
+        return cost
     arch, summed, found = wrong
     raise ValueError(
         f"{cost.unit} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the sum is "
@@ -203,49 +218,44 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
 
 
 def _count_parts(counter: _Counter, space: Space, lists: Mapping[str, str], by_index: bool) -> CountedCost:
-    outline = without_parts(space)
     fixed: dict[Arch, int] = {}
     found: dict[PartKey, int] = {}
     passes = 0
-    if outline.size > MOST:
-        raise _too_many(outline.size)
-    for shared in outline:
-        slots = list(parts_of(space, shared))
-        if (most := max((part.size for _, _, part in slots), default=0)) > MOST:
-            raise _too_many(most)
-        for entries in _fillings(slots, by_index):
+    if (shared := shared_space(space).size) > MOST:
+        raise _too_many(shared)
+    if (options := max((part.size for part in repeated_parts(space)), default=0)) > MOST * 100:
+        raise _too_many(options)
+    for case in cases_of(space):
+        for filling in _fillings(case.slots, by_index):
             passes += 1
             if passes > MOST:
                 raise _too_many(passes)
-            arch = space.canonical({**shared, **entries})
-            counts = counter.by_module(arch)
-            known, parts = split(arch)
-            of_parts = {key: counts[f"{lists[key[0]]}.{key[1]}"] for key in parts}
-            fixed[known] = counts[""] - sum(of_parts.values())
-            for (name, index), choices in parts.items():
-                found[name, index if by_index else 0, known, choices] = of_parts[name, index]
+            counts = counter.by_module(case.decode(filling))
+            of_parts = 0
+            for slot, option in zip(case.slots, filling, strict=True):
+                count = counts[f"{lists[slot.name]}.{slot.index}"]
+                found[slot.name, slot.index if by_index else 0, case.shared, slot.options[option]] = count
+                of_parts += count
+            fixed[case.shared] = counts[""] - of_parts
     return CountedCost(fixed, found, by_index, UNITS[counter.kind])
 
 
-def _fillings(slots: Sequence[tuple[str, int, Space]], by_index: bool) -> Iterator[dict[str, Value]]:
-    """Yield assignments to parts that show every option of every part, at each place or at any."""
-    waiting: dict[Any, list[Arch]] = {}
-    for name, index, part in slots:
-        key = (name, index) if by_index else name
-        known = waiting.setdefault(key, [])
-        seen = set(known)
-        known += [option for option in part if option not in seen]
-    options = {(name, index): list(part) for name, index, part in slots}
+def _fillings(slots: Sequence[Slot], by_index: bool) -> Iterator[list[int]]:
+    """Yield options of all slots, one each, that between them show every option at each place, or at any."""
+    waiting: dict[tuple[str, int], dict[Arch, None]] = {}
+    for slot in slots:
+        waiting.setdefault((slot.name, slot.index if by_index else 0), {}).update(dict.fromkeys(slot.options))
+    places = [{option: number for number, option in enumerate(slot.options)} for slot in slots]
     first = True
     while first or any(waiting.values()):
-        first = False
-        entries: dict[str, Value] = {}
-        for name, index, part in slots:
-            queue = waiting[(name, index) if by_index else name]
-            at = next((i for i, option in enumerate(queue) if option in part), None)
-            chosen = queue.pop(at) if at is not None else options[name, index][0]
-            entries |= {f"{name}.{index}.{key}": value for key, value in chosen.items()}
-        yield entries
+        first, filling = False, []
+        for slot, numbers in zip(slots, places, strict=True):
+            queue = waiting[slot.name, slot.index if by_index else 0]
+            chosen = next((option for option in queue if option in numbers), None)
+            if chosen is not None:
+                del queue[chosen]
+            filling.append(0 if chosen is None else numbers[chosen])
+        yield filling
 
 
 def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> tuple[Arch, int, int] | None:
@@ -269,9 +279,3 @@ def _found(counts: Mapping[Any, int], key: Any, choices: Mapping[str, Value]) ->
     if key not in counts:
         raise ValueError(f"no network of the counted space has {dict(choices)}; count its own space")
     return counts[key]
-
-
-def _whole(space: ArchSet) -> Space:
-    while not isinstance(space, Space):
-        space = space.space  # type: ignore[attr-defined]
-    return space

@@ -1,6 +1,7 @@
 """Supernets derived from plain builders, slice rules, and plain layers that recipes share."""
 
 from nasx.nn.cell import Cell
+from nasx.nn.importance import Member, Units, heads, neurons, order_by_importance
 from nasx.nn.layers import Attention, DropPath, FeedForward, depthwise_conv1d, drop_path
 from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
@@ -13,18 +14,23 @@ __all__ = [
     "FeedForward",
     "ImageFrame",
     "Index",
+    "Member",
     "PatchEmbed",
     "Rule",
     "Stack",
     "Subnet",
     "Supernet",
     "SupernetLike",
+    "Units",
     "ViT",
     "ViTFrame",
     "centred",
     "depthwise_conv1d",
     "drop_path",
     "drop_path_rates",
+    "heads",
+    "neurons",
+    "order_by_importance",
     "prefix",
     "stacked",
     "suffix",

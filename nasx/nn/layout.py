@@ -194,7 +194,7 @@ def _along(tensor: Tensor, dim: int, index: Index) -> Tensor:
             start, stop, _ = index.indices(tensor.shape[dim])
             return tensor.narrow(dim, start, stop - start)
         case Stack():
-            parts = tensor.unflatten(dim, (index.count, tensor.shape[dim] // index.count))  # type: ignore[no-untyped-call]
+            parts = torch.unflatten(tensor, dim, (index.count, tensor.shape[dim] // index.count))
             return _along(parts, dim + 1, index.inner).flatten(dim, dim + 1)
         case _:
             return tensor.index_select(dim, index.to(tensor.device))

@@ -26,9 +26,8 @@ def module_lists(network: nn.Module, space: Space, given: Parts) -> dict[str, st
             raise ValueError(f"`parts` says that {name!r} is the module list {path!r}, but the network has none there")
     found = dict(given)
     for name in repeats:
-        paths = [path for path in (f"{name}s", name) if _is_list(network, path)]
-        if paths:
-            found.setdefault(name, paths[0])
+        if name not in found:
+            found.update((name, path) for path in (name, f"{name}s") if _is_list(network, path))
     return found
 
 

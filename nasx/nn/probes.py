@@ -1,41 +1,13 @@
 """Architectures that between them show every size that a space's networks give their tensors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from nasx.arch import Arch, Value, matches
+from nasx._cases import cases_of, shared_space
+from nasx.arch import Arch, matches
 from nasx.space import Choice, Repeat, Space
 
 MOST = 2_000
 """Networks that are built at most to learn the shapes of a space."""
-
-
-def without_parts(space: Space) -> Space:
-    """Return the choices outside repeated parts: every repeat keeps its count and loses what it repeats."""
-
-    def bare(node: Choice | Space | Repeat) -> Choice | Space | Repeat:
-        if isinstance(node, Space):
-            return without_parts(node)
-        if isinstance(node, Repeat):
-            return Repeat((Space(),) * len(node.parts), node.count)
-        return Choice(tuple((value, without_parts(inner)) for value, inner in node.options))
-
-    return Space(**{key: bare(node) for key, node in space.nodes.items()})
-
-
-def parts_of(space: Space, shared: Mapping[str, Value], prefix: str = "") -> Iterator[tuple[str, int, Space]]:
-    """Yield the name, the number and the space of every repeated part, given the choices outside such parts."""
-    for key, node in space.nodes.items():
-        name = prefix + key
-        if isinstance(node, Space):
-            yield from parts_of(node, shared, f"{name}.")
-        elif isinstance(node, Choice):
-            at = node.position(shared[name])
-            assert at is not None, f"{name} cannot be {shared[name]!r}"
-            yield from parts_of(node.options[at][1], shared, prefix)
-        else:
-            count = node.count if isinstance(node.count, int) else int(shared[f"{name}.count"])
-            for index in range(count):
-                yield name, index, node.parts[index]
 
 
 def exhaustive(space: Space) -> list[Arch] | None:
@@ -45,21 +17,28 @@ def exhaustive(space: Space) -> list[Arch] | None:
     dimensions depends on the shared choices and one part, which may be another part for each dimension (the widths of
     two neighbouring layers), and sums over the parts where options grow. None where they would be more than MOST.
     """
-    outline = without_parts(space)
-    if outline.size > MOST:
+    if shared_space(space).size > MOST or any(part.size > MOST for part in repeated_parts(space)):
         return None
     found: list[Arch] = []
-    for shared in outline:
-        slots = list(parts_of(space, shared))
-        turns = max((part.size for _, _, part in slots), default=1)
+    for case in cases_of(space):
+        turns = max((len(slot.options) for slot in case.slots), default=1)
         if len(found) + turns > MOST:
             return None
-        for turn in range(turns):
-            entries = dict(shared)
-            for name, index, part in slots:
-                entries |= {f"{name}.{index}.{key}": value for key, value in part[min(turn, part.size - 1)].items()}
-            found.append(space.canonical(entries))
+        found += [case.decode([min(turn, len(slot.options) - 1) for slot in case.slots]) for turn in range(turns)]
     return found
+
+
+def repeated_parts(space: Space) -> Iterator[Space]:
+    """Yield the spaces of all repeated parts."""
+    for node in space.nodes.values():
+        match node:
+            case Space():
+                yield from repeated_parts(node)
+            case Choice():
+                for _, inner in node.options:
+                    yield from repeated_parts(inner)
+            case Repeat():
+                yield from node.parts
 
 
 def starts(space: Space) -> list[Arch]:

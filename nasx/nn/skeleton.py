@@ -28,6 +28,9 @@ Site = tuple[tuple[CodeType, int], ...]
 """Where in the builder's code a module was made: its call stack, as code objects and instructions."""
 
 
+_LOADING = nn.Module._load_from_state_dict.__code__
+
+
 class _OnMeta(TorchFunctionMode):
     """Lets a builder treat parameters on `meta` as any others: filling, loading and moving them does nothing."""
 
@@ -40,8 +43,8 @@ class _OnMeta(TorchFunctionMode):
             word = getattr(func, "__name__", "")
             if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
                 return first
-            if getattr(func, "__self__", None) is Tensor.is_meta:  # `load_state_dict` warns of those that are
-                return False
+            if getattr(func, "__self__", None) is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
+                return False  # else each would be warned of
             if func in (Tensor.cpu, Tensor.cuda):
                 return first
             if func is Tensor.to:

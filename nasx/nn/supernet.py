@@ -1,9 +1,10 @@
 """The supernet of a space: a store of tensors, and a rule from an architecture to the slices that its network uses."""
 
 import copy
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,26 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
-from nasx.nn import probes
-from nasx.nn.layout import Index, Layout, Shape, is_whole, most_exact, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import (
-    Blueprint,
-    Make,
-    Site,
-    TensorInfo,
-    build_skeleton,
-    call_builder,
-    check_repeatable,
-    computed_buffers,
-    construction_sites,
-)
-from nasx.nn.stored_names import PartChoices, plain_name, stored_name
-from nasx.nn.survey import survey
-from nasx.space import ArchSet, Space
-
-Separate = Mapping[str, str | Sequence[str]]
-"""Choices by pattern of module or parameter names: matching tensors exist once for each of their values."""
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder
+from nasx.nn.survey import Survey, survey
+from nasx.space import ArchSet
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
@@ -242,26 +229,21 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.make = make
-        self.space = whole_space(space)
-        self._separate = {p: (c,) if isinstance(c, str) else tuple(c) for p, c in (separate or {}).items()}
-        self._separated: dict[str, tuple[str, ...]] = {}
+        self.space = space.space
         self._layout = dict(layout or {})
-        check_repeatable(make, self.space[0])
-        self._parts = module_lists(build_skeleton(make, self.space[0]), self.space, parts or {})
-        prints = survey(make, self.space, self._parts, self._choices_for)
-        computed = computed_buffers(prints)
-        prints = [found.without(computed) for found in prints]
-        self._shared_buffers = {name for found in prints for name, info in found.tensors.items() if info.is_buffer}
-        self._refuse_shifting_names(prints)
-        self._tied = _tied_names(prints)
-        keys, infos = self._sizes(prints)
-        self._keys = {name: (self._choices_for(name), rule_of(self._layout, name)) for name in keys}
-        for key, (info, shape) in infos.items():
+        lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
+        self._naming = Naming(separate or {}, lists)
+        found = survey(make, self.space, self._naming)
+        self._check_patterns(found)
+        self._tied = found.tied
+        self._rules = {name: rule_of(self._layout, name) for name in found.names}
+        self.largest = found.largest()
+        """The architecture whose network has every tensor at its largest size, or None where there is none."""
+        for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
         self._cache = _Cache(self)
         self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
-        self._check_patterns(keys)
-        self._fill(prints, infos)
+        self._fill(found)
         if weights is not None:
             self.load_plain(weights)
 
@@ -423,61 +405,28 @@ class Supernet(nn.Module):
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
-        parts, places = PartChoices(arch, self._parts), self._cache.places
+        names, places = self._naming.of(arch), self._cache.places
         for prefix, module in network.named_modules(remove_duplicate=False):
             dotted = f"{prefix}." if prefix else ""
             for holder in (module._parameters, module._buffers):
                 for leaf, tensor in holder.items():
                     name = dotted + leaf
-                    if tensor is None or (holder is module._buffers and name not in self._shared_buffers):
-                        continue
-                    if name not in self._keys:
-                        raise ValueError(
-                            f"{name!r} is no tensor of this supernet, but the network of {dict(arch)} has it; "
-                            "is the builder a function of the architecture alone?"
-                        )
+                    if tensor is None or (holder is module._buffers and name not in self._rules):
+                        continue  # a buffer that is not stored was computed
                     first = self._tied.get(name, name)
-                    choices, rule = self._keys[first]
-                    of_part = parts(first)
-                    key = stored_name(first, choices, of_part)
+                    key = names.stored(first)
                     if key not in places:
-                        raise ValueError(f"the supernet holds no {key!r}, which {dict(arch)} needs")
+                        raise ValueError(
+                            f"the supernet holds no {key!r}, which the network of {dict(arch)} needs; is the "
+                            "architecture of its space, and the builder a function of the architecture alone?"
+                        )
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
-                    indices = _indices(first, rule, largest, wanted, of_part)
+                    indices = _indices(first, self._rules[first], largest, wanted, names.values(first))
                     copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
                     yield _Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
     # Building the store
-
-    def _sizes(self, prints: Sequence[Blueprint]) -> tuple[list[str], dict[str, tuple[TensorInfo, Shape]]]:
-        """Return the plain names, and the description and the largest shape of every stored tensor."""
-        keys: dict[str, None] = {}
-        infos: dict[str, tuple[TensorInfo, Shape]] = {}
-        origins: dict[str, Arch] = {}
-        for found in prints:
-            parts = PartChoices(found.arch, self._parts)
-            for name, info in found.tensors.items():
-                keys.setdefault(name)
-                if self._tied.get(name, name) != name:
-                    continue
-                key = stored_name(name, self._choices_for(name), parts(name))
-                if key not in infos:
-                    infos[key], origins[key] = (info, info.shape), found.arch
-                    continue
-                known, shape = infos[key]
-                if known.kind != info.kind or known.dtype != info.dtype:
-                    raise ValueError(_shifted(name, known, origins[key], info, found.arch))
-                larger = tuple(max(pair) for pair in zip(shape, info.shape, strict=True))
-                infos[key] = known, larger
-        return list(keys), infos
-
-    def _choices_for(self, name: str) -> tuple[str, ...]:
-        """Return the choices whose values a name exists once for."""
-        if name not in self._separated:
-            pattern = most_exact(self._separate, name)
-            self._separated[name] = () if pattern is None else self._separate[pattern]
-        return self._separated[name]
 
     def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:
         """Make a tensor of the store, under all its names where it is tied."""
@@ -499,116 +448,71 @@ class Supernet(nn.Module):
             node = node._modules[segment]  # type: ignore[assignment]
         return node
 
-    def _fill(self, prints: Sequence[Blueprint], infos: Mapping[str, tuple[TensorInfo, Shape]]) -> None:
+    def _fill(self, found: Survey) -> None:
         """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
-        stored = {found.arch: self._stored_shapes(found) for found in prints}
-        waiting = {key: shape for key, (_, shape) in infos.items()}
+        needed = {network.arch: found.shapes(network) for network in found.blueprints}
+        waiting = {key: shape for key, (_, shape) in found.stored.items()}
         order: list[tuple[Arch, list[str]]] = []
         while waiting:
             # the network that has the most tensors at their largest size is built next
-            whole = {arch: [k for k, s in own.items() if waiting.get(k) == s] for arch, own in stored.items()}
-            arch = max(whole, key=lambda a: len(whole[a]))
+            whole = {arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in needed.items()}
+            arch = max(whole, key=lambda arch: len(whole[arch]))
             if not whole[arch]:
                 break
             order.append((arch, whole[arch]))
             for key in whole[arch]:
                 del waiting[key]
-        order = [*self._pieces(waiting, stored), *order]
         with torch.no_grad():
-            for arch, wanted in order:
-                network, chosen = call_builder(self.make, arch), set(wanted)
+            for arch, keys in [*_pieces(waiting, needed), *order]:
+                network, chosen = call_builder(self.make, arch), set(keys)
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
                         value = slot.holder[slot.leaf]
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
 
-    def _stored_shapes(self, found: Blueprint) -> dict[str, Shape]:
-        parts = PartChoices(found.arch, self._parts)
-        return {
-            stored_name(name, self._choices_for(name), parts(name)): info.shape
-            for name, info in found.tensors.items()
-            if self._tied.get(name, name) == name
-        }
-
-    def _pieces(
-        self, waiting: Mapping[str, Shape], stored: Mapping[Arch, Mapping[str, Shape]]
-    ) -> Iterator[tuple[Arch, list[str]]]:
-        """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
-        steps: dict[tuple[int, Arch], list[str]] = {}
-        for key in waiting:
-            shapes: dict[Shape, Arch] = {}
-            for arch, own in stored.items():
-                if key in own:
-                    shapes.setdefault(own[key], arch)
-            outer = [shape for shape in shapes if not any(shape != other and _within(shape, other) for other in shapes)]
-            for place, shape in enumerate(sorted(outer, key=lambda s: torch.Size(s).numel())):
-                steps.setdefault((place, shapes[shape]), []).append(key)
-        for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
-            yield arch, keys
-
-    def _check_patterns(self, keys: Sequence[str]) -> None:
-        for what, patterns in (("separate", self._separate), ("layout", self._layout)):
+    def _check_patterns(self, found: Survey) -> None:
+        known = found.names
+        for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
             for pattern in patterns:
-                if not any(names(pattern, name) for name in keys):
+                if not any(names(pattern, name) for name in known):
                     raise ValueError(
                         f"the pattern {pattern!r} of `{what}` matches no parameter or module; "
-                        f"names are {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+                        f"names are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
                     )
-        for pattern, choices in self._separate.items():
-            known = {gene.split(".")[-1] for gene, _ in self.space.walk()} | {gene for gene, _ in self.space.walk()}
+        genes = {gene for gene, _ in self.space.walk()}
+        for pattern, choices in self._naming.separate.items():
             for choice in choices:
-                if choice not in known and not any(gene.endswith(f".{choice}") for gene in known):
+                if not any(gene == choice or gene.endswith(f".{choice}") for gene in genes):
                     raise ValueError(
                         f"`separate` names the choice {choice!r} for {pattern!r}, but the space has none of that name"
                     )
-                held = [key for key in self._cache.places if f"{choice}=" in key and names(pattern, plain_name(key))]
+                held = [key for key in found.stored if f"{choice}=" in key and names(pattern, plain_name(key))]
                 if held and all(f"{choice}=None" in key for key in held):
                     raise ValueError(
                         f"`separate` names the choice {choice!r} for {pattern!r}, but no matching module belongs to a "
                         f"part that has it; say which module list a repeat is: parts={{'block': 'encoder.layer'}}"
                     )
 
-    def _refuse_shifting_names(self, prints: Sequence[Blueprint]) -> None:
-        """Refuse containers in which what follows a variable number of layers has no number of its own.
 
-        Where a container is longer for one architecture than for another, the modules that one line of the builder
-        makes must stand at the same places in both; otherwise their weights would be others in every depth.
-        """
-        longest: dict[str, Blueprint] = {}
-        varying: set[str] = set()
-        for found in prints:
-            for container, length in found.containers.items():
-                known = longest.setdefault(container, found)
-                if known.containers[container] != length:
-                    varying.add(container)
-                if known.containers[container] < length:
-                    longest[container] = found
-        for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
-            for pattern, changed in probes.changes(self.space, arch):
-                with construction_sites() as site_of:
-                    networks = [build_skeleton(self.make, a) for a in (arch, changed)]
-                    for container in varying:
-                        members = [_members(network, container, site_of) for network in networks]
-                        self._compare(container, members[0], members[1], pattern)
+def _pieces(
+    waiting: Mapping[str, Shape], needed: Mapping[Arch, Mapping[str, Shape]]
+) -> Iterator[tuple[Arch, list[str]]]:
+    """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
+    steps: dict[tuple[int, Arch], list[str]] = {}
+    for key in waiting:
+        shapes: dict[Shape, Arch] = {}
+        for arch, own in needed.items():
+            if key in own:
+                shapes.setdefault(own[key], arch)
+        outer = [shape for shape in shapes if not any(_is_inside(shape, other) for other in shapes)]
+        for place, shape in enumerate(sorted(outer, key=math.prod)):
+            steps.setdefault((place, shapes[shape]), []).append(key)
+    for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
+        yield arch, keys
 
-    def _compare(self, container: str, members: "_Members", others: "_Members", pattern: str) -> None:
-        if sum(map(len, members.values())) == sum(map(len, others.values())):
-            return
-        for site, own in members.items():
-            for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
-                shared = [*self._shared_over(pattern, name, module), *self._shared_over(pattern, other, other_module)]
-                if name != other and shared:
-                    raise ValueError(
-                        f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
-                        f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows "
-                        "a variable number of layers in one container; give it a name of its own outside of that"
-                    )
 
-    def _shared_over(self, pattern: str, name: str, module: nn.Module) -> list[str]:
-        """Return the names of a module's weights that have no copy for each value of a choice."""
-        inner = [f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False)]
-        choice = pattern.split("*.")[-1]
-        return [full for full in inner if choice not in self._choices_for(full)]
+def _is_inside(shape: Shape, other: Shape) -> bool:
+    return shape != other and all(size <= limit for size, limit in zip(shape, other, strict=True))
 
 
 class Subnet(nn.Module):
@@ -628,27 +532,25 @@ class Subnet(nn.Module):
             self._skeleton = supernet._make_skeleton(arch)
             self.network = self._skeleton.network
             with torch.inference_mode(False), torch.no_grad():
-                self._bind(self._skeleton)
-                self._skeleton.bind_parameters()
+                self._bind(self._skeleton, supernet)
         else:
             self.supernet = supernet
         self.train(supernet.training)
 
-    def _bind(self, skeleton: _Skeleton) -> None:
-        supernet = self.supernet
-        assert isinstance(supernet, Supernet), "any other supernet has no skeleton"
+    def _bind(self, skeleton: _Skeleton, supernet: Supernet) -> None:
         where = supernet._placement()
         if skeleton.placed != where:
             skeleton.place(where)
             skeleton.bind_buffers()
         skeleton.refresh_buffers()
+        skeleton.bind_parameters()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the architecture's network."""
         if self._skeleton is None:
             return self.supernet(*args, arch=self.arch, **kwargs)
-        self._bind(self._skeleton)
-        self._skeleton.bind_parameters()
+        assert isinstance(self.supernet, Supernet)
+        self._bind(self._skeleton, self.supernet)
         return self._skeleton.run(args, kwargs)
 
     def __reduce__(self) -> tuple[type["Subnet"], tuple[nn.Module, Arch]]:
@@ -669,21 +571,10 @@ def _bind(slots: Sequence[_Slot]) -> None:
             slot.holder[slot.leaf] = taken[slot.key]
 
 
-def whole_space(space: ArchSet) -> Space:
-    """Return the space without the budgets that it may be seen through."""
-    while not isinstance(space, Space):
-        space = space.space  # type: ignore[attr-defined]
-    return space
-
-
-def _within(shape: Shape, other: Shape) -> bool:
-    return all(size <= limit for size, limit in zip(shape, other, strict=True))
-
-
 def _indices(
-    name: str, rule: Any, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
+    name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
 ) -> tuple[Index | None, ...] | None:
-    if len(largest) != len(wanted) or not _within(wanted, largest):
+    if len(largest) != len(wanted) or any(w > s for w, s in zip(wanted, largest, strict=True)):
         raise ValueError(
             f"{name!r} is wanted in the shape {wanted}, but the supernet holds it as {largest}; no network that was "
             "built to size the supernet was as large. Is the builder a function of the architecture alone?"
@@ -702,43 +593,3 @@ def _indices(
         raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
     needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))
     return needed if any(index is not None for index in needed) else None
-
-
-_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
-"""The members of a container by the place in the builder's code that made them, in order, with their names."""
-
-
-def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
-    found: _Members = {}
-    try:
-        members = list(network.get_submodule(container).named_children())
-    except AttributeError:  # this architecture has no such container
-        return found
-    for name, module in members:
-        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
-    return found
-
-
-def _tied_names(prints: Sequence[Blueprint]) -> dict[str, str]:
-    """Return the first name of tensors that have several; a ValueError where only some architectures tie them."""
-    tied: dict[str, str] = {}
-    for found in prints:
-        for name, info in found.tensors.items():
-            if tied.setdefault(name, info.tied_to) != info.tied_to:
-                known = "one of its own" if tied[name] == name else f"the same as {tied[name]!r}"
-                other = "one of its own" if info.tied_to == name else f"the same as {info.tied_to!r}"
-                raise ValueError(
-                    f"the parameter {name!r} is {known} for some architectures, but {other} for others, such as "
-                    f"{dict(found.arch)}; tie it for all or for none"
-                )
-    return {name: first for name, first in tied.items() if name != first}
-
-
-def _shifted(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
-    differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
-    told = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
-    return (
-        f"the name {name!r} is a {known.kind} ({known.dtype}) of shape {known.shape} for one architecture and a "
-        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
-        "kind of layer a name of its own, or a copy per choice with `separate`"
-    )

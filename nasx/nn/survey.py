@@ -1,72 +1,112 @@
-"""Building enough networks of a space to know every tensor and the largest size of each of its dimensions."""
+"""Learning the names and the largest sizes of a space's tensors from networks that a builder makes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 
-from nasx.arch import Arch, matches
+from torch import nn
+
+from nasx.arch import Arch, Value, matches
 from nasx.nn import probes
 from nasx.nn.layout import Shape
-from nasx.nn.skeleton import Blueprint, Make, blueprint, build_skeleton
-from nasx.nn.stored_names import PartChoices, stored_name
+from nasx.nn.naming import Naming
+from nasx.nn.skeleton import (
+    Blueprint,
+    Make,
+    Site,
+    TensorInfo,
+    blueprint,
+    build_skeleton,
+    check_repeatable,
+    computed_buffers,
+    construction_sites,
+)
 from nasx.space import Space, name_patterns
 
-Copies = Callable[[str], Sequence[str]]
-"""The choices that the tensor of a name exists once for each value of."""
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the networks of a space hold."""
+
+    blueprints: list[Blueprint]
+    naming: Naming
+    tied: dict[str, str]
+    """The first name of every tensor that has another one beside."""
+    stored: dict[str, tuple[TensorInfo, Shape]]
+    """Description and largest shape of every tensor of the store."""
+
+    @property
+    def names(self) -> list[str]:
+        """The builder's own names, each once."""
+        return list(dict.fromkeys(name for found in self.blueprints for name in found.tensors))
+
+    def shapes(self, found: Blueprint) -> dict[str, Shape]:
+        """Return the shapes that one network needs of the store."""
+        names = self.naming.of(found.arch)
+        return {names.stored(n): info.shape for n, info in found.tensors.items() if n not in self.tied}
+
+    def largest(self) -> Arch | None:
+        """Return an architecture that needs all of the store at once, or None where there is none."""
+        shapes = {key: shape for key, (_, shape) in self.stored.items()}
+        return next((found.arch for found in self.blueprints if self.shapes(found) == shapes), None)
 
 
-def survey(make: Make, space: Space, lists: Mapping[str, str], copies: Copies) -> list[Blueprint]:
-    """Return blueprints that between them show every tensor of the store and its largest size in each dimension.
+def survey(make: Make, space: Space, naming: Naming) -> Survey:
+    """Build as many networks of a space as it takes to see every name and every largest size.
 
-    A small space is seen in all combinations that matter. In one of more than `probes.MOST` such combinations, a size
-    that depends on several choices at once is found where each of them alone leads towards it.
+    A small space is seen in all combinations that matter. In one of more than `probes.MOST` of them, a size that
+    depends on several choices at once is found where each of them alone leads towards it.
+
+    A ValueError says where names shift between architectures, where one name is two kinds of tensor, or where the
+    builder gives different networks for one architecture.
     """
-    found = _Survey(make, space, lists, copies)
+    check_repeatable(make, space[0])
     archs = probes.exhaustive(space)
+    seen = _Seen(make, space, naming)
     if archs is None:
-        found.ascend()
+        seen.ascend()
     else:
+        seen.visit(archs)
+        seen.visit(list(seen.around(archs)))
+    computed = computed_buffers(seen.networks.values())
+    found = [network.without(computed) for network in seen.networks.values()]
+    _refuse_shifting_names(make, space, naming, found)
+    tied = _tied_names(found)
+    return Survey(found, naming, tied, _sizes(found, naming, tied))
+
+
+class _Seen:
+    """The networks that were looked at, and where the largest sizes are."""
+
+    def __init__(self, make: Make, space: Space, naming: Naming) -> None:
+        self.make, self.space, self.naming = make, space, naming
+        self.networks: dict[Arch, Blueprint] = {}
+        self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
+
+    def visit(self, archs: Iterable[Arch]) -> None:
+        """Build networks that have not been looked at, as long as there are not too many."""
         for arch in archs:
-            found.visit(arch)
-        for changed in list(found.around(archs)):
-            found.visit(changed)
-    return list(found.seen.values())
-
-
-class _Survey:
-    def __init__(self, make: Make, space: Space, lists: Mapping[str, str], copies: Copies) -> None:
-        self.make, self.space, self.lists, self.copies = make, space, lists, copies
-        self.seen: dict[Arch, Blueprint] = {}
-        self.best: dict[tuple[str, int], tuple[int, Arch]] = {}
-        """The largest size seen of each dimension of each stored tensor, and an architecture that shows it."""
-        self.most = probes.MOST
-
-    def visit(self, arch: Arch) -> None:
-        """Build the network of an architecture, unless that has been done or enough have been built."""
-        if arch in self.seen or len(self.seen) >= self.most:
-            return
-        self.seen[arch] = blueprint(build_skeleton(self.make, arch), arch)
-        choices = PartChoices(arch, self.lists)
-        for name, info in self.seen[arch].tensors.items():
-            key = stored_name(name, self.copies(name), choices(name))
-            for dim, size in enumerate(info.shape or (1,)):
-                if size > self.best.get((key, dim), (-1, arch))[0]:
-                    self.best[key, dim] = size, arch
+            if arch in self.networks or len(self.networks) >= probes.MOST:
+                continue
+            self.networks[arch] = self._blueprint(arch)
+            names = self.naming.of(arch)
+            for name, info in self.networks[arch].tensors.items():
+                key = names.stored(name)
+                for dim, size in enumerate(info.shape or (1,)):
+                    if size > self._best.get((key, dim), (-1, arch))[0]:
+                        self._best[key, dim] = size, arch
 
     def ascend(self) -> None:
         """Change one choice at a time as long as any dimension of any tensor grows."""
-        for arch in probes.starts(self.space):
-            self.visit(arch)
+        self.visit([*probes.starts(self.space), *_separated(self.space, self.naming)])
         expanded: set[Arch] = set()
-        while waiting := [arch for _, arch in self.best.values() if arch not in expanded]:
-            arch = waiting[0]
-            expanded.add(arch)
-            for _, changed in probes.changes(self.space, arch):
-                self.visit(changed)
-            for changed in self.around([arch]):
-                self.visit(changed)
-            if len(self.seen) >= self.most:
-                return
+        while len(self.networks) < probes.MOST and (
+            waiting := next((arch for _, arch in self._best.values() if arch not in expanded), None)
+        ):
+            expanded.add(waiting)
+            self.visit(changed for _, changed in probes.changes(self.space, waiting))
+            self.visit(self.around([waiting]))
 
     def around(self, archs: Sequence[Arch]) -> Iterator[Arch]:
         """Yield architectures in which one part stays and the others change in what reaches beyond their own part.
@@ -74,11 +114,10 @@ class _Survey:
         A copy of a tensor belongs to the choices of one part, but its sizes may follow from another part's: the width
         of the layer before.
         """
-        if not any(self.copies(name) for found in self.seen.values() for name in found.tensors):
-            return
-        reaching = list(self._reaching(archs))
-        for arch in archs if reaching else ():
-            yield from probes.others_changed(self.space, arch, reaching)
+        if self.naming.separate:
+            reaching = list(self._reaching(archs))
+            for arch in archs if reaching else ():
+                yield from probes.others_changed(self.space, arch, reaching)
 
     def _reaching(self, archs: Sequence[Arch]) -> Iterator[str]:
         """Yield the patterns of choices in parts on which a tensor outside of the part depends."""
@@ -89,13 +128,141 @@ class _Survey:
                 yield pattern
 
     def _reaches(self, arch: Arch, gene: str) -> bool:
-        part = probes.part_of(gene)
-        name, _, number = part.rpartition(".")
-        own = f"{self.lists[name]}.{number}." if name in self.lists else None
+        name, _, number = probes.part_of(gene).rpartition(".")
+        own = f"{self.naming.lists[name]}.{number}." if name in self.naming.lists else None
 
         def outside(arch: Arch) -> dict[str, Shape]:
-            found = self.seen.get(arch) or blueprint(build_skeleton(self.make, arch), arch)
+            found = self.networks.get(arch) or self._blueprint(arch)
             shapes = {name: info.shape for name, info in found.tensors.items()}
             return {name: shape for name, shape in shapes.items() if own is None or not name.startswith(own)}
 
         return any(outside(changed) != outside(arch) for changed in probes.values_of(self.space, arch, [gene]))
+
+    def _blueprint(self, arch: Arch) -> Blueprint:
+        return blueprint(build_skeleton(self.make, arch), arch)
+
+
+def _separated(space: Space, naming: Naming) -> list[Arch]:
+    """Return architectures that between them have every combination of values that a tensor exists once for."""
+    choices = list(space.walk())
+    patterns = name_patterns(choices)
+    found: list[Arch] = []
+    for wanted in dict.fromkeys(naming.separate.values()):
+        named = [next((p for p in patterns if p == choice or p.endswith(f".{choice}")), None) for choice in wanted]
+        offered: list[list[tuple[str, Value]]] = [
+            [(pattern, value) for name, c in choices if matches(pattern, name) for value in c.values]
+            for pattern in named
+            if pattern
+        ]
+        for pins in product(*[list(dict.fromkeys(values)) for values in offered]):
+            try:
+                found.append(space.pin(dict(pins))[0])
+            except ValueError:  # no architecture has these together
+                continue
+            if len(found) > probes.MOST:
+                return found
+    return found
+
+
+def _sizes(found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]) -> dict[str, tuple[TensorInfo, Shape]]:
+    stored: dict[str, tuple[TensorInfo, Shape]] = {}
+    origins: dict[str, Arch] = {}
+    for network in found:
+        names = naming.of(network.arch)
+        for name, info in network.tensors.items():
+            if name in tied:
+                continue
+            key = names.stored(name)
+            if key not in stored:
+                stored[key], origins[key] = (info, info.shape), network.arch
+                continue
+            known, shape = stored[key]
+            if known.kind != info.kind or known.dtype != info.dtype:
+                raise ValueError(_two_kinds(name, known, origins[key], info, network.arch))
+            stored[key] = known, tuple(max(pair) for pair in zip(shape, info.shape, strict=True))
+    return stored
+
+
+def _two_kinds(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
+    differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
+    told = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
+    return (
+        f"the name {name!r} is a {known.kind} ({known.dtype}) of shape {known.shape} for one architecture and a "
+        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
+        "kind of layer a name of its own, or a copy per choice with `separate`"
+    )
+
+
+def _tied_names(found: Sequence[Blueprint]) -> dict[str, str]:
+    tied: dict[str, str] = {}
+    for network in found:
+        for name, info in network.tensors.items():
+            if tied.setdefault(name, info.tied_to) != info.tied_to:
+                known = "one of its own" if tied[name] == name else f"the same as {tied[name]!r}"
+                other = "one of its own" if info.tied_to == name else f"the same as {info.tied_to!r}"
+                raise ValueError(
+                    f"the parameter {name!r} is {known} for some architectures, but {other} for others, such as "
+                    f"{dict(network.arch)}; tie it for all or for none"
+                )
+    return {name: first for name, first in tied.items() if name != first}
+
+
+def _refuse_shifting_names(make: Make, space: Space, naming: Naming, found: Sequence[Blueprint]) -> None:
+    """Refuse containers in which what follows a variable number of layers has no number of its own.
+
+    Where a container is longer for one architecture than for another, the modules that one line of the builder makes
+    must stand at the same places in both; otherwise their weights would be others in every depth.
+    """
+    longest: dict[str, Blueprint] = {}
+    varying: set[str] = set()
+    for network in found:
+        for container, length in network.containers.items():
+            known = longest.setdefault(container, network)
+            if known.containers[container] != length:
+                varying.add(container)
+            if known.containers[container] < length:
+                longest[container] = network
+    for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
+        for pattern, changed in probes.changes(space, arch):
+            with construction_sites() as site_of:
+                networks = [build_skeleton(make, a) for a in (arch, changed)]
+                for container in varying:
+                    members = [_members(network, container, site_of) for network in networks]
+                    _compare(naming, container, members[0], members[1], pattern)
+
+
+_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
+"""The members of a container by the place in the builder's code that made them, in order, with their names."""
+
+
+def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
+    found: _Members = {}
+    try:
+        members = list(network.get_submodule(container).named_children())
+    except AttributeError:  # this architecture has no such container
+        return found
+    for name, module in members:
+        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
+    return found
+
+
+def _compare(naming: Naming, container: str, members: _Members, others: _Members, pattern: str) -> None:
+    if sum(map(len, members.values())) == sum(map(len, others.values())):
+        return
+    for site, own in members.items():
+        for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
+            if name != other and any(
+                _is_shared(naming, *member, pattern) for member in ((name, module), (other, other_module))
+            ):
+                raise ValueError(
+                    f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
+                    f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows a "
+                    "variable number of layers in one container; give it a name of its own outside of that"
+                )
+
+
+def _is_shared(naming: Naming, name: str, module: nn.Module, pattern: str) -> bool:
+    """Return whether a module has weights without a copy for each value of a choice."""
+    choice = pattern.split("*.")[-1]
+    weights = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
+    return any(choice not in naming.choices(weight) for weight in weights)

@@ -18,7 +18,7 @@ from nasx.recipe.config import Search
 from nasx.recipe.problem import Problem
 from nasx.run import Interrupted, StageContext
 from nasx.search import race
-from nasx.search.racing import FEWEST_IMAGES
+from nasx.search.racing import FEWEST_SAMPLES
 from nasx.space import Space
 from nasx.train import ALONE, Evaluation, Group, evaluate, recalibrate
 
@@ -72,7 +72,7 @@ class Scoring:
         if unknown:
             self._heed_stop()
             self._statistics.clear()
-            own = {index: self.score(few[index]).accuracy for index in self.group.shared_out(unknown)}
+            own = {index: self.score(few[index]).score for index in self.group.shared_out(unknown)}
             for index, score in self.group.gather(own).items():
                 self._scores[index] = None if math.isnan(score) else score  # JSON has no NaN
                 self.context.journal.append({"index": index, "accuracy": self._scores[index]})
@@ -124,7 +124,7 @@ class Scoring:
             error_probability=config.search.racing_error,
             seed=self.seed + number,
         )
-        self._count(len(archs), raced.images)
+        self._count(len(archs), raced.samples)
         self.error_probability = max(self.error_probability, raced.error_probability)
         return dict(raced.scores)
 
@@ -147,7 +147,7 @@ class Scoring:
 
     def _hits_of(self, arch: Arch, images: Ints) -> Bools | None:
         scored = self.score(arch, images)
-        return None if math.isnan(scored.accuracy) else scored.hits
+        return None if math.isnan(scored.score) else scored.scores == 1
 
     def _recalibrate(self, subnet: Subnet) -> None:
         config = self.problem.config.search
@@ -171,7 +171,7 @@ class Scoring:
 
 def races(config: Search, images: int) -> bool:
     """Return whether the candidates of a search race, given the number of validation images."""
-    return config.racing_error > 0 and images >= FEWEST_IMAGES
+    return config.racing_error > 0 and images >= FEWEST_SAMPLES
 
 
 _FAILED = Evaluation(math.nan, math.nan, 0, np.zeros(0, bool))

@@ -5,7 +5,7 @@ retraining: GLiT has two, most searches one.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nasx.arch import Arch
@@ -50,6 +51,7 @@ from nasx.train import (
     SandwichPaths,
     Step,
     StratifiedPaths,
+    Training,
     UniformArchPaths,
     UniformPaths,
     adamw,
@@ -199,15 +201,16 @@ class Stages(Maker[Stage]):
         warmup = min(round(config.warmup_epochs * batches.steps_per_epoch), total - 1)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=warmup)
         paths = supernet_paths(config, space, inside, problem.cost, seed)
+        soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
 
-        def steps_from(start: int) -> Iterator[Step]:
+        def steps_from(start: int) -> Training:
             return train_supernet(
                 supernet,
                 seeded(batches.steps(start, total), seed, start),
                 paths,
                 optimizer,
                 schedule=schedule,
-                label_smoothing=0.0 if config.mixup or config.cutmix else config.label_smoothing,
+                loss=partial(F.cross_entropy, label_smoothing=0.0 if soft else config.label_smoothing),
                 distill=config.paths == "sandwich",
                 clip_norm=config.clip_norm,
                 start_step=start,
@@ -240,7 +243,7 @@ class Stages(Maker[Stage]):
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
         scoring = self._scoring(context, space, supernet, seed)
-        inside = inside.counted_anew()  # so that its acceptance is this search's, also after an interruption
+        inside = inside.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         searcher = evolution(config, inside, seed)
 
         def show(share: float = 0.0) -> None:
@@ -326,11 +329,11 @@ class Stages(Maker[Stage]):
                 networks[number] = {
                     "arch": dict(arch),
                     "sha256": write_weights(context.directory / f"{number}.safetensors", network),
-                    "val_accuracy": scored.accuracy,
+                    "val_accuracy": scored.score,
                     "val_loss": scored.loss if math.isfinite(scored.loss) else None,
                     "losses": [],
                 }
-                self.progress(context.name, number + 1, len(best), f"{scored.accuracy:.2%}")
+                self.progress(context.name, number + 1, len(best), f"{scored.score:.2%}")
         gathered = self.group.gather(networks)
         return _with_winner([gathered[number] for number in range(len(best))])
 
@@ -407,12 +410,12 @@ class Stages(Maker[Stage]):
                     "params": problem.params(arch),
                     "macs": problem.macs(arch),
                     "val_accuracy": network["val_accuracy"],
-                    "test_accuracy": tested.accuracy,
+                    "test_accuracy": tested.score,
                     "arch": network["arch"],
                     "weights": weights,
                     "sha256": network["sha256"],
                 }
-                self.progress(context.name, number, len(networks), f"{name} {tested.accuracy:.2%}")
+                self.progress(context.name, number, len(networks), f"{name} {tested.score:.2%}")
         return results
 
     def load(self, arch: Arch, weights: Path, sha256: str) -> nn.Module:

@@ -6,13 +6,14 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from nasx.train import (
     Group,
     NotFinite,
     Step,
+    Training,
     adamw,
     cosine_schedule,
     ema,
@@ -60,7 +62,7 @@ class Stateful(Protocol):
 def resumable(
     checkpoints: Checkpoints,
     parts: Mapping[str, Stateful],
-    steps_from: Callable[[int], Iterator[Step]],
+    steps_from: Callable[[int], Training],
     total: int,
     on_step: Callable[[Step], bool],
     group: Group = ALONE,
@@ -108,7 +110,7 @@ def _restored(checkpoints: Checkpoints, parts: Mapping[str, Stateful], group: Gr
 def _run(
     checkpoints: Checkpoints,
     parts: Mapping[str, Stateful],
-    steps: Iterator[Step],
+    steps: Training,
     total: int,
     on_step: Callable[[Step], bool],
     losses: list[float],
@@ -122,6 +124,8 @@ def _run(
         # the first rank's clock decides for all, asked for now and then: a message costs time
         late = done % _ASKED == 0 and group.any(group.first and time.monotonic() - saved > _SECONDS)
         if done == total or stop or late or done % every == 0:
+            losses += [last.loss for last in steps.flush()]  # the parts stand after these steps, on CUDA
+            done = len(losses)
             if group.first:
                 _save(checkpoints, parts, losses, done)
             saved = time.monotonic()
@@ -193,13 +197,13 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
     average = ema(model, config.ema) if config.ema else None
     soft = bool(config.mixup or config.cutmix)  # then the targets carry the smoothing
 
-    def steps_from(start: int) -> Iterator[Step]:
+    def steps_from(start: int) -> Training:
         return train(
             model,
             seeded(batches.steps(start, total), job.seed, start),
             optimizer,
             schedule=schedule,
-            label_smoothing=0.0 if soft else config.label_smoothing,
+            loss=partial(F.cross_entropy, label_smoothing=0.0 if soft else config.label_smoothing),
             clip_norm=config.clip_norm,
             average=average,
             start_step=start,
@@ -220,12 +224,12 @@ def train_network(job: NetworkJob, report: Callable[[int, int], bool], group: Gr
     kept, scored = model, evaluate(model, task.eval_batches(task.dataset.val))
     if average is not None:
         averaged = evaluate(average.module, task.eval_batches(task.dataset.val))
-        if averaged.accuracy > scored.accuracy:
+        if averaged.score > scored.score:
             kept, scored = average.module, averaged
     return {
         "arch": dict(job.arch),
         "sha256": write_weights(job.weights, kept, group),
-        "val_accuracy": scored.accuracy,
+        "val_accuracy": scored.score,
         "val_loss": scored.loss if math.isfinite(scored.loss) else None,
         "losses": loss_curve(losses),
     }

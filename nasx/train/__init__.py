@@ -1,35 +1,57 @@
 """Training: SPOS's one-shot loop, the plain loop, evaluation, recalibration, jobs side by side, several devices."""
 
+from nasx.train.average import WeightAverage, ema
+from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
+from nasx.train.batchnorm_groups import BatchNormGroups
 from nasx.train.device import autocast, device_of, pick_device, use_deterministic_algorithms, use_threads
+from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate
 from nasx.train.jobs import run_jobs
-from nasx.train.loops import NotFinite, Step, seeded, train, train_supernet
-from nasx.train.optim import adamw, cosine_schedule, ema, nesterov_sgd
+from nasx.train.loops import Step, Training, seeded, train, train_supernet
+from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
+from nasx.train.metrics import Metric
+from nasx.train.optim import adamw, cosine_schedule, nesterov_sgd
 from nasx.train.paths import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
+from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.whole_batch import Rows, WholeBatch, sync_batch_norm
 
 __all__ = [
     "ALONE",
+    "BatchNormGroups",
+    "Batches",
+    "Distillation",
     "Evaluation",
     "FairPaths",
     "Group",
+    "Loss",
+    "Metric",
     "NotFinite",
     "Paths",
+    "Recovery",
     "Rows",
     "SandwichPaths",
     "Step",
     "StratifiedPaths",
+    "Training",
     "UniformArchPaths",
     "UniformPaths",
+    "Unpack",
+    "Unpacked",
+    "WeightAverage",
     "WholeBatch",
     "adamw",
     "autocast",
+    "batch_size",
+    "check_targets",
     "cosine_schedule",
     "device_of",
     "ema",
     "evaluate",
+    "is_cross_entropy",
+    "logits_of",
+    "move",
     "nesterov_sgd",
     "pick_device",
     "process_group",
@@ -39,6 +61,7 @@ __all__ = [
     "sync_batch_norm",
     "train",
     "train_supernet",
+    "unpack",
     "use_deterministic_algorithms",
     "use_threads",
 ]

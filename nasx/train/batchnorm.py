@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nasx.train.batch import Batches, Unpack, move, unpack
 from nasx.train.device import autocast, device_of
-from nasx.train.modes import Batches, evaluating
+from nasx.train.modes import evaluating
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
+def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) -> dict[str, Tensor]:
     """Replace the statistics of every BatchNorm that a pass reaches by averages over the batches; return copies.
 
     `model.load_state_dict(returned, strict=False)` brings them back after another architecture's took their place.
@@ -28,9 +29,11 @@ def recalibrate(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
                 norm.reset_running_stats()
                 norm.momentum = None
                 norm.training = True
-            for images, _ in batches:
+            for batch in batches:
+                args, kwargs, _ = unpack(batch)
+                args, kwargs = move((args, kwargs), device)
                 with autocast(device):
-                    model(images.to(device, non_blocking=True))
+                    model(*args, **kwargs)
                 passed += 1
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -47,11 +50,3 @@ def recalibrate(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
         if hit
         for key, buffer in norm.named_buffers()
     }
-
-
-@torch.no_grad()
-def reset_broken_statistics(model: nn.Module) -> None:
-    """Reset the statistics of BatchNorm layers that a batch with non-finite activations has spoiled."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and not all(b.isfinite().all() for b in module.buffers()):
-            module.reset_running_stats()

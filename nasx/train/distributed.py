@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from nasx.run.signals import Interrupted
+from nasx.train.batchnorm_groups import BatchNormGroups
 from nasx.train.whole_batch import Rows, WholeBatch
 
 Item = TypeVar("Item")
@@ -41,6 +42,8 @@ class Group:
     size: int = 1
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     _patient: Any = field(default=None, repr=False, compare=False)
+    _prompt: Any = field(default=None, repr=False, compare=False)
+    """For small messages between the CPUs, which wait for nothing that a device still computes."""
 
     @property
     def part(self) -> tuple[int, int]:
@@ -78,8 +81,8 @@ class Group:
         """Return whether the flag is set on any rank: how all ranks stop at one step when one of them is asked to."""
         if self.size == 1:
             return flag
-        flags = torch.tensor(flag, dtype=torch.int32, device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        flags = torch.tensor(flag, dtype=torch.int32)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self._prompt)
         return bool(flags)
 
     def wait(self) -> None:
@@ -117,7 +120,8 @@ def process_group(device: torch.device, *, timeout_seconds: float = 25.0) -> Ite
         store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # type: ignore[attr-defined]
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        group = Group(rank, size, device, dist.new_group(backend="gloo", timeout=_PATIENCE))
+        patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        group = Group(rank, size, device, patient, dist.new_group(backend="gloo", timeout=timeout))
         try:
             yield group
         except Interrupted:
@@ -141,16 +145,18 @@ def rows_of(group: Group, count: int) -> Rows:
     """Return which rows of the whole batch this process's are: those of the ranks lie one after the other."""
     if group.size == 1:
         return Rows(0, count, count)
-    own = torch.tensor([count], device=group.device)
+    own = torch.tensor([count])
     of_ranks = [torch.empty_like(own) for _ in range(group.size)]
-    dist.all_gather(of_ranks, own)
+    dist.all_gather(of_ranks, own, group=group._prompt)
     counts = [int(rows) for rows in torch.cat(of_ranks).tolist()]
     return Rows(sum(counts[: group.rank]), count, sum(counts))
 
 
-def whole_batch(group: Group, rows: Rows) -> AbstractContextManager[object]:
+def whole_batch(group: Group, rows: Rows, batch_norm_group: int | None = None) -> AbstractContextManager[object]:
     """Return the context in which networks compute as if this process had the whole batch; see `WholeBatch`."""
-    return WholeBatch(rows) if group.size > 1 else nullcontext()
+    if group.size > 1:
+        return WholeBatch(rows, batch_norm_group)
+    return nullcontext() if batch_norm_group is None else BatchNormGroups(rows.whole, batch_norm_group)
 
 
 def data_parallel(group: Group, model: nn.Module) -> nn.Module:

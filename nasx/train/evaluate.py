@@ -1,46 +1,75 @@
-"""Scoring a network on labelled images."""
+"""Scoring a network on labelled data."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from nasx.train.batch import Batches, Unpack, batch_size, move, unpack
 from nasx.train.device import autocast, device_of
-from nasx.train.modes import Batches, evaluating
+from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss
+from nasx.train.metrics import Metric, sample_scores
+from nasx.train.modes import evaluating
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Top-1 accuracy in 0..1, mean cross-entropy in nats, on how many images, and which of them were right."""
+    """A network's score on some data, its loss, and on how many samples."""
 
-    accuracy: float
+    score: float
+    """Mean of the metric; for `accuracy` and `top5` the share of samples that are right, in 0..1."""
     loss: float
-    images: int
-    hits: npt.NDArray[np.bool_] = field(repr=False, compare=False)
-    """Of each image, in the order of the batches, whether the network was right."""
+    """Mean loss; of cross-entropy in nats."""
+    samples: int
+    scores: npt.NDArray[np.float64] = field(repr=False, compare=False)
+    """The metric of each sample (samples,), in the order of the batches."""
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
-    """Return a model's accuracy and loss in evaluation mode; modes are restored.
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    loss: Loss = F.cross_entropy,
+    metric: Metric = "accuracy",
+    unpack: Unpack = unpack,
+) -> Evaluation:
+    """Return a model's score and loss in evaluation mode; modes are restored.
 
-    An image whose logits are not finite counts as wrong and makes the loss NaN.
+    `metric` is `"accuracy"`, `"top5"`, or a function of outputs and targets that returns a finite score for each
+    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. A sample whose
+    outputs are not finite counts as wrong by the named metrics and makes the loss NaN. Raises ValueError for targets
+    that do not fit the loss or the metric, and for scores that are not finite where the loss is.
     """
     device = device_of(model)
-    correct: list[torch.Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
+    total = torch.zeros((), dtype=torch.float64, device=device)
     with evaluating(model):
-        for images, labels in batches:
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        for batch in batches:
+            args, kwargs, targets = unpack(batch)
+            samples = batch_size(targets)
+            if not samples:
+                continue
+            args, kwargs, moved = move((args, kwargs, targets), device)
             with autocast(device):
-                logits = model(images)
-            logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-            correct.append((logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1))
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-    hits = torch.cat(correct).cpu().numpy() if correct else np.zeros(0, bool)
-    if not len(hits):
-        raise ValueError("there are no images to evaluate on")
-    return Evaluation(int(hits.sum()) / len(hits), float(loss) / len(hits), len(hits), hits)
+                outputs = model(*args, **kwargs)
+                if not found:
+                    check_targets(outputs, targets, loss)
+                value = compute_loss(loss, outputs, moved)
+            check_scalar(value)
+            total += value.double() * samples
+            found.append(sample_scores(metric, outputs, moved))
+    if not found:
+        raise ValueError("there is no data to evaluate on: the batches hold no samples")
+    scores = torch.cat(found).double().cpu().numpy()
+    mean_loss = float(total) / len(scores)
+    broken = np.flatnonzero(~np.isfinite(scores))
+    if len(broken) and math.isfinite(mean_loss):
+        raise ValueError(
+            f"the metric must be finite, but got {scores[broken[0]]} for sample {broken[0]}, whose loss is finite"
+        )
+    return Evaluation(float(scores.mean()), mean_loss, len(scores), scores)

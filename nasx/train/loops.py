@@ -1,35 +1,162 @@
-"""The training loops, as generators: the caller logs, saves and stops between their steps."""
+"""The training loops: iterators over steps, between which the caller logs, saves and stops."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from nasx.arch import Arch
-from nasx.train.batchnorm import reset_broken_statistics
+from nasx.train.average import WeightAverage
+from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.device import autocast, device_of
+from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
-from nasx.train.modes import Batches
+from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, targets_like, without_smoothing
 from nasx.train.paths import Paths
+from nasx.train.recovery import NotFinite, Recovery
+from nasx.train.update import Update
 
+Batch = TypeVar("Batch")
 
-class NotFinite(ArithmeticError):
-    """Losses or gradients were not finite several steps in a row."""
+_LATE_ON_CUDA = 2  # enough for the device never to wait for the CPU, few enough to bound what is enqueued
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one training step did; `lr` is the learning rate that it was taken with."""
+    """What one training step did."""
 
     step: int
     loss: float
+    """Mean over the samples, and over the paths where there are several; NaN where the step was left out."""
     lr: float
+    """The learning rate that it was taken with."""
     archs: tuple[Arch, ...] = ()
     skipped: bool = False
+    """Whether it changed nothing: its loss or gradient was not finite, or it was to be left out."""
+
+
+class Training(Iterator[Step]):
+    """A training under way: an iterator over its steps, or `run()` for all of them.
+
+    On CUDA the record of a step comes some steps late (`delay`), because reading a loss at once would make the device
+    wait. `flush` gives the records still missing; after it, model, optimizer and schedule stand exactly after the
+    last step recorded, which is when to save or to evaluate them.
+    """
+
+    def __init__(self, taken: "Iterator[_Taken]", recovery: Recovery, *, max_skipped: int, delay: int) -> None:
+        self._taken, self._recovery, self._max_skipped, self._delay = taken, recovery, max_skipped, delay
+        self._unread: deque[_Taken] = deque()
+        self._begun = False
+
+    def __next__(self) -> Step:
+        self._begun = True
+        while len(self._unread) <= self._delay and (taken := next(self._taken, None)) is not None:
+            self._unread.append(taken)
+        if not self._unread:
+            raise StopIteration
+        return self._read()
+
+    def flush(self) -> list[Step]:
+        """Return the records of all steps that were taken and not yet returned, and take no further one."""
+        return [self._read() for _ in range(len(self._unread))]
+
+    def run(self, on_step: Callable[[Step], object] | None = None) -> list[Step]:
+        """Take all steps that are left and return their records; `on_step` is called with each of them."""
+        self._begun = True
+        steps = []
+        for step in self:
+            steps.append(step)
+            if on_step is not None:
+                on_step(step)
+        return steps
+
+    def __del__(self) -> None:
+        if not getattr(self, "_begun", True):
+            warnings.warn(
+                "a training was made but no step of it was taken, so nothing was trained; "
+                "iterate over it, or call .run()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _read(self) -> Step:
+        taken = self._unread.popleft()
+        step = taken.record()
+        broken = self._recovery.broken_in_a_row + 1 if taken.computed and step.skipped else 0
+        self._recovery.broken_in_a_row = broken
+        if broken > self._max_skipped:
+            raise NotFinite(range(step.step + 1 - broken, step.step + 1))
+        return step
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: Loss = F.cross_entropy,
+    unpack: Unpack = unpack,
+    distillation: Distillation | None = None,
+    schedule: LRScheduler | None = None,
+    clip_norm: float | None = None,
+    average: WeightAverage | None = None,
+    batch_norm_group: int | None = None,
+    start_step: int = 0,
+    max_skipped: int = 3,
+    recovery: Recovery | None = None,
+    delay: int | None = None,
+    group: Group = ALONE,
+) -> Training:
+    """Train a network, one optimizer step per batch: iterate over the steps, or call `.run()` for all of them.
+
+    - `batches` yields batches of any structure, the first for `start_step`; `unpack` takes one apart into what the
+      network is called with and the targets (see `nasx.train.unpack`).
+    - `loss(outputs, targets)` is the mean over the samples; `functools.partial(F.cross_entropy, label_smoothing=0.1)`
+      smooths labels. Torch's own losses get the `logits` of outputs that are not a tensor.
+    - `distillation` adds a teacher, `schedule` steps after each batch, `clip_norm` bounds the gradient's norm, and
+      `average` (`nasx.train.ema`) follows the weights.
+    - `batch_norm_group` is the number of samples whose BatchNorm statistics are computed together, the whole batch by
+      default (`nasx.train.BatchNormGroups`).
+    - A step whose loss or gradient is not finite changes neither weights, optimizer, buffers nor average, and its
+      record says so; more than `max_skipped` in a row raise NotFinite. `recovery` leaves batches out, for a training
+      that goes back to a checkpoint then. The schedule counts all steps: the learning rate depends on the step alone.
+    - On CUDA records come `delay` steps late, 2 by default, so that no step waits for a number to be read; elsewhere 0.
+
+    The ranks of a `group` train one network, every parameter of which each step must use: `batches` yields each rank's
+    rows of the batches (`TrainBatches(part=group.part)`), and gradients (by DistributedDataParallel), BatchNorm
+    statistics, dropout and stochastic depth are those of the whole batch. Give all ranks the same weights and
+    generator states (`seeded`): they stay the same.
+
+    Targets that do not fit torch's own losses are a ValueError at the first batch (`nasx.train.check_targets`).
+    """
+
+    recovery = recovery or Recovery()
+    device = _prepared(model, distillation)
+    update = Update(model, optimizer, schedule, clip_norm, average)
+
+    def steps() -> Iterator[_Taken]:
+        network = data_parallel(group, model)
+
+        def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_Pass]:
+            with autocast(device):
+                taught = distillation.outputs(batch) if distillation else None
+                outputs = network(*batch.args, **batch.kwargs)
+                value = _loss_of(loss, outputs, batch.targets, unchecked, distillation, taught)
+            yield _Pass(value)
+
+        yield from _steps(
+            model, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group,
+            reduced=group.size > 1,
+        )  # fmt: skip
+
+    return Training(steps(), recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
 def train_supernet(
@@ -38,77 +165,64 @@ def train_supernet(
     paths: Paths,
     optimizer: torch.optim.Optimizer,
     *,
-    schedule: LRScheduler | None = None,
-    label_smoothing: float = 0.0,
+    loss: Loss = F.cross_entropy,
+    unpack: Unpack = unpack,
+    reduction: Literal["mean", "sum"] = "mean",
+    distillation: Distillation | None = None,
     distill: bool = False,
+    schedule: LRScheduler | None = None,
     clip_norm: float | None = None,
+    average: WeightAverage | None = None,
+    batch_norm_group: int | None = None,
     start_step: int = 0,
     max_skipped: int = 3,
+    recovery: Recovery | None = None,
+    delay: int | None = None,
     group: Group = ALONE,
-) -> Iterator[Step]:
+) -> Training:
     """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
 
-    `batches` yields images (B, C, H, W) and labels (B,) or soft targets (B, classes), the first for `start_step`.
-    Gradients are averaged where a step has several paths. With `distill` the first path of a step learns from the
-    targets and the others from its softmax outputs, unsmoothed (in-place distillation; US-Nets, section 3.4). A step
-    whose loss or gradient is not finite changes no weight and says so; more than `max_skipped` in a row raise
-    NotFinite.
+    Batches, losses, records and ranks are those of `train`; the supernet is called as
+    `supernet(*args, arch=arch, **kwargs)`. Where a step has several paths, `reduction` says whether the gradient is
+    the mean of theirs or their sum, as in FairNAS and BigNAS; the loss reported is the mean either way.
 
-    The ranks of a `group` train one supernet: `batches` yields each rank's rows of the batches
-    (`TrainBatches(part=group.part)`), and gradients, BatchNorm statistics, dropout and stochastic depth are those of
-    the whole batch. Give all ranks the same weights, paths and generator states (`seeded`): they stay the same.
+    With `distill` the first path of a step learns from the targets and the others from its outputs: of a cross-entropy
+    its softmax outputs, unsmoothed (in-place distillation; US-Nets, section 3.4). `distillation` brings a teacher from
+    outside for every path instead.
+
+    Ranks need the same paths too.
     """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"`reduction` must be 'mean' or 'sum', but got {reduction!r}")
+    if distill and distillation is not None:
+        raise ValueError("`distill` and `distillation` are two teachers; pass one of them")
+    if distill:
+        targets_like(loss, torch.zeros(1, 2))  # refuses a loss that outputs cannot be targets of
+    recovery = recovery or Recovery()
+    device = _prepared(supernet, distillation)
+    update = Update(supernet, optimizer, schedule, clip_norm, average)
 
-    def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        archs, smoothing = paths(step), label_smoothing
+    def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_Pass]:
+        archs, targets, of_path = paths(step), batch.targets, loss
+        weight = 1.0 if reduction == "sum" else 1 / len(archs)
+        with autocast(device):
+            taught = distillation.outputs(batch) if distillation else None
         for number, arch in enumerate(archs):
-            with autocast(images.device):
-                logits = supernet(images, arch)
-                loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-            yield loss / len(archs)
+            with autocast(device):
+                outputs = supernet(*batch.args, arch=arch, **batch.kwargs)
+                value = _loss_of(of_path, outputs, targets, unchecked, distillation, taught)
+            yield _Pass(value, weight, 1 / len(archs), arch)
+            unchecked = _NOTHING
             if distill and number == 0:
-                targets, smoothing = logits.detach().float().softmax(dim=1), 0.0
+                targets, of_path = targets_like(loss, outputs), without_smoothing(loss)
 
-    for done in _train(
-        supernet, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped, group, reduced=False
-    ):
-        yield replace(done, archs=paths(done.step))
-
-
-def train(
-    model: nn.Module,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    *,
-    schedule: LRScheduler | None = None,
-    label_smoothing: float = 0.0,
-    clip_norm: float | None = None,
-    average: AveragedModel | None = None,
-    start_step: int = 0,
-    max_skipped: int = 3,
-    group: Group = ALONE,
-) -> Iterator[Step]:
-    """Train a network, one optimizer step per batch, updating an average of its weights after each.
-
-    The ranks of a `group` train one network as `train_supernet` does, every parameter of which each step must use:
-    gradients are averaged by DistributedDataParallel.
-    """
-    network = data_parallel(group, model)
-
-    def losses(step: int, images: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        with autocast(images.device):
-            loss = F.cross_entropy(network(images), targets, label_smoothing=label_smoothing)
-        yield loss
-
-    for done in _train(
-        model, batches, losses, optimizer, schedule, clip_norm, start_step, max_skipped, group, reduced=group.size > 1
-    ):
-        if average is not None and not done.skipped:
-            average.update_parameters(model)
-        yield done
+    steps = _steps(
+        supernet, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group, reduced=False
+    )
+    return Training(steps, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
-def seeded(batches: Batches, seed: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
     """Yield batches, seeding torch's generators before each from (seed, step).
 
     Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state.
@@ -118,47 +232,101 @@ def seeded(batches: Batches, seed: int, start_step: int = 0) -> Iterator[tuple[T
         yield batch
 
 
-def _train(
+_NOTHING = object()
+
+
+def _loss_of(
+    loss: Loss, outputs: Any, targets: Any, unchecked: Any, distillation: Distillation | None, taught: Tensor | None
+) -> Tensor:
+    if unchecked is not _NOTHING:
+        check_targets(outputs, unchecked, loss)
+    value = compute_loss(loss, outputs, targets)
+    if unchecked is not _NOTHING:
+        check_scalar(value)
+    return value if distillation is None or taught is None else distillation.loss(value, outputs, taught)
+
+
+def _prepared(model: nn.Module, distillation: Distillation | None) -> torch.device:
+    device = device_of(model)
+    if distillation is not None:
+        distillation.prepare(device)
+    return device
+
+
+def _delay_on(device: torch.device) -> int:
+    return _LATE_ON_CUDA if device.type == "cuda" else 0
+
+
+@dataclass(slots=True)
+class _Pass:
+    """The loss of one path, its weight in the gradient, and its share of the loss reported."""
+
+    loss: Tensor
+    weight: float = 1.0
+    share: float = 1.0
+    arch: Arch | None = None
+
+
+class _Taken:
+    """A step that was taken, or left out, and whose numbers may still be on the device."""
+
+    def __init__(self, step: int, lr: float, archs: tuple[Arch, ...] = (), numbers: Tensor | None = None) -> None:
+        self.step, self.lr, self.archs = step, lr, archs
+        self.computed = numbers is not None
+        self._numbers, self._copied = numbers, None
+        if numbers is not None and numbers.is_cuda:
+            self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def record(self) -> Step:
+        """Wait for the numbers of this step alone, and return its record."""
+        if self._numbers is None:
+            return Step(self.step, math.nan, self.lr, self.archs, skipped=True)
+        if self._copied is not None:
+            self._copied.synchronize()
+        loss, broken = self._numbers.tolist()
+        return Step(self.step, loss, self.lr, self.archs, skipped=bool(broken))
+
+
+def _steps(
     model: nn.Module,
     batches: Batches,
-    losses: Callable[[int, Tensor, Tensor], Iterator[Tensor]],
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler | None,
-    clip_norm: float | None,
+    passes: "Callable[[int, Unpacked, Any], Iterator[_Pass]]",
+    update: Update,
+    unpack: Unpack,
+    batch_norm_group: int | None,
     start_step: int,
-    max_skipped: int,
+    recovery: Recovery,
     group: Group,
     *,
     reduced: bool,
-) -> Iterator[Step]:
-    device, skipped = device_of(model), 0
+) -> Iterator[_Taken]:
+    device, unchecked = device_of(model), True
     model.train()
-    for step, (images, targets) in enumerate(batches, start_step):
+    for step, batch in enumerate(batches, start_step):
         if step == start_step:  # now that every rank has read a batch, for which the first time takes longest
             check_same_start(group, model, start_step)
-        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        lr = optimizer.param_groups[0]["lr"]
-        # None, not zero: the optimizer then leaves what this step does not use alone
-        optimizer.zero_grad(set_to_none=True)
-        loss = torch.zeros((), device=device)
-        rows = rows_of(group, len(images))
-        with whole_batch(group, rows):
-            for part in losses(step, images, targets):
-                part = part * (rows.count * group.size / rows.whole) if group.size > 1 else part
-                part.backward()  # type: ignore[no-untyped-call]
-                loss += part.detach()
+        lr = update.lr
+        if step in recovery.skip_steps:
+            update.advance()
+            yield _Taken(step, lr)
+            continue
+        unpacked = unpack(batch)
+        rows = rows_of(group, batch_size(unpacked.targets))
+        first = unpacked.targets if unchecked else _NOTHING
+        args, kwargs, targets = move(tuple(unpacked), device)
+        update.begin()
+        loss, archs = torch.zeros((), device=device), []
+        scale = rows.count * group.size / rows.whole if group.size > 1 else 1.0
+        with whole_batch(group, rows, batch_norm_group):
+            for part in passes(step, Unpacked(args, kwargs, targets), first):
+                (part.loss * (part.weight * scale)).backward()  # type: ignore[no-untyped-call]
+                loss += part.loss.detach() * (part.share * scale)
+                archs += [part.arch] if part.arch is not None else []
+        unchecked = False
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         average_over(group, [loss] if reduced else [loss, *gradients])
-        # one number tells whether loss and gradients are finite: both end in the norm
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm is not None else float("inf"))
-        finite = bool(torch.isfinite(norm + loss))
-        if finite:
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-        else:
-            reset_broken_statistics(model)
-        skipped = 0 if finite else skipped + 1
-        if skipped > max_skipped:
-            raise NotFinite(f"loss or gradient was not finite in {skipped} steps in a row, the last of them {step}")
-        yield Step(step, float(loss), lr, skipped=not finite)
+        broken = update.apply(loss)
+        yield _Taken(step, lr, tuple(archs), torch.stack([loss.float(), broken.float()]))

@@ -1,12 +1,9 @@
 """Running a module in another mode and leaving it as it was."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor, nn
-
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Images (B, C, H, W) with labels (B,) or soft targets (B, classes)."""
+from torch import nn
 
 
 @contextmanager

@@ -1,24 +1,39 @@
-"""Optimizers, schedules and averages, all torch's own, with the settings of the field."""
+"""Optimizers and schedules, all torch's own, with the settings of the field."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: float = 0.9) -> torch.optim.SGD:
-    """Return SPOS's and GLiT's optimizer for supernets; decay applies to every parameter.
+def nesterov_sgd(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    decay: Literal["all", "matrices"] = "all",
+) -> torch.optim.SGD:
+    """Return the optimizer that SPOS and GLiT train supernets with: SGD with Nesterov's momentum.
+
+    `decay` says which parameters weight decay applies to: `all`, or `matrices`, those of more than one dimension, as
+    SPOS's code has it, which spares norms and biases (a class token and positions have more than one dimension).
 
     Parameters without a gradient are left alone, momentum and decay included, so a candidate that a step did not
-    sample keeps its weights to the bit.
+    sample keeps its weights to the bit. In the torch of SPOS's and GLiT's code gradients were zero instead of absent:
+    there momentum and decay went on moving candidates that were not sampled.
     """
+    if decay not in ("all", "matrices"):
+        raise ValueError(f"`decay` must be 'all' or 'matrices', but got {decay!r}")
     parameters = list(model.parameters())
+    decayed = [p for p in parameters if decay == "all" or p.ndim > 1]
+    spared = [p for p in parameters if decay == "matrices" and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}]
+    groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
     # fused: small networks spend their step in the optimizer otherwise
-    optimizer = torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True, fused=True
-    )
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
     for parameter in parameters:
         # starting from zero is what torch's first step does; the fused kernel cannot take some with and some without
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -28,14 +43,19 @@ def nesterov_sgd(model: nn.Module, *, lr: float, weight_decay: float, momentum: 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """Return DeiT's optimizer: no decay for vectors (norms, biases), the class token and position embeddings.
 
-    A model that has timm's method `no_weight_decay()` names further parameters that are spared.
+    Those are the parameters called `cls_token` and `pos_embed`, in whichever module. A model that has timm's method
+    `no_weight_decay()` names further parameters that are spared, by their full names, as timm matches them: in
+    AutoFormer's list `rel_pos_embed` is no full name, so its tables of relative positions are decayed. Tensors that a
+    supernet keeps for each value of a choice have the name that the network gives them.
     """
-    spared = {"cls_token", "pos_embed", *getattr(model, "no_weight_decay", set)()}
+    named = set(getattr(model, "no_weight_decay", set)())
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        free_of_decay = parameter.ndim <= 1 or name in spared or name.rpartition(".")[2] in spared
-        (free if free_of_decay else decayed).append(parameter)
+    for stored, parameter in model.named_parameters():
+        name = stored.partition("@")[0]
+        last = name.rpartition(".")[2]
+        spared = parameter.ndim <= 1 or last in ("cls_token", "pos_embed") or name in named or stored in named
+        (free if spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
@@ -47,25 +67,30 @@ def cosine_schedule(
     warmup_steps: int = 0,
     warmup_lr: float = 0.0,
     final_lr: float = 0.0,
+    warmup: Literal["before", "inside"] = "before",
+    steps_per_epoch: int | None = None,
 ) -> LambdaLR:
     """Return a schedule over steps: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`.
 
-    Both bounds are those of the first parameter group; others keep their ratio to it.
+    The cosine begins at the end of the warm-up, or, with `warmup="inside"`, with the first step: the warm-up then
+    covers its beginning, as in timm and so in DeiT and AutoFormer. With `steps_per_epoch` the rate changes between
+    epochs only, as theirs do. Bounds are those of the first parameter group; others keep their ratio to it.
     """
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"`0 <= warmup_steps < steps` must hold, but got (warmup_steps={warmup_steps}, steps={steps})")
+    if warmup not in ("before", "inside"):
+        raise ValueError(f"`warmup` must be 'before' or 'inside' the cosine, but got {warmup!r}")
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise ValueError(f"`steps_per_epoch >= 1` must hold, but got {steps_per_epoch}")
     lr = optimizer.param_groups[0]["lr"]
+    first = warmup_steps if warmup == "before" else 0
 
     def factor(step: int) -> float:
+        if steps_per_epoch is not None:
+            step -= step % steps_per_epoch
         if step < warmup_steps:
             return float(warmup_lr + (lr - warmup_lr) * step / warmup_steps) / lr
-        done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+        done = min(1.0, (step - first) / (steps - first))
         return float(final_lr + (lr - final_lr) * (1 + math.cos(math.pi * done)) / 2) / lr
 
     return LambdaLR(optimizer, factor)
-
-
-def ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Return torch's exponential moving average of weights and buffers; call `update_parameters` after each step."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

@@ -1,12 +1,12 @@
 """Which architectures a supernet trains on at each step: pure functions of (seed, step)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from nasx.arch import Arch
+from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget
 from nasx.feasible import Feasible, attainable
 from nasx.space import ArchSet, Choice, Repeat, Space
@@ -55,7 +55,7 @@ class StratifiedPaths:
 
     def __init__(
         self,
-        space: Space,
+        space: ArchSet,
         cost: AdditiveCost,
         bins: int,
         seed: int,
@@ -63,7 +63,7 @@ class StratifiedPaths:
         at_least: int | None = None,
         at_most: int | None = None,
     ) -> None:
-        _refuse_budgeted(space, "StratifiedPaths cuts its own budgets; pass the space, with at_least and at_most")
+        space = _whole(space, "StratifiedPaths cuts its own budgets; pass the space, with at_least and at_most")
         if bins < 1:
             raise ValueError(f"`bins >= 1` must hold, but got {bins}; one bin is plain uniform sampling")
         reach = attainable(space, cost)
@@ -92,25 +92,39 @@ class StratifiedPaths:
 
 
 class SandwichPaths:
-    """The costliest and the cheapest architecture and some random ones at every step (US-Nets, section 3.3).
+    """A teacher, the cheapest architecture and some random ones at every step (US-Nets, section 3.3).
 
-    The costliest comes first, so that `train_supernet(..., distill=True)` makes it the teacher of the others; the
-    random ones draw every choice uniformly.
+    The teacher comes first, so that `train_supernet(..., distill=True)` lets the others learn from it; the random ones
+    draw every choice uniformly. It must have every choice that any of them has, or they would be taught by a network
+    that lacks parts of theirs. By default it is the costliest architecture of that kind: where all architectures have
+    the same names the costliest of all, in a space of local and global blocks the costliest whose blocks have both.
+    A ValueError names the choice of which no option has what the others have, or what a given `teacher` lacks.
     """
 
-    def __init__(self, space: Space, cost: AdditiveCost, seed: int, random: int = 2) -> None:
-        _refuse_budgeted(space, "SandwichPaths trains the extremes of a whole space; pass the space without its budget")
+    def __init__(
+        self, space: ArchSet, cost: AdditiveCost, seed: int, random: int = 2, teacher: Mapping[str, Value] | None = None
+    ) -> None:
+        space = _whole(space, "SandwichPaths trains the extremes of a whole space; pass the space without its budget")
         if random < 0:
-            raise ValueError(f"`random >= 0` must hold, but got {random}; 0 trains the two extremes alone")
-        reach = attainable(space, cost)
+            raise ValueError(f"`random >= 0` must hold, but got {random}; 0 trains teacher and cheapest alone")
+        if teacher is None:
+            self.teacher = attainable(_with_every_name(space, ""), cost).high_arch
+        else:
+            self.teacher = space.canonical(teacher)
+            lacking = dict.fromkeys(name for name, _ in space.walk() if name not in self.teacher)
+            if lacking:
+                raise ValueError(
+                    f"the teacher must have every choice that its students have, but it has no {_some(lacking)}; "
+                    "leave `teacher` out for the costliest that has them all"
+                )
         self.space, self.seed, self.random = space, seed, random
-        self.largest, self.smallest = reach.high_arch, reach.low_arch
+        self.smallest = attainable(space, cost).low_arch
 
     def __call__(self, step: int) -> tuple[Arch, ...]:
-        """Return the architectures of a step: the costliest, the cheapest, then the random ones."""
+        """Return the architectures of a step: the teacher, the cheapest, then the random ones."""
         rng = np.random.default_rng([self.seed, step])
         drawn = (self.space.sample_per_choice(rng) for _ in range(self.random))
-        return (self.largest, self.smallest, *drawn)
+        return (self.teacher, self.smallest, *drawn)
 
 
 class FairPaths:
@@ -124,10 +138,8 @@ class FairPaths:
     the budget.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
-        _refuse_budgeted(
-            space, "a budget ties choices together, so no order is fair to each; pass the space without it"
-        )
+    def __init__(self, space: ArchSet, seed: int) -> None:
+        space = _whole(space, "a budget ties choices together, so no order is fair to each; pass the space without it")
         self.seed = seed
         self.choices = dict(_flat(space, ""))
         self.paths_per_step = max((len(choice.options) for choice in self.choices.values()), default=1)
@@ -148,9 +160,40 @@ class FairPaths:
         return [orders[i // count - turns[0]][i % count] for i in range(first, first + self.paths_per_step)]
 
 
-def _refuse_budgeted(space: object, mend: str) -> None:
-    if not isinstance(space, Space):
-        raise ValueError(f"the paths need a Space, but got {space!r}: {mend}")
+def _whole(space: ArchSet, mend: str) -> Space:
+    if space.budgets or space.predicates:
+        raise ValueError(f"the paths need a whole space, but got {space!r}: {mend}")
+    return space.space
+
+
+def _with_every_name(space: Space, prefix: str) -> Space:
+    """Return the architectures that have every name that any architecture of the space has."""
+    kept: dict[str, Space | Choice | Repeat] = {}
+    for key, node in space.nodes.items():
+        name = prefix + key
+        match node:
+            case Space():
+                kept[key] = _with_every_name(node, f"{name}.")
+            case Choice():
+                names = [{inner for inner, _ in opened.walk()} for _, opened in node.options]
+                every = set[str]().union(*names)
+                widest = [option for option, own in zip(node.options, names, strict=True) if own == every]
+                if not widest:
+                    raise ValueError(
+                        f"no architecture of this space can teach all others, for no option of {name!r} has all of "
+                        f"{_some(sorted(every))}; choose other paths than the sandwich"
+                    )
+                kept[key] = Choice(tuple((value, _with_every_name(opened, prefix)) for value, opened in widest))
+            case Repeat():
+                most = max(node.counts)
+                parts = tuple(_with_every_name(part, f"{name}.{i}.") for i, part in enumerate(node.parts[:most]))
+                kept[key] = Repeat(parts, most if isinstance(node.count, int) else Choice(((most, Space()),)))
+    return Space(**kept)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _flat(space: Space, prefix: str) -> Iterator[tuple[str, Choice]]:

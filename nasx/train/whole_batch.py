@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from nasx.train.batchnorm_groups import grouped_batch_norm
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -31,12 +33,13 @@ class WholeBatch(TorchFunctionMode):
     Their first dimension must be the samples', or samples times tokens; a tensor whose first dimension is no multiple
     of the rows gets the same draw on every rank. Draws follow the order in memory, which in a rank's part must be that
     of the whole: it can be another one where a rank holds a single row of tokens that were transposed and flattened.
-    Masks drawn by other functions are refused as ValueError.
+    Masks drawn by other functions are refused as ValueError. With `batch_norm_group`, BatchNorm has the statistics of
+    groups of so many samples, none of which spans ranks (`nasx.train.BatchNormGroups`).
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, batch_norm_group: int | None = None) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows, self.batch_norm_group = rows, batch_norm_group
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -46,7 +49,9 @@ class WholeBatch(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if replace is None else replace(self, func, *args, **(kwargs or {}))
 
     def _batch_norm(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        return sync_batch_norm(*args, **kwargs)
+        if self.batch_norm_group is None:
+            return sync_batch_norm(*args, **kwargs)
+        return grouped_batch_norm(self.rows.count, self.batch_norm_group, *args, over_ranks=True, **kwargs)
 
     def _dropout(
         self, func: Callable[..., Tensor], x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

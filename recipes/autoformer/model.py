@@ -55,9 +55,7 @@ class Block(nn.Module):
     def __init__(self, frame: Frame, dim: int, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = RelativeAttention(
-            dim, int(part["num_heads"]), head_dim=frame.head_dim, positions=frame.positions()
-        )
+        self.attn = RelativeAttention(dim, int(part["num_heads"]), head_dim=frame.head_dim, positions=frame.positions())
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, hidden_width(dim, part))
         self.drop_path = DropPath(drop_path)

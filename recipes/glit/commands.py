@@ -146,9 +146,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
         network = shipped.network.to(pick_device(machine.device))
         tested = evaluate(network, task.eval_batches(task.dataset.open_test()))
     if options.json:
-        print_json({"test_accuracy": tested.accuracy, "images": tested.images, **shipped.counts()})
+        print_json({"test_accuracy": tested.score, "images": tested.samples, **shipped.counts()})
         return DONE
-    print(f"test {percent(tested.accuracy)} of {tested.images:,} images")
+    print(f"test {percent(tested.score)} of {tested.samples:,} images")
     return DONE
 
 

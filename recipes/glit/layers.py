@@ -67,13 +67,13 @@ class LocalConv(nn.Module):
         if self.grid is None:
             x = depthwise_conv1d(x, self.depthwise.weight, self.depthwise.bias)
         else:
-            x = self.depthwise(x.unflatten(2, (self.grid, self.grid))).flatten(2)
+            x = self.depthwise(torch.unflatten(x, 2, (self.grid, self.grid))).flatten(2)
         return x.transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
     """Return the outputs (B, N, V) of some heads, joined, for queries and keys of one width and values of another."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 

@@ -139,4 +139,3 @@ class HeadColumns(_HeadWidths):
         if name.split(".")[2] == "local":
             return slice(largest[0] - wanted[0], largest[0]), columns
         return slice(0, wanted[0]), columns
-

@@ -3,7 +3,7 @@
 from functools import partial
 
 from nasx import Space
-from nasx.nn import Supernet, centred
+from nasx.nn import Rule, Supernet, centred
 from recipes.localvit.model import Frame, build_in
 
 
@@ -16,7 +16,8 @@ def supernet(space: Space, frame: Frame, *, drop_path: float = 0.0, init_std: fl
     """
     make = partial(build_in, frame, drop_path=drop_path, init_std=init_std)
     options = [option for part in space.parts("block") for option in part if option["depthwise"]]
-    layout, separate = {}, {}
+    layout: dict[str, Rule] = {}
+    separate: dict[str, tuple[str, ...]] = {}
     if options:
         layout["*.local.depthwise.weight"] = centred
         separate["*.local"] = ("activation",)

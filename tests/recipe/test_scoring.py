@@ -19,8 +19,7 @@ from nasx.recipe.problem import ImageTask, load_task
 from nasx.recipe.ranks import CopiedJournal
 from nasx.recipe.scoring import Scoring
 from nasx.run import Interrupted, StageContext, StopFlag
-from nasx.train import ALONE, Evaluation, evaluate
-from nasx.train.modes import Batches
+from nasx.train import ALONE, Batches, Evaluation, evaluate
 from recipes.glit.config import DIGITS
 from recipes.glit.problem import GLiTProblem
 
@@ -58,10 +57,10 @@ def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arch = PROBLEM.joint.sample(0)
-    score = scoring().score(arch).accuracy
+    score = scoring().score(arch).score
     monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(70))
     with caplog.at_level(logging.WARNING):
-        assert scoring().score(arch).accuracy == pytest.approx(score, abs=1 / 287)
+        assert scoring().score(arch).score == pytest.approx(score, abs=1 / 287)
     assert [record.args for record in caplog.records] == [(256,), (128,), (64,)]
 
 
@@ -69,7 +68,7 @@ def test_a_candidate_that_never_fits_has_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("nasx.recipe.scoring.evaluate", with_memory_for(0))
-    assert math.isnan(scoring().score(PROBLEM.joint.sample(0)).accuracy)
+    assert math.isnan(scoring().score(PROBLEM.joint.sample(0)).score)
     assert "even image by image" in caplog.text
 
 
@@ -77,7 +76,7 @@ def test_a_candidate_whose_outputs_are_not_finite_has_failed() -> None:
     broken = scoring()
     with torch.no_grad():
         dict(broken.supernet.named_parameters())["head.weight"].fill_(math.nan)
-    assert math.isnan(broken.score(PROBLEM.joint.sample(0)).accuracy)
+    assert math.isnan(broken.score(PROBLEM.joint.sample(0)).score)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +93,7 @@ ARCHS = PROBLEM.joint.sample(3, 12)
 @pytest.fixture(scope="module")
 def full(large: GLiTProblem) -> dict[Arch, float]:
     alone = scoring(large)
-    return {arch: alone.score(arch).accuracy for arch in ARCHS}
+    return {arch: alone.score(arch).score for arch in ARCHS}
 
 
 def test_races_are_off_where_they_gain_nothing(large: GLiTProblem) -> None:
@@ -164,7 +163,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) 
     def evaluated(subnet: Any, batches: Batches) -> Evaluation:
         scored = evaluate(subnet, batches)
         fails = when(subnet.arch, seen[subnet.arch])
-        seen[subnet.arch] += scored.images
+        seen[subnet.arch] += scored.samples
         return replace(scored, loss=math.nan) if fails else scored
 
     monkeypatch.setattr("nasx.recipe.scoring.evaluate", evaluated)

@@ -11,7 +11,8 @@ from torch import nn
 from nasx.recipe.training import Stateful, loss_curve, resumable
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints
-from nasx.train import NotFinite, Step, nesterov_sgd, train
+from nasx.train import NotFinite, nesterov_sgd, train
+from nasx.train import Training as Steps
 
 
 class Training:
@@ -34,7 +35,7 @@ class Training:
             yield images, torch.randint(3, (8,), generator=generator)
 
     def run(self, stop_at: int | None = None) -> list[float]:
-        def steps_from(start: int) -> Iterator[Step]:
+        def steps_from(start: int) -> Steps:
             return train(self.model, self.batches(start), self.optimizer, start_step=start, max_skipped=1)
 
         parts: dict[str, Stateful] = {"model": self.model, "optimizer": self.optimizer}

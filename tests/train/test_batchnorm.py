@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.nn import Subnet, Switch
-from nasx.train import recalibrate
+from nasx.train import Unpacked, recalibrate
 
 LAYERS = [(nn.BatchNorm1d, (3,)), (nn.BatchNorm1d, (3, 7)), (nn.BatchNorm2d, (3, 4, 5)), (nn.BatchNorm3d, (3, 2, 3, 2))]
 
@@ -88,3 +88,13 @@ def test_an_error_in_a_pass_leaves_modes_and_momenta_as_they_were() -> None:
     assert model[0].momentum == 0.2
     assert model.training
     assert model[0].training
+
+
+def test_batches_of_any_structure_are_taken_apart() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    images = batches((3,))
+    expected = recalibrate(model, images)
+    found = recalibrate(model, [{"input": x, "labels": y} for x, y in images])
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    found = recalibrate(model, [x for x, _ in images], unpack=lambda x: Unpacked((x,), {}, None))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

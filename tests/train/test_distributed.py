@@ -27,6 +27,7 @@ from nasx.data import TrainBatches, eval_batches, load_digits
 from nasx.nn import Attention, DropPath, ElasticBatchNorm1d, ElasticBatchNorm2d, FeedForward, Subnet, drop_path
 from nasx.train import (
     ALONE,
+    Distillation,
     Group,
     NotFinite,
     Rows,
@@ -171,7 +172,7 @@ def supernet_run(
         digits(group, dtype, steps),
         paths if sandwich else UniformPaths(SPACE, 1),
         optimizer,
-        label_smoothing=0.1,
+        loss=partial(F.cross_entropy, label_smoothing=0.1),
         distill=sandwich,
         clip_norm=1.0,
         group=group,
@@ -238,15 +239,14 @@ class Everything(nn.Module):
         return self.head(flat.view_as(tokens).mean(dim=1))
 
 
-def plain_run(group: Group, glit: bool, dtype: torch.dtype, steps: int) -> tuple[State, State]:
+def plain_run(group: Group, glit: bool, dtype: torch.dtype, steps: int, **options: Any) -> tuple[State, State]:
     torch.manual_seed(0)
     arch = SPACE.sample(3)
     model = build_in(FRAME, arch, drop_path=0.3, init_std=0.2) if glit else Everything()
     model.to(dtype)
     optimizer, average = adamw(model, lr=5e-3, weight_decay=0.05), ema(model, 0.9)
     batches = digits(group, dtype, steps, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
-    for _ in train(model, batches, optimizer, average=average, clip_norm=1.0, group=group):
-        pass
+    train(model, batches, optimizer, average=average, clip_norm=1.0, group=group, **options).run()
     return model.state_dict(), average.state_dict()
 
 
@@ -254,6 +254,25 @@ def plain_run(group: Group, glit: bool, dtype: torch.dtype, steps: int) -> tuple
 def test_two_ranks_follow_one_process_through_a_networks_training(pair: Pair, glit: bool) -> None:
     alone = plain_run(ALONE, glit, torch.float64, 50)
     ranks = pair(plain_run, glit, torch.float64, 50)
+    for mine, others, reference in zip(*ranks, alone, strict=True):
+        assert_equal(mine, others)
+        assert_close(mine, reference, 1e-8)
+
+
+def taught_run(group: Group) -> tuple[State, State]:
+    torch.manual_seed(1)
+    return plain_run(group, False, torch.float64, 20, distillation=Distillation(Everything().double(), temperature=2.0))
+
+
+def grouped_run(group: Group) -> tuple[State, State]:
+    return plain_run(group, False, torch.float64, 20, batch_norm_group=8)
+
+
+@pytest.mark.parametrize("run", [taught_run, grouped_run])
+def test_two_ranks_follow_one_process_with_a_teacher_or_with_groups(
+    pair: Pair, run: Callable[[Group], tuple[State, State]]
+) -> None:
+    alone, ranks = run(ALONE), pair(run)
     for mine, others, reference in zip(*ranks, alone, strict=True):
         assert_equal(mine, others)
         assert_close(mine, reference, 1e-8)
@@ -456,7 +475,7 @@ def score(supernet: nn.Module, arch: Arch) -> tuple[float, float]:
     subnet = Subnet(supernet, arch)
     recalibrate(subnet, batches.steps(0, 2))
     scored = evaluate(subnet, islice(eval_batches(data.val, 100, (0.3,), (0.4,)), 2))
-    return scored.accuracy, scored.loss
+    return scored.score, scored.loss
 
 
 def scores_run(group: Group, sharing: Sharing, state: State) -> dict[Arch, tuple[float, float]]:
@@ -534,7 +553,7 @@ def differing_run(group: Group, start_step: int, seed: int) -> str:
     return ""
 
 
-def test_ranks_that_start_differently_are_told_so(pair: Pair) -> None:
+def test_ranks_that_start_differently_are_refused(pair: Pair) -> None:
     assert pair(differing_run, 0, 0) == ("", "")
     for message in pair(differing_run, 40, 0):
         assert "rank 1 starts from step 40, rank 0 from step 0" in message

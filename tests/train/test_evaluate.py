@@ -1,10 +1,14 @@
 import math
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.train import evaluate
+from nasx.train import Unpacked, evaluate
 
 
 class Given(nn.Module):
@@ -28,7 +32,7 @@ LABELS = torch.tensor([0, 1, 2, 1, 1])  # the fourth is wrong
 def test_accuracy_weighs_samples_not_batches(size: int) -> None:
     batches = list(zip(torch.split(LOGITS, size), torch.split(LABELS, size), strict=True))
     result = evaluate(Given(), batches)
-    assert (result.accuracy, result.images) == (0.8, 5)
+    assert (result.score, result.samples) == (0.8, 5)
     by_hand = sum(
         math.log(sum(math.exp(v) for v in row)) - row[label]
         for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
@@ -47,15 +51,15 @@ def test_it_runs_in_evaluation_mode_without_gradients_and_restores_the_mode(trai
 
 def test_the_mode_comes_back_after_an_error() -> None:
     model = Given()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="one class number for each sample"):
         evaluate(model, [(LOGITS, LABELS[:2])])
     assert model.training
 
 
-def test_no_images_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no images"):
+def test_no_samples_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no samples"):
         evaluate(nn.Linear(2, 2), [(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))])
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="no samples"):
         evaluate(Given(), [])
 
 
@@ -69,7 +73,7 @@ def test_logits_that_are_not_finite_are_wrong_answers() -> None:
             return x[:, :3] + self.bias
 
     scored = evaluate(Broken(), [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))])
-    assert scored.accuracy == 0
+    assert scored.score == 0
     assert math.isnan(scored.loss)
 
 
@@ -80,3 +84,85 @@ def test_a_frozen_part_stays_in_evaluation_mode() -> None:
     evaluate(model, [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))])
     assert model.training
     assert not model[1].training
+
+
+def test_every_sample_has_its_score() -> None:
+    result = evaluate(Given(), [(LOGITS[:2], LABELS[:2]), (LOGITS[2:], LABELS[2:])])
+    assert result.scores.tolist() == [1, 1, 1, 0, 1]
+    assert result.scores.dtype == np.float64
+
+
+def test_top5_counts_the_first_five() -> None:
+    logits = torch.arange(8.0).repeat(8, 1)  # the five best are classes 3 to 7
+    result = evaluate(Given(), [(logits, torch.arange(8))], metric="top5")
+    assert result.scores.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert evaluate(Given(), [(LOGITS, LABELS)], metric="top5").score == 1  # of three classes
+
+
+def test_a_metric_may_be_any_score_of_each_sample() -> None:
+    def margin(outputs: Tensor, targets: Tensor) -> Tensor:
+        own = outputs.gather(1, targets[:, None])[:, 0]
+        return own - outputs.scatter(1, targets[:, None], -math.inf).max(dim=1).values
+
+    result = evaluate(Given(), [(LOGITS[:3], LABELS[:3]), (LOGITS[3:], LABELS[3:])], metric=margin)
+    assert result.scores.tolist() == pytest.approx([1, 2, 4, -4, 0.4])
+    assert result.score == pytest.approx(0.68)
+
+
+def test_a_position_of_a_sample_counts_its_share() -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[:, 1] = 1
+    labels = torch.tensor([[1, 1, 1, 0], [1, 1, 2, 0]])
+    assert evaluate(Given(), [(logits, labels)]).scores.tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda outputs, targets: outputs.mean(), r"shape \(5,\), but got shape \(\)"),
+        (lambda outputs, targets: outputs, r"shape \(5,\), but got shape \(5, 3\)"),
+        (lambda outputs, targets: targets, "must be floating-point numbers, but got torch.int64"),
+        (lambda outputs, targets: 0.5, "but got float"),
+        (lambda outputs, targets: torch.tensor([1.0, 2, math.nan, 3, 4]), "but got nan for sample 2"),
+        (lambda outputs, targets: torch.full((5,), math.inf), "but got inf for sample 0"),
+        ("f1", "'accuracy', 'top5' or a function, but got 'f1'"),
+    ],
+)
+def test_what_is_no_score_is_refused(metric: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(Given(), [(LOGITS, LABELS)], metric=metric)
+
+
+def test_hits_may_be_booleans() -> None:
+    assert evaluate(Given(), [(LOGITS, LABELS)], metric=lambda y, t: y.argmax(dim=1) == t).score == 0.8
+
+
+def test_accuracy_of_targets_that_are_no_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'accuracy' needs .*float32; pass a function as `metric`"):
+        evaluate(Given(), [(torch.randn(4, 3), torch.randn(4, 3))], loss=F.mse_loss)
+
+
+def test_a_network_that_broke_down_has_no_score_of_ones_own_metric() -> None:
+    broken = [(torch.full((4, 3), math.nan), torch.zeros(4, dtype=torch.long))]
+    result = evaluate(Given(), broken, metric=lambda y, t: y.sum(dim=1))
+    assert math.isnan(result.score)
+    assert math.isnan(result.loss)
+
+
+def test_dicts_and_several_inputs_reach_the_network() -> None:
+    class Sum(Given):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            assert y is not None
+            return x + y + self.parameter
+
+    half = LOGITS / 2
+    for batch in ({"x": half, "y": half, "labels": LABELS}, (half, half, LABELS)):
+        assert evaluate(Sum(), [batch]).score == 0.8
+    flipped = evaluate(Sum(), [(LABELS, half, half)], unpack=lambda b: Unpacked(b[1:], {}, b[0]))
+    assert flipped.score == 0.8
+
+
+def test_the_loss_is_the_one_given() -> None:
+    smoothed = partial(F.cross_entropy, label_smoothing=0.2)
+    result = evaluate(Given(), [(LOGITS[:2], LABELS[:2]), (LOGITS[2:], LABELS[2:])], loss=smoothed)
+    assert result.loss == pytest.approx(float(smoothed(LOGITS, LABELS)), rel=1e-6)

@@ -2,6 +2,8 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,8 +13,20 @@ from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Switch
-from nasx.train import NotFinite, UniformPaths, adamw, cosine_schedule, ema, nesterov_sgd, seeded, train, train_supernet
+from nasx.train import (
+    Distillation,
+    NotFinite,
+    UniformPaths,
+    adamw,
+    cosine_schedule,
+    ema,
+    nesterov_sgd,
+    seeded,
+    train,
+    train_supernet,
+)
 
+SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
 SPACE = Space(block=repeat(Space(width=one_of(3, 5, 7)), 2))
 
 
@@ -97,7 +111,7 @@ def test_one_supernet_step_is_torch_sgd_on_the_extracted_path() -> None:
     reference.step()
 
     (step,) = train_supernet(
-        supernet, [(x, y)], Fixed(arch), nesterov_sgd(supernet, lr=0.1, weight_decay=0.01), label_smoothing=0.1
+        supernet, [(x, y)], Fixed(arch), nesterov_sgd(supernet, lr=0.1, weight_decay=0.01), loss=SMOOTHED
     )
     assert float(step.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
     assert (step.step, step.archs, step.lr, step.skipped) == (0, (arch,), 0.1, False)
@@ -129,7 +143,7 @@ def test_distilled_paths_learn_from_the_first_ones_outputs() -> None:
     (loss / 4).backward()  # type: ignore[no-untyped-call]
 
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
-    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, label_smoothing=0.1, distill=True)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, loss=SMOOTHED, distill=True)
     assert step.loss == pytest.approx(float(loss.detach()) / 4, rel=1e-6)
     for ours, theirs in zip(supernet.parameters(), plain.parameters(), strict=True):
         assert (ours.grad is None) is (theirs.grad is None)
@@ -277,7 +291,7 @@ def test_label_smoothing_of_soft_targets_is_that_of_the_labels_mixed() -> None:
     log_p = plain_model()(x).log_softmax(dim=1).detach()
     smooth = 0.7 * (0.9 * first + 0.1 / 3) + 0.3 * (0.9 * second + 0.1 / 3)
     model = plain_model()
-    (step,) = train(model, [(x, mixed)], nesterov_sgd(model, lr=0.1, weight_decay=0), label_smoothing=0.1)
+    (step,) = train(model, [(x, mixed)], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=SMOOTHED)
     assert float(step.loss) == pytest.approx(float(-(smooth * log_p).sum(dim=1).mean()), rel=1e-5)
 
 
@@ -290,6 +304,17 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         expected = now if expected is None else 0.75 * expected + 0.25 * now
         assert expected is not None
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
+
+
+def test_the_average_of_a_supernet_follows_it_too() -> None:
+    supernet = seeded_supernet()
+    average = ema(supernet, decay=0.75)
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    steps = train_supernet(supernet, batches(0, 3), UniformPaths(SPACE, seed=0), optimizer, average=average)
+    seen = [supernet.head.weight.detach().clone() for _ in steps]
+    assert isinstance(average.module, Supernet)
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    torch.testing.assert_close(average.module.head.weight.detach(), expected)
 
 
 def test_a_skipped_step_leaves_the_average_alone() -> None:
@@ -310,3 +335,52 @@ def test_a_skipped_step_leaves_finite_batch_norm_statistics() -> None:
     steps = list(train(model, [bad, good], optimizer, schedule=cosine_schedule(optimizer, steps=2)))
     assert [step.skipped for step in steps] == [True, False]
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def path_gradients(reduction: Literal["mean", "sum"]) -> tuple[list[Tensor | None], float]:
+    supernet = seeded_supernet()
+    pair = Fixed(widths(3, 3), widths(7, 7))
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, batches(0, 1), pair, optimizer, reduction=reduction)
+    return [p.grad for p in supernet.parameters()], step.loss
+
+
+def test_gradients_of_several_paths_are_averaged_or_added() -> None:
+    mean, mean_loss = path_gradients("mean")
+    total, total_loss = path_gradients("sum")
+    for averaged, added in zip(mean, total, strict=True):
+        assert (averaged is None) is (added is None)
+        if averaged is not None and added is not None:
+            torch.testing.assert_close(added, 2 * averaged)
+    assert total_loss == pytest.approx(mean_loss)  # what is reported is the mean, to be compared
+
+
+def test_in_place_distillation_of_a_regression_teaches_values() -> None:
+    supernet = seeded_supernet()
+    plain = copy.deepcopy(supernet)
+    teacher, student = widths(7, 7), widths(3, 5)
+    (x, _), *_ = batches(0, 1)
+    y = torch.randn(6, 3)
+    values = plain(x, teacher)
+    loss = (F.mse_loss(values, y) + F.mse_loss(plain(x, student), values.detach())) / 2
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(teacher, student), optimizer, loss=nn.MSELoss(), distill=True)
+    assert step.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+    torch.testing.assert_close(supernet.head.weight.grad, plain.head.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "max"}, "'mean' or 'sum', but got 'max'"),
+        ({"distill": True, "distillation": Distillation(lambda x: x)}, "two teachers"),
+        ({"distill": True, "loss": lambda outputs, targets: outputs.sum()}, "but not for <lambda>; set distill=False"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    supernet = seeded_supernet()
+    with pytest.raises(ValueError, match=message):
+        train_supernet(
+            supernet, batches(0, 1), Fixed(widths(3, 3)), nesterov_sgd(supernet, lr=0.1, weight_decay=0), **options
+        )

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from timm.optim._param_groups import param_groups_weight_decay
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from nasx.train import adamw, cosine_schedule, nesterov_sgd
@@ -15,7 +17,7 @@ class Tokens(nn.Module):
         self.linear, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
 
 
-def lrs(steps: int, count: int, lr: float, **settings: float | int) -> list[float]:
+def lrs(steps: int, count: int, lr: float, **settings: float | int | str) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
     schedule = cosine_schedule(optimizer, steps=steps, **settings)  # type: ignore[arg-type]
     seen = []
@@ -71,15 +73,84 @@ def test_sgd_decays_every_parameter_by_lr_times_decay() -> None:
     torch.testing.assert_close(model.cls_token, torch.full((1, 1, 4), 1 - 0.5 * 1.9 * 0.1))
 
 
-def test_adamw_spares_what_a_model_says_as_timms_do() -> None:
-    class Tables(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = nn.ParameterDict({"table": torch.zeros(3, 4), "weight": torch.zeros(3, 4)})
+class Tables(nn.Module):
+    def __init__(self, *spared: str) -> None:
+        super().__init__()
+        self.inner = nn.ParameterDict({"rel_pos_embed": torch.zeros(3, 4), "pos_embed": torch.zeros(3, 4)})
+        self.spared = set(spared)
 
-        def no_weight_decay(self) -> set[str]:
-            return {"table"}
+    def no_weight_decay(self) -> set[str]:
+        return self.spared
 
-    model = Tables()
-    spared = adamw(model, lr=1e-3, weight_decay=0.05).param_groups[1]["params"]
-    assert [id(p) for p in spared] == [id(model.inner["table"])]
+
+@pytest.mark.parametrize(("listed", "spared"), [("inner.rel_pos_embed", True), ("rel_pos_embed", False)])
+def test_adamw_spares_what_a_model_lists_by_full_names_as_timm_does(listed: str, spared: bool) -> None:
+    model = Tables(listed)
+    ours = {id(p): group["weight_decay"] > 0 for group in adamw(model, lr=1e-3, weight_decay=0.05).param_groups
+            for p in group["params"]}  # fmt: skip
+    theirs = {id(p): group["weight_decay"] > 0 for group in param_groups_weight_decay(model, 0.05, True, {listed})
+              for p in group["params"]}  # fmt: skip
+    table = id(model.inner["rel_pos_embed"])
+    assert ours[table] is theirs[table] is not spared
+    assert not ours[id(model.inner["pos_embed"])]
+
+
+def test_copies_of_a_tensor_for_each_value_of_a_choice_are_spared_as_the_tensor_is() -> None:
+    model = nn.Module()
+    model.register_parameter("table@heads=2", nn.Parameter(torch.zeros(3, 4)))
+    model.no_weight_decay = lambda: {"table"}  # type: ignore[assignment]
+    assert adamw(model, lr=1e-3, weight_decay=0.05).param_groups[0]["params"] == []
+
+
+def test_sgd_decays_only_matrices_where_asked_as_sposs_code_does() -> None:
+    model = Tokens()
+    nn.init.ones_(model.cls_token)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = nesterov_sgd(model, lr=0.5, weight_decay=0.1, decay="matrices")
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {"cls_token", "linear.weight"}
+    torch.testing.assert_close(model.cls_token, torch.full((1, 1, 4), 1 - 0.5 * 1.9 * 0.1))
+    with pytest.raises(ValueError, match="'all' or 'matrices', but got 'weights'"):
+        nesterov_sgd(model, lr=0.5, weight_decay=0.1, decay="weights")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 5])
+def test_rates_by_epoch_with_the_warm_up_inside_the_cosine_are_timms(warmup_epochs: int) -> None:
+    epochs, per_epoch, lr = 30, 7, 1e-3
+    theirs = CosineLRScheduler(
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr),
+        t_initial=epochs,
+        lr_min=1e-5,
+        warmup_t=warmup_epochs,
+        warmup_lr_init=1e-6,
+    )
+    expected = []
+    for epoch in range(epochs):
+        theirs.step(epoch)
+        expected += [float(theirs.optimizer.param_groups[0]["lr"])] * per_epoch
+    seen = lrs(
+        epochs * per_epoch,
+        epochs * per_epoch,
+        lr,
+        warmup_steps=warmup_epochs * per_epoch,
+        warmup_lr=1e-6,
+        final_lr=1e-5,
+        warmup="inside",
+        steps_per_epoch=per_epoch,
+    )
+    assert seen == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_supernets_schedule_may_start_and_end_above_zero() -> None:
+    seen = lrs(100, 101, 0.2, warmup_steps=10, warmup_lr=1e-6, final_lr=1e-5)  # AutoFormer's bounds
+    assert (seen[0], seen[10], seen[100]) == pytest.approx((1e-6, 0.2, 1e-5))
+    assert min(seen) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"warmup": "after"}, "'after'"), ({"steps_per_epoch": 0}, "got 0")])
+def test_schedules_without_a_meaning_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lrs(10, 1, 0.1, **change)  # type: ignore[arg-type]

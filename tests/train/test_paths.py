@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
+from nasx.feasible import attainable
 from nasx.train import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
 
 
@@ -134,7 +135,7 @@ def test_strata_keep_to_given_bounds() -> None:
         ({"bins": 2, "at_least": 30, "at_most": 20}, "no architecture costs 30 to 20"),
     ],
 )
-def test_strata_that_cannot_be_are_refused(arguments: dict[str, int], words: str) -> None:
+def test_impossible_strata_are_refused(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StratifiedPaths(SPACE, COST, seed=0, **arguments)
 
@@ -148,6 +149,56 @@ def test_a_sandwich_is_the_largest_the_smallest_and_random_ones(random: int) -> 
         assert (COST(largest), COST(smallest), len(rest)) == (max(costs), min(costs), random)
     with pytest.raises(ValueError, match="random >= 0"):
         SandwichPaths(SPACE, COST, seed=0, random=-1)
+
+
+LOCAL, GLOBAL = {"kernel": one_of(3, 5), "width": one_of(2, 4)}, {"heads": one_of(1, 2), "width": one_of(2, 4)}
+HYBRID = Space(
+    block=repeat(
+        Space(kind=one_of({"local": Space(**LOCAL), "mixed": Space(**LOCAL, heads=1), "global": Space(**GLOBAL)})),
+        one_of(2, 3),
+    )
+)
+
+
+def test_a_sandwichs_teacher_has_whatever_its_students_have() -> None:
+    reach = attainable(HYBRID, COST)
+    assert "block.0.heads" not in reach.high_arch  # the costliest network has no attention at all
+    paths = SandwichPaths(HYBRID, COST, seed=0)
+    teacher, smallest, *students = paths(3)
+    assert set(teacher) == {name for name, _ in HYBRID.walk()}
+    assert teacher["block.count"] == 3
+    assert COST(teacher) == max(COST(arch) for arch in HYBRID if set(arch) == set(teacher))
+    assert smallest == reach.low_arch
+    assert all(set(student) <= set(teacher) for student in students)
+    assert SandwichPaths(HYBRID, COST, seed=0, teacher=teacher)(3) == paths(3)
+
+
+def test_a_teacher_that_lacks_what_a_student_has_is_refused() -> None:
+    costliest = attainable(HYBRID, COST).high_arch
+    with pytest.raises(ValueError, match=r"has no block\.0\.heads, block\.1\.heads, block\.2\.heads; leave"):
+        SandwichPaths(HYBRID, COST, seed=0, teacher=costliest)
+    shallow = HYBRID.pin({"block.count": 2, "block.*.kind": "mixed"})[0]
+    with pytest.raises(ValueError, match=r"block\.2\.kind, block\.2\.kernel, block\.2\.width, block\.2\.heads"):
+        SandwichPaths(HYBRID, COST, seed=0, teacher=shallow)
+    with pytest.raises(ValueError, match="must be one of"):
+        SandwichPaths(SPACE, COST, seed=0, teacher={**SPACE[0], "block.0.op": "other"})
+
+
+def test_a_space_in_which_nobody_can_teach_all_is_refused() -> None:
+    space = Space(block=repeat(Space(op=one_of({"conv": Space(kernel=one_of(3, 5)), "attn": Space(heads=2)})), 2))
+    with pytest.raises(ValueError, match=r"no option of 'block\.0\.op' has all of heads, kernel; choose other paths"):
+        SandwichPaths(space, COST, seed=0)
+
+
+def test_glits_costliest_network_teaches_nobody() -> None:
+    from recipes.glit.cost import macs
+    from recipes.glit.space import TABLE2
+
+    costliest = attainable(TABLE2, macs).high_arch
+    with pytest.raises(ValueError, match="the teacher must have every choice"):
+        SandwichPaths(TABLE2, macs, seed=0, teacher=costliest)
+    teacher = SandwichPaths(TABLE2, macs, seed=0).teacher
+    assert {part["global_heads"] for part in teacher.parts("block")} <= {1, 2}
 
 
 def test_the_random_paths_of_a_sandwich_draw_every_choice_evenly_and_apart() -> None:
@@ -214,11 +265,11 @@ def test_fair_paths_refuse_spaces_whose_architectures_differ_in_names(space: Spa
 def test_paths_that_need_a_whole_space_refuse_a_budget() -> None:
     inside = SPACE.within(BUDGET)
     for make in (
-        lambda: StratifiedPaths(inside, COST, bins=2, seed=0),  # type: ignore[arg-type]
-        lambda: SandwichPaths(inside, COST, seed=0),  # type: ignore[arg-type]
-        lambda: FairPaths(inside, seed=0),  # type: ignore[arg-type]
+        lambda: StratifiedPaths(inside, COST, bins=2, seed=0),
+        lambda: SandwichPaths(inside, COST, seed=0),
+        lambda: FairPaths(inside, seed=0),
     ):
-        with pytest.raises(ValueError, match="need a Space, but got Feasible"):
+        with pytest.raises(ValueError, match="need a whole space, but got Feasible"):
             make()
 
 

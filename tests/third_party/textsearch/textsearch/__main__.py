@@ -40,7 +40,7 @@ def main() -> None:
     ]
 
     def accuracy(arch: Arch) -> float:
-        return evaluate(supernet.extract(arch), [(held_out.tokens, held_out.labels)]).accuracy
+        return evaluate(supernet.extract(arch), [(held_out.tokens, held_out.labels)]).score
 
     searcher = Evolution(inside, population=8, generations=3, parents=3, seed=SEED)
     while not searcher.done:

@@ -1,0 +1,348 @@
+"""Sums of integers inside a window: rows of options counted exactly and drawn uniformly, without rejection.
+
+A row takes one option from each of several slots, and every option has an integer cost. A `SumTable` holds, for every
+partial sum after k slots, the number of ways in which the remaining slots end inside the window. Drawing walks the
+slots in order and takes each option in proportion to the ways that it leaves, so every row drawn is inside and all are
+equally likely.
+
+The partial sums stand in the table either densely, divided by the common divisor of all differences, or as the sorted
+list of those that occur. Where both would exceed `max_bytes`, costs are rounded down to buckets and the window is
+widened by the largest possible error: rows drawn are then accepted on their exact sum, which keeps them uniform, and
+the count is an interval.
+
+Ways are floats, scaled per slot so that 2,000 options in 96 slots do not overflow. The exact count is computed
+separately, modulo several coprime integers (Chinese remainder theorem).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Ints", "SumTable"]
+
+Ints = npt.NDArray[np.int64]
+"""Whole numbers, such as the costs of a slot's options."""
+
+_Floats = npt.NDArray[np.float64]
+
+_SMALL = 1 << 22  # cells (32 MB) up to which a dense table is always taken
+_CHUNK = 4096  # rows drawn at a time: their weights stay in the cache
+
+
+class SumTable:
+    """The rows of one option per slot whose costs add up to a sum inside a window.
+
+    `costs` holds the costs of each slot's options, `low` and `high` are the inclusive bounds of the sum. The table
+    takes about `max_bytes` at most.
+    """
+
+    def __init__(self, costs: Sequence[Ints], low: float, high: float, *, max_bytes: int) -> None:
+        least = sum(int(slot.min()) for slot in costs)
+        exact = [slot - slot.min() for slot in costs]
+        divisor = math.gcd(*(int(np.gcd.reduce(slot)) for slot in exact)) or 1
+        self._exact = [slot // divisor for slot in exact]
+        most = sum(int(slot.max()) for slot in self._exact)
+        low, high = max(low, least), min(high, least + most * divisor)
+        self._low, self._high = 1, 0  # empty
+        if low <= high:
+            self._low, self._high = -(-(int(low) - least) // divisor), (int(high) - least) // divisor
+        self._levels: Sequence[Any] = []
+        self._bucket = 1
+        if self._low <= self._high:
+            self._levels, self._bucket = self._planned(most, max_bytes)
+        self._reduced = [slot // self._bucket for slot in self._exact]  # what the table counts
+        self._distinct = [_Distinct.of(slot, _row_width(slot)) for slot in self._reduced] if self._levels else []
+        self._ways: list[_Floats] = []  # per level, of each sum
+        self._row_ways: list[_Floats] = []  # per level, of each row of distinct costs and each sum
+        self.log_ways = -math.inf
+        """Natural logarithm of the number of rows, an upper bound where costs were bucketed; -inf for none."""
+        if self._levels:
+            self._fill()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row is inside; False is only certain where costs were not bucketed."""
+        return math.isinf(self.log_ways)
+
+    @property
+    def bucketed(self) -> bool:
+        """Whether costs were rounded down to buckets to save memory."""
+        return self._bucket > 1
+
+    def count_bounds(self) -> tuple[int, int]:
+        """Return the least and the greatest possible number of rows; equal where costs were not bucketed."""
+        if self.empty:
+            return 0, 0
+        outer = self._count(*self._window_in_buckets())
+        if not self.bucketed:
+            return outer, outer
+        error = len(self._exact) * (self._bucket - 1)
+        sure_low, sure_high = -(-self._low // self._bucket), (self._high - error) // self._bucket
+        return (self._count(sure_low, sure_high) if sure_low <= sure_high else 0), outer
+
+    def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Draw option numbers (n, slots), uniformly, and whether their exact sums are inside (n,)."""
+        options = np.empty((n, len(self._reduced)), np.int64)
+        for first in range(0, n, _CHUNK):
+            self._draw_chunk(rng, options[first : first + _CHUNK])
+        if not self.bucketed:
+            return options, np.ones(n, bool)
+        total = sum((slot[options[:, k]] for k, slot in enumerate(self._exact)), np.zeros(n, np.int64))
+        return options, (total >= self._low) & (total <= self._high)
+
+    def open_options(self, taken: Sequence[int]) -> Ints:
+        """Return the options of the next slot from which the window can be reached after those taken so far."""
+        return self._open(len(taken), sum(int(slot[i]) for slot, i in zip(self._reduced, taken, strict=False)))
+
+    def enumerate(self) -> Iterator[list[int]]:
+        """Yield the option numbers of every row inside; the list is reused."""
+        if self.empty:
+            return
+        taken: list[int] = []
+
+        def below(k: int, total: int) -> Iterator[list[int]]:
+            if k == len(self._reduced):
+                exact = sum(int(slot[option]) for slot, option in zip(self._exact, taken, strict=True))
+                if self._low <= exact <= self._high:
+                    yield taken
+                return
+            for option in self._open(k, total).tolist():
+                taken.append(option)
+                yield from below(k + 1, total + int(self._reduced[k][option]))
+                taken.pop()
+
+        yield from below(0, 0)
+
+    def range_of(self, others: Sequence[Ints]) -> tuple[int, int] | None:
+        """Return the least and the greatest sum of other costs of the same options among the rows inside.
+
+        None where no row is inside. Where costs were bucketed the range may be wider than the true one.
+        """
+        if self.empty:
+            return None
+        least = [int(slot.min()) for slot in others]
+        most = [int(slot.max()) for slot in others]
+        high = sum(least) + self._greatest([slot - low for slot, low in zip(others, least, strict=True)])
+        low = sum(most) - self._greatest([high - slot for slot, high in zip(others, most, strict=True)])
+        return low, high
+
+    def _planned(self, most: int, max_bytes: int) -> tuple[Sequence[Any], int]:
+        """Return the partial sums of each level, and the size of buckets: 1 where no cost is rounded."""
+        rows = max((-(-len(np.unique(slot)) // _row_width(slot)) for slot in self._exact), default=1)
+        limit, bucket = max_bytes // (8 * (rows + 1)), 1
+        dense = _dense_levels(self._exact, self._low, self._high, bucket)
+        cells = sum(level.length for level in dense)
+        if cells > _SMALL:
+            sparse = _sparse_levels(self._exact, self._low, self._high, min(limit, cells // 8))
+            if sparse is not None:
+                return sparse, 1
+        while sum(level.length for level in dense) > limit and bucket <= most:
+            bucket *= 2
+            dense = _dense_levels(self._exact, self._low, self._high, bucket)
+        return dense, bucket
+
+    def _window_in_buckets(self) -> tuple[int, int]:
+        return _bucketed((self._low, self._high), self._bucket, len(self._exact))
+
+    def _backward(
+        self, low: int, high: int, modulus: int | None
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], float]]:
+        """Yield each level's ways by row and in all, last level first, and the logarithm of their divisor."""
+        dtype = np.float64 if modulus is None else np.int64
+        last = self._levels[-1]
+        ways = np.zeros(last.length + 1, dtype)  # one more than the sums: where sums that do not occur point to
+        ways[:-1] = (last.sums() >= low) & (last.sums() <= high)
+        scale = 0.0
+        yield ways[None], ways, scale
+        for k in reversed(range(len(self._distinct))):
+            distinct, level, following = self._distinct[k], self._levels[k], self._levels[k + 1]
+            rows = np.zeros((len(distinct.costs), level.length + 1), dtype)
+            for row, costs, counts in zip(rows, distinct.costs.tolist(), distinct.times.tolist(), strict=True):
+                for cost, times in zip(costs, counts, strict=True):
+                    level.add(row, following, ways, cost, times)
+            if modulus is not None:
+                rows %= modulus
+            elif (top := rows.sum(axis=0).max(initial=0.0)) > 0:
+                rows /= top
+                scale += math.log(top)
+            ways = rows.sum(axis=0)
+            if modulus is not None:
+                ways %= modulus
+            yield rows, ways, scale
+
+    def _fill(self) -> None:
+        passes = list(self._backward(*self._window_in_buckets(), None))
+        self._ways = [ways for _, ways, _ in reversed(passes)]
+        self._row_ways = [rows for rows, _, _ in reversed(passes)]
+        ways = float(self._ways[0][self._levels[0].locate(np.zeros(1, np.int64))][0])
+        self.log_ways = math.log(ways) + passes[-1][2] if ways > 0 else -math.inf
+
+    def _count(self, low: int, high: int) -> int:
+        options = [len(slot) for slot in self._reduced]
+        total, product, residue = math.prod(options), 1, 0
+        modulus = 1 << (62 - max(options, default=1).bit_length())  # sums of products then fit 63 bits
+        while product <= total:
+            while math.gcd(modulus, product) != 1:
+                modulus -= 1
+            *_, (_, ways, _) = self._backward(low, high, modulus)
+            found = int(ways[self._levels[0].locate(np.zeros(1, np.int64))][0])
+            residue += product * ((found - residue) * pow(product, -1, modulus) % modulus)
+            product *= modulus
+            modulus -= 1
+        return residue
+
+    def _open(self, k: int, total: int) -> Ints:
+        at = self._levels[k + 1].locate(total + self._reduced[k])
+        return np.flatnonzero(self._ways[k + 1][at] > 0)
+
+    def _greatest(self, others: Sequence[Ints]) -> int:
+        """Return the greatest sum of costs of 0 or more among the rows inside."""
+        following = np.where(self._ways[-1] > 0, 0, -1)  # -1: the window is out of reach
+        for k in reversed(range(len(self._reduced))):
+            level, after = self._levels[k], self._levels[k + 1]
+            best = np.full(level.length + 1, -1, np.int64)
+            for cost in np.unique(self._reduced[k]).tolist():
+                most = int(others[k][self._reduced[k] == cost].max())
+                level.raise_to(best, after, np.where(following >= 0, following + most, -1), cost)
+            following = best
+        return int(following[self._levels[0].locate(np.zeros(1, np.int64))][0])
+
+    def _draw_chunk(self, rng: np.random.Generator, options: Ints) -> None:
+        sums = np.zeros(len(options), np.int64)
+        for k, distinct in enumerate(self._distinct):
+            row = _pick(rng, self._row_ways[k][:, self._levels[k].locate(sums)].T)
+            at = self._levels[k + 1].locate(sums[:, None] + distinct.costs[row])
+            column = _pick(rng, distinct.times[row] * self._ways[k + 1][at])
+            member = (rng.random(len(options)) * distinct.times[row, column]).astype(np.int64)
+            options[:, k] = distinct.members[distinct.starts[row, column] + member]
+            sums += distinct.costs[row, column]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """All partial sums from `start` to `start + length - 1`."""
+
+    start: int
+    length: int
+
+    def sums(self) -> Ints:
+        return np.arange(self.start, self.start + self.length)
+
+    def locate(self, sums: Ints) -> Ints:
+        """Return where sums stand, `length` for those that do not."""
+        at = sums - self.start
+        return np.where((at < 0) | (at >= self.length), self.length, at)
+
+    def add(self, out: npt.NDArray[Any], following: "_Dense", ways: npt.NDArray[Any], cost: int, times: int) -> None:
+        """Add `times` the ways of the following level, shifted by a cost, to those of this level."""
+        here, there = self._overlap(following, cost)
+        out[here] += times * ways[there]
+
+    def raise_to(self, out: Ints, following: "_Dense", values: Ints, cost: int) -> None:
+        """Raise this level's values to those of the following level, shifted by a cost, where these are greater."""
+        here, there = self._overlap(following, cost)
+        np.maximum(out[here], values[there], out=out[here])
+
+    def _overlap(self, following: "_Dense", cost: int) -> tuple[slice, slice]:
+        first = max(self.start, following.start - cost)
+        stop = max(first, min(self.start + self.length, following.start + following.length - cost))
+        there = slice(first + cost - following.start, stop + cost - following.start)
+        return slice(first - self.start, stop - self.start), there
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    """The partial sums that occur, sorted."""
+
+    found: Ints
+
+    @property
+    def length(self) -> int:
+        return len(self.found)
+
+    def sums(self) -> Ints:
+        return self.found
+
+    def locate(self, sums: Ints) -> Ints:
+        at = np.searchsorted(self.found, sums)
+        hit = self.found[np.minimum(at, len(self.found) - 1)] == sums if len(self.found) else np.zeros(sums.shape, bool)
+        return np.where(hit, at, self.length)
+
+    def add(self, out: npt.NDArray[Any], following: "_Sparse", ways: npt.NDArray[Any], cost: int, times: int) -> None:
+        out[:-1] += times * ways[following.locate(self.found + cost)]
+
+    def raise_to(self, out: Ints, following: "_Sparse", values: Ints, cost: int) -> None:
+        np.maximum(out[:-1], values[following.locate(self.found + cost)], out=out[:-1])
+
+
+@dataclass(frozen=True)
+class _Distinct:
+    """A slot's distinct costs in rows of equal length, padded with costs that no option has.
+
+    A draw first picks a row, then a cost in it: with rows of about the square root of the number of costs, that
+    reads far fewer ways than going through all of them.
+    """
+
+    costs: Ints  # (rows, width)
+    times: Ints  # (rows, width): how many options have the cost
+    members: Ints  # option numbers, cost after cost
+    starts: Ints  # (rows, width): where a cost's members begin
+
+    @classmethod
+    def of(cls, costs: Ints, width: int) -> "_Distinct":
+        distinct, inverse, times = np.unique(costs, return_inverse=True, return_counts=True)
+        padding = (0, -len(distinct) % width)
+        starts = np.concatenate([[0], np.cumsum(times)[:-1]])
+        rows = [np.pad(column, padding).reshape(-1, width) for column in (distinct, times, starts)]
+        return cls(rows[0], rows[1], np.argsort(inverse, kind="stable"), rows[2])
+
+
+def _row_width(costs: Ints) -> int:
+    return max(1, math.isqrt(len(np.unique(costs))))
+
+
+def _pick(rng: np.random.Generator, weights: _Floats) -> Ints:
+    """Draw a column for each row of weights, in proportion to them."""
+    total = np.cumsum(weights, axis=1)
+    below = np.nextafter(total[:, -1], 0.0)  # rounding up to the total would pick a column of weight 0
+    drawn = np.minimum(rng.random(len(weights)) * total[:, -1], below)
+    return np.argmax(total > drawn[:, None], axis=1)
+
+
+def _bucketed(window: tuple[int, int], bucket: int, slots: int) -> tuple[int, int]:
+    """Return the window in buckets, widened by what rounding each slot down can have lost."""
+    return max(0, -(-(window[0] - slots * (bucket - 1)) // bucket)), window[1] // bucket
+
+
+def _dense_levels(exact: Sequence[Ints], low: int, high: int, bucket: int) -> list[_Dense]:
+    """Return, per level, the range of partial sums from which the window can be reached at all."""
+    most = [int(slot.max()) // bucket for slot in exact]
+    low, high = _bucketed((low, high), bucket, len(exact))
+    levels = []
+    for k in range(len(exact) + 1):
+        start = max(0, low - sum(most[k:]))
+        levels.append(_Dense(start, max(0, min(sum(most[:k]), high) - start + 1)))
+    return levels
+
+
+def _sparse_levels(exact: Sequence[Ints], low: int, high: int, limit: int) -> list[_Sparse] | None:
+    """Return the partial sums that occur, or None once they are more than `limit` in all."""
+    found = np.zeros(1, np.int64)
+    levels, used = [_Sparse(found)], 0
+    left = sum(int(slot.max()) for slot in exact)
+    for slot in exact:
+        left -= int(slot.max())
+        distinct = np.unique(slot)
+        if len(found) * len(distinct) > 8 * limit:
+            return None
+        found = np.unique(found[:, None] + distinct)
+        found = found[(found + left >= low) & (found <= high)]
+        used += len(found)
+        if used > limit:
+            return None
+        levels.append(_Sparse(found))
+    return levels

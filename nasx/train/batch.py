@@ -1,0 +1,92 @@
+"""Batches of any structure: what a network is called with, what its outputs are held against, and where both lie."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Batches = Iterable[Any]
+"""Batches of any structure that an `Unpack` function takes apart."""
+
+TARGET_KEYS = ("labels", "label", "targets", "target")
+"""Keys of a mapping that hold the targets; the first that is present counts."""
+
+
+class Unpacked(NamedTuple):
+    """A batch taken apart: the network is called as `network(*args, **kwargs)`."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    targets: Any
+    """What loss and metric compare the outputs with; the first dimension counts the samples."""
+
+
+Unpack = Callable[[Any], Unpacked]
+"""Takes a batch apart, as `unpack` does by default."""
+
+
+def unpack(batch: Any) -> Unpacked:
+    """Take apart a batch as data loaders give it.
+
+    `(inputs, targets)` calls the network with `inputs`, `(a, b, ..., targets)` with `a, b, ...`, and a mapping with
+    keyword arguments, its targets left out: the first present of `labels`, `label`, `targets` and `target`. Anything
+    else is a ValueError; pass a function of your own as `unpack` for it.
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in TARGET_KEYS if key in batch), None)
+        if key is None:
+            raise ValueError(
+                f"the batch has the keys {', '.join(map(repr, batch))}, but none of {', '.join(TARGET_KEYS)}; "
+                "name the targets so, or pass `unpack`"
+            )
+        return Unpacked((), {name: value for name, value in batch.items() if name != key}, batch[key])
+    if isinstance(batch, tuple | list):
+        if len(batch) < 2:
+            raise ValueError(f"a batch needs inputs and targets, but this one has {len(batch)} entries; pass `unpack`")
+        return Unpacked(tuple(batch[:-1]), {}, batch[-1])
+    raise ValueError(
+        f"a batch must be a tuple (inputs, targets) or a mapping, but got {type(batch).__name__}; pass `unpack`"
+    )
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Return a nested value with every tensor on a device, and anything else that has a method `to`.
+
+    Tuples, lists and mappings keep their structure; all else stays as it is. Copies from the CPU to CUDA go through
+    pinned memory, so that they wait for nothing that the device still computes.
+    """
+    if isinstance(value, Tensor):
+        if device.type == "cuda" and value.device.type == "cpu":
+            value = value.pin_memory()
+        return value.to(device, non_blocking=True)
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: move(inner, device) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        moved = [move(inner, device) for inner in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    if isinstance(value, list):
+        return [move(inner, device) for inner in value]
+    return value
+
+
+def batch_size(targets: Any) -> int:
+    """Return how many samples targets are of: the first dimension of the first tensor in them."""
+    first = next(_tensors(targets), None)
+    if first is None or not first.ndim:
+        what = "a single number" if first is not None else f"no tensor ({type(targets).__name__})"
+        raise ValueError(f"the targets of a batch must have a first dimension for its samples, but are {what}")
+    return len(first)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _tensors(inner)

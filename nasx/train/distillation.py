@@ -1,0 +1,78 @@
+"""Learning from a teacher's outputs beside the labels (Hinton et al. 2015; DeiT, section 4)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.train.batch import Unpacked
+from nasx.train.device import device_of
+from nasx.train.losses import logits_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """A teacher, and how much of what a network learns comes from it.
+
+    The loss becomes `(1 - weight) * loss + weight * distillation`. `soft` is the Kullback-Leibler divergence from the
+    teacher's probabilities to the network's, both at a temperature T, times T squared, so that its gradients stay
+    comparable to those of the labels whatever the temperature; `hard` is the cross-entropy with the teacher's first
+    choices (DeiT, equations 2 and 3), which no temperature changes. The teacher sees the same augmented inputs.
+    """
+
+    teacher: nn.Module | Callable[..., Any] = field(kw_only=False)
+    """A network, or a function of what the network is called with; its outputs, or their `logits`, are (B, classes).
+    A module is put into evaluation mode and must be on the network's device."""
+    kind: Literal["soft", "hard"] = "soft"
+    weight: float = 0.5
+    """Share of the loss in 0..1; 0.5 is DeiT's."""
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("soft", "hard"):
+            raise ValueError(f"`kind` must be 'soft' or 'hard', but got {self.kind!r}")
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"`0 < weight <= 1` must hold, but got {self.weight}; without a teacher leave it out")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature > 0` must hold, but got {self.temperature}")
+        if self.kind == "hard" and self.temperature != 1:
+            raise ValueError(f"a temperature changes nothing in hard distillation, but got {self.temperature}")
+
+    def prepare(self, device: torch.device) -> None:
+        """Put a module into evaluation mode; a ValueError says that it lies on another device than the network."""
+        if not isinstance(self.teacher, nn.Module):
+            return
+        self.teacher.eval()
+        if next(self.teacher.parameters(), None) is not None and device_of(self.teacher).type != device.type:
+            raise ValueError(f"the teacher is on {device_of(self.teacher)}, the network on {device}; move the teacher")
+
+    @torch.no_grad()
+    def outputs(self, batch: Unpacked) -> Tensor:
+        """Return the teacher's logits for the inputs of a batch."""
+        return logits_of(self.teacher(*batch.args, **batch.kwargs)).detach()
+
+    def loss(self, loss: Tensor, outputs: Any, taught: Tensor) -> Tensor:
+        """Return the loss of a network's outputs, given that of the labels and the teacher's logits.
+
+        A ValueError names outputs of another shape than the teacher's.
+        """
+        logits = logits_of(outputs)
+        if logits.shape != taught.shape:
+            raise ValueError(
+                f"the teacher must return as many classes as the network, but its outputs are {tuple(taught.shape)} "
+                f"and the network's {tuple(logits.shape)}"
+            )
+        if self.kind == "hard":
+            other = F.cross_entropy(logits, taught.argmax(dim=1))
+        else:
+            own = F.log_softmax(_at_least_single(logits) / self.temperature, dim=1)
+            goal = F.log_softmax(_at_least_single(taught) / self.temperature, dim=1)
+            other = F.kl_div(own, goal, reduction="batchmean", log_target=True) * self.temperature**2
+        return (1 - self.weight) * loss + self.weight * other
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

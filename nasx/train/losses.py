@@ -1,0 +1,163 @@
+"""Losses: how they are called, and which targets fit them."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Loss = Callable[[Any, Any], Tensor]
+"""Takes the outputs of a network and the targets of a batch, returns one number, the mean over the samples."""
+
+_SAME_SHAPE = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
+_SAME_SHAPE_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the tensor of a network's outputs: the outputs themselves, or their `logits` (Hugging Face)."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"torch's losses and the metrics by name need a tensor or outputs with `logits`, but the network returns "
+            f"{type(outputs).__name__}; pass a loss and a metric that take it"
+        )
+    return found
+
+
+def compute_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """Return a loss; torch's own losses, partial ones too, get the logits of outputs that are not a tensor."""
+    return loss(logits_of(outputs) if _is_torchs(loss) else outputs, targets)
+
+
+def is_cross_entropy(loss: Loss) -> bool:
+    """Return whether a loss is torch's cross-entropy, with whatever arguments."""
+    plain = _plain(loss)
+    return plain is F.cross_entropy or isinstance(plain, nn.CrossEntropyLoss)
+
+
+def without_smoothing(loss: Loss) -> Loss:
+    """Return torch's cross-entropy without its label smoothing; any other loss as it is."""
+    if isinstance(loss, partial) and loss.func is F.cross_entropy:
+        return partial(
+            F.cross_entropy, *loss.args, **{k: v for k, v in loss.keywords.items() if k != "label_smoothing"}
+        )
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return nn.CrossEntropyLoss(loss.weight, ignore_index=loss.ignore_index)
+    return loss
+
+
+def targets_like(loss: Loss, outputs: Any) -> Any:
+    """Return outputs as targets of a loss: probabilities for a classification loss, values for a regression loss.
+
+    A ValueError says that a loss is none of torch's whose targets have the form of outputs.
+    """
+    plain = _plain(loss)
+    if is_cross_entropy(loss):
+        return logits_of(outputs).detach().float().softmax(dim=1)
+    if plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss):
+        return logits_of(outputs).detach().float().sigmoid()
+    if plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES):
+        return logits_of(outputs).detach()
+    raise ValueError(
+        f"in-place distillation makes targets of one path's outputs, which it can for torch's cross-entropy and "
+        f"regression losses, but not for {_name(loss)}; set distill=False"
+    )
+
+
+def check_scalar(value: object) -> None:
+    """Raise ValueError where what a loss returned is not one floating-point number."""
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        what = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"the loss must return one number, the mean over the samples, but got {what}")
+
+
+def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> None:
+    """Raise ValueError where targets do not fit torch's own loss, with the shapes, types and classes met.
+
+    `outputs` are what the network returned for the batch; call it with one batch before a training. Cross-entropy
+    takes outputs (B, classes, ...) with at least two classes, and as targets either class numbers (B, ...), int64
+    below the number of classes, or probabilities shaped as the outputs that sum to 1. Regression losses and the binary
+    cross-entropy take targets shaped as the outputs. Losses that are not torch's are not checked.
+    """
+    plain = _plain(loss)
+    if is_cross_entropy(loss):
+        _check_classes(logits_of(outputs), targets, _ignored(loss))
+    elif plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES):
+        logits = logits_of(outputs)
+        if not isinstance(targets, Tensor) or targets.shape != logits.shape:
+            raise ValueError(
+                f"{_name(loss)} compares outputs with targets of the same shape, but got outputs "
+                f"{tuple(logits.shape)} and targets {_described(targets)}; reshape one of them"
+            )
+
+
+def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
+    shape = tuple(logits.shape)
+    met = f"outputs of shape {shape} and targets {_described(targets)}"
+    regression = "for regression pass a loss such as `loss=F.mse_loss`"
+    if logits.ndim < 2 or shape[1] < 2:
+        raise ValueError(
+            f"cross-entropy needs outputs (batch, classes) with at least two classes, but got {met}; {regression}, "
+            "for two classes let the network have two outputs"
+        )
+    classes = shape[1]
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"cross-entropy needs a tensor of targets, but got {met}; pass `unpack` or `loss`")
+    if targets.is_floating_point():
+        if targets.shape != logits.shape:
+            raise ValueError(
+                f"cross-entropy takes class numbers (int64) or probabilities shaped as the outputs, but got {met}; "
+                f"{regression}"
+            )
+        totals = targets.detach().double().sum(dim=1)
+        if not bool(((totals - 1).abs() < 0.01).all()) or not bool((targets >= 0).all()):
+            raise ValueError(
+                f"probabilities must be at least 0 and sum to 1 over the {classes} classes, but got {met} with values "
+                f"from {float(targets.min()):g} to {float(targets.max()):g} and sums from {float(totals.min()):g} to "
+                f"{float(totals.max()):g}; {regression}, for several labels at once "
+                "`loss=F.binary_cross_entropy_with_logits`"
+            )
+        return
+    if targets.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(f"cross-entropy takes one class number for each sample (and position), but got {met}")
+    if targets.dtype != torch.int64:
+        raise ValueError(f"class numbers must be int64, but got {met}; convert them with `.long()`")
+    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != ignored)]
+    if len(wrong):
+        raise ValueError(
+            f"class numbers must be 0 to {classes - 1} for the network's {classes} outputs, but got {int(wrong[0])}; "
+            "give the network as many outputs as there are classes"
+        )
+
+
+def _plain(loss: Loss) -> Any:
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss
+
+
+def _is_torchs(loss: Loss) -> bool:
+    plain = _plain(loss)
+    module = type(plain).__module__ if isinstance(plain, nn.Module) else getattr(plain, "__module__", "") or ""
+    return module.startswith(("torch.nn", "torch._C"))
+
+
+def _ignored(loss: Loss) -> int:
+    if isinstance(loss, partial):
+        return int(loss.keywords.get("ignore_index", _ignored(loss.func)))
+    return int(getattr(loss, "ignore_index", -100))
+
+
+def _name(loss: Loss) -> str:
+    plain = _plain(loss)
+    return getattr(plain, "__name__", type(plain).__name__)
+
+
+def _described(targets: Any) -> str:
+    if not isinstance(targets, Tensor):
+        return f"of type {type(targets).__name__}"
+    return f"of shape {tuple(targets.shape)} and type {str(targets.dtype).removeprefix('torch.')}"

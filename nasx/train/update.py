@@ -1,0 +1,140 @@
+"""One optimizer step that takes place only where loss and gradients are finite, which the device decides itself.
+
+Reading whether they are makes the CPU wait for all that the device still has to compute. So a flag stays on the
+device: torch's fused optimizers take it (as from a gradient scaler) and then change neither weights nor state, and
+what the forward pass did to buffers, such as BatchNorm's statistics, is undone where it is set.
+"""
+
+import warnings
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from nasx.train.average import WeightAverage
+
+
+class Update:
+    """Applies gradients to a model, with all that goes with it: clipping, schedule, buffers, an average."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: LRScheduler | None,
+        clip_norm: float | None,
+        average: WeightAverage | None,
+    ) -> None:
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.clip_norm, self.average = clip_norm, average
+        self._parameters = list(model.parameters())
+        self._buffers = Buffers(model)
+        self._takes_flag = _takes_flag(optimizer)
+        self._stepped = False
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def begin(self) -> None:
+        """Forget gradients and note buffers; call it before the forward pass."""
+        # None, not zero: the optimizer then leaves what this step does not use alone
+        self.optimizer.zero_grad(set_to_none=True)
+        self._buffers.note()
+
+    @torch.no_grad()
+    def apply(self, loss: Tensor) -> Tensor:
+        """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        # one number tells whether loss and gradients are finite: both end in the norm
+        norm = nn.utils.get_total_norm(gradients)
+        broken = (norm + loss).isfinite().logical_not()
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
+        if self._takes_flag:
+            self._stepped = True
+            self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.found_inf  # type: ignore[attr-defined]
+        elif not broken:
+            self._stepped = True
+            self.optimizer.step()
+        undone = bool(broken) if broken.is_cpu else broken  # which costs nothing there
+        self._buffers.undo(undone)
+        if self.average is not None:
+            self.average.update(self.model, undone)
+        self.advance()
+        return broken
+
+    def advance(self) -> None:
+        """Move the schedule on; it counts every step, also one that was not finite or left out."""
+        if self.schedule is None:
+            return
+        if self._stepped:
+            self.schedule.step()
+            return
+        with warnings.catch_warnings():  # torch takes a step that was left out for a mistake in the order of calls
+            warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)`", UserWarning)
+            self.schedule.step()
+
+
+def _takes_flag(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer's step heeds `found_inf`, as torch's gradient scaler asks it too."""
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return False
+    if isinstance(optimizer, torch.optim.SGD):  # whose first step would leave momentum that was never filled
+        return all(
+            not group["momentum"] or optimizer.state.get(p, {}).get("momentum_buffer") is not None
+            for group in optimizer.param_groups
+            for p in group["params"]
+        )
+    return True
+
+
+class Buffers:
+    """The buffers of a model that a forward pass changes, as they were before it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._all = list(model.buffers())
+        # batch_norm writes its running statistics without the tensors' version counters knowing
+        self._silent = [b.is_floating_point() and b.ndim <= 1 for b in self._all]
+        self._before = [torch.empty_like(b) for b in self._all]
+        self._versions = [-1] * len(self._all)
+
+    @torch.no_grad()
+    def note(self) -> None:
+        """Copy what may have changed since the last time."""
+        at = self._changed()
+        if at:
+            torch._foreach_copy_([self._before[i] for i in at], [self._all[i] for i in at])
+        for i in at:
+            self._versions[i] = self._all[i]._version
+
+    @torch.no_grad()
+    def undo(self, broken: Tensor | bool) -> None:
+        """Bring back what has changed since it was noted, if the flag, which may be on the device, is set."""
+        if broken is False:
+            return
+        at = self._changed()
+        if broken is True:
+            if at:
+                torch._foreach_copy_([self._all[i] for i in at], [self._before[i] for i in at])
+            return
+        kinds = defaultdict(list)
+        for i in at:
+            kinds[self._all[i].device, self._all[i].dtype].append(i)
+        for (device, _), places in kinds.items():
+            now, before = ([buffers[i] for i in places] for buffers in (self._all, self._before))
+            kept = torch.split(torch.where(broken.to(device), _flat(before), _flat(now)), [b.numel() for b in now])
+            torch._foreach_copy_(now, [part.view_as(b) for part, b in zip(kept, now, strict=True)])
+
+    def _changed(self) -> list[int]:
+        return [i for i, b in enumerate(self._all) if self._silent[i] or b._version != self._versions[i]]
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])

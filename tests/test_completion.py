@@ -1,0 +1,125 @@
+"""What a first stage may choose so that a second one can still meet its budget, against brute force."""
+
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.completion import completable
+from nasx.feasible import Feasible
+from nasx.space import EmptySet
+from recipes.glit.cost import macs
+from recipes.glit.space import heads_space, reduced
+from tests.strategies import ToyCost, archs
+
+# Each block has a kind, which opens details; stage one holds the details, stage two decides them.
+DETAILS = {0: Space(k=one_of(1, 2, 3)), 1: Space(k=one_of(2, 5), z=one_of(1, 4)), 2: None}
+BLOCK = Space(kind=one_of(DETAILS))
+JOINT = Space(width=one_of(1, 2), block=repeat(BLOCK, one_of(2, 3)))
+FIRST = JOINT.pin({"block.*.k": 2, "block.*.z": 1})
+DECIDED = ("width", "block.count", "block.*.kind")
+
+
+def _completed(first: list[Arch], then: list[Arch], patterns: tuple[str, ...]) -> set[Arch]:
+    decided = {frozenset(arch.only(*patterns).items()) for arch in then}
+    return {arch for arch in first if frozenset(arch.only(*patterns).items()) in decided}
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(
+    st.integers(0, 99),
+    st.sampled_from([5, 40]),
+    st.sampled_from([DECIDED, ("block.*.kind",), ("width", "block.*.kind")]),
+    st.data(),
+)
+def test_what_can_be_completed_is_found_by_brute_force(
+    seed: int, spread: int, patterns: tuple[str, ...], data: st.DataObject
+) -> None:
+    cost = ToyCost(seed, spread)
+    totals = sorted(map(cost, archs(JOINT)))
+    bounds = sorted(data.draw(st.tuples(st.sampled_from(totals), st.sampled_from(totals))))
+    held = data.draw(st.sampled_from(sorted(map(cost, archs(FIRST)))))
+    then = JOINT.within(Budget(cost, *bounds))
+    first = FIRST.within(Budget(cost, at_most=held))
+    if patterns == DECIDED:
+        expected = _completed(list(first), list(then), patterns)
+    else:  # a prefix of another depth agrees where both have a name
+        expected = {
+            arch
+            for arch in first
+            if any(
+                all(other.get(name, value) == value for name, value in arch.only(*patterns).items()) for other in then
+            )
+        }
+    if not expected:
+        with pytest.raises(EmptySet):
+            completable(first, then, *patterns)
+        return
+    found = completable(first, then, *patterns)
+    assert set(found) == expected
+    assert set(found.sample(seed, 20)) <= expected
+    assert found.budgets[0] == first.budgets[0]
+
+
+def test_gaps_between_sums_are_seen() -> None:
+    """Extremes alone would let pass what no completion hits."""
+    joint = Space(block=repeat(Space(a=one_of({0: Space(k=one_of(0, 10)), 1: Space(k=one_of(0, 3))})), 2))
+
+    class Sum(ToyCost):
+        def part(self, name, index, shared, choices):  # type: ignore[no-untyped-def]
+            return int(choices["k"])
+
+        def fixed(self, shared):  # type: ignore[no-untyped-def]
+            return 0
+
+    then = joint.within(Budget(Sum(), 12, 14))
+    found = completable(joint.pin({"block.*.k": 0}), then, "block.*.a")
+    assert {tuple(arch.only("block.*.a").values()) for arch in found} == {(0, 1), (1, 0)}  # 10 + 3
+
+
+def test_further_budgets_and_predicates_of_the_completions_count() -> None:
+    cost = ToyCost(3, 40)
+    budget = Budget(cost, at_most=sorted(map(cost, archs(JOINT)))[400])
+
+    def few(arch: Arch) -> bool:
+        return sum(value == 5 for value in arch.values()) == 1
+
+    then = JOINT.within(budget).where(few)
+    assert set(completable(FIRST, then, *DECIDED)) == _completed(archs(FIRST), list(then), DECIDED)
+
+
+def test_stage_one_of_glit_keeps_heads_that_reach_the_budget() -> None:
+    then = reduced().within(Budget(macs, at_least="1.38G", at_most="1.40G"))
+    heads = completable(heads_space().within(Budget(macs, at_most="1.5G")), then, "block.*.global_heads")
+    assert isinstance(heads, Feasible)
+    for arch in heads.sample(0, 5):
+        assert macs(arch) <= 1.5e9
+        assert then.pin(arch.only("block.*.global_heads")).size > 0
+    all_local = Arch({f"block.{i}.{n}": v for i in range(12) for n, v in _LOCAL.items()})
+    assert all_local in heads_space()
+    assert all_local not in heads  # its costliest details stay below the budget
+
+
+_LOCAL = {"global_heads": 0, "kernel_size": 31, "expansion": 4, "mlp_ratio": 4}
+
+
+def test_budgets_of_two_stages_that_do_not_meet_are_refused_with_what_is_attainable() -> None:
+    then = reduced().within(Budget(macs, at_least="2.0G", names=("budget.details", "budget.most")))
+    first = heads_space().within(Budget(macs, at_most="1.2G", names=("budget.heads_least", "budget.heads")))
+    with pytest.raises(
+        EmptySet, match=r"MACs in the costliest completion are attainable; change budget\.details or budget\.heads$"
+    ):
+        completable(first, then, "block.*.global_heads")
+
+
+def test_a_pattern_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'block\.\*\.heads' matches no name.*block\.\*\.kind"):
+        completable(FIRST, JOINT, "block.*.heads")
+
+
+def test_the_set_can_be_sent_to_another_process() -> None:
+    found = completable(FIRST, JOINT.within(Budget(ToyCost(3, 40), at_most=60)), *DECIDED)
+    again = pickle.loads(pickle.dumps(found))
+    assert list(again.sample(0, 5)) == list(found.sample(0, 5))

@@ -1,0 +1,144 @@
+"""Which targets fit a loss, and what a training says of those that do not."""
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasx.train import check_targets, evaluate, is_cross_entropy, logits_of, nesterov_sgd, train
+
+LOGITS, LABELS = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, SMOOTHED, nn.CrossEntropyLoss(), partial(SMOOTHED, reduction="sum")])
+def test_class_numbers_and_probabilities_fit_cross_entropy(loss: Any) -> None:
+    assert is_cross_entropy(loss)
+    check_targets(LOGITS, LABELS, loss)
+    check_targets(LOGITS, LOGITS.softmax(dim=1), loss)
+    check_targets(torch.randn(4, 3, 7), torch.zeros(4, 7, dtype=torch.long), loss)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "message"),
+    [
+        (torch.randn(4, 1), torch.randn(4, 1), r"at least two classes.*\(4, 1\).*float32.*F\.mse_loss"),
+        (torch.randn(4, 1), LABELS, r"at least two classes"),
+        (torch.randn(4), LABELS, r"at least two classes.*\(4,\)"),
+        (LOGITS, torch.randn(4), r"\(4, 3\) and targets of shape \(4,\) and type float32; for regression"),
+        (LOGITS, 10 * torch.randn(4, 3), "sum to 1 over the 3 classes"),
+        (LOGITS, torch.tensor([[1.0, 1, 0]] * 4), "sums from 2 to 2.*binary_cross_entropy_with_logits"),
+        (LOGITS, LABELS.int(), r"must be int64.*int32.*\.long\(\)"),
+        (LOGITS, LABELS + 1, "must be 0 to 2 for the network's 3 outputs, but got 3"),
+        (LOGITS, LABELS - 1, "must be 0 to 2 for the network's 3 outputs, but got -1"),
+        (LOGITS, LABELS[:2], r"one class number for each sample.*\(2,\)"),
+        (LOGITS, ["a"] * 4, "of type list"),
+    ],
+)
+def test_other_targets_are_refused_with_what_was_met(outputs: Tensor, targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_targets(outputs, targets)
+
+
+def test_ignored_labels_are_no_wrong_classes() -> None:
+    padded = torch.tensor([0, -100, 1, 1])
+    check_targets(LOGITS, padded)
+    check_targets(LOGITS, torch.tensor([0, 9, 1, 1]), partial(F.cross_entropy, ignore_index=9))
+    with pytest.raises(ValueError, match="but got -100"):
+        check_targets(LOGITS, padded, nn.CrossEntropyLoss(ignore_index=9))
+
+
+@pytest.mark.parametrize("loss", [F.mse_loss, nn.L1Loss(), partial(F.huber_loss, delta=2.0)])
+def test_regression_targets_have_the_outputs_shape(loss: Any) -> None:
+    check_targets(torch.randn(4, 1), torch.randn(4, 1), loss)
+    with pytest.raises(ValueError, match=r"same shape.*\(4, 1\).*\(4,\)"):  # torch would compare each with each
+        check_targets(torch.randn(4, 1), torch.randn(4), loss)
+
+
+def test_a_loss_of_ones_own_takes_what_it_likes() -> None:
+    check_targets(torch.randn(4, 1), ["anything"], lambda outputs, targets: outputs.sum())
+
+
+def regression_model() -> tuple[nn.Linear, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    return model, nesterov_sgd(model, lr=0.05, weight_decay=0)
+
+
+def regression_batches(steps: int) -> list[tuple[Tensor, Tensor]]:
+    inputs = torch.randn(steps, 16, 5, generator=torch.Generator().manual_seed(1))
+    return [(x, x.sum(dim=1, keepdim=True)) for x in inputs]
+
+
+def test_regression_never_trains_on_cross_entropy_unnoticed() -> None:
+    model, optimizer = regression_model()
+    before = model.weight.clone()
+    with pytest.raises(ValueError, match="for regression pass a loss"):
+        train(model, regression_batches(3), optimizer).run()
+    assert torch.equal(model.weight, before)
+    with pytest.raises(ValueError, match="for regression pass a loss"):
+        evaluate(model, regression_batches(1))
+
+
+def test_regression_trains_with_its_loss() -> None:
+    model, optimizer = regression_model()
+    steps = train(model, regression_batches(200), optimizer, loss=F.mse_loss).run()
+    assert steps[0].loss > 1
+    assert steps[-1].loss < 1e-3
+    scored = evaluate(model, regression_batches(2), loss=F.mse_loss, metric=lambda y, t: -(y - t).abs().squeeze(1))
+    assert -0.05 < scored.score < 0
+
+
+def test_a_loss_of_many_numbers_is_refused_before_a_step() -> None:
+    model, optimizer = regression_model()
+    with pytest.raises(ValueError, match=r"one number, the mean over the samples, but got shape \(16, 1\)"):
+        train(model, regression_batches(1), optimizer, loss=partial(F.mse_loss, reduction="none")).run()
+    assert model.weight.grad is None
+
+
+class Outputs(dict[str, Tensor]):
+    """As Hugging Face's models return them."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self["logits"]
+
+
+@pytest.mark.parametrize("wrap", [lambda x: Outputs(logits=x), lambda x: SimpleNamespace(logits=x)])
+def test_logits_are_found_in_outputs_that_hold_them(wrap: Any) -> None:
+    class Model(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(super().forward(x))
+
+    def run(make: type[nn.Linear]) -> tuple[list[float], float]:
+        torch.manual_seed(0)
+        model = make(5, 3)
+        batches = [(torch.randn(8, 5), torch.randint(3, (8,))) for _ in range(3)]
+        steps = train(model, batches, nesterov_sgd(model, lr=0.1, weight_decay=0), loss=SMOOTHED).run()
+        return [step.loss for step in steps], evaluate(model, batches).score
+
+    assert run(Model) == run(nn.Linear)
+    with pytest.raises(ValueError, match="network returns tuple"):
+        logits_of((LOGITS,))
+
+
+def test_a_loss_of_ones_own_gets_the_outputs_as_they_are() -> None:
+    class Model(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), x
+
+    model = Model(5, 3)
+    seen = []
+
+    def loss(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        seen.append(type(outputs))
+        return F.cross_entropy(outputs[0], targets)
+
+    train(
+        model, [(torch.randn(8, 5), torch.randint(3, (8,)))], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=loss
+    ).run()
+    assert seen == [tuple]
