@@ -67,7 +67,7 @@ def replay(hits: Bools, *, generations: int = 40, candidates: int = 50, keep: in
 
         found = race(list(archs), correct, hits.shape[1], keep=keep, seed=seed)
         best = np.sort(hits[drawn].mean(axis=1))[-keep:].mean()
-        used.append(found.images / found.images_in_full)
+        used.append(found.samples / found.samples_in_full)
         lost.append(best - np.mean([archs[arch].mean() for arch in found.kept[:keep]]))
     return {
         "images evaluated": float(np.mean(used)),

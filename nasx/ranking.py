@@ -1,4 +1,4 @@
-"""Whether a supernet's ranking deserves belief: agreement with stand-alone accuracies, with intervals.
+"""Whether a supernet's ranking can be trusted: agreement with accuracies of networks trained alone, with intervals.
 
 The bootstrap resamples architectures. A resample is held as the number of copies of each architecture, so that with
 the signs of all pairwise differences every statistic of every resample is a matrix product. Time grows with resamples
@@ -9,9 +9,12 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from nasx.comparison import Interval
 
 Floats = NDArray[np.float64]
 
@@ -22,22 +25,12 @@ ENOUGH = 10
 as little as 85 %."""
 TRUSTWORTHY = 0.5
 """Kendall's tau that a trustworthy ranking's lower end reaches: three pairs in four in the right order."""
+NEAR = 0.8
+"""Share of the ceiling's tau from which on a supernet ranks about as well as one training of each network does."""
 
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A statistic with the ends of its bootstrap percentile interval."""
-
-    value: float
-    low: float
-    high: float
-    undefined: int = 0
-    """Resamples without a value, such as one whose scores are all equal. They could be anything, so they count as -1
-    for the lower end and as 1 for the upper: ignoring them would feign certainty where one architecture stands out."""
-
-    def excludes(self, value: float) -> bool:
-        """Return whether the value lies outside."""
-        return not self.low <= value <= self.high
+Advice = Literal["choose", "train supernet", "train networks", "flat"]
+"""What to do: choose by the ranking, train the supernet longer, spend on training networks alone, or neither, because
+the architectures hardly differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +50,12 @@ class RankAgreement:
     equal, or accuracies that rank exactly as the scores or as the costs do, forwards or backwards."""
     confidence: float
     resamples: int
+    ceiling: Interval | None = None
+    """Kendall's tau-b between the accuracies of two trainings of every architecture with different seeds: what one real
+    training tells of another. None without a second training."""
+    corrected: Interval | None = None
+    """`tau` corrected for the noise of the trainings: the estimated tau of supernet score and the accuracy that many
+    seeds would have on average. None without a ceiling, and where that is 0 or less."""
 
 
 def rank_agreement(
@@ -64,6 +63,7 @@ def rank_agreement(
     accuracies: ArrayLike,
     costs: ArrayLike | None = None,
     *,
+    second_accuracies: ArrayLike | None = None,
     top_k: Sequence[int] = (1, 5),
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -71,10 +71,15 @@ def rank_agreement(
 ) -> RankAgreement:
     """Return how well the supernet's scores rank n architectures, by their stand-alone accuracies.
 
-    The three inputs have shape (n,), entry i of each being about architecture i; higher scores and accuracies are
-    better, and costs are in any unit (MACs). Intervals are percentiles over resamples of the n architectures, in which
+    The inputs have shape (n,), entry i of each being about architecture i; higher scores and accuracies are better,
+    and costs are in any unit (MACs). Intervals are percentiles over resamples of the n architectures, in which
     architecture i occurs `numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)[:, i]` times.
     They know only these n: a sample in perfect order gets an interval of no width, however small it is.
+
+    `second_accuracies` are those of a second training of each architecture with another seed. Then the statistics are
+    about the mean of the two, and `ceiling` and `corrected` say how much of a low tau is noise of the trainings. The
+    correction is Spearman's for attenuation, with the reliability of the mean of two trainings (Spearman-Brown), on the
+    correlations that the taus stand for in normal data.
 
     Among equal scores the less accurate architecture counts as picked first, so that ties never flatter the regret.
 
@@ -86,7 +91,8 @@ def rank_agreement(
     scores = _column("supernet_scores", supernet_scores)
     accuracy = _column("accuracies", accuracies)
     cost = None if costs is None else _column("costs", costs)
-    for name, column in (("accuracies", accuracy), ("costs", cost)):
+    second = None if second_accuracies is None else _column("second_accuracies", second_accuracies)
+    for name, column in (("accuracies", accuracy), ("costs", cost), ("second_accuracies", second)):
         if column is not None and len(column) != len(scores):
             raise ValueError(
                 f"every architecture needs a value in each input, but got {len(scores)} supernet_scores and "
@@ -95,8 +101,8 @@ def rank_agreement(
     n = len(scores)
     if n < FEWEST:
         raise ValueError(f"a ranking is judged by at least {FEWEST} architectures, but got {n}; train more of them")
-    for name, column in (("supernet_scores", scores), ("accuracies", accuracy)):
-        if (column == column[0]).all():
+    for name, column in (("supernet_scores", scores), ("accuracies", accuracy), ("second_accuracies", second)):
+        if column is not None and (column == column[0]).all():
             raise ValueError(f"{name} must tell architectures apart, but all {n} are {column[0]:g}; check their source")
     if not 0 < confidence < 1:
         raise ValueError(f"`0 < confidence < 1` must hold, but got {confidence}; 0.95 is usual")
@@ -104,6 +110,7 @@ def rank_agreement(
         raise ValueError(f"an interval needs at least 100 resamples, but got {resamples}; 2000 is usual")
 
     copies = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples).astype(np.float64)
+    first, accuracy = accuracy, accuracy if second is None else (accuracy + second) / 2
     of_score, of_accuracy = _signs(scores), _signs(accuracy)
 
     def interval(value: float, resampled: Floats) -> Interval:
@@ -115,59 +122,114 @@ def rank_agreement(
         partial = float(_partial(np.ones((1, n)), of_score, of_cost, of_accuracy)[0])
         if not math.isnan(partial):
             size_bias = interval(partial, _partial(copies, of_score, of_cost, of_accuracy))
+    tau, taus = float(stats.kendalltau(scores, accuracy).statistic), _tau(copies, of_score, of_accuracy)
+    ceiling = corrected = None
+    if second is not None:
+        between, betweens = (
+            float(stats.kendalltau(first, second).statistic),
+            _tau(copies, _signs(first), _signs(second)),
+        )
+        ceiling = interval(between, betweens)
+        value = float(_corrected(np.array([tau]), np.array([between]))[0])
+        if not math.isnan(value):
+            corrected = interval(value, _corrected(taus, betweens))
     return RankAgreement(
         architectures=n,
-        tau=interval(float(stats.kendalltau(scores, accuracy).statistic), _tau(copies, of_score, of_accuracy)),
+        tau=interval(tau, taus),
         rho=interval(float(stats.spearmanr(scores, accuracy).statistic), _rho(copies, of_score, of_accuracy)),
         regret={k: _regret(scores, accuracy, k) for k in map(operator.index, top_k)},
         size_bias=size_bias,
         confidence=confidence,
         resamples=resamples,
+        ceiling=ceiling,
+        corrected=corrected,
     )
 
 
-def verdict(agreement: RankAgreement) -> str:
-    """Return two or three sentences on what the supernet's ranking is good for.
+def advice(agreement: RankAgreement) -> Advice:
+    """Return what to do about a supernet's ranking; it goes by lower ends of intervals.
 
-    It goes by the lower end of Kendall's tau, whose (1 + tau) / 2 is the share of pairs in the right order:
-
-    - trustworthy: at least 0.5 (three pairs in four), from at least 10 architectures;
-    - weak: above 0, or 0.5 and more from fewer architectures;
-    - none: 0 or less; an interval wholly below 0 is called reversed.
-
-    A third sentence names a bias towards costly or cheap architectures if the interval of `size_bias` excludes 0.
+    - `choose` by it: tau at least 0.5 (three pairs in four), from at least 10 architectures;
+    - `flat`: two trainings of the same networks do not agree either;
+    - `train networks`: the supernet ranks, and nearly as well as one training of each network does, or nobody knows how
+      well that does: more of what is missing comes from training its best alone;
+    - `train supernet` longer: it ranks no better than chance, or much worse than one training of each network does.
     """
-    tau, n = agreement.tau, agreement.architectures
+    tau, ceiling = agreement.tau, agreement.ceiling
+    if tau.low >= TRUSTWORTHY and agreement.architectures >= ENOUGH:
+        return "choose"
+    if ceiling is not None and ceiling.low <= 0:
+        return "flat"
+    if tau.low > 0 and (ceiling is None or tau.value >= NEAR * ceiling.value):
+        return "train networks"
+    return "train supernet"
+
+
+def verdict(agreement: RankAgreement) -> str:
+    """Return in a few sentences how good the supernet's ranking is, and what to do (`advice`).
+
+    Trustworthy means a lower end of Kendall's tau of at least 0.5, whose (1 + tau) / 2 is the share of pairs in the
+    right order, from at least 10 architectures; weak means above 0, none 0 or less, and reversed wholly below 0. A
+    further sentence names the ceiling where it is known, and one a bias towards costly or cheap architectures where
+    the interval of `size_bias` excludes 0.
+    """
+    tau, n, ceiling = agreement.tau, agreement.architectures, agreement.ceiling
     if tau.low >= TRUSTWORTHY and n >= ENOUGH:
-        word, advice = "Trustworthy", "Choose by it"
+        word = "Trustworthy"
     elif tau.low > 0:
-        word, advice = "Weak", "Let it discard the worst, and train several of its best on their own before choosing"
-    elif tau.high < 0:
-        word, advice = "None, and reversed", "Check that higher scores mean better, and do not choose by it"
+        word = "Weak"
     else:
-        word, advice = "None", "Do not choose by it: train the supernet longer, or judge by stand-alone training"
-    if n < ENOUGH:
-        advice += f", and measure at least {ENOUGH} architectures, for {n} are too few to trust an interval"
-    if agreement.regret:
-        k = max(agreement.regret)
-        picks, regret = "its first choice" if k == 1 else f"the best of its top {k}", agreement.regret[k]
-        advice += f"; {picks} is {f'{regret:.3g} less accurate than the' if regret else 'the'} best of all"
+        word = "None, and reversed" if tau.high < 0 else "None"
     sentences = [
-        f"{word}: the supernet orders about {50 * (1 + tau.value):.0f} % of pairs as stand-alone training does "
-        f"(Kendall's tau {_told(tau, agreement)}; {n} architectures).",
-        f"{advice}.",
+        f"{word}: the supernet orders about {50 * (1 + tau.value):.0f} % of pairs as training each network alone does "
+        f"(Kendall's tau {_in_words(tau, agreement)}; {n} architectures)."
     ]
+    if ceiling is not None:
+        sentence = f"Two trainings with different seeds agree by a tau of {_in_words(ceiling, agreement)}"
+        if agreement.corrected is not None:
+            sentence += f"; without their noise the supernet's would be {_in_words(agreement.corrected, agreement)}"
+        sentences.append(f"{sentence}.")
+    sentences.append(f"{_what_to_do(agreement)}.")
     bias = agreement.size_bias
     if bias is not None and bias.excludes(0):
         favoured = "costly" if bias.low > 0 else "cheap"
         sentences.append(
             f"It favours {favoured} architectures beyond what their accuracy earns (partial rank correlation with cost "
-            f"{_told(bias, agreement)}): compare only architectures of about equal cost."
+            f"{_in_words(bias, agreement)}): compare only architectures of about equal cost."
         )
     return " ".join(sentences)
 
 
-def _told(interval: Interval, agreement: RankAgreement) -> str:
+def _what_to_do(agreement: RankAgreement) -> str:
+    match advice(agreement):
+        case "choose":
+            text = "Choose by it"
+        case "flat":
+            text = (
+                "This space is flat: its networks differ by less than two trainings of one network do, so choose by "
+                "cost, search a wider space, or train each network longer"
+            )
+        case "train networks":
+            text = "Spend on real training: let it discard the worst, and train several of its best before choosing"
+        case "train supernet":
+            text = "Train the supernet longer"
+            if agreement.tau.high < 0:
+                text = "Check that higher scores mean better, and do not choose by it"
+            elif agreement.tau.low <= 0:
+                text += ", or judge by training networks alone: do not choose by it"
+            else:
+                text += ": until then let it discard the worst, and train several of its best before choosing"
+    n = agreement.architectures
+    if n < ENOUGH:
+        text += f"; measure at least {ENOUGH} architectures, for {n} are too few to trust an interval"
+    if agreement.regret:
+        k = max(agreement.regret)
+        picks, regret = "its first choice" if k == 1 else f"the best of its top {k}", agreement.regret[k]
+        text += f"; {picks} is {f'{regret:.3g} less accurate than the' if regret else 'the'} best of all"
+    return text
+
+
+def _in_words(interval: Interval, agreement: RankAgreement) -> str:
     text = f"{interval.value:.2f}, {100 * agreement.confidence:g} % interval {interval.low:.2f} to {interval.high:.2f}"
     if interval.undefined:
         text += f", {interval.undefined} of {agreement.resamples} resamples undefined"
@@ -213,6 +275,15 @@ def _pairs(copies: Floats, signs: Floats) -> Floats:
 
 def _tau(copies: Floats, a: Floats, b: Floats) -> Floats:
     return _ratio(_pairs(copies, a * b), _pairs(copies, a * a) * _pairs(copies, b * b))
+
+
+def _corrected(taus: Floats, between: Floats) -> Floats:
+    """Return what taus with the mean of two trainings would be without noise, given the taus between the two."""
+    reliability = np.sin(np.pi / 2 * between)  # of one training; Greiner's relation
+    reliability = np.where(reliability > 0, reliability, np.nan)
+    reliability = 2 * reliability / (1 + reliability)
+    correlation = np.sin(np.pi / 2 * taus) / np.sqrt(reliability)
+    return np.asarray(2 / np.pi * np.arcsin(np.clip(correlation, -1, 1)))
 
 
 def _ranks(copies: Floats, signs: Floats) -> Floats:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from nasx.ranking import Interval, RankAgreement, rank_agreement, verdict
+from nasx.comparison import Interval
+from nasx.ranking import RankAgreement, advice, rank_agreement, verdict
 
 Floats = NDArray[np.float64]
 
@@ -222,9 +223,90 @@ def test_verdicts_are_two_or_three_sentences() -> None:
         assert "the best of its top 5 is 0.25 less accurate" in text
 
 
+def trained(n: int, reliability: float, merit_seen: float, seed: int) -> tuple[Floats, Floats, Floats]:
+    """Supernet scores and accuracies of two trainings, given how much of either is the true merit (correlations)."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=n)
+    score = merit_seen * truth + np.sqrt(1 - merit_seen**2) * rng.normal(size=n)
+    noise = np.sqrt(1 / reliability - 1)
+    first, second = (truth + noise * rng.normal(size=n) for _ in range(2))
+    return score, first, second
+
+
+def of_trained(*arguments: float, resamples: int = 200) -> RankAgreement:
+    score, first, second = trained(*arguments)  # type: ignore[arg-type]
+    return rank_agreement(score, first, second_accuracies=second, resamples=resamples)
+
+
+def test_the_ceiling_is_the_tau_of_two_trainings_and_the_rest_is_about_their_mean() -> None:
+    score, first, second = trained(30, 0.5, 0.8, seed=1)
+    found = rank_agreement(score, first, second_accuracies=second, resamples=150, confidence=0.9, seed=11)
+    mean = (first + second) / 2
+    alone = rank_agreement(score, mean, resamples=150, confidence=0.9, seed=11)
+    assert (found.tau, found.rho, found.regret) == (alone.tau, alone.rho, alone.regret)
+    assert found.ceiling is not None
+    assert found.ceiling.value == pytest.approx(stats.kendalltau(first, second).statistic)
+    slow = [
+        stats.kendalltau(np.repeat(first, copies), np.repeat(second, copies)).statistic
+        for copies in np.random.default_rng(11).multinomial(30, [1 / 30] * 30, size=150)
+    ]
+    assert (found.ceiling.low, found.ceiling.high) == pytest.approx(tuple(np.quantile(slow, [0.05, 0.95])))
+    assert alone.ceiling is alone.corrected is None
+
+
+@pytest.mark.parametrize(("reliability", "merit_seen"), [(0.5, 0.8), (0.3, 0.6), (0.8, 0.3), (0.4, 0.0)])
+def test_the_corrected_tau_is_the_one_without_noise(reliability: float, merit_seen: float) -> None:
+    expected = 2 / np.pi * np.arcsin(merit_seen)
+    corrected, plain, covered = [], [], 0
+    for seed in range(60):
+        found = of_trained(60, reliability, merit_seen, seed)
+        plain.append(found.tau.value)
+        if found.corrected is not None:  # two of 60 of the noisiest trainings disagree by chance
+            corrected.append(found.corrected.value)
+            covered += not found.corrected.excludes(expected)
+    assert len(corrected) >= 58
+    assert np.median(corrected) == pytest.approx(expected, abs=0.04)
+    if merit_seen and reliability < 0.6:
+        assert np.median(plain) < expected - 0.05
+    assert covered >= 0.87 * len(corrected)  # with intervals of 95 %
+
+
+def test_trainings_that_do_not_agree_leave_nothing_to_correct() -> None:
+    first = np.arange(10.0)
+    found = rank_agreement(np.roll(first, 1), first, second_accuracies=-(first**2), resamples=100)
+    assert found.ceiling is not None
+    assert found.ceiling.value == pytest.approx(-1)
+    assert found.corrected is None
+    assert advice(found) == "flat"
+
+
+@pytest.mark.parametrize(
+    ("reliability", "merit_seen", "expected", "words"),
+    [
+        (0.95, 0.99, "choose", "Choose by it"),
+        (0.55, 0.95, "train networks", "Spend on real training"),
+        (0.95, 0.5, "train supernet", "Train the supernet longer: until then"),
+        (0.95, 0.0, "train supernet", "Train the supernet longer, or judge by training networks alone"),
+        (0.02, 0.9, "flat", "This space is flat"),
+    ],
+)
+def test_the_advice_tells_what_to_do(reliability: float, merit_seen: float, expected: str, words: str) -> None:
+    found = of_trained(60, reliability, merit_seen, 3, resamples=500)
+    assert advice(found) == expected
+    text = verdict(found)
+    assert words in text
+    assert found.ceiling is not None
+    assert f"Two trainings with different seeds agree by a tau of {found.ceiling.value:.2f}" in text
+    if found.corrected is not None:
+        assert f"without their noise the supernet's would be {found.corrected.value:.2f}" in text
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"second_accuracies": [1, 2]}, "6 supernet_scores and 2 second_accuracies"),
+        ({"second_accuracies": [0.1] * 6}, "second_accuracies must tell .* all 6 are 0.1"),
+        ({"second_accuracies": [1, 2, 3, 4, 5, float("nan")]}, "second_accuracies must be finite, but got nan"),
         ({"supernet_scores": [1, 2, 3]}, "3 supernet_scores and 6 accuracies"),
         ({"costs": [1, 2]}, "6 supernet_scores and 2 costs"),
         ({"supernet_scores": [1, 2, 3, 4], "accuracies": [1, 2, 3, 4]}, "at least 5 architectures, but got 4"),

@@ -281,17 +281,46 @@ class SkipsByTheHistory(Sound):
         return self.head(self.stem(x)) if len(self.seen) > 3 else super().forward(x, arch)
 
 
-def with_supernet(subject: Callable[[], Any]) -> set[str]:
+class Structured(nn.Module):
+    """Named or several inputs in, a dict out, around a supernet or one of its networks."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, scale: Tensor, arch: Arch | None = None) -> dict[str, Any]:
+        outputs = self.inner(x * scale) if arch is None else self.inner(x * scale, arch)
+        return {"logits": outputs, "hidden": (outputs.tanh(), None)}
+
+    def extract(self, arch: Arch) -> nn.Module:
+        assert isinstance(self.inner, Sound)
+        return Structured(self.inner.extract(arch)).train(self.training)
+
+
+def with_supernet(subject: Callable[[], Any], inputs: Callable[[], Any] = lambda: torch.randn(5, 3)) -> set[str]:
     class Suite(SupernetContract):
         space = SMALL
 
         def make_supernet(self) -> Any:
             return subject()
 
-        def make_inputs(self) -> Tensor:
-            return torch.randn(5, 3)
+        def make_inputs(self) -> Any:
+            return inputs()
 
     return failing(Suite)
+
+
+@pytest.mark.parametrize("kind", [tuple, lambda values: dict(zip(("x", "scale"), values, strict=True))])
+def test_supernets_of_any_inputs_and_outputs(kind: Callable[[Any], Any]) -> None:
+    def inputs() -> Any:
+        return kind((torch.randn(5, 3), torch.rand(5, 1)))
+
+    assert with_supernet(lambda: Structured(Sound()), inputs) == set()
+    slices = {"extract_equals_slice", "extract_equals_slice_in_training"}
+    assert slices <= with_supernet(lambda: Structured(ExtractsTheWrongSlice()), inputs)
+    assert with_supernet(lambda: Structured(ForgetsDropout()), inputs) == {"extract_equals_slice_in_training"}
+    remembers = {"forward_keeps_nothing_of_the_architecture", "two_threads_run_two_architectures"}
+    assert with_supernet(lambda: Structured(RemembersTheArch()), inputs) == remembers
 
 
 def test_supernets() -> None:

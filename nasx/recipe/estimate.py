@@ -286,7 +286,7 @@ def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
 
 def _acceptance(inside: Feasible) -> float:
     """Return which share of the draws met every budget; few draws, because they may meet some of them rarely."""
-    anew = inside.counted_anew()
+    anew = inside.with_fresh_counts()
     anew.sample(0, 100)
     return anew.acceptance
 

@@ -18,7 +18,7 @@ from nasx.recipe.config import Search
 from nasx.recipe.problem import Problem
 from nasx.run import Interrupted, StageContext
 from nasx.search import race
-from nasx.search.racing import FEWEST_IMAGES
+from nasx.search.racing import FEWEST_SAMPLES
 from nasx.space import Space
 from nasx.train import ALONE, Evaluation, Group, evaluate, recalibrate
 
@@ -124,7 +124,7 @@ class Scoring:
             error_probability=config.search.racing_error,
             seed=self.seed + number,
         )
-        self._count(len(archs), raced.images)
+        self._count(len(archs), raced.samples)
         self.error_probability = max(self.error_probability, raced.error_probability)
         return dict(raced.scores)
 
@@ -171,7 +171,7 @@ class Scoring:
 
 def races(config: Search, images: int) -> bool:
     """Return whether the candidates of a search race, given the number of validation images."""
-    return config.racing_error > 0 and images >= FEWEST_IMAGES
+    return config.racing_error > 0 and images >= FEWEST_SAMPLES
 
 
 _FAILED = Evaluation(math.nan, math.nan, 0, np.zeros(0, bool))

@@ -243,7 +243,7 @@ class Stages(Maker[Stage]):
         seed = problem.seed(context.name)
         space, inside = level(context.inputs)
         scoring = self._scoring(context, space, supernet, seed)
-        inside = inside.counted_anew()  # so that its acceptance is this search's, also after an interruption
+        inside = inside.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         searcher = evolution(config, inside, seed)
 
         def show(share: float = 0.0) -> None:

@@ -1,9 +1,25 @@
-"""Searchers that are asked for architectures and told their scores."""
+"""Searchers that are asked for architectures and told their scores, races, and plans for training many."""
 
 from nasx.search.evolution import Evolution
+from nasx.search.halving import Halving, Rung
+from nasx.search.local import LocalSearch
 from nasx.search.pareto import ParetoSearch
 from nasx.search.racing import Race, race
 from nasx.search.random import RandomSearch
 from nasx.search.searcher import Scored, Searcher
+from nasx.search.surrogate import Surrogate, SurrogateSearch
 
-__all__ = ["Evolution", "ParetoSearch", "Race", "RandomSearch", "Scored", "Searcher", "race"]
+__all__ = [
+    "Evolution",
+    "Halving",
+    "LocalSearch",
+    "ParetoSearch",
+    "Race",
+    "RandomSearch",
+    "Rung",
+    "Scored",
+    "Searcher",
+    "Surrogate",
+    "SurrogateSearch",
+    "race",
+]

@@ -11,7 +11,7 @@ class Evolution(Searcher):
     """Breed each generation from the best candidates so far, half by mutation and half by crossover.
 
     The first generation is drawn uniformly. Each later one holds `mutations` children of single parents, in which
-    each gene is drawn anew with `mutation_probability`, `crossovers` children of two parents, and uniform draws
+    each gene is drawn again with `mutation_probability`, `crossovers` children of two parents, and uniform draws
     for the rest. All children are inside the space's budget by construction. `generations` counts the first.
     """
 

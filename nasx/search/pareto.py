@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
-from nasx.feasible import Feasible, attainable
+from nasx.feasible import attainable
 from nasx.search.searcher import Fresh, Scored, Searcher, check_probability
-from nasx.space import ArchSet, Probability, Space
+from nasx.space import ArchSet, Probability
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ class ParetoSearch(Searcher):
     uniformly. The parents of each later one are the `population` survivors of all candidates so far, by non-dominated
     rank and then by crowding distance (sections III-A and III-B), and each parent wins a binary tournament on the
     two. A child crosses two parents with `crossover_probability`; otherwise it is a mutant of one, in which each gene
-    is drawn anew with `mutation_probability`. All children are inside the space's budgets by construction, and
+    is drawn again with `mutation_probability`. All children are inside the space's budgets by construction, and
     candidates that failed are never parents. `generations` counts the first.
     """
 
@@ -43,14 +43,14 @@ class ParetoSearch(Searcher):
         super().__init__(space, evaluations=population * generations, seed=seed)
         self.costs, self.population = tuple(costs), population
         self.mutation_probability, self.crossover_probability = mutation_probability, crossover_probability
-        self._known_costs: dict[Arch, tuple[int, ...]] = {}
+        self._known_costs: dict[Arch, tuple[float, ...]] = {}
         if not self.costs:
             raise ValueError("a Pareto search needs at least one cost beside the score; for none, use Evolution")
         check_probability(space, mutation_probability)
         if not 0 <= crossover_probability <= 1:
             raise ValueError(f"`0 <= crossover_probability <= 1` must hold, but got {crossover_probability}")
 
-    def costs_of(self, arch: Arch) -> tuple[int, ...]:
+    def costs_of(self, arch: Arch) -> tuple[float, ...]:
         """Return an architecture's costs, in the order of `costs`."""
         if arch not in self._known_costs:
             self._known_costs[arch] = tuple(cost(arch) for cost in self.costs)
@@ -88,13 +88,12 @@ class ParetoSearch(Searcher):
         rows = [(-scored.score, *self.costs_of(scored.arch)) for scored in candidates]
         return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(self.costs))
 
-    def _greatest_costs(self) -> list[int]:
-        space = self.space.space if isinstance(self.space, Feasible) else self.space
-        greatest = []
+    def _greatest_costs(self) -> list[float]:
+        greatest: list[float] = []
         for cost in self.costs:
-            if not isinstance(cost, AdditiveCost) or not isinstance(space, Space):
+            if not isinstance(cost, AdditiveCost):
                 raise ValueError(f"the greatest value of {cost!r} is not known in this space; pass `reference_costs`")
-            greatest.append(attainable(space, cost).high)
+            greatest.append(attainable(self.space.space, cost).high)
         return greatest
 
     def _generation_size(self, generation: int) -> int:

@@ -1,15 +1,16 @@
-"""Racing: a generation is scored on growing shared subsets of the validation images, and clear losers drop out early.
+"""Racing: a generation is scored on growing shared parts of the validation data, and clear losers drop out early.
 
-All candidates see the same images in the same random order, drawn without replacement, so that only images on which
-they differ tell them apart. After each look the accuracies over all images are, given those over the images seen, about
-normal: with the paired covariance of the hits, a finite population's correction, and shrunk towards their mean by as
-much as the spread of the candidates is noise (empirical Bayes; without it the luckiest of many would look better than
-they are). Draws from that joint distribution say what dropping a set of candidates would cost: how much lower the mean
-accuracy of the best `keep` would be. The most are dropped for which the probability of a cost above the tolerance, and
-the expected cost, stay inside what may be spent by that look. So correlated candidates, ties and the number of
+All candidates see the same samples in the same random order, drawn without replacement, so that only samples on which
+they differ tell them apart. After each look the mean scores over all samples are, given those over the samples seen,
+about normal: with the paired covariance of the scores, a finite population's correction, and shrunk towards their mean
+by as much as the spread of the candidates is noise (empirical Bayes; without it the luckiest of many would look better
+than they are). Draws from that joint distribution say what dropping a set of candidates would cost: how much lower the
+mean score of the best `keep` would be. The most are dropped for which the probability of a cost above the tolerance,
+and the expected cost, stay inside what may be spent by that look. So correlated candidates, ties and the number of
 comparisons are accounted for together rather than pair by pair.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,15 +23,20 @@ from nasx.arch import Arch
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Hits = Bools | Sequence[Bools | None]
-"""For each of some candidates which of some images it gets right; None for one that failed."""
+Scores = Bools | Floats | Sequence[Bools | Floats | None]
+"""For each of some candidates its score on each of some samples: bool, whether it is right, or float, all of one kind.
+None for a candidate that failed."""
 
-FEWEST_IMAGES = 1_000
-"""Validation images below which bounds never separate in time, so that every candidate gets all of them."""
+FEWEST_SAMPLES = 1_000
+"""Validation samples below which bounds never separate in time, so that every candidate gets all of them."""
 LOOKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8)
-"""After which shares of the images candidates may be dropped."""
+"""After which shares of the samples candidates may be dropped."""
+TOLERANCE = 0.001
+"""The tolerance for hits, an accuracy: 0.1 points."""
+_OF_SPREAD = 0.1  # the tolerance for other scores, in standard deviations of the candidates' means
 _DRAWS = 2_000
 _EXPECTED = 0.3  # of the tolerance: many small costs add up, of which none has a large probability
+_TINY = 1e-200  # where no score differs from another
 _LEAST_SPREAD = 0.1  # of what is seen, taken for real where all of it could be noise
 
 
@@ -39,20 +45,22 @@ class Race:
     """What a race found, and what it took."""
 
     scores: Mapping[Arch, float]
-    """Accuracy in 0..1 of every candidate, in the order given: over all images for those that were kept. Of the others
-    an estimate, corrected by how hard their images were for the kept, and below the last of the best `keep`. NaN for
-    those that failed."""
+    """Mean score of every candidate, in the order given; of hits an accuracy in 0..1. Over all samples for those that
+    were kept. Of the others an estimate, corrected by how hard their samples were for the kept, and below the last of
+    the best `keep`. NaN for those that failed."""
     kept: tuple[Arch, ...]
-    """The candidates that were scored on all images, best first; ties go to the earlier one."""
+    """The candidates that were scored on all samples, best first; ties go to the earlier one."""
     looks: tuple[tuple[int, int], ...]
-    """How many images had been seen at each look, and how many candidates were left after it."""
-    images: int
-    """Validation images evaluated, each counted for every candidate that saw it."""
-    images_in_full: int
-    """The same had every candidate been scored on all images."""
+    """How many samples had been seen at each look, and how many candidates were left after it."""
+    samples: int
+    """Validation samples evaluated, each counted for every candidate that saw it."""
+    samples_in_full: int
+    """The same had every candidate been scored on all samples."""
     error_probability: float
-    """Probability, at most, that the mean accuracy of the best `keep` is lower by more than the tolerance than without
+    """Probability, at most, that the mean score of the best `keep` is lower by more than the tolerance than without
     dropping any; 0 where none was dropped."""
+    tolerance: float
+    """The tolerance that held, in the unit of the scores; 0 where none was dropped."""
 
 
 class _Risk(NamedTuple):
@@ -64,50 +72,53 @@ class _Risk(NamedTuple):
 
 def race(
     archs: Sequence[Arch],
-    correct: Callable[[Sequence[Arch], Ints], Hits],
-    images: int,
+    score: Callable[[Sequence[Arch], Ints], Scores],
+    samples: int,
     *,
     keep: int = 5,
     error_probability: float = 0.05,
-    tolerance: float = 0.001,
+    tolerance: float | None = None,
     looks: Sequence[float] = LOOKS,
     seed: int = 0,
 ) -> Race:
-    """Score candidates on validation images, and drop each once it hardly can be among the best `keep`.
+    """Score candidates on validation samples, and drop each once it hardly can be among the best `keep`.
 
-    `correct(archs, indices)` returns, for each of some candidates, which of the images at some sorted indices in
-    [0, `images`) it gets right, bool (indices,), or None where it failed. It is asked for those that are left, of
-    images that they have not seen. Who fails is out; where fewer than `keep` are left at the end, the best of those
-    that were dropped are scored on all images after all. `seed` decides the order of images; give every generation its
-    own, for candidates bred from earlier scores are no longer independent of an order.
+    `score(archs, indices)` returns, for each of some candidates, its scores on the samples at some sorted indices in
+    [0, `samples`), (indices,): bool for which it gets right, or finite float, higher is better; or None where it
+    failed. It is asked for those that are left, of samples that they have not seen. Who fails is out; where fewer than
+    `keep` are left at the end, the best of those that were dropped are scored on all samples after all. `seed` decides
+    the order of samples; give every generation its own, for candidates bred from earlier scores are no longer
+    independent of an order.
 
-    The best `keep` of those that are scored on all images have, but for an `error_probability`, a mean accuracy of at
-    most `tolerance` below that of the true best, those that would be best over all images. The probability is that of
-    the normal distribution that the images seen leave, not a bound for any finite number of them. With fewer than
-    1,000 images, or no more candidates than are kept, this is plain evaluation. `looks` are shares of the images, in
-    growing order. Raises ValueError for arguments that do not fit, and where `correct` returns something else.
+    The best `keep` of those that are scored on all samples have, but for an `error_probability`, a mean score of at
+    most `tolerance` below that of the true best, those that would be best over all samples. The tolerance is an
+    accuracy of 0.001 for hits. For other scores, whose unit nobody knows, it is a tenth of the standard deviation of
+    the candidates' means at the first look. The probability is that of the normal distribution that the samples seen
+    leave, not a bound for any finite number of them. With fewer than 1,000 samples, or no more candidates than are
+    kept, this is plain evaluation. `looks` are shares of the samples, in growing order. Raises ValueError for arguments
+    that do not fit, and where `score` returns something else.
     """
     archs = tuple(archs)
-    _check(archs, images, keep, error_probability, tolerance, looks)
-    racing = images >= FEWEST_IMAGES and len(archs) > keep
-    sizes = sorted({round(share * images) for share in looks} - {0, images}) if racing else []
+    _check(archs, samples, keep, error_probability, tolerance, looks)
+    racing = samples >= FEWEST_SAMPLES and len(archs) > keep
+    sizes = sorted({round(share * samples) for share in looks} - {0, samples}) if racing else []
     rng = np.random.default_rng(seed)
-    order = rng.permutation(images)
-    hits = np.zeros((len(archs), images), bool)  # columns in the order of evaluation
+    order = rng.permutation(samples)
+    values = _Values(len(archs), samples)
     seen = np.zeros(len(archs), np.int64)
     failed = np.zeros(len(archs), bool)
     left, done, used = np.arange(len(archs)), [], 0
 
     def evaluate(candidates: Ints, upto: int) -> Ints:
-        """Return those that have now seen so many images; all must have seen as many as each other before."""
+        """Return those that have now seen so many samples; all must have seen as many as each other before."""
         nonlocal used
         columns = np.arange(seen[candidates[0]], upto)
         columns = columns[np.argsort(order[columns])]
-        found = correct([archs[i] for i in candidates.tolist()], order[columns])
-        for i, row in zip(candidates.tolist(), _checked(found, len(candidates), len(columns)), strict=True):
+        found = score([archs[i] for i in candidates.tolist()], order[columns])
+        for i, row in zip(candidates.tolist(), values.checked(found, len(candidates), len(columns)), strict=True):
             failed[i] = row is None
             if row is not None:
-                hits[i, columns] = row
+                values.rows[i, columns] = row
         seen[candidates] = upto
         used += len(candidates) * len(columns)
         return candidates[~failed[candidates]]
@@ -119,60 +130,97 @@ def race(
         left = evaluate(left, size)
         if len(left) <= keep:
             break
-        ranked = left[np.argsort(-hits[left, :size].sum(axis=1), kind="stable")]
+        seen_now = values.rows[left, :size]
+        if tolerance is None:
+            tolerance = TOLERANCE if values.are_hits else _OF_SPREAD * _spread(seen_now.mean(axis=1))
+        ranked = left[np.argsort(-seen_now.sum(axis=1, dtype=np.float64), kind="stable")]
         share = look / len(sizes)
         allowed = _Risk(share * error_probability, share * _EXPECTED * tolerance)
-        fewest, spent = _fewest(hits[ranked, :size], images, keep, tolerance, spent, allowed, rng)
+        fewest, spent = _fewest(values.rows[ranked, :size], samples, keep, tolerance, spent, allowed, rng)
         left = np.sort(ranked[:fewest])
         done.append((size, len(left)))
-    left = evaluate(left, images) if len(left) else left
-    while len(left) < keep and (dropped := np.flatnonzero(~failed & (seen < images))).size:
-        best = dropped[np.argmax([hits[i, : seen[i]].mean() for i in dropped])]
-        left = np.sort(np.append(left, evaluate(np.array([best]), images)))
-    scores = _scores(hits, seen, failed, left, keep)
+    left = evaluate(left, samples) if len(left) else left
+    while len(left) < keep and (dropped := np.flatnonzero(~failed & (seen < samples))).size:
+        best = dropped[np.argmax([values.rows[i, : seen[i]].mean() for i in dropped])]
+        left = np.sort(np.append(left, evaluate(np.array([best]), samples)))
+    scores = _scores(values, seen, failed, left, keep)
     best_first = sorted(left.tolist(), key=lambda i: -scores[i])
     return Race(
         scores=dict(zip(archs, scores.tolist(), strict=True)),
         kept=tuple(archs[i] for i in best_first),
         looks=tuple(done),
-        images=used,
-        images_in_full=images * len(archs),
+        samples=used,
+        samples_in_full=samples * len(archs),
         error_probability=error_probability if len(left) < len(archs) else 0.0,
+        tolerance=tolerance if tolerance is not None and len(left) < len(archs) else 0.0,
     )
 
 
 def _check(
-    archs: Sequence[Arch], images: int, keep: int, error_probability: float, tolerance: float, looks: Sequence[float]
+    archs: Sequence[Arch],
+    samples: int,
+    keep: int,
+    error_probability: float,
+    tolerance: float | None,
+    looks: Sequence[float],
 ) -> None:
     distinct = len(set(archs))
     if not 0 < distinct == len(archs):
         raise ValueError(f"a race needs candidates that differ, but got {len(archs)}, {distinct} of them distinct")
-    if images < 1:
-        raise ValueError(f"a race needs at least one image, but got {images}")
+    if samples < 1:
+        raise ValueError(f"a race needs at least one sample, but got {samples}")
     if keep < 1:
         raise ValueError(f"at least one candidate must be kept, but got keep={keep}")
     if not 0 < error_probability < 1:
         raise ValueError(f"`0 < error_probability < 1` must hold, but got {error_probability}")
-    if not 0 < tolerance < 1:
-        raise ValueError(f"the tolerance is an accuracy between 0 and 1, 0.001 for 0.1 points, but got {tolerance}")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise ValueError(f"`tolerance > 0` must hold, in the unit of the scores (0.001 is 0.1 points), got {tolerance}")
     if list(looks) != sorted(set(looks)) or not all(0 < share < 1 for share in looks):
-        raise ValueError(f"looks must be growing shares of the images between 0 and 1, but got {tuple(looks)}")
+        raise ValueError(f"looks must be growing shares of the samples between 0 and 1, but got {tuple(looks)}")
 
 
-def _checked(found: Hits, candidates: int, images: int) -> Hits:
-    if len(found) != candidates:
-        raise ValueError(f"`correct` must return hits for {candidates} candidates, but returned {len(found)}")
-    for row in found:
-        if row is not None and (row.dtype != np.bool_ or row.shape != (images,)):
-            raise ValueError(f"`correct` must return {images} bools each, but returned {row.dtype} {row.shape}")
-    return found
+class _Values:
+    """The scores of candidates (candidates, samples), columns in the order of evaluation; bool where they are hits."""
+
+    def __init__(self, candidates: int, samples: int) -> None:
+        self.rows: Bools | Floats = np.zeros((candidates, samples), bool)
+        self._known = False
+
+    @property
+    def are_hits(self) -> bool:
+        return self.rows.dtype == np.bool_
+
+    def checked(self, found: Scores, candidates: int, samples: int) -> Scores:
+        """Return what `score` gave, if it is what it should be; the first scores decide whether all are hits."""
+        if len(found) != candidates:
+            raise ValueError(f"`score` must return scores for {candidates} candidates, but returned {len(found)}")
+        for row in found:
+            if row is None:
+                continue
+            if row.dtype.kind not in "bf" or row.shape != (samples,):
+                raise ValueError(
+                    f"`score` must return {samples} bools or floats each, but returned {row.dtype} {row.shape}"
+                )
+            if not self._known:
+                self.rows, self._known = self.rows.astype(bool if row.dtype.kind == "b" else np.float64), True
+            if (row.dtype.kind == "b") is not self.are_hits:
+                raise ValueError("`score` must return bools for all or floats for all, but returned both")
+            if not np.isfinite(row).all():
+                raise ValueError("`score` must return finite scores, and None for a candidate that failed")
+        return found
 
 
 def _fewest(
-    hits: Bools, images: int, keep: int, tolerance: float, spent: _Risk, allowed: _Risk, rng: np.random.Generator
+    values: Bools | Floats,
+    samples: int,
+    keep: int,
+    tolerance: float,
+    spent: _Risk,
+    allowed: _Risk,
+    rng: np.random.Generator,
 ) -> tuple[int, _Risk]:
     """Return to how few of some candidates, best first, they can be cut, and the risk spent with that."""
-    draws = _drawn_accuracies(hits, images, rng)
+    draws = _drawn_means(values, samples, rng)
     best = _mean_of_top(draws, keep)
 
     def risk(left: int) -> _Risk:
@@ -180,7 +228,7 @@ def _fewest(
         above = float(np.mean(cost > tolerance - spent.expected_cost))
         return _Risk(spent.probability + above, spent.expected_cost + float(np.mean(cost)))
 
-    fewest, enough = keep, len(hits)  # the risk falls with the number that is left
+    fewest, enough = keep, len(values)  # the risk falls with the number that is left
     while fewest < enough:
         middle = (fewest + enough) // 2
         found = risk(middle)
@@ -191,32 +239,43 @@ def _fewest(
     return fewest, risk(fewest)
 
 
-def _drawn_accuracies(hits: Bools, images: int, rng: np.random.Generator) -> Floats:
-    """Draw the accuracies over all images (draws, candidates) that may stand behind the hits seen, less their mean."""
-    candidates, size = hits.shape
-    seen = hits.mean(axis=1)
+def _drawn_means(values: Bools | Floats, samples: int, rng: np.random.Generator) -> Floats:
+    """Draw the means over all samples (draws, candidates) that may stand behind the scores seen, less their mean."""
+    candidates, size = values.shape
+    seen = values.mean(axis=1)
     seen -= seen.mean()
-    own = np.eye(candidates) / size  # one more image that each alone gets right or wrong: equals may come to differ
-    covariance = (np.cov(hits.astype(np.float64)) + own) / size * (1 - size / images)
+    # one more sample on which each differs alone, by a whole hit or a standard deviation: equals may come to differ
+    step = 1.0 if values.dtype == np.bool_ else float(values.var(axis=1).mean()) or _TINY
+    covariance = (np.cov(values.astype(np.float64)) + step * np.eye(candidates) / size) / size * (1 - size / samples)
     noise = rng.standard_normal((_DRAWS, candidates)) @ np.linalg.cholesky(covariance).T
     noise -= noise.mean(axis=1, keepdims=True)
     from_noise = (np.trace(covariance) - covariance.sum() / candidates) / (candidates - 1)
-    middle = np.subtract(*np.quantile(seen, (0.75, 0.25))) / 1.349  # an outlier says nothing of how the others differ
-    spread = min(seen.var(ddof=1), middle**2)
+    spread = _spread(seen) ** 2
     real = max(_LEAST_SPREAD, 1 - from_noise / spread) if spread else _LEAST_SPREAD
     return real * seen + np.sqrt(real) * noise
+
+
+def _spread(means: Floats) -> float:
+    """Return the standard deviation of candidates' means; an outlier says nothing of how the others differ."""
+    middle = float(np.subtract(*np.quantile(means, (0.75, 0.25)))) / 1.349
+    return min(float(means.std(ddof=1)), middle)
 
 
 def _mean_of_top(draws: Floats, keep: int) -> Floats:
     return np.partition(draws, draws.shape[1] - keep, axis=1)[:, -keep:].mean(axis=1)
 
 
-def _scores(hits: Bools, seen: Ints, failed: Bools, kept: Ints, keep: int) -> Floats:
-    """Return the accuracies of the kept, estimates for those that were dropped, and NaN for those that failed."""
-    scores = np.array([row[:size].mean() for row, size in zip(hits, seen.tolist(), strict=True)])
+def _scores(values: _Values, seen: Ints, failed: Bools, kept: Ints, keep: int) -> Floats:
+    """Return the means of the kept, estimates for those that were dropped, and NaN for those that failed."""
+    rows = values.rows
+    scores = np.array([row[:size].mean() for row, size in zip(rows, seen.tolist(), strict=True)])
     scores[failed] = np.nan
+    # one sample behind the last of the best at least, or as little as there is
     worst = np.sort(scores[kept])[::-1][:keep][-1] if len(kept) else 0.0
+    bound = max(0.0, worst - 1 / rows.shape[1]) if values.are_hits else np.nextafter(worst, -np.inf)
     for i in np.setdiff1d(np.flatnonzero(~failed), kept):
-        easier = hits[kept, : seen[i]].mean() - hits[kept].mean()
-        scores[i] = np.clip(scores[i] - easier, 0.0, max(0.0, worst - 1 / hits.shape[1]))  # one image behind at least
+        easier = rows[kept, : seen[i]].mean() - rows[kept].mean()
+        scores[i] = min(scores[i] - easier, bound)
+        if values.are_hits:
+            scores[i] = max(scores[i], 0.0)
     return scores

@@ -9,12 +9,12 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.feasible import Feasible, NoneFound
-from nasx.space import ArchSet, Probability, Space, probability_of
+from nasx.feasible import NoneFound
+from nasx.space import ArchSet, Probability, probability_of
 
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
 _DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
-_ENUMERATED = 1_000_000  # architectures that a budget may hold for that
+_ENUMERATED = 1_000_000  # architectures that a set may hold for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,10 @@ class Fresh:
         self._space, self._rng, self._wanted = space, rng, wanted
         self._seen = set(seen)
 
-    def draw(self, count: int, candidate: Callable[[], Arch], tries: int = _CHILD_TRIES) -> None:
-        """Add up to `count` unseen candidates, each drawn at most `tries` times."""
-        for _ in range(min(count, self._wanted - len(self.found))):
+    def draw(self, count: int, candidate: Callable[[], Arch], tries: int = _CHILD_TRIES) -> int:
+        """Add up to `count` unseen candidates, each drawn at most `tries` times, and return how many it found."""
+        before = len(self.found)
+        for _ in range(min(count, self._wanted - before)):
             for _ in range(tries):
                 try:
                     if self._add(candidate()):
@@ -155,12 +156,13 @@ class Fresh:
                 except NoneFound:  # further budgets that nearly nothing meets
                     if not self._seen:
                         raise
-                    return
+                    return len(self.found) - before
+        return len(self.found) - before
 
     def fill(self) -> None:
         """Make up the number with uniform draws, then with what enumeration finds, in a random order."""
         self.draw(self._wanted - len(self.found), lambda: self._space.sample(self._rng), _DRAW_TRIES)
-        few = not isinstance(self._space, Feasible) or self._space.size_bounds[1] <= _ENUMERATED
+        few = self._space.size_bounds[1] <= _ENUMERATED
         if len(self.found) < self._wanted and few:  # a hundred draws in a row were seen: few are left to enumerate
             left = [arch for arch in self._space if arch not in self._seen]
             for i in self._rng.permutation(len(left))[: self._wanted - len(self.found)]:
@@ -183,7 +185,6 @@ def check_probability(space: ArchSet, mutation_probability: Probability) -> None
         if not 0 < value <= 1:
             where = f" for {pattern!r}" if pattern else ""
             raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {value}{where}")
-    whole = space.space if isinstance(space, Feasible) else space
-    for name, choice in whole.walk() if isinstance(whole, Space) else ():
+    for name, choice in space.space.walk():
         if len(choice.options) > 1:
             probability_of(name, mutation_probability)

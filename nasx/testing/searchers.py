@@ -129,34 +129,32 @@ def _inside() -> Feasible:
 
 
 class _Watched:
-    """A space that remembers who was handed to its mutation and crossover."""
+    """A set of architectures that remembers which ones children were asked of."""
 
-    def __init__(self, space: Feasible) -> None:
-        self.space, self.size = space, space.size
+    def __init__(self, inside: Feasible) -> None:
+        self.inside = inside
         self.parents: set[Arch] = set()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inside, name)
+
     def __contains__(self, arch: object) -> bool:
-        return arch in self.space
+        return arch in self.inside
 
     def __iter__(self) -> Iterator[Arch]:
-        return iter(self.space)
+        return iter(self.inside)
 
-    def sample(self, rng: Rng, n: int | None = None) -> Any:
-        return self.space.sample(rng) if n is None else self.space.sample(rng, n)
-
-    def sample_per_choice(self, rng: Rng) -> Arch:
-        return self.space.sample_per_choice(rng)
+    def neighbours(self, arch: Mapping[str, Value]) -> Iterator[Arch]:
+        self.parents.add(Arch(arch))
+        return self.inside.neighbours(arch)
 
     def mutate(self, arch: Arch, rng: Rng, probability: Probability = 0.1) -> Arch:
         self.parents.add(arch)
-        return self.space.mutate(arch, rng, probability)
+        return self.inside.mutate(arch, rng, probability)
 
     def crossover(self, first: Arch, second: Arch, rng: Rng) -> Arch:
         self.parents |= {first, second}
-        return self.space.crossover(first, second, rng)
-
-    def canonical(self, arch: Mapping[str, Value]) -> Arch:
-        return self.space.canonical(arch)
+        return self.inside.crossover(first, second, rng)
 
 
 def _score(arch: Arch) -> float:

@@ -36,8 +36,12 @@ class SupernetContract(ABC):
         """Return a fresh supernet of the space, a torch module."""
 
     @abstractmethod
-    def make_inputs(self) -> Tensor:
-        """Return a batch (B, ...) of two or more different samples."""
+    def make_inputs(self) -> Any:
+        """Return a batch of two or more different samples.
+
+        A tensor (B, ...), a tuple of positional inputs, or a dict of keyword inputs; the supernet is called as
+        `supernet(x, arch)`, or as `supernet(*inputs, arch=arch)` and `supernet(arch=arch, **inputs)`.
+        """
 
     def test_extract_equals_slice(self) -> None:
         """An extracted network computes what the supernet does, in evaluation mode."""
@@ -56,7 +60,7 @@ class SupernetContract(ABC):
             network = supernet.train().extract(arch)
             assert network.training, "the extracted network has not the supernet's mode"
             before = _copied(supernet)
-            _step(network, partial(network, inputs))
+            _step(network, partial(_outputs_of, network, inputs))
             _move(network)
             changed = _changed(before, supernet)
             assert not changed, f"training the extracted network changed the supernet's {', '.join(changed)}"
@@ -71,7 +75,7 @@ class SupernetContract(ABC):
         for arch in some_archs(self.space, self.samples):
             supernet = self._supernet().train()
             used, before = _used(supernet, arch), _copied(supernet)
-            _step(supernet, partial(supernet, inputs, arch))
+            _step(supernet, partial(_outputs_of, supernet, inputs, arch))
             after = _copied(supernet)
             moved = {name: after[name] != before[name] for name in used}
             assert any(bool(where.any()) for where in moved.values()), "a step of SGD changed nothing at all"
@@ -82,11 +86,10 @@ class SupernetContract(ABC):
         """As distributed training needs it: neither the data nor earlier paths matter."""
         supernet, inputs = self._supernet().train(), self._inputs()
         archs = some_archs(self.space, self.samples)
-        first = {arch: set(_gradients(supernet, partial(supernet, inputs, arch))) for arch in archs}
-        other = inputs.roll(1, 0).clone()
-        other[0] = other[1]
+        first = {arch: set(_gradients(supernet, partial(_outputs_of, supernet, inputs, arch))) for arch in archs}
+        other = _mapped(inputs, _other_samples)
         for arch in reversed(archs):
-            again = set(_gradients(supernet, partial(supernet, other, arch)))
+            again = set(_gradients(supernet, partial(_outputs_of, supernet, other, arch)))
             differ = sorted(again ^ first[arch])
             assert not differ, f"whether {', '.join(differ)} have gradients depends on more than the architecture"
 
@@ -96,7 +99,7 @@ class SupernetContract(ABC):
         for arch in some_archs(self.space, self.samples):
             before = _attributes(supernet)
             with torch.no_grad():
-                supernet(inputs, arch)
+                _outputs_of(supernet, inputs, arch)
             after = _attributes(supernet)
             changed = sorted(name for name in before.keys() | after.keys() if not _same(before, after, name))
             assert not changed, f"forward assigns {', '.join(changed)}; pass what depends on the architecture along"
@@ -106,13 +109,13 @@ class SupernetContract(ABC):
         supernet, inputs = self._supernet().eval(), self._inputs()
         archs = some_archs(self.space, 2)
         with torch.no_grad():
-            alone = [supernet(inputs, arch) for arch in archs]
+            alone = [_outputs_of(supernet, inputs, arch) for arch in archs]
         start = threading.Barrier(len(archs))
 
-        def run(arch: Arch) -> list[Tensor]:
+        def run(arch: Arch) -> list[list[Tensor]]:
             start.wait(60)
             with torch.no_grad():
-                return [supernet(inputs, arch) for _ in range(3)]
+                return [_outputs_of(supernet, inputs, arch) for _ in range(3)]
 
         for module in supernet.modules():  # let the other thread in before every layer
             module.register_forward_pre_hook(lambda _, __: time.sleep(5e-4))
@@ -120,13 +123,17 @@ class SupernetContract(ABC):
             found = list(pool.map(run, archs))
         for arch, expected, outputs in zip(archs, alone, found, strict=True):
             for output in outputs:
-                assert torch.equal(output, expected), f"another thread's pass changes the outputs of {dict(arch)}"
+                same = all(map(torch.equal, output, expected))
+                assert same, f"another thread's pass changes the outputs of {dict(arch)}"
 
     def _check_slices(self, *, training: bool) -> None:
-        supernet = self._supernet()
+        supernet, inputs = self._supernet(), self._inputs()
         for arch in some_archs(self.space, self.samples):
-            check = check_slice(supernet, arch, self._inputs(), training=training)
-            assert check.passed, f"{check}: {dict(arch)}"
+            if isinstance(inputs, Tensor):
+                check = check_slice(supernet, arch, inputs, training=training)
+                assert check.passed, f"{check}: {dict(arch)}"
+            else:
+                _check_structured_slice(supernet, arch, inputs, training=training)
 
     def _supernet(self) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -144,12 +151,70 @@ class SupernetContract(ABC):
                         module.running_var.add_(torch.rand_like(module.running_var))
         return supernet
 
-    def _inputs(self) -> Tensor:
+    def _inputs(self) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            inputs = self.make_inputs().detach().cpu()
-        assert len(inputs) > 1, f"`make_inputs` needs two or more samples, but gave {len(inputs)}"
-        return inputs.double() if inputs.is_floating_point() else inputs
+            inputs = _mapped(self.make_inputs(), _in_float64)
+        for tensor in _leaves(inputs):
+            assert len(tensor) > 1, f"`make_inputs` needs two or more samples, but gave {len(tensor)}"
+        return inputs
+
+
+def _in_float64(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _other_samples(tensor: Tensor) -> Tensor:
+    other = tensor.roll(1, 0).clone()
+    other[0] = other[1]
+    return other
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return nested inputs with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(inner, change) for name, inner in value.items()}
+    return type(value)(_mapped(inner, change) for inner in value) if isinstance(value, tuple | list) else value
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    """Return the tensors in nested inputs or outputs, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [tensor for part in inner for tensor in _leaves(part)]
+
+
+def _outputs_of(module: nn.Module, inputs: Any, arch: Arch | None = None) -> list[Tensor]:
+    """Return the tensors that a network, or a supernet under an architecture, returns for inputs."""
+    more = {} if arch is None else {"arch": arch}
+    if isinstance(inputs, Mapping):
+        outputs = module(**inputs, **more)
+    elif isinstance(inputs, tuple):
+        outputs = module(*inputs, **more)
+    else:
+        outputs = module(inputs) if arch is None else module(inputs, arch)
+    found = _leaves(outputs)
+    assert found, f"the outputs of {type(module).__name__} hold no tensor, but are {type(outputs).__name__}"
+    return found
+
+
+def _check_structured_slice(supernet: Any, arch: Arch, inputs: Any, *, training: bool) -> None:
+    whole = copy.deepcopy(supernet).train(training)
+    network = whole.extract(arch)
+    results = []
+    for module, under in ((whole, arch), (network, None)):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            results.append(_outputs_of(module, inputs, under))
+    for sliced, own in zip(*results, strict=True):
+        torch.testing.assert_close(sliced, own, rtol=1e-10, atol=1e-10)
+    left = whole.extract(arch).state_dict()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(left[name], tensor), f"outputs agree, but {name!r} differs after the pass: {dict(arch)}"
 
 
 _FIRST = 1 << 20  # numbers from here on are no weight by chance, and float32 holds those to 2**24
@@ -196,13 +261,14 @@ def _move(module: nn.Module) -> None:
             tensor.add_(1)
 
 
-def _gradients(module: nn.Module, run: Callable[[], Tensor]) -> dict[str, Tensor]:
+def _gradients(module: nn.Module, run: Callable[[], list[Tensor]]) -> dict[str, Tensor]:
     module.zero_grad(set_to_none=True)
-    run().square().mean().backward()  # type: ignore[no-untyped-call]
+    loss = torch.stack([output.square().mean() for output in run() if output.is_floating_point()]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
-def _step(module: nn.Module, run: Callable[[], Tensor]) -> None:
+def _step(module: nn.Module, run: Callable[[], list[Tensor]]) -> None:
     """Take a step of SGD."""
     gradients = _gradients(module, run)
     assert gradients, "no weight has a gradient"

@@ -68,7 +68,11 @@ class Distillation:
         if self.kind == "hard":
             other = F.cross_entropy(logits, taught.argmax(dim=1))
         else:
-            own = F.log_softmax(logits.float() / self.temperature, dim=1)
-            goal = F.log_softmax(taught.float() / self.temperature, dim=1)
+            own = F.log_softmax(_at_least_single(logits) / self.temperature, dim=1)
+            goal = F.log_softmax(_at_least_single(taught) / self.temperature, dim=1)
             other = F.kl_div(own, goal, reduction="batchmean", log_target=True) * self.temperature**2
         return (1 - self.weight) * loss + self.weight * other
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

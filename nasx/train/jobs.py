@@ -41,7 +41,7 @@ def run_jobs(
 
     `on_progress(job_number, done, total)` and `on_result(job_number, result)` are called in this process. An
     exception, a job's or one that a callback raises, ends all jobs. Once `stopping()` is true no further job starts,
-    those that run are told so by their next report, and when all have ended Interrupted is raised. Jobs and results
+    those that run learn it from their next report, and when all have ended Interrupted is raised. Jobs and results
     must be picklable; `function` must be importable. One process runs the jobs here, one after the other.
     """
     progress = on_progress or (lambda job, done, total: None)

@@ -172,6 +172,7 @@ def train_supernet(
     distill: bool = False,
     schedule: LRScheduler | None = None,
     clip_norm: float | None = None,
+    average: WeightAverage | None = None,
     batch_norm_group: int | None = None,
     start_step: int = 0,
     max_skipped: int = 3,
@@ -199,7 +200,7 @@ def train_supernet(
         targets_like(loss, torch.zeros(1, 2))  # refuses a loss that outputs cannot be targets of
     recovery = recovery or Recovery()
     device = _prepared(supernet, distillation)
-    update = Update(supernet, optimizer, schedule, clip_norm, None)
+    update = Update(supernet, optimizer, schedule, clip_norm, average)
 
     def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_Pass]:
         archs, targets, of_path = paths(step), batch.targets, loss

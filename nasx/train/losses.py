@@ -91,13 +91,13 @@ def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> N
         if not isinstance(targets, Tensor) or targets.shape != logits.shape:
             raise ValueError(
                 f"{_name(loss)} compares outputs with targets of the same shape, but got outputs "
-                f"{tuple(logits.shape)} and targets {_told(targets)}; reshape one of them"
+                f"{tuple(logits.shape)} and targets {_described(targets)}; reshape one of them"
             )
 
 
 def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
     shape = tuple(logits.shape)
-    met = f"outputs of shape {shape} and targets {_told(targets)}"
+    met = f"outputs of shape {shape} and targets {_described(targets)}"
     regression = "for regression pass a loss such as `loss=F.mse_loss`"
     if logits.ndim < 2 or shape[1] < 2:
         raise ValueError(
@@ -157,7 +157,7 @@ def _name(loss: Loss) -> str:
     return getattr(plain, "__name__", type(plain).__name__)
 
 
-def _told(targets: Any) -> str:
+def _described(targets: Any) -> str:
     if not isinstance(targets, Tensor):
         return f"of type {type(targets).__name__}"
     return f"of shape {tuple(targets.shape)} and type {str(targets.dtype).removeprefix('torch.')}"

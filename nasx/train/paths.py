@@ -55,7 +55,7 @@ class StratifiedPaths:
 
     def __init__(
         self,
-        space: Space,
+        space: ArchSet,
         cost: AdditiveCost,
         bins: int,
         seed: int,
@@ -63,7 +63,7 @@ class StratifiedPaths:
         at_least: int | None = None,
         at_most: int | None = None,
     ) -> None:
-        _refuse_budgeted(space, "StratifiedPaths cuts its own budgets; pass the space, with at_least and at_most")
+        space = _whole(space, "StratifiedPaths cuts its own budgets; pass the space, with at_least and at_most")
         if bins < 1:
             raise ValueError(f"`bins >= 1` must hold, but got {bins}; one bin is plain uniform sampling")
         reach = attainable(space, cost)
@@ -102,9 +102,9 @@ class SandwichPaths:
     """
 
     def __init__(
-        self, space: Space, cost: AdditiveCost, seed: int, random: int = 2, teacher: Mapping[str, Value] | None = None
+        self, space: ArchSet, cost: AdditiveCost, seed: int, random: int = 2, teacher: Mapping[str, Value] | None = None
     ) -> None:
-        _refuse_budgeted(space, "SandwichPaths trains the extremes of a whole space; pass the space without its budget")
+        space = _whole(space, "SandwichPaths trains the extremes of a whole space; pass the space without its budget")
         if random < 0:
             raise ValueError(f"`random >= 0` must hold, but got {random}; 0 trains teacher and cheapest alone")
         if teacher is None:
@@ -138,10 +138,8 @@ class FairPaths:
     the budget.
     """
 
-    def __init__(self, space: Space, seed: int) -> None:
-        _refuse_budgeted(
-            space, "a budget ties choices together, so no order is fair to each; pass the space without it"
-        )
+    def __init__(self, space: ArchSet, seed: int) -> None:
+        space = _whole(space, "a budget ties choices together, so no order is fair to each; pass the space without it")
         self.seed = seed
         self.choices = dict(_flat(space, ""))
         self.paths_per_step = max((len(choice.options) for choice in self.choices.values()), default=1)
@@ -162,9 +160,10 @@ class FairPaths:
         return [orders[i // count - turns[0]][i % count] for i in range(first, first + self.paths_per_step)]
 
 
-def _refuse_budgeted(space: object, mend: str) -> None:
-    if not isinstance(space, Space):
-        raise ValueError(f"the paths need a Space, but got {space!r}: {mend}")
+def _whole(space: ArchSet, mend: str) -> Space:
+    if space.budgets or space.predicates:
+        raise ValueError(f"the paths need a whole space, but got {space!r}: {mend}")
+    return space.space
 
 
 def _with_every_name(space: Space, prefix: str) -> Space:

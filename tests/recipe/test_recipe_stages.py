@@ -57,7 +57,8 @@ def test_a_configuration_chooses_the_paths_of_supernets() -> None:
     assert [sum(left <= c < right for c in costs["stratified"]) for left, right in pairwise(edges)] == [10, 10, 10]
     assert len(costs["sandwich"]) == 4 * 30
     reach = attainable(space, cost)
-    assert set(costs["sandwich"][0::4]) == {reach.high}
+    (teacher,) = set(costs["sandwich"][0::4])
+    assert teacher < reach.high  # the costliest network has no attention to teach
     assert set(costs["sandwich"][1::4]) == {reach.low}
 
 

@@ -70,7 +70,7 @@ def test_no_image_is_evaluated_twice_and_all_are_counted() -> None:
 
     found = race(ARCHS, counted, 5_000)
     assert set(seen.values()) == {1}
-    assert found.images == len(seen) < found.images_in_full == 30 * 5_000
+    assert found.samples == len(seen) < found.samples_in_full == 30 * 5_000
 
 
 def test_all_see_the_same_images_at_each_look() -> None:
@@ -101,7 +101,7 @@ def test_where_nothing_can_be_gained_it_is_plain_evaluation(images: int, keep: i
     found = race(ARCHS, correct, images, keep=keep)
     assert found.scores == {arch: HITS[arch][:images].mean() for arch in ARCHS}
     assert set(found.kept) == set(ARCHS)
-    assert found.images == found.images_in_full == images * 30
+    assert found.samples == found.samples_in_full == images * 30
     assert found.error_probability == 0
     assert found.looks == ()
 
@@ -131,7 +131,7 @@ def test_failures_rank_nowhere_and_change_no_other_score() -> None:
     assert set(found.kept) == set(ARCHS[25:])  # no more than are kept are left
     assert [arch for arch, score in found.scores.items() if math.isnan(score)] == ARCHS[:25]
     assert [found.scores[arch] for arch in ARCHS[25:]] == [HITS[arch].mean() for arch in ARCHS[25:]]
-    assert found.images == 25 * 500 + 5 * 5_000
+    assert found.samples == 25 * 500 + 5 * 5_000
     gone.update(ARCHS)
     assert race(ARCHS, failing, 5_000).kept == ()
 
@@ -158,7 +158,7 @@ def test_a_seed_decides_everything() -> None:
 
 def test_a_stricter_race_takes_more_images(raced: Race) -> None:
     strict = race(ARCHS, correct, 5_000, error_probability=1e-4, tolerance=1e-5)
-    assert strict.images > raced.images
+    assert strict.samples > raced.samples
 
 
 def test_a_searcher_is_told_its_scores() -> None:
@@ -176,22 +176,22 @@ def test_a_searcher_is_told_its_scores() -> None:
     [
         ({"keep": 0}, "keep=0"),
         ({"error_probability": 0.0}, "error_probability"),
-        ({"tolerance": 1.0}, "tolerance"),
+        ({"tolerance": 0.0}, "tolerance > 0"),
         ({"looks": (0.5, 0.2)}, "growing shares"),
         ({"looks": (0.5, 1.0)}, "growing shares"),
-        ({"images": 0}, "at least one image"),
+        ({"samples": 0}, "at least one sample"),
         ({"archs": []}, "0 of them distinct"),
         ({"archs": [ARCHS[0], ARCHS[0]]}, "2, 1 of them distinct"),
         (
-            {"correct": lambda archs, indices: correct(archs, indices)[1:]},
-            "hits for 3 candidates, but returned 2",
+            {"score": lambda archs, indices: correct(archs, indices)[1:]},
+            "scores for 3 candidates, but returned 2",
         ),
-        ({"correct": lambda archs, indices: correct(archs, indices)[:, 1:]}, r"but returned bool \(4999,\)"),
-        ({"correct": lambda archs, indices: correct(archs, indices).astype(float)}, "returned float64"),
+        ({"score": lambda archs, indices: correct(archs, indices)[:, 1:]}, r"but returned bool \(4999,\)"),
+        ({"score": lambda archs, indices: correct(archs, indices).astype(int)}, "returned int64"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {"archs": ARCHS[:3], "correct": correct, "images": 5_000}
+    arguments: dict[str, object] = {"archs": ARCHS[:3], "score": correct, "samples": 5_000}
     with pytest.raises(ValueError, match=message):
         race(**(arguments | changes))  # type: ignore[arg-type]
 
@@ -204,3 +204,66 @@ def test_searching_needs_no_torch() -> None:
         check=True,
     )
     assert told.stdout.strip() == "False"
+
+
+def worlds(count: int, spread: float) -> list[np.ndarray]:
+    """Scores (candidates, samples) that are no hits: the samples' difficulty, the candidates' merit, and chance."""
+    made = []
+    for seed in range(count):
+        rng = np.random.default_rng([seed, 7])
+        merit, difficulty = spread * rng.normal(size=(40, 1)), 3 * rng.normal(size=2_000)
+        made.append(merit + difficulty + rng.normal(size=(40, 2_000)))
+    return made
+
+
+def race_of(scores: np.ndarray, **settings: object) -> Race:
+    archs = [Arch({"candidate": i}) for i in range(len(scores))]
+    of = dict(zip(archs, scores, strict=True))
+    return race(archs, lambda a, i: np.array([of[arch][i] for arch in a]), scores.shape[1], **settings)  # type: ignore[arg-type]
+
+
+def test_scores_that_are_no_hits_race_within_a_tenth_of_their_spread() -> None:
+    within, used = [], []
+    for seed, scores in enumerate(worlds(40, spread=0.2)):
+        found = race_of(scores, seed=seed)
+        means = scores.mean(axis=1)
+        assert 0.1 * means.std() / 3 < found.tolerance < 0.1 * means.std() * 3
+        kept = sorted((found.scores[arch] for arch in found.kept), reverse=True)[:5]
+        within.append(np.sort(means)[-5:].mean() - np.mean(kept) <= 0.1 * means.std())
+        used.append(found.samples / found.samples_in_full)
+    assert np.mean(within) >= 0.95
+    assert np.mean(used) < 0.6
+
+
+def test_the_unit_of_scores_does_not_matter() -> None:
+    (scores,) = worlds(1, spread=0.2)
+    found, scaled = race_of(scores), race_of(1000 * scores - 5)
+    assert scaled.kept == found.kept
+    assert scaled.looks == found.looks
+    assert scaled.tolerance == pytest.approx(1000 * found.tolerance)
+    dropped = [score for arch, score in found.scores.items() if arch not in found.kept]
+    assert max(dropped) < found.scores[found.kept[4]]
+    own = [scores[int(arch["candidate"])].mean() for arch in found.kept]
+    assert [found.scores[arch] for arch in found.kept] == pytest.approx(own)
+
+
+def test_candidates_whose_scores_never_differ_are_all_evaluated() -> None:
+    for scores in (np.zeros((8, 1_000)), np.tile(np.random.default_rng(0).normal(size=1_000), (8, 1))):
+        found = race_of(scores)
+        assert len(set(found.scores.values())) == 1
+        assert len(found.kept) >= 5
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (np.full(1_000, np.nan), "finite scores, and None"),
+        (np.zeros(1_000, bool), "bools for all or floats for all"),
+    ],
+)
+def test_scores_of_two_kinds_or_not_finite_are_refused(first: np.ndarray, message: str) -> None:
+    def score(archs: Sequence[Arch], indices: Ints) -> list[np.ndarray]:
+        return [np.zeros(len(indices)), first[indices]]
+
+    with pytest.raises(ValueError, match=message):
+        race(ARCHS[:2], score, 1_000)

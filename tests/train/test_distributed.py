@@ -553,7 +553,7 @@ def differing_run(group: Group, start_step: int, seed: int) -> str:
     return ""
 
 
-def test_ranks_that_start_differently_are_told_so(pair: Pair) -> None:
+def test_ranks_that_start_differently_are_refused(pair: Pair) -> None:
     assert pair(differing_run, 0, 0) == ("", "")
     for message in pair(differing_run, 40, 0):
         assert "rank 1 starts from step 40, rank 0 from step 0" in message

@@ -306,6 +306,17 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
 
 
+def test_the_average_of_a_supernet_follows_it_too() -> None:
+    supernet = seeded_supernet()
+    average = ema(supernet, decay=0.75)
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    steps = train_supernet(supernet, batches(0, 3), UniformPaths(SPACE, seed=0), optimizer, average=average)
+    seen = [supernet.head.weight.detach().clone() for _ in steps]
+    assert isinstance(average.module, Supernet)
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    torch.testing.assert_close(average.module.head.weight.detach(), expected)
+
+
 def test_a_skipped_step_leaves_the_average_alone() -> None:
     model = plain_model()
     average = ema(model, decay=0.5)

@@ -135,7 +135,7 @@ def test_strata_keep_to_given_bounds() -> None:
         ({"bins": 2, "at_least": 30, "at_most": 20}, "no architecture costs 30 to 20"),
     ],
 )
-def test_strata_that_cannot_be_are_refused(arguments: dict[str, int], words: str) -> None:
+def test_impossible_strata_are_refused(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StratifiedPaths(SPACE, COST, seed=0, **arguments)
 
@@ -265,11 +265,11 @@ def test_fair_paths_refuse_spaces_whose_architectures_differ_in_names(space: Spa
 def test_paths_that_need_a_whole_space_refuse_a_budget() -> None:
     inside = SPACE.within(BUDGET)
     for make in (
-        lambda: StratifiedPaths(inside, COST, bins=2, seed=0),  # type: ignore[arg-type]
-        lambda: SandwichPaths(inside, COST, seed=0),  # type: ignore[arg-type]
-        lambda: FairPaths(inside, seed=0),  # type: ignore[arg-type]
+        lambda: StratifiedPaths(inside, COST, bins=2, seed=0),
+        lambda: SandwichPaths(inside, COST, seed=0),
+        lambda: FairPaths(inside, seed=0),
     ):
-        with pytest.raises(ValueError, match="need a Space, but got Feasible"):
+        with pytest.raises(ValueError, match="need a whole space, but got Feasible"):
             make()
 
 

@@ -91,7 +91,7 @@ def steps_of(parts: Any, first: int, last: int, bad: tuple[int, ...] = (), **opt
     return train(model, data, optimizer, schedule=schedule, average=average, start_step=first, **options)
 
 
-def told(steps: list[Step]) -> list[tuple[int, str, float, bool]]:
+def records_of(steps: list[Step]) -> list[tuple[int, str, float, bool]]:
     return [(step.step, repr(step.loss), step.lr, step.skipped) for step in steps]
 
 
@@ -99,7 +99,7 @@ def test_a_call_takes_all_steps_as_a_loop_does() -> None:
     looped, called = start(), start()
     by_loop = list(steps_of(looped, 0, 6))
     seen: list[Step] = []
-    assert told(steps_of(called, 0, 6).run(seen.append)) == told(by_loop) == told(seen)
+    assert records_of(steps_of(called, 0, 6).run(seen.append)) == records_of(by_loop) == records_of(seen)
     assert len(by_loop) == 6
     assert_same(state_of(*called), state_of(*looped))
 
@@ -128,7 +128,7 @@ def test_a_training_without_batches_or_begun_is_silent() -> None:
 def test_late_records_are_the_same_and_in_order(delay: int) -> None:
     prompt, late = start(), start()
     expected = steps_of(prompt, 0, 9, bad=(4,)).run()
-    assert told(steps_of(late, 0, 9, bad=(4,), delay=delay).run()) == told(expected)
+    assert records_of(steps_of(late, 0, 9, bad=(4,), delay=delay).run()) == records_of(expected)
     assert [step.skipped for step in expected] == [step == 4 for step in range(9)]
     assert_same(state_of(*late), state_of(*prompt))
 

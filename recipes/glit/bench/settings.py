@@ -1,7 +1,7 @@
 """What every network of the benchmark has in common: images, frame, space and training."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from recipes.glit.space import Axes, heads_space
 class Settings:
     """Images, networks and training; the table records them."""
 
-    train_images: int = 10_000
+    train_images: int = 4_000
     val_images: int = 5_000
     split_seed: int = 0
     image_size: int = 32
@@ -25,16 +25,18 @@ class Settings:
     blocks: int = 4
     kernel_size: int = 5
     expansion: int = 2
-    epochs: int = 60
+    epochs: int = 50
     batch_size: int = 128
     lr: float = 3e-3
     warmup_share: float = 0.1
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
-    pad_crop: int = 4
+    pad_crop: int = 1
     flip: bool = True
-    seeds: tuple[int, ...] = field(default=(0, 1))
+    checks: int = 8
+    """Equal spans of the training, after each of which the validation images are looked at."""
+    seeds: tuple[int, ...] = (0, 1)
 
     @property
     def axes(self) -> Axes:
@@ -66,15 +68,15 @@ class Settings:
         )
 
 
-def ordered_archs(settings: Settings) -> list[Arch]:
-    """Return all networks in the order in which they are trained: any beginning is spread evenly over the heads.
+def ordered_archs(space: Space) -> list[Arch]:
+    """Return all networks of stage one in an order of which any beginning is spread evenly over the heads.
 
     The strata are the total numbers of global heads, 0 to 12, and come in turn; networks of one stratum are shuffled
     with a fixed seed. The networks whose blocks are all alike come first.
     """
     strata: dict[int, list[Arch]] = defaultdict(list)
     alike: list[Arch] = []
-    for arch in settings.space:
+    for arch in space:
         heads = [int(value) for value in arch.only("block.*.global_heads").values()]
         (alike if len(set(heads)) == 1 else strata[sum(heads)]).append(arch)
     rng = np.random.default_rng(0)

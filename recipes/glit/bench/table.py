@@ -31,6 +31,8 @@ class Row:
     macs: int
     seconds: float
     """Of training, on the machine that the card names."""
+    val_curve: tuple[float, ...]
+    """Validation accuracy after each of equal spans of the training, the last at its end."""
     losses: tuple[float, ...]
     """Mean training loss of equal spans of the training."""
     val_hits: Bools
@@ -99,6 +101,7 @@ def table(path: Path = PATH) -> Table:
                 params=params(arch),
                 macs=macs(arch),
                 seconds=row["seconds"],
+                val_curve=tuple(row["val_curve"]),
                 losses=tuple(row["losses"]),
                 val_hits=hits[0],
                 test_hits=hits[1],
@@ -124,7 +127,10 @@ def pack(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: P
         "val_images": results[0]["val"]["images"],
         "test_images": results[0]["test"]["images"],
         "rows": [
-            {"index": space.index(Arch(r["arch"])), "seed": r["seed"], "seconds": r["seconds"], "losses": r["losses"]}
+            {
+                "index": space.index(Arch(r["arch"])),
+                **{key: r[key] for key in ("seed", "seconds", "val_curve", "losses")},
+            }
             for r in results
         ],
     }

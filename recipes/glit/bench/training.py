@@ -99,6 +99,8 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
     schedule = cosine_schedule(optimizer, steps=total, warmup_steps=round(settings.warmup_share * total))
     loss = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
     losses: list[float] = []
+    curve: list[float] = []
+    checks = {round(total * (number + 1) / settings.checks) for number in range(settings.checks)}
     started = time.monotonic()
     steps = train(
         network,
@@ -110,6 +112,8 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
     )
     for step in steps:
         losses.append(step.loss)
+        if step.step + 1 in checks:
+            curve.append(round(float(_hits(network, parts.val, parts).mean()), 4))
         if report(step.step + 1, total):
             return
     seconds = time.monotonic() - started
@@ -120,6 +124,7 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
             "seed": job.seed,
             "settings": json.loads(json.dumps(asdict(settings))),
             "losses": [round(float(np.mean(part)), 4) for part in np.array_split(losses, CURVE)],
+            "val_curve": curve,
             "seconds": round(seconds, 1),
             "device": job.device,
             "torch": torch.__version__,

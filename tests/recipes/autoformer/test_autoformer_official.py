@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_by_name_and_shape(name: str, shape: tuple[
 
 def test_a_published_file_holds_its_weights_under_model() -> None:
     state = _random(_shapes(), std=0.1)
-    plain, wrapped = load_supernet(state), load_supernet({"model": state, "epoch": 3})  # type: ignore[dict-item]
+    plain, wrapped = load_supernet(state), load_supernet({"model": state, "epoch": 3})
     assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in wrapped.state_dict().items())
 
 

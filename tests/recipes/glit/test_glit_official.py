@@ -133,7 +133,7 @@ def test_deit_of_every_size_computes_what_timm_computes(size: str, parameters: i
 )
 def test_heads_of_published_sizes_are_those_of_timm_and_are_said(name: str, heads: int) -> None:
     with torch.device("meta"):
-        source = timm.create_model(name, pretrained=False, num_classes=10)
+        source: Any = timm.create_model(name, pretrained=False, num_classes=10)
     assert source.blocks[0].attn.num_heads == heads
     told: list[str] = []
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in source.state_dict().items()}
