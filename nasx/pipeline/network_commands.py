@@ -57,6 +57,7 @@ class NetworkCommands:
             "--image-size", type=int, metavar="PIXELS", help="another image size: positions are interpolated"
         )
         sub.add_argument("--heads", type=int, help="attention heads, where the file does not say")
+        sub.add_argument("--key", help="which state dict to take of a checkpoint that holds several")
         sub.add_argument("--arch", help="the network to take of a supernet: an arch.json")
         sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1 (default: ImageNet's)")
         sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
@@ -206,15 +207,16 @@ class NetworkCommands:
 
             from nasx.arch import Arch
             from nasx.pipeline.exported import ExportedModel, write_safetensors
-            from nasx.pipeline.recipe import ImportOptions
+            from nasx.pipeline.recipe import ImportOptions, as_sentence
             from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD
             from nasx.weights import read_state_dict
 
             recipe = self.line.recipe()
             arch = Arch.from_json(Path(options.arch).read_text(encoding="utf-8")) if options.arch else None
             asked = ImportOptions(options.classes, options.image_size, options.heads, arch)
-            imported = recipe.read_official(read_state_dict(options.file), asked)
-            remarks = list(imported.remarks)
+            state = read_state_dict(options.file, key=options.key)
+            imported = recipe.read_official(state, asked)
+            remarks = [*imported.remarks, *map(as_sentence, state.remarks)]
             if options.mean is None or options.std is None:
                 remarks.append("Normalisation is assumed to be ImageNet's.")
             model = ExportedModel(

@@ -75,6 +75,11 @@ class ImportOptions:
     arch: "Arch | None" = None
 
 
+def as_sentence(remark: str) -> str:
+    """Return a remark with a capital letter and a full stop."""
+    return f"{remark[:1].upper()}{remark[1:].rstrip('.')}."
+
+
 def one_network(name: str, arch: "Arch") -> "Callable[[Problem[Any]], list[RunStage]]":
     """Return the stages that train one network alone and test it."""
 

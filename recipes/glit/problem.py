@@ -16,7 +16,7 @@ from nasx.nn import ImageFrame
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
+from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from recipes.glit.config import PRESETS, TINY, Budgets, Config, fit
@@ -162,13 +162,12 @@ def build(frame: Any, arch: Arch) -> nn.Module:
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
     glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
-    heads: dict[str, Any] = {} if glit or options.heads is None else {"num_heads": options.heads}
-    frame, arch = infer_glit(state) if glit else infer_deit(state, **heads)
-    load: Any = load_glit if glit else load_deit
-    network = load(state, num_classes=options.classes, image_size=options.image_size, **heads)
     remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
-    if not glit and options.heads is None:
-        remarks.append(f"{frame.num_heads} attention heads are assumed, as published networks of this size have.")
+    load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
+    frame, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
+    network = load(
+        state, frame.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
+    )
     if network.frame.num_classes != frame.num_classes:
         remarks.append(f"The head for {network.frame.num_classes} classes is new and not trained.")
     if network.frame.image_size != frame.image_size:

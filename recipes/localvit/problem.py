@@ -7,7 +7,7 @@ from nasx import Arch
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
+from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
 from nasx.pipeline.stages import Pick, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
@@ -69,9 +69,11 @@ def drawings(arch: Arch) -> Sequence[BlockDrawing]:
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of LocalViT's published weights."""
-    frame, arch = infer_localvit(state, num_heads=options.heads)
-    remarks = ("Read from published weights of LocalViT.",)
-    return Imported(load_localvit(state, num_heads=options.heads), arch, frame, remarks)
+    remarks = ["Read from published weights of LocalViT."]
+    noted = {"num_heads": options.heads, "note": lambda sentence: remarks.append(as_sentence(sentence))}
+    frame, arch = infer_localvit(state, **noted)
+    network = load_localvit(state, num_heads=frame.num_heads, note=lambda sentence: None)
+    return Imported(network, arch, frame, tuple(remarks))
 
 
 RECIPE = Recipe(
