@@ -127,8 +127,12 @@ class ImageTask(BaseTask):
     def images(self, part: PartName) -> Images:
         """Return the images of a part; the test images are opened now, and decoded when they are read."""
         if part == "test":
-            return self.dataset.open_test()
+            return self._test
         return self.dataset.train if part == "train" else self.dataset.val
+
+    @cached_property
+    def _test(self) -> Images:
+        return self.dataset.open_test()  # once, however many networks are tested
 
     def example(self, batch: int = 1) -> Unpacked:
         """Return the first validation images, normalised; blank ones where there are none."""
@@ -293,6 +297,8 @@ class FolderFacts:
 def folder_facts(root: Path) -> FolderFacts:
     """Return the facts of an image folder; a ValueError says what is no such folder."""
     pillow = import_module("PIL.Image")
+    if not root.is_dir():
+        raise ValueError(f"there is no directory {root}; name the one that holds train/ and test/ or val/")
     if not (root / "train").is_dir():
         raise ValueError(f"{root} has no train/; images are looked for in train/<class>/")
     found = walk_classes(root / "train", "text")

@@ -13,19 +13,16 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import apply_settings
-from nasx.pipeline.commands import CommandLine, Recipe
 from nasx.pipeline.machine import Machine
-from nasx.pipeline.problem import load_task
 from recipes.glit.__main__ import main
-from recipes.glit.ablations import ablate, check, command, kernels, seeds_of, windows
-from recipes.glit.config import CIFAR10, DIGITS, PRESETS
+from recipes.glit.ablations import ablate, check, kernels, seeds_of, windows
+from recipes.glit.config import CIFAR10, DIGITS
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.heatmaps import first_of_each_class, heat_maps_of_run, token_maps
 from recipes.glit.model import Frame, GLiT, build_in
-from recipes.glit.problem import GLiTProblem
 from recipes.glit.space import Axes, same_heads
-from recipes.glit.stages import plan_stages
 from recipes.glit.variant import Locality, Variant
+from tests.pipeline.problems import glit
 
 SHORT = [
     *("model.embed_dim=12", "space.blocks=2", "data.val_fraction=0.1"),
@@ -186,56 +183,40 @@ def test_a_finished_run_has_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
 
     panels = heat_maps_of_run(tmp_path, count=3).axes
     assert [panels[i].get_ylabel() for i in (0, 3, 6)] == ["images", "DeiT-shaped", "searched"]
-    config = apply_settings(CONFIG, ["method=random"])
-    problem = GLiTProblem(config, load_task(config, None))
-    network = problem.network(Arch.from_json((tmp_path / "arch.json").read_text()))()
+    problem = glit([*SHORT, "method=random"])
+    network = problem.make(Arch.from_json((tmp_path / "arch.json").read_text()))
     network.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert isinstance(network, GLiT)
-    images, labels = next(iter(problem.task.eval_batches(problem.task.dataset.val)))
+    images, labels = next(iter(problem.task.eval_batches("val", 512)))
     for number in range(3):
         first = images[labels == number][:1]
         shown = np.asarray(panels[6 + number].images[0].get_array())
         np.testing.assert_allclose(shown, token_maps(network, first)[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture
-def line() -> CommandLine:
-    made = CommandLine(
-        "glit",
-        "",
-        lambda: Recipe(PRESETS, GLiTProblem, plan_stages),
-        configure=lambda parser: parser.set_defaults(method=None),
-    )
-    sub = made.configured("ablate", lambda options: command(made, options), "")
-    sub.add_argument("table")
-    sub.add_argument("--seeds")
-    sub.add_argument("--run-dir", type=Path)
-    return made
-
-
 def test_the_command_prints_one_document_and_continues(
-    tmp_path: Path, line: CommandLine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NASX_PROCESSES", "1")
     settings = [word for setting in SHORT for word in ("--set", setting)]
     words = ["ablate", "table1", "--run-dir", str(tmp_path), *settings]
-    assert line.main([*words, "--json"]) == 0
+    assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads((tmp_path / "table1.json").read_text())
-    assert line.main(words) == 0
+    assert main(words) == 0
     printed = capsys.readouterr().out
     assert "G 3, L 0 (DeiT-shaped)" in printed
     assert "72.2 %" in printed
-    assert line.main([*words, "--set", "retrain.epochs=0.3"]) == 2
-    assert "retrain.epochs: 0.2 -> 0.3" in capsys.readouterr().err
+    assert main([*words, "--set", "retrain.epochs=0.3"]) == 2
+    assert "another retrain.epochs (0.2, now 0.3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "told"), [(["table2"], "did you mean"), (["table1", "--seeds", "1,1"], "different whole numbers")]
 )
 def test_bad_input_starts_nothing(
-    words: list[str], told: str, line: CommandLine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert line.main(["ablate", *words, "--run-dir", str(tmp_path / "runs")]) == 2
+    assert main(["ablate", *words, "--run-dir", str(tmp_path / "runs")]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
