@@ -126,7 +126,11 @@ class Problem(Generic[Configured]):
     @property
     def search_costs(self) -> list[Cost]:
         """The costs that a Pareto search trades the score for: those of the budgets, or the MACs."""
-        return list(dict.fromkeys(budget.cost for budget in self.inside.budgets)) or [self.macs]
+        costs: list[Cost] = []
+        for budget in self.inside.budgets:
+            if budget.cost not in costs:  # by equality, because tables have no hash
+                costs.append(budget.cost)
+        return costs or [self.macs]
 
     @cached_property
     def takes_drop_path(self) -> bool:
@@ -139,12 +143,21 @@ class Problem(Generic[Configured]):
     @cached_property
     def has_batch_norm(self) -> bool:
         """Whether networks of the space have BatchNorm, as far as some of them tell."""
-        archs = [self.space[0], self.space[self.space.size - 1], *self.space.sample(0, 6)]
         return any(
             isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for arch in archs
-            for module in build_skeleton(self.make, arch).modules()
+            for network in self._skeletons
+            for module in network.modules()
         )
+
+    @cached_property
+    def some_params(self) -> int:
+        """Parameters of the largest of some networks."""
+        return max(sum(parameter.numel() for parameter in network.parameters()) for network in self._skeletons)
+
+    @cached_property
+    def _skeletons(self) -> list[nn.Module]:
+        archs = [self.space[0], self.space[self.space.size - 1], *self.space.sample(0, 6)]
+        return [build_skeleton(self.make, arch) for arch in archs]
 
     def maker(self, drop_path: float) -> Make:
         """Return the builder with a rate of stochastic depth."""

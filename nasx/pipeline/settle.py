@@ -14,6 +14,8 @@ Configured = TypeVar("Configured", bound=RunConfig)
 FITTED = "custom"
 """The preset whose open settings are fitted; all others mean what they say."""
 
+_SMALL = 1_000_000  # parameters
+
 NEUTRAL: dict[str, Any] = {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "augment": Augmentation()}
 
 
@@ -34,6 +36,8 @@ def settle(config: Configured, task: BaseTask, problem: "Problem[Any]") -> Confi
         changes[training.section] = _with_short_warmup(settled)
     if config.preset == FITTED:
         changes["search"] = _fitted_search(config, task, problem)
+        if "threads" not in config.model_fields_set and problem.some_params < _SMALL:
+            changes["threads"] = 1  # a second one gains nothing, and waits for the first
     return config.model_copy(update=changes)
 
 

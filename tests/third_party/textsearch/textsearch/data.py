@@ -1,47 +1,34 @@
 """Snippets of the documentation of Python's standard library, each labelled with the module that it is from."""
 
 import inspect
-from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 MODULES = ("argparse", "decimal", "email.message", "logging", "socket", "tarfile")
-LENGTH = 64
-VOCABULARY = 128  # ASCII
+LENGTH, VOCABULARY = 64, 128  # ASCII; 0 pads
 
 
-@dataclass(frozen=True, slots=True)
-class Snippets:
-    """Texts as character codes (N, LENGTH) with the number of the module that each is from (N,)."""
-
-    tokens: Tensor
-    labels: Tensor
-
-
-def load() -> tuple[Snippets, Snippets]:
-    """Return what to train on and what to score on: of each module, the last fifth of its text is held out."""
-    texts = [documentation(import_module(name)) for name in MODULES]
-    return _cut([text[: len(text) * 4 // 5] for text in texts]), _cut([text[len(text) * 4 // 5 :] for text in texts])
+def documentation(module: str) -> str:
+    """Return the docstrings of all that a module defines, one after the other."""
+    members = [m for _, m in sorted(vars(import_module(module)).items()) if getattr(m, "__module__", "") == module]
+    inner = [i for m in members if inspect.isclass(m) for _, i in sorted(vars(m).items()) if callable(i)]
+    return " ".join(" ".join(inspect.getdoc(member) or "" for member in (*members, *inner)).split())
 
 
-def documentation(module: ModuleType) -> str:
-    """Return the docstrings of a module and of all that it defines, one after the other."""
-    found = [inspect.getdoc(module) or ""]
-    for _, member in sorted(vars(module).items()):
-        if getattr(member, "__module__", None) == module.__name__:
-            found.append(inspect.getdoc(member) or "")
-            if inspect.isclass(member):
-                found += [inspect.getdoc(inner) or "" for _, inner in sorted(vars(member).items()) if callable(inner)]
-    return " ".join(" ".join(found).split())
+def snippets(*, held_out: bool = False) -> list[tuple[str, int]]:
+    """Return texts with the numbers of their modules: of each module the first four fifths, or the last."""
+    found = []
+    for label, module in enumerate(MODULES):
+        text = documentation(module)
+        cut = len(text) * 4 // 5
+        part = text[cut:] if held_out else text[:cut]
+        found += [(part[at : at + LENGTH], label) for at in range(0, len(part), LENGTH // 2)]
+    return found
 
 
-def _cut(texts: list[str]) -> Snippets:
-    rows, labels = [], []
-    for label, text in enumerate(texts):
-        for start in range(0, len(text) - LENGTH, LENGTH // 2):
-            rows.append([min(ord(c), VOCABULARY - 1) for c in text[start : start + LENGTH]])
-            labels.append(label)
-    return Snippets(torch.tensor(rows), torch.tensor(labels))
+def collate(samples: list[tuple[str, int]]) -> tuple[Tensor, Tensor]:
+    """Return character codes (B, LENGTH) and the numbers of the modules (B,)."""
+    codes = [[min(ord(c), VOCABULARY - 1) for c in text.ljust(LENGTH, "\0")] for text, _ in samples]
+    return torch.tensor(codes), torch.tensor([label for _, label in samples])
