@@ -1,0 +1,244 @@
+"""Searches over any data: regression, several labels, tokens; on one process and under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch.utils.data import Dataset, TensorDataset
+
+from nasx.pipeline import Problem, RunConfig, Task
+from nasx.pipeline.config import Data, Retraining, SupernetTraining
+from tests.pipeline.searches import SEARCHES, SPACE, Perceptron, Sentences, padded, tokens, vectors
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(name: str, directory: Path, processes: int = 1) -> "subprocess.Popen[str]":
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = ["-m", "tests.pipeline.searches", name, str(directory)]
+    environment = {**os.environ, "NASX_DEVICE": "cpu", "NASX_PROCESSES": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", *(launcher if processes > 1 else []), *command],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def summary_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("name", list(SEARCHES))
+def test_a_search_runs_on_one_process_and_on_two_ranks(name: str, tmp_path: Path) -> None:
+    one, two = (summary_of(start(name, tmp_path / str(ranks), ranks)) for ranks in (1, 2))
+    for found in (one, two):
+        for network in (*found["networks"].values(), *found["random_all"]):
+            assert np.isfinite([network["val_score"], network["test_score"]]).all()
+            assert "val_accuracy" not in network
+        assert set(found["networks"]) == {"searched", "largest", "smallest", "random"}
+    assert summary_of(start(name, tmp_path / "2")) == two, "one process finds the run of two ranks finished"
+    # networks that are trained alone do not depend on the number of ranks at all
+    for number in range(2):
+        ours, theirs = (load_file(tmp_path / ranks / "baselines" / f"{number}.safetensors") for ranks in ("1", "2"))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    scores = np.load(tmp_path / "1" / "baselines" / "0.val.npy")
+    assert float(scores.mean()) == pytest.approx(one["networks"]["largest"]["val_score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_a_function_of_seed_and_step_on_any_number_of_ranks(workers: int) -> None:
+    task = tokens().task
+    training = Retraining(batch_size=12, epochs=1, warmup_epochs=0)
+    whole = task.train_batches(training, seed=5, workers=workers)
+    later = list(whole.steps(7, 9))
+    for step, batch in zip((7, 8), later, strict=True):
+        parts = [
+            next(iter(task.train_batches(training, seed=5, part=(rank, 3)).steps(step, step + 1))) for rank in range(3)
+        ]
+        labels = [row[row >= 0].tolist() for part in parts for row in part["labels"]]
+        assert labels == [row[row >= 0].tolist() for row in batch["labels"]]
+    order = [row[row >= 0].tolist() for batch in whole.steps(0, whole.steps_per_epoch) for row in batch["labels"]]
+    assert len(order) == 12 * whole.steps_per_epoch
+    assert order != [row[row >= 0].tolist() for batch in whole.steps(25, 50) for row in batch["labels"]]
+
+
+class Noisy(Dataset[tuple[torch.Tensor, int]]):
+    """Samples with random transforms, drawn from each of the global generators."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        import random
+
+        return torch.tensor([random.random(), np.random.random(), float(torch.rand(()))]), index % 2  # noqa: NPY002
+
+
+def test_random_transforms_follow_the_step_and_leave_the_generators_alone() -> None:
+    task = Task(Noisy())
+    training = Retraining(batch_size=8, epochs=1, warmup_epochs=0)
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first, again = (next(iter(task.train_batches(training, seed=0).steps(2, 3))) for _ in range(2))
+    other = next(iter(task.train_batches(training, seed=0, workers=1).steps(2, 3)))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[0], other[0])
+    assert len(torch.unique(first[0])) == first[0].numel()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    halves = [next(iter(task.train_batches(training, seed=0, part=(rank, 2)).steps(2, 3))) for rank in range(2)]
+    assert torch.equal(torch.cat([half[0] for half in halves]), first[0])
+
+
+def test_what_is_not_given_is_split_off_and_recorded() -> None:
+    data = TensorDataset(vectors(200, 0), torch.arange(200) % 3)
+    task = Task(data, seed=4)
+    assert (task.train, task.val, task.test) == (data, None, None), "the datasets stay as they are given"
+    assert task.counts == {"train": 160, "val": 20, "test": 20}
+    members = [set(part.indices.tolist()) for part in task.parts.values()]
+    assert set.union(*members) == set(range(200))
+    assert sum(map(len, members)) == 200
+    assert Task(data, seed=4).record() == task.record()
+    assert Task(data, seed=5).record() != task.record()
+    assert "by seed" in task.record()["rule"]
+    other = TensorDataset(vectors(200, 1), torch.arange(200) % 3)
+    assert Task(other, seed=4).record()["train"] != task.record()["train"], "the contents are part of the record"
+    given = Task(data, val=other, test=other)
+    assert given.counts == {"train": 200, "val": 200, "test": 200}
+    assert given.record()["rule"] == "as given"
+
+
+@pytest.mark.parametrize(
+    ("targets", "outputs", "told"),
+    [
+        (torch.rand(100), 1, r"at least two classes.*float32.*pass a loss such as `loss=F.mse_loss`"),
+        (torch.rand(100, 4), 4, r"probabilities must be at least 0 and sum to 1.*regression"),
+        (torch.arange(100) % 5, 3, "class numbers must be 0 to 2 for the network's 3 outputs"),
+        ((torch.arange(100) % 3).int(), 3, "class numbers must be int64"),
+        (torch.ones(100, 3), 3, "binary_cross_entropy_with_logits"),
+    ],
+)
+def test_targets_that_fit_no_classification_are_refused_before_training(
+    targets: torch.Tensor, outputs: int, told: str
+) -> None:
+    task = Task(TensorDataset(vectors(100, 0), targets))
+    problem = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=outputs), task)
+    with pytest.raises(ValueError, match=told):
+        problem.check()
+
+
+def test_metrics_that_are_none_are_refused_before_training() -> None:
+    data = TensorDataset(vectors(100, 0), torch.rand(100, 1))
+
+    def problem(metric: Any) -> Problem[RunConfig]:
+        task = Task(data, loss=F.mse_loss, metric=metric)
+        return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=1), task)
+
+    for metric, told in (
+        ("accuracy", "metric 'accuracy' needs"),
+        (lambda outputs, targets: (outputs - targets).square(), r"one score for each sample, shape \(8,\)"),
+        (lambda outputs, targets: 0.5, "must return a tensor"),
+        (lambda outputs, targets: outputs[:, 0] * torch.nan, "must be finite"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            problem(metric).check()
+    with pytest.raises(ValueError, match="'accuracy', 'top5' or a function, but got 'auc'"):
+        Task(data, metric="auc")  # type: ignore[arg-type]
+
+
+def test_what_is_no_dataset_is_refused() -> None:
+    def stream() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="map-style dataset.*got generator"):
+        Task(stream())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`train` has no samples"):
+        Task([])
+    with pytest.raises(ValueError, match="10 are the least"):
+        few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
+        Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few).check()
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (RunConfig(retrain=Retraining(mixup=0.8)), r"retrain\.mixup=0\.8 has no effect.*use transforms"),
+        (RunConfig(supernet=SupernetTraining(cutmix=1.0)), r"supernet\.cutmix=1\.0 has no effect"),
+        (RunConfig(retrain=Retraining(label_smoothing=0.1)), r"retrain\.label_smoothing.*the loss is mse_loss"),
+        (RunConfig(retrain=Retraining(drop_path=0.1)), r"retrain\.drop_path=0\.1.*no keyword `drop_path`"),
+        (RunConfig(data=Data(image_size=32)), r"data\.image_size is a setting of image folders"),
+        (RunConfig(supernet=SupernetTraining(batch_size=999)), r"supernet\.batch_size must be at most the 80 training"),
+    ],
+)
+def test_settings_without_an_effect_are_refused_and_defaults_are_inert(config: RunConfig, told: str) -> None:
+    def problem(config: RunConfig) -> Problem[RunConfig]:
+        data = TensorDataset(vectors(100, 0), torch.rand(100, 1))
+        task = Task(data, loss=F.mse_loss, metric=lambda outputs, targets: -(outputs - targets).abs()[:, 0])
+        return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=1), task, config=config)
+
+    with pytest.raises(ValueError, match=told):
+        problem(config).check()
+    plain = problem(RunConfig())
+    plain.check()
+    settled = plain.config.retrain
+    assert (settled.mixup, settled.cutmix, settled.label_smoothing, settled.drop_path) == (0, 0, 0, 0)
+    assert plain.config.supernet.batch_size <= 80
+    assert plain.config.search.recalibration_batches == 0, "the networks have no BatchNorm"
+
+
+def test_what_is_open_is_fitted_and_what_is_set_stays() -> None:
+    sizes = {}
+    for samples in (60, 1_000, 20_000):
+        data = TensorDataset(torch.zeros(samples, 4), torch.arange(samples) % 3)
+        make = lambda arch: Perceptron(arch, inputs=4, outputs=3, norm=True)  # noqa: E731
+        config = Problem(SPACE, make, Task(data)).config
+        sizes[samples] = config.supernet.batch_size
+        assert config.supernet.epochs * (0.8 * samples // config.supernet.batch_size) >= 1_000
+        assert config.search.recalibration_batches > 0
+        assert config.retrain.warmup_epochs < config.retrain.epochs
+        assert config.retrain.label_smoothing == 0.1, "cross-entropy is smoothed"
+    assert sizes == {60: 8, 1_000: 32, 20_000: 128}
+    own = RunConfig(retrain=Retraining(epochs=3, batch_size=10), supernet=SupernetTraining(optimizer="sgd", lr=0.1))
+    fixed = Problem(SPACE, make, Task(data), config=own).config
+    assert (fixed.retrain.epochs, fixed.retrain.batch_size) == (3, 10)
+    assert (fixed.supernet.optimizer, fixed.supernet.lr) == ("sgd", 0.1)
+    assert fixed.retrain.warmup_epochs < 3
+
+
+def test_hugging_face_datasets_are_tasks() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"x": vectors(60, 0).tolist(), "label": [i % 3 for i in range(60)]}
+    table = datasets.Dataset.from_dict(rows).with_format("torch")
+    task = Task(table)
+    batch = next(iter(task.train_batches(Retraining(batch_size=6, epochs=1, warmup_epochs=0), seed=0).steps(0, 1)))
+    unpacked = task.unpack(batch)
+    assert unpacked.targets.shape == (6,)
+    assert unpacked.kwargs["x"].shape == (6, 4)
+
+
+def test_a_sample_that_cannot_be_read_is_named() -> None:
+    class Broken(Sentences):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 7:
+                raise OSError("no such file")
+            return super().__getitem__(index)
+
+    task = Task(Broken(40, 0), collate_fn=padded)
+    batches = task.train_batches(Retraining(batch_size=8, epochs=1, warmup_epochs=0), seed=0)
+    with pytest.raises(OSError, match="no such file") as caught:
+        list(batches.steps(0, 2 * batches.steps_per_epoch))
+    assert caught.value.__notes__ == ["while reading sample 7 of the training data"]
