@@ -1,0 +1,391 @@
+"""`run` from Python: what it finds, how it resumes, what it refuses, and where it may be called from."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.measure import counted
+from nasx.pipeline import Diverged, Machine, Problem, Refused, RunConfig, Task, plan, report, run, status
+from nasx.pipeline.config import Retraining, Search, SupernetTraining
+from nasx.pipeline.progress import silent
+from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
+from nasx.run.checkpoints import Checkpoints
+from nasx.search import Evolution, RandomSearch
+from nasx.train import evaluate
+from tests.pipeline.searches import CONFIG, SPACE, Perceptron, vectors
+
+ROOT = Path(__file__).parents[2]
+MACHINE = Machine(device="cpu", processes=1)
+STAGES = ("supernet", "search", "retrain", "baselines", "evaluation")
+
+
+def make(arch: Arch, drop_path: float = 0.0) -> nn.Module:
+    return Perceptron(arch, inputs=4, outputs=3, norm=True)
+
+
+def task(seed: int = 0) -> Task:
+    x = vectors(240, seed)
+    return Task(TensorDataset(x, x[:, :3].argmax(dim=1)))
+
+
+def problem(config: RunConfig = CONFIG, **more: Any) -> Problem[RunConfig]:
+    return Problem(SPACE, make, more.pop("task", None) or task(), config=config, **more)
+
+
+def changed(**sections: Any) -> RunConfig:
+    """Return the settings with changes of sections' fields."""
+    update = {name: getattr(CONFIG, name).model_copy(update=fields) for name, fields in sections.items()}
+    return CONFIG.model_copy(update=update)
+
+
+def searched(directory: Path, config: RunConfig = CONFIG, **more: Any) -> Any:
+    return run(problem(config, **more), directory, machine=MACHINE, progress=silent)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return searched(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_run_returns_the_network_with_its_weights(finished: Any) -> None:
+    searched, own = finished.summary["networks"]["searched"], task()
+    assert finished.arch in SPACE
+    assert dict(finished.arch) == searched["arch"]
+    tested = evaluate(finished.network, own.eval_batches("test", 100))
+    assert tested.score == searched["test_score"] == searched["test_accuracy"]
+    assert evaluate(finished.network, own.eval_batches("val", 100)).score == searched["val_accuracy"]
+    assert not finished.network.training
+    assert [network.arch for network in finished.front] == [finished.arch]
+    assert len(finished.summary["random_all"]) == 2
+    best = max(finished.summary["random_all"], key=lambda network: network["val_score"])
+    assert finished.summary["networks"]["random"]["val_score"] == best["val_score"]
+    for name in ("summary.json", "arch.json", "model.safetensors", "report.html"):
+        assert (finished.directory / name).stat().st_size
+
+
+def test_scores_of_every_sample_are_kept(finished: Any) -> None:
+    records = finished.tests["evaluation"]
+    for name, network in finished.summary["networks"].items():
+        for part in ("val", "test"):
+            scores = np.load(finished.directory / records[name][f"{part}_scores"])
+            assert scores.mean() == pytest.approx(network[f"{part}_score"])
+            assert len(scores) == task().counts[part]
+
+
+def test_networks_of_one_rank_are_trained_with_one_seed(finished: Any, tmp_path: Path) -> None:
+    """So that what is found and what is drawn are compared in pairs."""
+    first = problem()
+    assert first.network_seed(0) == problem().network_seed(0) != first.network_seed(1)
+    same = problem(baselines={}).inside.sample(0)
+    both = first.with_stages(lambda own: _twins(same))
+    run(both, tmp_path, machine=MACHINE, progress=silent)
+    weights = [load_file(tmp_path / stage / "0.safetensors") for stage in ("first", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def _twins(arch: Arch) -> Sequence[Any]:
+    from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage
+
+    stages = [RetrainStage(name, archs=(arch,)) for name in ("first", "second")]
+    return [*stages, EvaluationStage("evaluation", {stage.name: Pick(stage.name) for stage in stages})]
+
+
+def test_a_finished_run_is_only_read(finished: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*") if path.is_file()}
+    again = searched(finished.directory)
+    assert (again.arch, again.summary) == (finished.arch, finished.summary)
+    after = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after[path]} <= {"run.lock"}
+
+
+SCRIPT = """
+    import os, signal, sys
+    from pathlib import Path
+    from nasx.pipeline import run
+    from tests.pipeline.test_run import MACHINE, problem
+
+    def killing(description, done, total, note=""):
+        if description.split()[0] == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(problem(), sys.argv[1], machine=MACHINE, progress=killing)
+"""
+
+
+def test_a_run_killed_between_every_two_stages_ends_with_the_same_bits(finished: Any, tmp_path: Path) -> None:
+    for stage in STAGES:
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path), stage], cwd=ROOT)
+        assert done.returncode == -signal.SIGKILL, stage
+    again = searched(tmp_path)
+    assert again.summary["networks"] == finished.summary["networks"]
+    assert again.summary["random_all"] == finished.summary["random_all"]
+    for path in sorted(finished.directory.rglob("*.safetensors")):
+        if path.parent.name.find("-step") < 0:
+            other = tmp_path / path.relative_to(finished.directory)
+            assert other.read_bytes() == path.read_bytes(), path
+    supernets = [Checkpoints(root / "supernet" / "checkpoints").latest() for root in (finished.directory, tmp_path)]
+    assert supernets[0] is not None
+    assert supernets[1] is not None
+    assert all(torch.equal(supernets[1].tensors[key], tensor) for key, tensor in supernets[0].tensors.items())
+
+
+def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
+    def stopping(description: str, done: float, total: float, note: str = "") -> None:
+        if description == "search":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(problem(), tmp_path, machine=MACHINE, progress=stopping)
+    found = status(tmp_path)
+    assert [(stage.name, stage.state) for stage in found.stages][:3] == [
+        *(("supernet", "done"), ("search", "begun"), ("retrain", "waiting"))
+    ]
+    assert not found.finished
+    assert searched(tmp_path).summary["networks"]
+    assert status(tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (lambda: problem(changed(retrain={"lr": 0.1})), r"another retrain\.lr \(0\.005, now 0\.1\)"),
+        (lambda: problem(changed(search={"population": 5})), r"another search\.population \(4, now 5\)"),
+        (lambda: problem(CONFIG.model_copy(update={"seed": 3})), r"another seed \(0, now 3\)"),
+        (lambda: problem(task=task(9)), r"other training data \(as many, but not the same\)"),
+        (
+            lambda: Problem(SPACE, make, Task(TensorDataset(vectors(200, 0), torch.arange(200) % 3)), config=CONFIG),
+            r"other training data \(192, now 160\)",
+        ),
+        (lambda: problem(budget=Budget(lambda arch: 1, at_most=2)), r"another budget \(none, now at most 2\)"),
+        (
+            lambda: Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), task(), config=CONFIG),
+            r"a builder of other networks \(one of \d+ tensors and",
+        ),
+        (
+            lambda: Problem(
+                Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2))), make, task(), config=CONFIG
+            ),
+            r"another search space \(12 architectures, now 6\)",
+        ),
+    ],
+)
+def test_a_directory_of_another_problem_is_refused_in_words(
+    finished: Any, other: Callable[[], Problem[RunConfig]], told: str
+) -> None:
+    before = {path: path.read_bytes() for path in finished.directory.rglob("*.json")}
+    with pytest.raises(ConfigChanged, match=told) as caught:
+        run(other(), finished.directory, machine=MACHINE, progress=silent)
+    assert len(str(caught.value)) < 500
+    assert {path: path.read_bytes() for path in finished.directory.rglob("*.json")} == before
+
+
+def test_a_directory_in_use_or_of_something_else_is_refused(finished: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(Refused, match="neither empty nor a run"):
+        searched(tmp_path)
+    with pytest.raises(Refused, match="there is no device 'warp'"):
+        run(problem(), tmp_path / "new", machine=Machine(device="warp"))
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.directory, copy)
+    import json
+
+    recorded = json.loads((copy / "run.json").read_text())
+    with RunDirectory.open(copy, config=recorded["config"], versions=recorded["versions"]), pytest.raises(RunLocked):
+        searched(copy)
+
+
+def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(tmp_path: Path) -> None:
+    broken = changed(retrain={"lr": 1e30, "clip_norm": None})
+    with pytest.raises(Diverged, match=r"lower retrain\.lr"):
+        searched(tmp_path, broken)
+    assert [stage.state for stage in status(tmp_path).stages][:3] == ["done", "done", "failed"]
+    with pytest.raises(ConfigChanged, match=r"another supernet\.epochs"):
+        searched(tmp_path, changed(retrain={"lr": 5e-3}, supernet={"epochs": 1.0}))
+    supernet = (tmp_path / "supernet" / "metrics.csv").stat().st_mtime_ns
+    mended = searched(tmp_path)
+    assert mended.summary["networks"]["searched"]["val_score"] > 0
+    assert (tmp_path / "supernet" / "metrics.csv").stat().st_mtime_ns == supernet, "what was finished is kept"
+    assert (tmp_path / "retrain.before-1" / "settings.json").exists(), "and what was begun is set aside"
+    journal = (tmp_path / "journal.jsonl").read_text()
+    assert '"event":"changed"' in journal
+    assert "config.retrain.lr" in journal
+
+
+def test_a_plan_reads_the_same_stages_and_a_report_is_written_again(finished: Any) -> None:
+    document = plan(problem(), machine=MACHINE, timing=False)
+    assert [stage["name"] for stage in document["stages"]] == list(STAGES) == list(finished.summary["stages"])
+    assert document["size"] == SPACE.size
+    timed: list[str] = []
+    document = plan(problem(), machine=MACHINE, on_timing=timed.append)
+    assert len(timed) == 2
+    assert all(stage["seconds"] > 0 for stage in document["stages"] if stage["name"] != "evaluation")
+    before = (finished.directory / "report.html").read_bytes()
+    assert report(finished.directory) == finished.directory / "report.html"
+    assert (finished.directory / "report.html").read_bytes() == before
+
+
+class Counting(Evolution):
+    """A searcher of one's own."""
+
+    def __init__(self, space: Any, seed: int) -> None:
+        super().__init__(space, population=3, generations=2, parents=2, seed=seed)
+
+
+@pytest.mark.parametrize("method", ["random", "local", "pareto", Counting, RandomSearch(SPACE, evaluations=6, batch=3)])
+def test_the_search_is_a_choice(method: Any, tmp_path: Path) -> None:
+    config = changed(search={"method": method, "population": 3, "top_k": 2}, retrain={"epochs": 1.0})
+    found = searched(tmp_path, config)
+    assert found.summary["searches"]["search"]["evaluations"] == 6
+    assert found.network is not None
+    if method == "pareto":
+        assert len(found.summary["front"]) >= 1
+        costs = [network.macs for network in found.front]
+        assert costs == sorted(costs)
+        assert [network.val_score for network in found.front] == sorted(network.val_score for network in found.front)
+
+
+def test_a_method_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"search\.method must be one of evolution, random, pareto, local"):
+        Search(method="annealing")
+    with pytest.raises(ValueError, match=r"search\.method"):
+        Search(method=3)
+    bad = changed(search={"method": lambda archs, seed: object()})
+    with pytest.raises(Refused, match="has no `ask`"):
+        searched(Path("nowhere"), bad)
+    assert not Path("nowhere").exists()
+
+
+def test_halving_trains_many_for_a_part_and_few_to_the_end(tmp_path: Path) -> None:
+    config = changed(retrain={"method": "halving", "start": 8, "epochs": 4.0}, search={"top_k": 2, "generations": 3})
+    found = searched(tmp_path, config)
+    import json
+
+    lines = (tmp_path / "journal.jsonl").read_text().splitlines()
+    results = {r["stage"]: r["result"] for r in (json.loads(line)["record"] for line in lines) if "result" in r}
+    for stage in ("retrain", "random"):
+        shares = sorted(network["share"] for network in results[stage]["networks"])
+        assert shares == [0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 1, 1]
+        finalists = [n for n in results[stage]["networks"] if n["share"] == 1]
+        assert results[stage]["winner"] == max(finalists, key=lambda n: n["val_score"])["arch"]
+        assert not list((tmp_path / stage).glob("*/*-step*")), "no checkpoint is left"
+    whole = results["retrain"]["networks"][results["retrain"]["winner_index"]]
+    alone = searched(tmp_path / "alone", changed(retrain={"epochs": 4.0}, search={"generations": 3}))
+    same = [n for n in alone.summary["networks"].values() if n["arch"] == whole["arch"]]
+    assert len(found.summary["random_all"]) == 2
+    assert all(network["val_score"] == whole["val_score"] for network in same), "rounds continue one training"
+
+
+def test_a_refit_trains_on_all_samples_and_keeps_the_score_of_the_choice(finished: Any, tmp_path: Path) -> None:
+    found = searched(tmp_path, changed(retrain={"refit": True}))
+    ours, theirs = found.summary["networks"], finished.summary["networks"]
+    assert {name: n["val_score"] for name, n in ours.items()} == {name: n["val_score"] for name, n in theirs.items()}
+    assert found.tests["evaluation"]["searched"]["weights"] == "refit/0.safetensors"
+    state = found.network.state_dict()
+    assert any(not torch.equal(state[name], tensor) for name, tensor in finished.network.state_dict().items())
+    lines = (tmp_path / "refit" / "0.metrics.csv").read_text().splitlines()
+    assert len(lines) - 1 == 2 * ((192 + 24) // 16), "a step for every batch of training and validation samples"
+
+
+@pytest.mark.parametrize("keep", ["ema", "raw", "better"])
+def test_the_weights_that_are_kept_are_recorded(keep: str, tmp_path: Path) -> None:
+    found = searched(tmp_path, changed(retrain={"ema": 0.5, "keep": keep}))
+    kept = {network["weights_kept"] for network in found.summary["networks"].values()}
+    assert kept <= ({keep} if keep != "better" else {"ema", "raw"})
+
+
+def test_a_teacher_is_learned_from(finished: Any, tmp_path: Path) -> None:
+    teacher = make(SPACE.sample(0))
+    for parameter in teacher.parameters():
+        nn.init.zeros_(parameter)  # whoever learns from it alone gives all classes the same probability
+    alone = changed(retrain={"distillation_weight": 1.0, "epochs": 20.0}, supernet={"epochs": 1.0})
+    found = searched(tmp_path / "a", alone, teacher={"retrain": teacher})
+    with torch.no_grad():
+        outputs = found.network(vectors(50, 5)).softmax(dim=1)
+        plain = finished.network(vectors(50, 5)).softmax(dim=1)
+    assert float(outputs.max()) < 0.5 < float(plain.max())
+    weights = tmp_path / "teacher"
+    shutil.copytree(finished.directory, weights)
+    named = changed(retrain={"teacher": str(weights), "distillation": "hard"})
+    assert searched(tmp_path / "b", named).summary["networks"]["searched"]["val_score"] > 0
+    with pytest.raises(Refused, match="a teacher is timm:NAME=WEIGHTS"):
+        searched(tmp_path / "c", changed(retrain={"teacher": "nothing"}))
+    assert not (tmp_path / "c").exists()
+
+
+def test_budgets_of_several_costs_are_met(tmp_path: Path) -> None:
+    params = counted("params", make, SPACE, None)
+    macs = counted("macs", make, SPACE, vectors(1, 0))
+    found = searched(tmp_path, budget=[Budget(macs, at_most="90%"), Budget(params, at_most="80%")])
+    largest = found.summary["networks"]["largest"]
+    searched_network = found.summary["networks"]["searched"]
+    assert searched_network["params"] <= 0.8 * largest["params"]
+    assert searched_network["macs"] <= 0.9 * largest["macs"]
+    with pytest.raises(ValueError, match="attainable"):
+        problem(budget=Budget(params, at_most=3))
+
+
+OWN = """
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+    from nasx import Space, one_of
+    from nasx.pipeline import Problem, RunConfig, Task, run
+    from nasx.pipeline.config import Retraining, Search, SupernetTraining
+
+    class Net(nn.Module):
+        def __init__(self, arch):
+            super().__init__()
+            self.up, self.down = nn.Linear(4, arch["width"]), nn.Linear(arch["width"], 2)
+
+        def forward(self, x):
+            return self.down(self.up(x).relu())
+
+    def metric(outputs, targets):
+        return (outputs.argmax(1) == targets).float()
+
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    config = RunConfig(
+        supernet=SupernetTraining(epochs=1), search=Search(population=2, generations=1, top_k=2),
+        retrain=Retraining(epochs=1),
+    )
+    task = Task(TensorDataset(x, (x[:, 0] > 0).long()), metric=metric)
+    problem = Problem(Space(width=one_of(2, 4, 8)), Net, task, config=config)
+    found = run(problem, DIRECTORY)
+    print("found", found.summary["networks"]["searched"]["val_score"])
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle"])
+def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a_guard(
+    how: str, tmp_path: Path
+) -> None:
+    code = textwrap.dedent(OWN).replace("DIRECTORY", repr(str(tmp_path / "run")))
+    if how == "without cloudpickle":
+        code = "import sys\nsys.modules['cloudpickle'] = None\n" + code
+    (tmp_path / "script.py").write_text(code)
+    environment = {**os.environ, "NASX_PROCESSES": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-" if how == "standard input" else "script.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=240,
+        input=code if how == "standard input" else None,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("found ")
+    assert done.stdout.count("found") == 1, "no process ran the program again"
+    told = "trained one after the other, in one process" in " ".join(done.stderr.split())
+    assert told == (how == "without cloudpickle")
