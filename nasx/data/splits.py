@@ -22,7 +22,7 @@ def stratified_split(
     most = int((counts - 1).sum())
     if not 0 < n_val < len(labels):
         raise ValueError(
-            f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val}; change val_images"
+            f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val} (val_images)"
         )
     if n_val > most:
         first = int(np.argmin(counts))
