@@ -159,8 +159,9 @@ class Browser:
 
     def _logs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the errors and the requests since the last call."""
-        errors = tuple(e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE")
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        messages, events = (self.driver.get_log(kind) for kind in ("browser", "performance"))  # type: ignore[no-untyped-call]
+        errors = tuple(entry["message"] for entry in messages if entry["level"] == "SEVERE")
+        events = [json.loads(entry["message"])["message"] for entry in events]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         opened = [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
         return errors, tuple(sent + opened)

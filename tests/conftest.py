@@ -1,4 +1,4 @@
-"""What all tests share: one thread for each test process and all that it starts, and a browser where one is installed."""
+"""What all tests share: one thread for each process that they start, and a browser where one is installed."""
 
 import os
 from collections.abc import Iterator
