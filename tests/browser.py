@@ -126,14 +126,33 @@ class Browser:
 
     def open(self, address: str, *, width: int = 1440, height: int = 900, scheme: Scheme = "light") -> Page:
         """Load an address as a new reader would, in a window of a size and a colour scheme, and look at it."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self._command("Emulation.setDeviceMetricsOverride", **metrics)
+        self._set_window(width, height)
         self._command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.driver.get("about:blank")
         if address.startswith("http"):
             self._command("Storage.clearDataForOrigin", origin=address, storageTypes="all")
         self._logs()
         self.driver.get(address)
+        return self._look()
+
+    def resize(self, width: int, height: int = 900) -> Page:
+        """Give the window another size, and look at the page that is open again."""
+        self._set_window(width, height)
+        return self._look()
+
+    def run(self, script: str) -> Any:
+        """Return what a script gives on the page that is open."""
+        return self.driver.execute_script(script)
+
+    def screenshot(self, path: Path) -> None:
+        """Save what the window shows as a PNG file."""
+        self.driver.save_screenshot(str(path))
+
+    def _set_window(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._command("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def _look(self) -> Page:
         figures = self.driver.execute_async_script(_awaited(_FIGURES))
         errors, requested = self._logs()
         return Page(
@@ -145,14 +164,6 @@ class Browser:
             background=self.driver.execute_script("return getComputedStyle(document.body).backgroundColor"),
             text=self.driver.execute_script("return document.body.innerText"),
         )
-
-    def run(self, script: str) -> Any:
-        """Return what a script gives on the page that is open."""
-        return self.driver.execute_script(script)
-
-    def screenshot(self, path: Path) -> None:
-        """Save what the window shows as a PNG file."""
-        self.driver.save_screenshot(str(path))
 
     def _command(self, name: str, **arguments: Any) -> None:
         self.driver.execute_cdp_cmd(name, arguments)

@@ -14,6 +14,6 @@ from tests.browser import Browser, missing, started
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A headless Chromium; tests that need one are skipped where it is not installed."""
     if what := missing():
-        pytest.skip(f"no browser to open pages in: {what} is not installed")
+        pytest.skip(f"no browser to open pages in; not installed: {what}")
     with started(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
