@@ -14,17 +14,16 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-import recipes.glit.commands as commands
 from nasx import Arch
 from nasx.data import Dataset
 from nasx.measure import count_macs, count_params
+from nasx.nn import Supernet
 from recipes.glit.__main__ import main
 from recipes.glit.deploy import from_file
-from recipes.glit.model import GLIT_TINY, GLiT, build
+from recipes.glit.model import GLIT_TINY, build
 from recipes.glit.space import Axes, with_heads
-from recipes.glit.supernet import GLiTSupernet
 from recipes.glit.timm_problem import build_timm
 
 SMALL = ("--set", "model.embed_dim=12")
@@ -299,14 +298,14 @@ def test_a_run_and_networks_of_presets_are_verified(
 def test_verification_names_the_layer_that_differs(
     arch_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(GLiTSupernet):
-        def extract(self, arch: Arch) -> GLiT:
+    class Wrong(Supernet):
+        def extract(self, arch: Arch) -> nn.Module:
             network = super().extract(arch)
             with torch.no_grad():
                 next(p for name, p in network.named_parameters() if name == "blocks.2.norm2.bias").add_(1)
             return network
 
-    monkeypatch.setattr(commands, "GLiTSupernet", Wrong)
+    monkeypatch.setattr("recipes.glit.supernet.Supernet", Wrong)
     proof = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL], capsys, status=1)
     assert not proof["passed"]
     assert "'blocks.2.norm2'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
