@@ -10,10 +10,10 @@ import torch
 from nasx import Space
 from nasx.arch import Value
 from nasx.nn import Index, Rule, Supernet, centred, prefix, stacked, suffix
-from nasx.nn.layout import Shape
 from recipes.glit.model import Frame, build_in
 
 Sharing = Literal["separate", "entangled"]
+Shape = tuple[int, ...]
 
 
 def supernet(

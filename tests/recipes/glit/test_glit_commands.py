@@ -300,17 +300,17 @@ def test_a_run_and_networks_of_presets_are_verified(
 def test_verification_names_the_layer_that_differs(
     arch_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Supernet.extract
+    class Wrong(Supernet):
+        def extract(self, arch: Arch) -> nn.Module:
+            network = super().extract(arch)
+            with torch.no_grad():
+                next(p for name, p in network.named_parameters() if name == "blocks.2.norm2.bias").add_(1)
+            return network
 
-    def wrong(supernet: Supernet, arch: Arch) -> nn.Module:
-        network = plain(supernet, arch)
-        with torch.no_grad():
-            network.get_parameter("blocks.2.norm2.bias").add_(1)
-        return network
-
-    monkeypatch.setattr(Supernet, "extract", wrong)
+    monkeypatch.setattr("recipes.glit.supernet.Supernet", Wrong)
     proof = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL], capsys, status=1)
     assert not proof["passed"]
+    assert "'blocks.2.norm2'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
 
 
 def test_weights_that_are_not_the_run_s_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
