@@ -70,8 +70,9 @@ def drawings(arch: Arch) -> Sequence[BlockDrawing]:
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of LocalViT's published weights."""
     remarks = ["Read from published weights of LocalViT."]
-    noted = {"num_heads": options.heads, "note": lambda sentence: remarks.append(as_sentence(sentence))}
-    frame, arch = infer_localvit(state, **noted)
+    frame, arch = infer_localvit(
+        state, num_heads=options.heads, note=lambda sentence: remarks.append(as_sentence(sentence))
+    )
     network = load_localvit(state, num_heads=frame.num_heads, note=lambda sentence: None)
     return Imported(network, arch, frame, tuple(remarks))
 

@@ -1,7 +1,6 @@
 """Fifty random architectures of every space: slice, extracted network, reloaded weights and formulas are one."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import networkx as nx
@@ -85,8 +84,8 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "GLiT, joint, entangled": partial(glit, JOINT, "entangled"),
     # the depths, heads and ratios of the published spaces; widths a twelfth of theirs
     "AutoFormer": partial(autoformer, AutoFormerAxes(embed_dim=(16, 18, 20))),
-    "AutoFormer-Small": partial(autoformer, replace(SMALL_AXES, embed_dim=(26, 32, 37))),
-    "AutoFormer-Base": partial(autoformer, replace(BASE_AXES, embed_dim=(44, 48, 52))),
+    "AutoFormer-Small": partial(autoformer, SMALL_AXES.model_copy(update={"embed_dim": (26, 32, 37)})),
+    "AutoFormer-Base": partial(autoformer, BASE_AXES.model_copy(update={"embed_dim": (44, 48, 52)})),
     "LocalViT": localvit,
     "cell": cell,
 }

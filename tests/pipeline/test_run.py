@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -21,7 +20,7 @@ from torch.utils.data import TensorDataset
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, Problem, Refused, RunConfig, Task, plan, report, run, status
-from nasx.pipeline.config import Retraining, Search, SupernetTraining
+from nasx.pipeline.config import Search
 from nasx.pipeline.progress import silent
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
@@ -177,9 +176,7 @@ def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
             r"a builder of other networks \(one of \d+ tensors and",
         ),
         (
-            lambda: Problem(
-                Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2))), make, task(), config=CONFIG
-            ),
+            lambda: Problem(Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2))), make, task(), config=CONFIG),
             r"another search space \(12 architectures, now 6\)",
         ),
     ],

@@ -166,7 +166,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) 
     return seen
 
 
-def test_who_fails_in_a_race_scores_nan_and_is_left_alone(large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_fails_in_a_race_scores_nan_and_is_left_alone(
+    large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = failing(monkeypatch, lambda arch, before: arch in ARCHS[1:3])
     raced = scoring(large)
     scores = raced.race_generation(ARCHS, 0)
@@ -193,7 +195,9 @@ def test_the_best_that_fails_at_the_last_look_spoils_no_other_score(
     assert raced.validation_images == sum(seen.values())
 
 
-def test_where_all_fail_nothing_is_evaluated_further(large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_all_fail_nothing_is_evaluated_further(
+    large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = failing(monkeypatch, lambda arch, before: True)
     scores = scoring(large).race_generation(ARCHS, 0)
     assert all(map(math.isnan, scores.values()))

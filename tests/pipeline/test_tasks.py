@@ -136,7 +136,7 @@ def test_targets_that_fit_no_classification_are_refused_before_training(
     targets: torch.Tensor, outputs: int, told: str
 ) -> None:
     task = Task(TensorDataset(vectors(100, 0), targets))
-    problem = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=outputs), task)
+    problem: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=outputs), task)
     with pytest.raises(ValueError, match=told):
         problem.check()
 
@@ -164,13 +164,14 @@ def test_what_is_no_dataset_is_refused() -> None:
     def stream() -> Iterator[int]:
         yield 1
 
-    with pytest.raises(TypeError, match="map-style dataset.*got generator"):
+    with pytest.raises(TypeError, match=r"map-style dataset.*got generator"):
         Task(stream())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`train` has no samples"):
         Task([])
+    few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
+    small: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few)
     with pytest.raises(ValueError, match="10 are the least"):
-        few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
-        Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few).check()
+        small.check()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_what_is_open_is_fitted_and_what_is_set_stays() -> None:
     for samples in (60, 1_000, 20_000):
         data = TensorDataset(torch.zeros(samples, 4), torch.arange(samples) % 3)
         make = lambda arch: Perceptron(arch, inputs=4, outputs=3, norm=True)  # noqa: E731
-        config = Problem(SPACE, make, Task(data)).config
+        config: RunConfig = Problem(SPACE, make, Task(data)).config
         sizes[samples] = config.supernet.batch_size
         assert config.supernet.epochs * (0.8 * samples // config.supernet.batch_size) >= 1_000
         assert config.search.recalibration_batches > 0

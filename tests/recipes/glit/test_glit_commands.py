@@ -22,8 +22,8 @@ from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.pipeline.exported import from_file
 from recipes.glit.__main__ import main
-from recipes.glit.problem import RECIPE
 from recipes.glit.model import GLIT_TINY, build
+from recipes.glit.problem import RECIPE
 from recipes.glit.space import Axes, with_heads
 from recipes.glit.timm_problem import build_timm
 
