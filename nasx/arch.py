@@ -29,7 +29,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 class MissingEntry(KeyError, ValueError):
-    """An architecture was asked for an entry that it does not have: it is of another space than it is used for."""
+    """The architecture `arch` was asked for the entry `name`, which it lacks: it is of another space."""
 
     def __init__(self, name: str, arch: "Arch") -> None:
         super().__init__(name)

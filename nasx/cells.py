@@ -59,9 +59,11 @@ def edge_name(edge: Edge) -> str:
 
 
 def cell_space(graph: "nx.DiGraph[Any]", operations: Iterable[str]) -> Space:
-    """Return the space of a cell: one of the operations for every edge, in the edges' canonical order.
+    """Return the space of a cell: one of `operations` for every edge of `graph`, in the edges' canonical order.
 
-    >>> cell_space(nx.DiGraph([(0, 1), (0, 2), (1, 2)]), ["none", "skip_connect", "conv"])
+    Examples:
+        >>> cell_space(nx.DiGraph([(0, 1), (0, 2), (1, 2)]), ["none", "skip_connect", "conv"]).size
+        27
     """
     choice = one_of(*operations)
     return Space(edge=Space(**{edge_name(edge).removeprefix("edge."): choice for edge in cell_edges(graph)}))

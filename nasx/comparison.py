@@ -24,8 +24,11 @@ class Interval:
     """A statistic with the ends of its confidence interval."""
 
     value: float
+    """The statistic itself."""
     low: float
+    """The lower end."""
     high: float
+    """The upper end."""
     undefined: int = 0
     """Resamples without a value, such as one whose scores are all equal. They could be anything, so they count as -1
     for the lower end and as 1 for the upper: ignoring them would feign certainty where one architecture stands out."""
@@ -40,11 +43,15 @@ class Difference:
     """How much better the first of two networks is than the second, on the same samples."""
 
     value: float
+    """Mean of the first's scores minus the second's: above 0 where the first is better."""
     low: float
+    """The lower end of its interval."""
     high: float
+    """The upper end of its interval."""
     pairs: int
     """Samples (or seeds) that both were scored on."""
     confidence: float
+    """Of the interval, in 0..1."""
     of_hits: bool
     """Whether it is a difference of accuracies, so that it can be said in points."""
 
@@ -66,7 +73,7 @@ class Difference:
 
 
 def accuracy_interval(hits: int, samples: int, *, confidence: float = 0.95) -> Interval:
-    """Return an accuracy, hits / samples, with Wilson's interval (1927)."""
+    """Return an accuracy, hits / samples, with Wilson's interval (1927) of a `confidence` in 0..1."""
     if not 0 <= hits <= samples or samples < 1:
         raise ValueError(f"`0 <= hits <= samples` and `samples >= 1` must hold, got (hits={hits}, samples={samples})")
     _check_confidence(confidence)
@@ -77,10 +84,11 @@ def accuracy_interval(hits: int, samples: int, *, confidence: float = 0.95) -> I
 
 
 def score_interval(scores: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Return the mean of scores (samples,) with an interval.
+    """Return the mean of scores (samples,) with an interval of a `confidence` in 0..1.
 
-    It is Wilson's where all scores are 0 or 1, else the percentiles of a bootstrap over the samples, or Student's with
-    fewer than 30. Raises ValueError for scores that are not finite, fewer than two, or no column.
+    It is Wilson's where all scores are 0 or 1, else the percentiles of a bootstrap of `resamples` over the samples,
+    drawn from `seed`, or Student's with fewer than 30. Raises ValueError for scores that are not finite, fewer than
+    two, or no column.
     """
     column = _column("scores", scores)
     if _are_hits(column):
@@ -94,10 +102,11 @@ def paired_difference(
 ) -> Difference:
     """Return the mean of `first - second` with an interval; entry i of both is about the same sample, or the same seed.
 
-    Pairs cancel what both have in common, such as how hard an image is, so they show much smaller differences than
-    two intervals side by side. Of hits (all values 0 or 1) the interval is Agresti and Min's (2005), which is honest
-    also where the two differ on a handful of samples; of other scores it is the percentiles of a bootstrap over the
-    pairs, or Student's with fewer than 30, such as accuracies over seeds.
+    `confidence` is in 0..1; `resamples` and `seed` are those of a bootstrap, where there is one. Pairs cancel what both
+    have in common, such as how hard an image is, so they show much smaller differences than two intervals side by side.
+    Of hits (all values 0 or 1) the interval is Agresti and Min's (2005), which is honest also where the two differ on a
+    handful of samples; of other scores it is the percentiles of a bootstrap over the pairs, or Student's with fewer
+    than 30, such as accuracies over seeds.
 
     Raises ValueError for columns of different lengths, fewer than two pairs, and values that are not finite.
     """

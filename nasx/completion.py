@@ -21,18 +21,19 @@ __all__ = ["completable"]
 
 
 def completable(archs: ArchSet, completions: ArchSet, *patterns: str) -> Feasible:
-    """Return the architectures of a set that another set completes.
+    """Return those of `archs` that another set completes.
 
     An architecture is completed where some architecture of `completions` agrees with it on all names that a pattern
     matches (`*` is one segment); its other entries do not matter. So the first stage of a hierarchical search keeps
-    what its second stage can bring into the budget:
-
-    >>> heads = completable(heads_space.within(upper), joint_space.within(budget), "block.*.global_heads")
+    what its second stage can bring into the budget.
 
     The cheapest and the costliest completions are additive costs again wherever the patterns decide all shared choices
     of `completions`, so most of what is not completable, and an empty result, are known from sums; what is left is
     checked architecture by architecture. Raises ValueError for a pattern that matches no name, and EmptySet, with what
     is attainable, where nothing is completable.
+
+    Examples:
+        >>> heads = completable(heads_space.within(upper), joint_space.within(budget), "block.*.global_heads")
     """
     for some in (archs, completions):
         choices = list(some.space.walk())

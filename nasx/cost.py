@@ -111,7 +111,7 @@ def parse_amount(text: str) -> float | PercentOfLargest:
 
 @dataclass(frozen=True, init=False)
 class Budget:
-    """Bounds on a cost, both inclusive; None leaves a side open. `arch in budget` asks the cost.
+    """The bounds `at_least` and `at_most` on a cost, both inclusive; None leaves a side open. `arch in budget` asks it.
 
     Bounds are numbers or texts such as "1.4G", "5.7M" and "60%" (`parse_amount`). A percentage becomes a number when a
     space is given to it: by `space.within(budget)`, or by `resolved`. `names` is what messages call the two bounds,

@@ -38,6 +38,7 @@ class RankAgreement:
     """How well supernet scores rank architectures, as `rank_agreement` finds it."""
 
     architectures: int
+    """How many were compared."""
     tau: Interval
     """Kendall's tau-b of supernet score and stand-alone accuracy."""
     rho: Interval
@@ -49,7 +50,9 @@ class RankAgreement:
     architectures beyond their merit, below 0 cheap ones. None without costs, and where it is undefined: costs all
     equal, or accuracies that rank exactly as the scores or as the costs do, forwards or backwards."""
     confidence: float
+    """Of every interval, in 0..1."""
     resamples: int
+    """Of the bootstrap behind every interval."""
     ceiling: Interval | None = None
     """Kendall's tau-b between the accuracies of two trainings of every architecture with different seeds: what one real
     training tells of another. None without a second training."""
@@ -71,10 +74,11 @@ def rank_agreement(
 ) -> RankAgreement:
     """Return how well the supernet's scores rank n architectures, by their stand-alone accuracies.
 
-    The inputs have shape (n,), entry i of each being about architecture i; higher scores and accuracies are better,
-    and costs are in any unit (MACs). Intervals are percentiles over resamples of the n architectures, in which
-    architecture i occurs `numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)[:, i]` times.
-    They know only these n: a sample in perfect order gets an interval of no width, however small it is.
+    `supernet_scores`, `accuracies` and `costs` have shape (n,), entry i of each being about architecture i; higher
+    scores and accuracies are better, and costs are in any unit (MACs). `regret` is given for each of `top_k`. Intervals
+    are percentiles over resamples of the n architectures, in which architecture i occurs
+    `numpy.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples)[:, i]` times. They know only these n: a
+    sample in perfect order gets an interval of no width, however small it is.
 
     `second_accuracies` are those of a second training of each architecture with another seed. Then the statistics are
     about the mean of the two, and `ceiling` and `corrected` say how much of a low tau is noise of the trainings. The
@@ -147,7 +151,9 @@ def rank_agreement(
 
 
 def advice(agreement: RankAgreement) -> Advice:
-    """Return what to do about a supernet's ranking; it goes by lower ends of intervals.
+    """Return what to do about a supernet's ranking, by the lower ends of an agreement's intervals.
+
+    `agreement` is what `rank_agreement` found:
 
     - `choose` by it: tau at least 0.5 (three pairs in four), from at least 10 architectures;
     - `flat`: two trainings of the same networks do not agree either;
@@ -166,7 +172,7 @@ def advice(agreement: RankAgreement) -> Advice:
 
 
 def verdict(agreement: RankAgreement) -> str:
-    """Return in a few sentences how good the supernet's ranking is, and what to do (`advice`).
+    """Return in a few sentences how good the ranking behind an `agreement` is, and what to do (`advice`).
 
     Trustworthy means a lower end of Kendall's tau of at least 0.5, whose (1 + tau) / 2 is the share of pairs in the
     right order, from at least 10 architectures; weak means above 0, none 0 or less, and reversed wholly below 0. A

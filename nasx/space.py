@@ -45,7 +45,7 @@ class EmptySet(ValueError):
 
 
 def as_generator(rng: Rng) -> np.random.Generator:
-    """Return the generator itself, or a new one for a seed."""
+    """Return `rng` itself where it is a generator, or a new one for a seed."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
 
 
@@ -63,7 +63,10 @@ class Draws(Sequence[Arch]):
     """Architectures that were drawn but are decoded only when they are read."""
 
     drawn: int
+    """Number of architectures."""
+
     decode: Callable[[int], Arch] = field(repr=False)
+    """Returns the architecture at a place."""
 
     def __len__(self) -> int:
         return self.drawn
@@ -184,6 +187,7 @@ class Choice(_Node):
     """One of several values, each of which may open a subspace of its own."""
 
     options: tuple[tuple[Value, "Space"], ...]
+    """Each value with the subspace that it opens, which may be empty."""
 
     def __post_init__(self) -> None:
         if not self.options:
@@ -340,11 +344,15 @@ class Repeat(_Node):
 
 
 class Space(_Node):
-    """A product of named choices, subspaces and repeats; a plain value is a choice of one.
+    """A product of named choices, subspaces and repeats.
 
-    >>> space = Space(width=one_of(64, 128), block=repeat(Space(kernel_size=one_of(3, 5, 7)), 4))
-    >>> space.size
-    162
+    Each of `nodes` is what `one_of` or `repeat` gives, another `Space`, or a plain value, which is a choice of one.
+    Names with dots or stars, numbers as names, and a name that stands twice are a ValueError.
+
+    Examples:
+        >>> space = Space(width=one_of(64, 128), block=repeat(Space(kernel_size=one_of(3, 5, 7)), 4))
+        >>> space.size
+        162
     """
 
     nodes: dict[str, "Choice | Space | Repeat"]
@@ -632,10 +640,16 @@ _NOTHING = Space()
 
 
 def one_of(*options: Any) -> Choice:
-    """Return a choice between values, or between the keys of a dict that map to the subspaces they open.
+    """Return a choice between `options`: values, or the keys of one dict that map to the subspaces they open.
 
-    >>> one_of(3, 5, 7)
-    >>> one_of({"none": None, "squeeze": Space(reduction=one_of(4, 8))})
+    A subspace's names stand beside the choice; None opens nothing. Values are strings, numbers or bools, all different,
+    else a ValueError; an option that opens anything but a `Space` is a TypeError.
+
+    Examples:
+        >>> one_of(3, 5, 7).size
+        3
+        >>> one_of({"none": None, "squeeze": Space(reduction=one_of(4, 8))}).size
+        3
     """
     if len(options) == 1 and isinstance(options[0], Mapping):
         pairs = []

@@ -8,6 +8,7 @@ from nasx.data.decode import decode
 from nasx.data.digits import load_digits
 from nasx.data.folders import DataWarning, HeldOut, load_image_folder, load_test_folder
 from nasx.data.hf import load_hf_folder
+from nasx.data.lines import load_lines
 from nasx.data.leaks import copied_arrays, copied_files
 from nasx.data.photos import PhotoSet
 from nasx.data.readers import WorkerDied
@@ -39,6 +40,7 @@ __all__ = [
     "load_digits",
     "load_hf_folder",
     "load_image_folder",
+    "load_lines",
     "load_shards",
     "load_test_folder",
     "stratified_split",

@@ -28,7 +28,10 @@ class Call:
     """The arguments of one forward pass."""
 
     args: tuple[Any, ...] = ()
+    """Positional arguments, in order."""
+
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments by name."""
 
     @classmethod
     def of(cls, example: "Tensor | tuple[Any, ...] | Call | Any") -> "Call":
@@ -50,7 +53,7 @@ class Call:
 
 
 def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
-    """Return the multiply-adds of one forward pass, as torch's flop counter finds them (it counts two flops each).
+    """Return the multiply-adds of `network(*inputs, **kwargs)`, as torch's flop counter finds them (two flops each).
 
     Convolutions, linear and recurrent layers and the two attention products count; norms, activations, biases and
     softmax do not. Give inputs with a batch of one for the MACs of one sample. Modes are restored.
@@ -64,19 +67,20 @@ def count_params(network: nn.Module) -> int:
 
 
 def count_activations(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
-    """Return the elements that one forward pass writes: outputs of modules with weights and of attention's products.
+    """Return the elements that `network(*inputs, **kwargs)` writes.
 
-    Norms are modules with weights; activation functions, sums and softmax are not counted.
+    Counted are the outputs of modules with weights and of attention's two products. Norms are modules with weights;
+    activation functions, sums and softmax are not counted.
     """
     return activations_by_module(network, Call(inputs, kwargs))[""]
 
 
 @torch.no_grad()
 def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
-    """Return the most bytes that are live at once in a forward pass without gradients, parameters and inputs included.
+    """Return the most bytes that are live at once in `network(*inputs, **kwargs)` without gradients.
 
-    A copy of the network runs on `meta`, where only shapes are computed, and in its own place where it cannot.
-    Attention counts as plain products, which fused kernels need less memory than.
+    Parameters and inputs are included. A copy of the network runs on `meta`, where only shapes are computed, and in its
+    own place where it cannot. Attention counts as plain products, which fused kernels need less memory than.
     """
     call = Call(inputs, kwargs)
     try:

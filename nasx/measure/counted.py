@@ -44,10 +44,15 @@ class CountedCost(AdditiveCost):
     """
 
     fixed_counts: Mapping[Arch, int] = field(repr=False)
+    """The cost outside the repeated parts, by the shared choices."""
+
     part_counts: Mapping[PartKey, int] = field(repr=False)
+    """The cost of a repeated part, by its name, its number, the shared choices and its own."""
+
     by_index: bool = False
     """Whether parts of equal choices cost different amounts at different places."""
     unit: str = ""
+    """What is counted, in words, such as `MACs`."""
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the cost outside the repeated parts."""
@@ -94,8 +99,13 @@ class CachedCost:
     """A cost that is counted for each architecture that is asked for, once; it can filter, but not count a space."""
 
     unit: str
+    """What is counted, in words, such as `bytes`."""
+
     count: Callable[[Arch], int] = field(repr=False)
+    """Returns an architecture's cost."""
+
     known: dict[Arch, int] = field(default_factory=dict, repr=False, compare=False)
+    """The costs counted so far."""
 
     def __call__(self, arch: Arch) -> int:
         """Return the architecture's cost."""

@@ -12,12 +12,12 @@ from nasx.cells import Edge, cell_edges, edge_name, live_edges
 
 
 class Cell(nn.Module):
-    """One cell of a `cell_space`: every node is the sum of what its incoming edges give.
+    """One cell of a `cell_space`: every node of `graph` is the sum of what its incoming edges give.
 
-    `operations` maps a name to what builds a module, or to None for the zero operation, of which there is at most one.
-    Operations keep the shape of their input and do not change it in place. Only edges on a path from the input to the
-    output are built, as `edges.<source>-<target>.<operation>`, so in a `Supernet` every operation of every edge has
-    weights of its own. A cell without such a path gives zeros.
+    `arch` names the operation of every edge. `operations` maps a name to what builds a module, or to None for the zero
+    operation, of which there is at most one. Operations keep the shape of their input and do not change it in place.
+    Only edges on a path from the input to the output are built, as `edges.<source>-<target>.<operation>`, so in a
+    `Supernet` every operation of every edge has weights of its own. A cell without such a path gives zeros.
     """
 
     def __init__(

@@ -21,10 +21,13 @@ from nasx.train.modes import evaluating
 
 @dataclass(frozen=True)
 class Member:
-    """Where a group's units lie in a tensor: along a dimension, once in each of some parts stacked along it."""
+    """Where a group's units lie in a tensor."""
 
     dim: int
+    """The dimension along which they lie, counted from 0."""
+
     stacks: int = 1
+    """Parts that are stacked along that dimension, each of which holds every unit: 3 for packed q, k and v."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,11 @@ def neurons(first: str, second: str) -> Units:
 
 
 def heads(qkv: str, proj: str, width: int) -> Units:
-    """Return the group of attention heads of a width: rows of packed queries, keys and values, columns of `proj`."""
+    """Return the group of attention heads of a width.
+
+    They lie in the rows of the layer `qkv`, once each in its queries, keys and values, and in the columns of the layer
+    `proj`. Both may be patterns, such as `blocks.*.attn.qkv`.
+    """
     return Units({qkv: Member(0, stacks=3), f"{proj}.weight": 1}, width)
 
 
@@ -59,7 +66,7 @@ def order_by_importance(
     groups: Sequence[Units],
     arch: Arch | None = None,
 ) -> None:
-    """Permute a supernet's weights in place so that the first units of every group are the most important ones.
+    """Permute a supernet's weights in place so that the first units of all `groups` are the most important ones.
 
     Without `batches` importance is magnitude: the norm of a unit's weights in all tensors of its group. With them it is
     what a unit contributes to the layers that read it, on inputs such as (images, labels) or images alone: the mean

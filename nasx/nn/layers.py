@@ -32,8 +32,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float | None =
 class Attention(nn.Module):
     """Multi-head self-attention: tokens (B, N, dim) to (B, N, out_dim).
 
-    `inner` is the width of q, k and v over all heads; it and `out_dim` are `dim` by default. `qkv` packs q, k and v
-    along its rows, head by head inside each, as timm does. `dropout` acts on the attention weights.
+    `heads` share `inner`, the width of q, k and v over all heads; it and `out_dim` are `dim` by default. The layer
+    `qkv` packs q, k and v along its rows, head by head inside each, as timm does, with biases if `qkv_bias`. `scale`
+    multiplies the products of queries and keys; by default it is the width of a head ** -0.5. `dropout` is the
+    probability that an attention weight is zeroed in training. A ValueError says that `heads` do not divide `inner`.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class Attention(nn.Module):
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve each channel of (B, C, N) with its own odd kernel (C, 1, K), zeros at both ends, length kept.
+    """Convolve each channel of `x` (B, C, N) with its own odd kernel, zeros at both ends, length kept.
 
-    The same numbers as `F.conv1d`, which copies its input to a channels-first layout that oneDNN trains slowly in.
-    As an image of height one, transposed tokens (B, N, C) stay as they lie in memory.
+    `weight` is (C, 1, K) and `bias` (C,). The same numbers as `F.conv1d`, which copies its input to a channels-first
+    layout that oneDNN trains slowly in. As an image of height one, transposed tokens (B, N, C) stay as they lie in
+    memory.
     """
     kernel_size, channels = weight.shape[-1], weight.shape[0]
     image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -78,7 +81,10 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 class FeedForward(nn.Module):
-    """Linear to `hidden`, activation, Linear back to `dim`, dropout after each; the names are timm's."""
+    """Linear from `dim` to `hidden`, activation, Linear back, dropout after each; the names are timm's.
+
+    `activation` builds the module between them; `dropout` is a probability.
+    """
 
     def __init__(
         self, dim: int, hidden: int, *, activation: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
@@ -100,10 +106,10 @@ def _check_rate(rate: float) -> None:
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero whole samples of a residual branch with a probability, and scale the others up (stochastic depth).
+    """Zero whole samples of a residual branch `x` with the probability `rate`, and scale the others up.
 
-    Samples lie along the first dimension; the draw is torch's default generator's on x's device. The rate is at
-    least 0 and below 1.
+    Samples lie along the first dimension; the draw is torch's default generator's on x's device. `rate` is at least 0
+    and below 1, else a ValueError. Without `training` x is returned. Source: stochastic depth (Huang et al., 2016).
     """
     _check_rate(rate)
     if rate == 0 or not training:
@@ -113,7 +119,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """`drop_path` as a module."""
+    """`drop_path` as a module: in training, each sample's branch is zeroed with the probability `rate`."""
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()

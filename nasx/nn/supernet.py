@@ -251,7 +251,10 @@ class Supernet(nn.Module):
     # Using it
 
     def forward(self, *args: Any, arch: Mapping[str, Value] | None = None, **kwargs: Any) -> Any:
-        """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`."""
+        """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`.
+
+        All other `args` and `kwargs` go to the network's own `forward`. A TypeError says that there is no architecture.
+        """
         if arch is None:
             if len(args) < 2 or not isinstance(args[1], Mapping):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
@@ -521,7 +524,7 @@ def _is_inside(shape: Shape, other: Shape) -> bool:
 
 
 class Subnet(nn.Module):
-    """A supernet held at one architecture: a plain module whose weights are slices of the supernet's.
+    """A `supernet` held at the architecture `arch`: a plain module whose weights are slices of the supernet's.
 
     Of a `Supernet`, its submodules are the network's own, with modes of their own, so BatchNorm statistics can be
     recomputed in it; they change in the supernet. Another supernet is called as it is. Train the supernet's

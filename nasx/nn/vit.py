@@ -12,12 +12,22 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFrame:
-    """Square images cut into square patches: sizes in pixels, channels and classes. Defaults are ImageNet's."""
+    """Square images cut into square patches. Defaults are ImageNet's.
+
+    Raises ValueError where the image is no whole number of patches wide.
+    """
 
     image_size: int = 224
+    """Pixels along a side of an image."""
+
     patch_size: int = 16
+    """Pixels along a side of a patch."""
+
     in_channels: int = 3
+    """Channels of an image."""
+
     num_classes: int = 1000
+    """Outputs of the classifier."""
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size or self.image_size < self.patch_size:
@@ -48,10 +58,13 @@ class ImageFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViTFrame(ImageFrame):
-    """The same with one width and one number of heads for all blocks. Defaults are DeiT-Tiny's."""
+    """An `ImageFrame` with one width and one number of heads for all blocks. Defaults are DeiT-Tiny's."""
 
     embed_dim: int = 192
+    """Channels of a token, a multiple of `num_heads`."""
+
     num_heads: int = 3
+    """Attention heads of a block."""
 
     def __post_init__(self) -> None:
         ImageFrame.__post_init__(self)
@@ -62,7 +75,7 @@ class ViTFrame(ImageFrame):
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into patches and project each to a token."""
+    """Cut images (B, C, H, W) into the patches of a `frame` and project each to a token of its width."""
 
     def __init__(self, frame: ViTFrame) -> None:
         super().__init__()
@@ -74,7 +87,10 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """A vision transformer of any blocks: images (B, C, H, W) in, logits (B, classes) out; the names are timm's."""
+    """A vision transformer of any blocks: images (B, C, H, W) in, logits (B, classes) out; the names are timm's.
+
+    `frame` says what the images are cut into and how wide tokens are. `blocks` map tokens (B, N, D) to their own shape.
+    """
 
     def __init__(self, frame: ViTFrame, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -107,7 +123,7 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def initialise(self, std: float, *, spared: Collection[nn.Module] = ()) -> None:
-        """Draw weights as ViT does: truncated normal for Linear, class token and positions, biases 0.
+        """Draw weights as ViT does: truncated normal of `std` for Linear, class token and positions, biases 0.
 
         Linear layers among `spared` keep what torch drew for them.
         """

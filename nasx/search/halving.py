@@ -21,14 +21,14 @@ class Halving:
     """A plan to train many networks of which only the best few are trained to the end (Jamieson and Talwalkar 2016).
 
     Of `candidates` networks the best `keep` are finished. After each rung one in `factor` goes on from its checkpoint,
-    so nothing is trained twice. The share of a training that a rung ends at grows by the same factor, up
-    to 1 on the last one:
+    so nothing is trained twice. The share of a training that a rung ends at grows by the same factor, up to 1 on the
+    last one. `trainings` is what it costs, known beforehand, in whole trainings. Scores on the way are those of
+    networks whose learning rate has not come down yet: the higher `first_share`, the better they tell how the training
+    ends.
 
-    >>> [(rung.candidates, rung.share) for rung in Halving(16, 2).rungs]
-    [(16, 0.125), (8, 0.25), (4, 0.5), (2, 1.0)]
-
-    `trainings` is what it costs, known beforehand, in whole trainings. Scores on the way are those of networks whose
-    learning rate has not come down yet: the higher `first_share`, the better they tell how the training ends.
+    Examples:
+        >>> [(rung.candidates, rung.share) for rung in Halving(16, 2).rungs]
+        [(16, 0.125), (8, 0.25), (4, 0.5), (2, 1.0)]
     """
 
     def __init__(self, candidates: int, keep: int, *, factor: float = 2.0, first_share: float | None = None) -> None:

@@ -14,10 +14,11 @@ _GENES = (0, 2, 4)  # that change, on average and at least one: inside a tight b
 class LocalSearch(Searcher):
     """Climb from random candidates to better neighbours, and start again where none is found (White et al., UAI 2021).
 
-    The first generation is drawn uniformly, and its best is where the climb begins. Each later one holds neighbours of
-    the best candidate of the climb, which differ from it in one gene; where the space or its budget leaves too few of
-    them, in a few genes. After `patience` generations without a better candidate the next one is drawn uniformly, and
-    another climb begins. A strong baseline where scores are cheap and neighbours score alike.
+    A generation is `batch` candidates of `space`, and `evaluations` are made in all; `seed` decides all draws. The
+    first generation is drawn uniformly, and its best is where the climb begins. Each later one holds neighbours of the
+    best candidate of the climb, which differ from it in one gene; where the space or its budget leaves too few of them,
+    in a few genes. After `patience` generations without a better candidate the next one is drawn uniformly, and another
+    climb begins. A strong baseline where scores are cheap and neighbours score alike.
     """
 
     def __init__(

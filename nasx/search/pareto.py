@@ -19,7 +19,8 @@ Floats = npt.NDArray[np.float64]
 class ParetoSearch(Searcher):
     """Breed each generation from the candidates that no other beats in the score and in every cost (NSGA-II).
 
-    The score is told and maximised; the costs are computed here and minimised. The first generation is drawn
+    The score is told and maximised; `costs` are functions of an architecture, computed here and minimised. `seed`
+    decides all draws from `space`. The first generation is drawn
     uniformly. The parents of each later one are the `population` survivors of all candidates so far, by non-dominated
     rank and then by crowding distance (sections III-A and III-B), and each parent wins a binary tournament on the
     two. A child crosses two parents with `crossover_probability`; otherwise it is a mutant of one, in which each gene

@@ -7,7 +7,10 @@ from nasx.space import ArchSet
 
 
 class RandomSearch(Searcher):
-    """Draw candidates uniformly, in batches; the baseline that every search has to beat."""
+    """Draw candidates uniformly, in batches; the baseline that every search has to beat.
+
+    `ask` gives `batch` architectures of `space` at a time, until `evaluations` were told; `seed` decides the draws.
+    """
 
     def __init__(self, space: ArchSet, *, evaluations: int = 1000, batch: int = 50, seed: int = 0) -> None:
         super().__init__(space, evaluations=evaluations, seed=seed)

@@ -19,11 +19,16 @@ _ENUMERATED = 1_000_000  # architectures that a set may hold for that
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A candidate with its score (higher is better; NaN for one that failed) and the generation that it came in."""
+    """A candidate with its score."""
 
     arch: Arch
+    """The architecture."""
+
     score: float
+    """Higher is better; NaN for a candidate that failed."""
+
     generation: int
+    """The generation that it came in, from 0."""
 
 
 class Searcher(ABC):
@@ -32,6 +37,9 @@ class Searcher(ABC):
     No architecture is asked for twice. `ask` returns the same candidates until they are told. A space that runs out
     ends the search normally. Candidates are a pure function of (seed, generation, scores told), so `state` needs no
     generator and a searcher restored from it goes on exactly as the first would have.
+
+    A subclass says what a generation is. `space` is where candidates come from, `evaluations` how many scores end the
+    search, and `seed` decides all draws.
     """
 
     def __init__(self, space: ArchSet, *, evaluations: int, seed: int) -> None:

@@ -18,10 +18,11 @@ _FEWEST = 4  # scores without which there is no model
 
 
 class Surrogate:
-    """Ridge regression of scores on choices: every value of every choice adds its own share.
+    """Ridge regression of `scores` on choices: every value of every choice adds its own share.
 
-    The penalty is the one with the least squared error where each architecture in turn is left out. `predict` returns
-    means and standard deviations, `sample` scores that could be the true ones, both in the unit of the scores.
+    At least four finite scores are needed, else a ValueError. The penalty is the one with the least squared error where
+    each architecture in turn is left out. `predict` returns means and standard deviations, `sample` scores that could
+    be the true ones, both in the unit of the scores.
     """
 
     def __init__(self, scores: Mapping[Arch, float]) -> None:
@@ -83,10 +84,11 @@ class Surrogate:
 class SurrogateSearch(Searcher):
     """Try the architectures of which a model of the scores so far expects most (`Surrogate`).
 
-    The first generation is drawn uniformly. For each later one the model is fitted on all scores; each of its
-    candidates is the best of a pool by scores drawn from what the model holds possible (Thompson sampling), so that
-    choices of which little is known are tried too. The pool holds `pool` architectures, half of them uniform draws,
-    half children of the ten best so far. It needs few scores, and pays where each is expensive, as real training is.
+    A generation is `batch` candidates of `space`, and `evaluations` are made in all; `seed` decides all draws. The
+    first generation is drawn uniformly. For each later one the model is fitted on all scores; each of its candidates is
+    the best of a pool by scores drawn from what the model holds possible (Thompson sampling), so that choices of which
+    little is known are tried too. The pool holds `pool` architectures, half of them uniform draws, half children of the
+    ten best so far. It needs few scores, and pays where each is expensive, as real training is.
     """
 
     def __init__(

@@ -2,8 +2,9 @@
 
 Each is a plain class of pytest tests: a subclass named `Test...` says what is to be tested, and inherits the rest.
 
->>> class TestMySpace(SpaceContract):
-...     space = MY_SPACE
+Examples:
+    >>> class TestMySpace(SpaceContract):
+    ...     space = MY_SPACE
 
 Nothing here imports pytest.
 """

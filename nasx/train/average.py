@@ -55,5 +55,8 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:
-    """Return an exponential moving average of a model's weights, which `train(..., average=...)` updates."""
+    """Return an exponential moving average of a model's weights, which `train(..., average=...)` updates.
+
+    It moves by `1 - decay` of the way to them at each step.
+    """
     return WeightAverage(model, decay)

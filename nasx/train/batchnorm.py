@@ -13,6 +13,7 @@ from nasx.train.modes import evaluating
 def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) -> dict[str, Tensor]:
     """Replace the statistics of every BatchNorm that a pass reaches by averages over the batches; return copies.
 
+    `unpack` takes a batch apart into what the network is called with and the targets, which are not used.
     `model.load_state_dict(returned, strict=False)` brings them back after another architecture's took their place.
     Every dimension is covered. Only the BatchNorm layers run in training mode (dropout and stochastic depth stay
     off), with cumulative averages, so batches of one size give the plain mean of their statistics. Layers that the

@@ -37,7 +37,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return bfloat16 autocast on CUDA and nothing elsewhere; bfloat16 needs no loss scaling."""
+    """Return bfloat16 autocast where `device` is CUDA and nothing elsewhere; bfloat16 needs no loss scaling."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 

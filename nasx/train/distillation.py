@@ -27,9 +27,11 @@ class Distillation:
     """A network, or a function of what the network is called with; its outputs, or their `logits`, are (B, classes).
     A module is put into evaluation mode and must be on the network's device."""
     kind: Literal["soft", "hard"] = "soft"
+    """Whether the network learns from the teacher's probabilities or from its first choices."""
     weight: float = 0.5
     """Share of the loss in 0..1; 0.5 is DeiT's."""
     temperature: float = 1.0
+    """What logits are divided by before the softmax, above 0; 1 with hard distillation."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("soft", "hard"):

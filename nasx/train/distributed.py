@@ -39,8 +39,11 @@ class Group:
     """
 
     rank: int = 0
+    """This process's number, from 0."""
     size: int = 1
+    """Number of processes."""
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    """What this process computes on."""
     _patient: Any = field(default=None, repr=False, compare=False)
     _prompt: Any = field(default=None, repr=False, compare=False)
     """For small messages between the CPUs, which wait for nothing that a device still computes."""
@@ -99,12 +102,12 @@ ALONE = Group()
 def process_group(device: torch.device, *, timeout_seconds: float = 25.0) -> Iterator[Group]:
     """Join the processes that torchrun started (RANK and WORLD_SIZE are set) for as long as the context lasts.
 
-    CUDA devices talk by NCCL, the CPU by gloo. Without torchrun, or where it started one process, the group is that
-    process alone. A rank that does not come to a step within the timeout, stuck or gone, is an error on all others;
-    the default leaves torchrun, which gives a stuck rank 30 seconds more, to end all within a minute. The error that
-    ends a rank names it, in its traceback and in torchrun's summary. No rank leaves the context before all have come
-    to its end, or have been Interrupted, so that torchrun, which ends all when one leaves early, cuts no rank off
-    that is still writing.
+    `device` is what this process computes on: CUDA devices talk by NCCL, the CPU by gloo. Without torchrun, or where it
+    started one process, the group is that process alone. A rank that does not come to a step within `timeout_seconds`,
+    stuck or gone, is an error on all others; the default leaves torchrun, which gives a stuck rank 30 seconds more, to
+    end all within a minute. The error that ends a rank names it, in its traceback and in torchrun's summary. No rank
+    leaves the context before all have come to its end, or have been Interrupted, so that torchrun, which ends all when
+    one leaves early, cuts no rank off that is still writing.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -39,10 +39,11 @@ def run_jobs(
 ) -> list[Result]:
     """Run `function(job, report)` for each job and return the results in order.
 
-    `on_progress(job_number, done, total)` and `on_result(job_number, result)` are called in this process. An
-    exception, a job's or one that a callback raises, ends all jobs. Once `stopping()` is true no further job starts,
-    those that run learn it from their next report, and when all have ended Interrupted is raised. Jobs and results
-    must be picklable; `function` must be importable. One process runs the jobs here, one after the other.
+    At most `processes` jobs run at a time, each with `threads` CPU threads. `on_progress(job_number, done, total)` and
+    `on_result(job_number, result)` are called in this process. An exception, a job's or one that a callback raises,
+    ends all jobs. Once `stopping()` is true no further job starts, those that run learn it from their next report, and
+    when all have ended Interrupted is raised. Jobs and results must be picklable; `function` must be importable. One
+    process runs the jobs here, one after the other.
     """
     progress = on_progress or (lambda job, done, total: None)
     finished = on_result or (lambda job, result: None)

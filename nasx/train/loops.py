@@ -38,16 +38,18 @@ class Step:
     lr: float
     """The learning rate that it was taken with."""
     archs: tuple[Arch, ...] = ()
+    """The paths of a supernet's step; none for a single network."""
     skipped: bool = False
     """Whether it changed nothing: its loss or gradient was not finite, or it was to be left out."""
 
 
 class Training(Iterator[Step]):
-    """A training under way: an iterator over its steps, or `run()` for all of them.
+    """A training under way: an iterator over its steps, or `run()` for all of them. `train` makes one.
 
-    On CUDA the record of a step comes some steps late (`delay`), because reading a loss at once would make the device
-    wait. `flush` gives the records still missing; after it, model, optimizer and schedule stand exactly after the
-    last step recorded, which is when to save or to evaluate them.
+    It returns the records of the steps `taken`, and raises NotFinite after more than `max_skipped` in a row that were
+    not finite, which `recovery` counts. On CUDA the record of a step comes some steps late (`delay`), because reading a
+    loss at once would make the device wait. `flush` gives the records still missing; after it, model, optimizer and
+    schedule stand exactly after the last step recorded, which is when to save or to evaluate them.
     """
 
     def __init__(self, taken: "Iterator[_Taken]", recovery: Recovery, *, max_skipped: int, delay: int) -> None:
@@ -114,7 +116,7 @@ def train(
     delay: int | None = None,
     group: Group = ALONE,
 ) -> Training:
-    """Train a network, one optimizer step per batch: iterate over the steps, or call `.run()` for all of them.
+    """Train `model`, one step of `optimizer` per batch: iterate over the steps, or call `.run()` for all of them.
 
     - `batches` yields batches of any structure, the first for `start_step`; `unpack` takes one apart into what the
       network is called with and the targets (see `nasx.train.unpack`).
@@ -182,8 +184,9 @@ def train_supernet(
 ) -> Training:
     """Train a supernet on the paths of each step, one optimizer step per batch (SPOS).
 
-    Batches, losses, records and ranks are those of `train`; the supernet is called as
-    `supernet(*args, arch=arch, **kwargs)`. Where a step has several paths, `reduction` says whether the gradient is
+    `batches`, `loss`, `unpack`, `schedule`, `clip_norm`, `average`, `batch_norm_group`, `start_step`, `max_skipped`,
+    `recovery`, `delay` and `group` are as in `train`. The supernet is called as `supernet(*args, arch=arch, **kwargs)`
+    for each architecture of `paths(step)`. Where a step has several paths, `reduction` says whether the gradient is
     the mean of theirs or their sum, as in FairNAS and BigNAS; the loss reported is the mean either way.
 
     With `distill` the first path of a step learns from the targets and the others from its outputs: of a cross-entropy
@@ -223,7 +226,7 @@ def train_supernet(
 
 
 def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
-    """Yield batches, seeding torch's generators before each from (seed, step).
+    """Yield batches, seeding torch's generators before each from (seed, step); the first is that of `start_step`.
 
     Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state.
     """

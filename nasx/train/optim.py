@@ -18,8 +18,9 @@ def nesterov_sgd(
 ) -> torch.optim.SGD:
     """Return the optimizer that SPOS and GLiT train supernets with: SGD with Nesterov's momentum.
 
-    `decay` says which parameters weight decay applies to: `all`, or `matrices`, those of more than one dimension, as
-    SPOS's code has it, which spares norms and biases (a class token and positions have more than one dimension).
+    It has all parameters of `model`, the learning rate `lr` and the factor `weight_decay`. `decay` says which
+    parameters weight decay applies to: `all`, or `matrices`, those of more than one dimension, as SPOS's code has it,
+    which spares norms and biases (a class token and positions have more than one dimension).
 
     Parameters without a gradient are left alone, momentum and decay included, so a candidate that a step did not
     sample keeps its weights to the bit. In the torch of SPOS's and GLiT's code gradients were zero instead of absent:
@@ -43,7 +44,8 @@ def nesterov_sgd(
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """Return DeiT's optimizer: no decay for vectors (norms, biases), the class token and position embeddings.
 
-    Those are the parameters called `cls_token` and `pos_embed`, in whichever module. A model that has timm's method
+    `lr` is the learning rate, `weight_decay` the factor of all other parameters. Those that are spared are the
+    parameters called `cls_token` and `pos_embed`, in whichever module. A model that has timm's method
     `no_weight_decay()` names further parameters that are spared, by their full names, as timm matches them: in
     AutoFormer's list `rel_pos_embed` is no full name, so its tables of relative positions are decayed. Tensors that a
     supernet keeps for each value of a choice have the name that the network gives them.
@@ -70,11 +72,12 @@ def cosine_schedule(
     warmup: Literal["before", "inside"] = "before",
     steps_per_epoch: int | None = None,
 ) -> LambdaLR:
-    """Return a schedule over steps: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`.
+    """Return a schedule over `steps`: linear from `warmup_lr` to the optimizer's lr, then cosine to `final_lr`.
 
-    The cosine begins at the end of the warm-up, or, with `warmup="inside"`, with the first step: the warm-up then
-    covers its beginning, as in timm and so in DeiT and AutoFormer. With `steps_per_epoch` the rate changes between
-    epochs only, as theirs do. Bounds are those of the first parameter group; others keep their ratio to it.
+    The warm-up takes `warmup_steps`. The cosine begins at the end of the warm-up, or, with `warmup="inside"`, with the
+    first step: the warm-up then covers its beginning, as in timm and so in DeiT and AutoFormer. With `steps_per_epoch`
+    the rate changes between epochs only, as theirs do. Bounds are those of the first parameter group; others keep their
+    ratio to it.
     """
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"`0 <= warmup_steps < steps` must hold, but got (warmup_steps={warmup_steps}, steps={steps})")

@@ -20,7 +20,7 @@ class Paths(Protocol):
 
 
 class UniformPaths:
-    """One path a step, every choice drawn uniformly (SPOS, section 3.3)."""
+    """One path a step: every choice of `space` drawn uniformly from (seed, step) (SPOS, section 3.3)."""
 
     def __init__(self, space: ArchSet, seed: int) -> None:
         self.space, self.seed = space, seed
@@ -33,7 +33,8 @@ class UniformPaths:
 class UniformArchPaths:
     """One path a step, uniform over architectures: an option that opens a larger subspace comes more often.
 
-    It differs from `UniformPaths` where options open subspaces of different sizes, and inside a budget.
+    It is drawn from `space` by (seed, step). It differs from `UniformPaths` where options open subspaces of different
+    sizes, and inside a budget.
     """
 
     def __init__(self, space: ArchSet, seed: int) -> None:
@@ -47,10 +48,10 @@ class UniformArchPaths:
 class StratifiedPaths:
     """One path a step, uniform over the architectures of a cost bin; all bins that hold any get equal shares.
 
-    The bounds, by default the attainable costs, are cut into bins of equal width, and each round visits every bin
-    once in an order of its own. So networks of rare costs train as often as common ones, against the bias of a
-    supernet towards small networks, which converge faster (GLiT, section 4.3). Bins without an architecture are left
-    out of `bins`; a ValueError says that all of them are.
+    The range of `cost` from `at_least` to `at_most`, by default all that `space` attains, is cut into bins of equal
+    width, and each round visits every bin once in an order of its own, drawn from (seed, round). So networks of rare
+    costs train as often as common ones, against the bias of a supernet towards small networks, which converge faster
+    (GLiT, section 4.3). Bins without an architecture are left out of `bins`; a ValueError says that all of them are.
     """
 
     def __init__(
@@ -92,13 +93,14 @@ class StratifiedPaths:
 
 
 class SandwichPaths:
-    """A teacher, the cheapest architecture and some random ones at every step (US-Nets, section 3.3).
+    """A teacher, the cheapest architecture by `cost` and `random` random ones at every step (US-Nets, section 3.3).
 
-    The teacher comes first, so that `train_supernet(..., distill=True)` lets the others learn from it; the random ones
-    draw every choice uniformly. It must have every choice that any of them has, or they would be taught by a network
-    that lacks parts of theirs. By default it is the costliest architecture of that kind: where all architectures have
-    the same names the costliest of all, in a space of local and global blocks the costliest whose blocks have both.
-    A ValueError names the choice of which no option has what the others have, or what a given `teacher` lacks.
+    Draws from `space` depend on (seed, step). The teacher comes first, so that `train_supernet(..., distill=True)` lets
+    the others learn from it; the random ones draw every choice uniformly. It must have every choice that any of them
+    has, or they would be taught by a network that lacks parts of theirs. By default it is the costliest architecture of
+    that kind: where all architectures have the same names the costliest of all, in a space of local and global blocks
+    the costliest whose blocks have both. A ValueError names the choice of which no option has what the others have, or
+    what a given `teacher` lacks.
     """
 
     def __init__(
@@ -130,12 +132,12 @@ class SandwichPaths:
 class FairPaths:
     """As many paths a step as the largest choice has options, each option equally often (FairNAS, section 3.2).
 
-    Every choice runs through its options in one random order after the other, apart from all other choices. So where
-    all choices have m options, each step of m paths holds every option exactly once. A choice of fewer options wraps
-    around inside a step: at any path, its options have been used equally often but for one, and exactly equally at
-    the end of each round, after lcm(option counts) paths. Only spaces in which every architecture has the same names
-    can be fair in this sense: a ValueError names the choice that opens subspaces, the repeat whose count varies, or
-    the budget.
+    Every choice of `space` runs through its options in one random order after the other, drawn from (seed, round),
+    apart from all other choices. So where all choices have m options, each step of m paths holds every option exactly
+    once. A choice of fewer options wraps around inside a step: at any path, its options have been used equally often
+    but for one, and exactly equally at the end of each round, after lcm(option counts) paths. Only spaces in which
+    every architecture has the same names can be fair in this sense: a ValueError names the choice that opens subspaces,
+    the repeat whose count varies, or the budget.
     """
 
     def __init__(self, space: ArchSet, seed: int) -> None:

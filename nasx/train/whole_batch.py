@@ -134,9 +134,10 @@ def sync_batch_norm(
 ) -> Tensor:
     """Compute `F.batch_norm` of (B, C, ...) with the statistics of all ranks' rows, however many each rank holds.
 
-    As in torch, the biased variance normalises and the unbiased one goes into the running statistics, which come out
-    the same to the bit on all ranks. All ranks of the default process group must call it alike; its gradients are
-    those of the sum of the ranks' losses. It runs on every device that the process group serves.
+    `input`, `running_mean`, `running_var`, `weight`, `bias`, `training`, `momentum` and `eps` are those of
+    `F.batch_norm`. As in torch, the biased variance normalises and the unbiased one goes into the running statistics,
+    which come out the same to the bit on all ranks. All ranks of the default process group must call it alike; its
+    gradients are those of the sum of the ranks' losses. It runs on every device that the process group serves.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

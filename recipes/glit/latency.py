@@ -15,8 +15,9 @@ from recipes.glit.model import Frame, GLiT, build_in, make_block
 class GLiTBlocks:
     """Builds what a frame's networks consist of, for batches of some images; GLiT-Tiny's and one image by default.
 
-    >>> latency = measure_latency(TABLE2, GLiTBlocks())
-    >>> fast = TABLE2.within(Budget(latency, at_most=8_000))
+    Examples:
+        >>> latency = measure_latency(TABLE2, GLiTBlocks())
+        >>> fast = TABLE2.within(Budget(latency, at_most=8_000))
     """
 
     frame: Frame = field(default_factory=Frame)
