@@ -343,7 +343,7 @@ def noise(*shape: int) -> Tensor:
 Sharing = Literal["separate", "entangled"]
 SHARINGS: tuple[Sharing, ...] = ("separate", "entangled")
 SMALL_IMAGES: dict[str, Any] = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
-FEW: dict[str, Any] = {"blocks": 2, "expansion": (1, 4), "qkv_ratio": (0.5, 1.0, 2.0), "mlp_ratio": (2, 4)}
+FEW: dict[str, Any] = {"blocks": 2, "expansion": (1, 4), "qkv_ratio": (0.5, 1.0), "mlp_ratio": (2, 4)}
 LOCALITIES: dict[Locality, recipes.glit.space.Axes] = {
     "conv1d": recipes.glit.space.Axes(kernel_size=(3, 9), held_kernel_size=9, **FEW),
     "conv2d": recipes.glit.space.Axes(locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, **FEW),

@@ -328,12 +328,14 @@ class Supernet(nn.Module):
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """Return a parameter by its name in the state dict."""
-        found = self._stored().get(target)
+        source, leaf = self._cache.places.get(target, ({}, ""))
+        found = source.get(leaf)
         return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
 
     def get_buffer(self, target: str) -> Tensor:
         """Return a buffer by its name in the state dict."""
-        found = self._stored().get(target)
+        source, leaf = self._cache.places.get(target, ({}, ""))
+        found = source.get(leaf)
         return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
