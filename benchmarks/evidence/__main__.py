@@ -5,6 +5,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ def digits_truth(options: argparse.Namespace) -> Iterator[Work]:
     """Networks of the digits preset's stage one, each trained alone with two seeds."""
     scene = scenes.digits()
     for seed, (number, arch) in itertools.product((0, 1), enumerate(spread(scene, TRUTH_NETWORKS))):
-        yield f"{number:02}-{seed}", lambda path, a=arch, s=seed: measure_alone(scene, a, s, TRUTH_EPOCHS, path)
+        yield f"{number:02}-{seed}", partial(measure_alone, scene, arch, seed, TRUTH_EPOCHS)
 
 
 def digits_supernets(options: argparse.Namespace) -> Iterator[Work]:
@@ -50,7 +51,7 @@ def _supernets(scene: Scene, epochs: tuple[int, int]) -> Iterator[Work]:
         Setting("entangled", many, "stratified", ema=0.98),
     ]
     for seed, setting in itertools.product((0, 1, 2), settings):
-        yield f"{setting.name}-{seed}", lambda path, c=setting, s=seed: measure(scene, c, s, archs, path)
+        yield f"{setting.name}-{seed}", partial(measure, scene, setting, seed, archs)
 
 
 EXPERIMENTS = {

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasx import Arch
+from nasx.cost import Cost
 from nasx.search import Evolution, Halving, LocalSearch, ParetoSearch, RandomSearch, Searcher, SurrogateSearch
 from nasx.space import ArchSet
 from recipes.glit.bench import Table
@@ -33,7 +34,7 @@ class Greedy(Searcher):
             fresh.draw(self.batch, lambda: self.space.mutate(tops[int(rng.integers(len(tops)))], rng, 0.1))
 
 
-def searchers(cost: Callable[[Arch], int]) -> Mapping[str, Callable[[ArchSet, int], Searcher]]:
+def searchers(cost: Cost) -> Mapping[str, Callable[[ArchSet, int], Searcher]]:
     """Return the searchers that are compared, by name."""
     generations = EVALUATIONS // BATCH
     return {
@@ -58,7 +59,7 @@ def compare_searchers(table: Table, *, repeats: int = 200) -> list[dict[str, Any
     inside = table.settings.space.where(lambda arch: arch in known)
     macs = {arch: rows[0].macs for arch, rows in known.items()}
     rows = []
-    for name, make in searchers(macs.__getitem__).items():
+    for name, make in searchers(lambda arch: macs[arch]).items():
         regrets = np.zeros((repeats, EVALUATIONS // BATCH))
         for repeat in range(repeats):
             rng = np.random.default_rng([repeat, 1])
