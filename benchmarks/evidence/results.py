@@ -1,0 +1,169 @@
+"""Reading what experiments left, and the statistics that docs/evidence.md shows of them."""
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.evidence.supernets import Setting
+from nasx.comparison import Difference, Interval, paired_difference
+from nasx.ranking import RankAgreement, rank_agreement
+from recipes.glit.bench import Table, table
+
+DATA = Path(__file__).with_name("data")
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def collect(folder: Path, experiment: str) -> Path:
+    """Pack the results of an experiment, one JSON file each, into one file beside this module."""
+    found = [json.loads(path.read_text()) for path in sorted((folder / experiment).glob("*.json"))]
+    if not found:
+        raise ValueError(f"{folder / experiment} holds no results; run the experiment first")
+    path = DATA / f"{experiment}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(record, sort_keys=True) for record in found) + "\n]\n")
+    return path
+
+
+@lru_cache(maxsize=8)
+def records(experiment: str) -> list[dict[str, Any]]:
+    """Return the results of an experiment."""
+    found: list[dict[str, Any]] = json.loads((DATA / f"{experiment}.json").read_text())
+    return found
+
+
+def unpacked(text: str, count: int) -> Bools:
+    """Return hits that were packed into text."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Accuracies of networks trained alone, (networks, seeds), by the networks' numbers in their space."""
+
+    indices: tuple[int, ...]
+    val: Floats
+    test: Floats
+
+    @property
+    def accuracy(self) -> Floats:
+        """Mean test accuracy over the seeds, (networks,)."""
+        return self.test.mean(axis=1)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one training's test accuracy, pooled over networks."""
+        return float(np.sqrt(self.test.var(axis=1, ddof=1).mean()))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the networks' true accuracies: that of the means, less what noise adds to it."""
+        of_means = self.accuracy.var(ddof=1)
+        return float(np.sqrt(max(0.0, of_means - self.noise**2 / self.test.shape[1])))
+
+
+def digits_truth() -> Truth:
+    """Return the truth of the digits, on validation and test images together."""
+    by_network: dict[int, dict[int, tuple[Bools, Bools]]] = defaultdict(dict)
+    for record in records("digits-truth"):
+        parts = [unpacked(record[part]["hits"], record[part]["images"]) for part in ("val", "test")]
+        by_network[record["arch"]][record["seed"]] = parts[0], parts[1]
+    complete = {index: seeds for index, seeds in by_network.items() if len(seeds) > 1}
+    val = [[of_seed[0].mean() for _, of_seed in sorted(seeds.items())] for seeds in complete.values()]
+    both = [[np.concatenate(of_seed).mean() for _, of_seed in sorted(seeds.items())] for seeds in complete.values()]
+    return Truth(tuple(complete), np.array(val), np.array(both))
+
+
+def cifar10_truth(found: Table | None = None) -> Truth:
+    """Return the truth of the benchmark's networks on CIFAR-10."""
+    found = found or table()
+    space = found.settings.space
+    archs = [arch for arch in found.archs if len(found.of(arch)) > 1]
+    return Truth(
+        tuple(space.index(arch) for arch in archs),
+        np.array([[row.val_accuracy for row in found.of(arch)] for arch in archs]),
+        np.array([[row.test_accuracy for row in found.of(arch)] for arch in archs]),
+    )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a supernet's scores were worth."""
+
+    setting: Setting
+    seed: int
+    scoring: str
+    seconds: float
+    accuracy: float
+    """Mean accuracy of the networks with the supernet's weights."""
+    agreement: RankAgreement
+    scores: Floats
+
+
+def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> Iterator[Ranking]:
+    """Yield how each supernet of an experiment ranked the networks whose truth is known."""
+    for record in records(experiment):
+        at = {index: place for place, index in enumerate(record["archs"])}
+        hits = [unpacked(text, record["images"]) for text in record["hits"][scoring]]
+        scores = np.array([hits[at[index]].mean() for index in truth.indices])
+        agreement = rank_agreement(scores, truth.test[:, 0], second_accuracies=truth.test[:, 1], top_k=(1, 5))
+        yield Ranking(
+            Setting(**record["setting"]),
+            record["seed"],
+            scoring,
+            record["seconds"],
+            float(np.mean([h.mean() for h in hits])),
+            agreement,
+            scores,
+        )
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a way to spend trainings finds, by supernet seed: test accuracy of the network that validation picks."""
+
+    name: str
+    trainings: float
+    found: Floats
+    """Expected test accuracy, (seeds,)."""
+
+
+def best_of(truth: Truth, places: Sequence[int]) -> float:
+    """Return the expected test accuracy of the best of some networks, trained once and picked by validation."""
+    picked = []
+    for seed in range(truth.val.shape[1]):
+        winner = max(places, key=lambda place: truth.val[place, seed])
+        picked.append(truth.test[winner].mean())
+    return float(np.mean(picked))
+
+
+def best_of_random(truth: Truth, k: int, *, most: int = 4000) -> float:
+    """Return the expected test accuracy of the best of k random networks, exactly where there are few ways."""
+    everyone = range(len(truth.indices))
+    ways = list(combinations(everyone, k)) if len(truth.indices) ** k <= 50 * most else None
+    if ways is None:
+        rng = np.random.default_rng(0)
+        ways = [tuple(rng.choice(len(truth.indices), k, replace=False)) for _ in range(most)]
+    return float(np.mean([best_of(truth, way) for way in ways]))
+
+
+def against_random(truth: Truth, found: Mapping[int, Sequence[int]], k: int) -> tuple[Difference, Floats]:
+    """Compare the best of the networks that each supernet seed proposes with the best of k random ones."""
+    searched = np.array([best_of(truth, places) for _, places in sorted(found.items())])
+    random = np.full(len(searched), best_of_random(truth, k))
+    return paired_difference(searched, random), searched
+
+
+def with_interval(interval: Interval, digits: int = 2) -> str:
+    """Return a value with its interval as tables show it."""
+    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
