@@ -70,7 +70,8 @@ def pick(name: str, known: Mapping[str, Any], what: str) -> Any:
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """Return a config with `section.field=value` settings applied and validated.
 
-    Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text.
+    Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text; `3,5` and `(3,5)`
+    are lists too.
     """
     # only what is set: what is left open may be fitted to the data
     plain, fields = config.model_dump(exclude_unset=True), _paths(config)
@@ -88,12 +89,20 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
         node: dict[str, Any] = plain
         for section in sections:
             node = node.setdefault(section, {})
-        try:
-            node[field] = json.loads(text)
-        except json.JSONDecodeError:
-            node[field] = text
+        node[field] = _value(text)
     with bad_input():
         return type(config).model_validate(plain)
+
+
+def _value(text: str) -> Any:
+    """Return what a setting's text means."""
+    listed = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    for written in (text, f"[{listed.removesuffix(',')}]" if "," in listed else text):
+        try:
+            return json.loads(written)
+        except json.JSONDecodeError:
+            continue
+    return text
 
 
 def _paths(section: BaseModel, prefix: str = "") -> list[str]:
@@ -110,6 +119,9 @@ def validation_message(error: ValidationError) -> str:
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
         told = fault["msg"].removeprefix("Value error, ")
+        if where and told.startswith(f"{where}."):  # a rule of a section, which names the field itself
+            lines.append(told)
+            continue
         # a rule of a whole section says itself which of its values it met
         lines.append(f"{where}: {told}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}"))
     return "; ".join(lines)

@@ -1,7 +1,12 @@
 """The code that README and the site show must run, and the commands that they show must exist."""
 
 import importlib
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("tuto
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda p: p.name)
 def test_python_blocks_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": "__main__"}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(block, str(page), "exec"), namespace)
 
@@ -32,3 +37,30 @@ def test_relative_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def code_of(page: Path) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+
+
+def test_a_search_of_your_own_is_short() -> None:
+    lines = [line for line in code_of(DOCS / "tutorials" / "own_search.md").splitlines() if line.strip()]
+    assert len(lines) <= 80
+
+
+@pytest.mark.slow
+def test_a_search_of_your_own_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "search.py").write_text(code_of(DOCS / "tutorials" / "own_search.md"))
+    command = [sys.executable, "search.py"]
+    told = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "text": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **told)  # type: ignore[call-overload]
+    while process.poll() is None and not (tmp_path / "traces" / "search" / "journal.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode not in (0, -signal.SIGINT)
+    assert "Interrupted" in err
+    done = subprocess.run(command, capture_output=True, **told)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    assert "on the test data" in done.stdout
+    assert (tmp_path / "network.pt2").stat().st_size

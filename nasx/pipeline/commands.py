@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -82,7 +83,7 @@ class CommandLine:
             help=f"which settings to start from: {', '.join(self.presets)} (default: {self.presets[0]}"
             + (f", with --data {FOLDER})" if FOLDER in self.presets else ")"),
         )
-        sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
+        sub.add_argument("--data", type=Path, help="images: train/<class>/* and test/ or val/; or what data.source says")
         sub.add_argument("--seed", type=int, help="seed of the run (default 0)")
         sub.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of the preset"
@@ -134,15 +135,16 @@ class CommandLine:
             from nasx.pipeline.images import ImageSource, load_images
             from nasx.pipeline.machine import Machine
 
-            reading: list[Any] = []
+            shown: dict[str, Any] = {}
 
-            def show(done: int, total: int) -> None:
-                if not reading:
-                    reading.append(bars.add_task("reading images", total=total))
-                bars.update(reading[0], completed=done, total=total)
+            def show(what: str, done: int, total: int) -> None:
+                if what not in shown:
+                    shown[what] = bars.add_task(what, total=total)
+                bars.update(shown[what], completed=done, total=total)
 
             path = options.data.resolve() if options.data else None
-            task = load_images(ImageSource(config.data, config.seed, path, Machine.from_environment()), show)
+            source = ImageSource(config.data, config.seed, path, Machine.from_environment())
+            task = load_images(source, partial(show, "reading images"), partial(show, "checking images"))
         broken = task.dataset.broken
         for image in broken[:_BROKEN_NAMED]:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
@@ -249,7 +251,7 @@ class CommandLine:
             shown = True
         finally:
             if not shown and not options.json:  # they help to see what to change
-                print("\n".join(setting_lines(config.model_dump(mode="json"))))
+                print("\n".join(setting_lines(config.model_dump(mode="json"))), flush=True)
         if options.json:
             print_json(document)
         else:

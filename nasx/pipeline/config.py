@@ -65,9 +65,9 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """The images of a run: the embedded digits, or a folder in ImageNet's layout."""
+    """The images of a run: the embedded digits, a folder in ImageNet's layout, tar shards, or a Hugging Face folder."""
 
-    source: Literal["digits", "folder"] = "folder"
+    source: Literal["digits", "folder", "shards", "hf"] = "folder"
     image_size: PositiveInt = 224
     channels: Literal[1, 3] | None = Field(None, description="grey or colour; None: as the images are")
     class_order: Literal["text", "number"] = Field("text", description="of class folders: by text, or 2 before 10")
@@ -83,6 +83,15 @@ class Data(Section):
             raise ValueError(
                 f"data.mean and data.std need a value for each channel, both or neither, but got {self.mean} and "
                 f"{self.std}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _order_of_folders(self) -> "Data":
+        if self.class_order != "text" and self.source != "folder":
+            raise ValueError(
+                f"data.class_order={self.class_order} has an effect on class folders only, but data.source is "
+                f"{self.source}; remove it"
             )
         return self
 

@@ -1,5 +1,6 @@
-"""The classification of images: the embedded digits, or a folder in ImageNet's layout, with augmentation."""
+"""The classification of images: the embedded digits, a folder in ImageNet's layout, tar shards or Hugging Face tables."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,9 @@ from nasx.data import (
     channel_statistics,
     eval_batches,
     load_digits,
+    load_hf_folder,
     load_image_folder,
+    load_shards,
     load_test_folder,
 )
 from nasx.data.broken import refuse_broken
@@ -36,6 +39,12 @@ from nasx.pipeline.task import BaseTask, PartName
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
 
 OnProgress = Callable[[int, int], object]
+
+_LOADERS: dict[str, Callable[..., Dataset]] = {
+    "folder": load_image_folder,
+    "shards": load_shards,
+    "hf": load_hf_folder,
+}
 
 
 class ImageTask(BaseTask):
@@ -158,19 +167,23 @@ class ImageSource:
 _loaded: dict[ImageSource, ImageTask] = {}
 
 
-def load_images(source: ImageSource, on_progress: OnProgress = lambda done, total: None) -> ImageTask:
+def load_images(
+    source: ImageSource,
+    on_progress: OnProgress = lambda done, total: None,
+    on_check: OnProgress = lambda done, total: None,
+) -> ImageTask:
     """Return the task of images, loaded; the last are kept, because a worker process trains several networks.
 
-    The machine says how much of them is kept in memory. `on_progress(done, total)` is called as images are read into
-    memory. Raises ValueError for what is no data set.
+    The machine says how much of them is kept in memory. `on_check(done, total)` is called as headers are looked at,
+    `on_progress(done, total)` as images are read into memory. Raises ValueError for what is no data set.
     """
     if source not in _loaded:
         _loaded.clear()
-        _loaded[source] = ImageTask(_load(source, on_progress), source.data, source=source)
+        _loaded[source] = ImageTask(_load(source, on_progress, on_check), source.data, source=source)
     return _loaded[source]
 
 
-def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
+def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) -> Dataset:
     data = source.data
     if data.source == "digits":
         if source.path is not None:
@@ -180,18 +193,25 @@ def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
             )
         dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
     else:
-        dataset = load_image_folder(
-            _folder(source.path),
-            image_size=data.image_size,
-            seed=source.seed,
-            channels=data.channels,
-            class_order=data.class_order,
-            val_images=data.val_images,
-            val_fraction=data.val_fraction,
-            leaks=data.leaks,
-            max_bytes=int(source.machine.image_memory_gib * 2**30),
-            on_progress=on_progress,
-        )
+        order = {"class_order": data.class_order} if data.source == "folder" else {}
+        try:
+            dataset = _LOADERS[data.source](
+                _folder(source.path),
+                image_size=data.image_size,
+                seed=source.seed,
+                channels=data.channels,
+                val_images=data.val_images,
+                val_fraction=data.val_fraction,
+                leaks=data.leaks,
+                max_bytes=int(source.machine.image_memory_gib * 2**30),
+                on_progress=on_progress,
+                on_check=on_check,
+                **order,
+            )
+        except ValueError as error:
+            if type(error) is not ValueError:
+                raise
+            raise ValueError(re.sub(r"(?<![\w.])(val_images|val_fraction)", r"data.\1", str(error))) from error
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
     if data.mean is not None and len(data.mean) != dataset.channels:
@@ -204,7 +224,7 @@ def _load(source: ImageSource, on_progress: OnProgress) -> Dataset:
 
 def _folder(path: Path | None) -> Path:
     if path is None:
-        raise ValueError("data.source=folder reads an image folder: give --data DIR with train/ and test/ or val/")
+        raise ValueError("data.source reads images from a folder: give --data DIR with train/ and test/ or val/")
     return path
 
 
@@ -235,6 +255,8 @@ def class_names(source: ImageSource) -> tuple[str, ...]:
     """Return the names of the classes of a source, of which no image is read."""
     if source.data.source == "digits":
         return load_digits(seed=0).classes
+    if source.data.source != "folder":
+        return load_images(source).dataset.classes
     root = _folder(source.path)
     for part in ("train", "test", "val"):
         if (root / part).is_dir() and (found := class_folders(root / part)):
@@ -273,6 +295,10 @@ def held_out_images(
                 f"{digits.image_size} and {digits.channels}; give --data DIR"
             )
         return HeldOutImages(digits.open_test(), digits.classes)
+    if data.source not in ("digits", "folder"):
+        asked = data.model_copy(update={"image_size": image_size, "channels": channels, "leaks": "allow"})
+        dataset = load_images(ImageSource(asked, 0, path, Machine(image_memory_gib=max_bytes / 2**30))).dataset
+        return HeldOutImages(dataset.open_test(), dataset.classes, dataset.remarks)
     found = load_test_folder(
         _folder(path),
         image_size=image_size,

@@ -237,6 +237,7 @@ class Problem(Generic[Configured]):
         self._check_patterns()
         arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
         self._check_network(arch)
+        self._check_supernet()
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies a problem beside its settings and data, as JSON values.
@@ -319,6 +320,14 @@ class Problem(Generic[Configured]):
         )
         evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
         batch_size(task.unpack(batch).targets)
+
+    def _check_supernet(self) -> None:
+        """Build the supernet where it is derived from the builder, whose networks may not fit each other."""
+        import torch
+
+        if getattr(self._supernet, "func", self._supernet) is Supernet:
+            with torch.random.fork_rng(devices=[]):
+                self.supernet(self.space)
 
 
 def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:

@@ -28,6 +28,14 @@ def pick_device(name: str = "auto") -> torch.device:
                 f"torchrun started a process for {device}, but this machine has {torch.cuda.device_count()} CUDA "
                 "devices; lower --nproc-per-node or ask for the device cpu"
             )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"the device {name!r} was asked for, but this machine or this PyTorch cannot use it: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
     return device
 
 

@@ -42,6 +42,9 @@ def test_an_unknown_device_is_a_clear_error() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="tpu9"):
         pick_device("tpu9")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ValueError, match="the device 'mps' was asked for, but this machine"):
+            pick_device("mps")
 
 
 def test_supernets_train_where_only_deterministic_algorithms_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
