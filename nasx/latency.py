@@ -3,6 +3,8 @@
 Blocks run one after the other in a new random order each round, as they would in a network: a block finds the caches
 as other blocks left them, and a change of the machine's speed meets all of them alike. Each gets the median of its
 rounds.
+
+Blocks run in torch, or in ONNX Runtime (`OnnxRuntime`) where networks are to be deployed with it.
 """
 
 import json
@@ -12,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -40,7 +44,7 @@ class Blocks(Protocol):
     """What builds the modules that are timed, with inputs of the batch size that matters; any device will do.
 
     `fixed` is the network without its repeated parts, called as the network is. `shared` are the choices outside
-    repeated parts without those that `measure_latency` was told to ignore.
+    repeated parts without those in the `ignore` of `measure_latency`.
     """
 
     def fixed(self, shared: Mapping[str, Value]) -> Timed:
@@ -63,6 +67,43 @@ class MeasuredOn:
     """CPU threads of torch."""
     torch: str
     system: str
+    runtime: str = "torch"
+    """What ran the blocks, with its version and providers where it is not torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntime:
+    """Runs modules in ONNX Runtime, with as many threads as torch has, instead of in torch.
+
+    `providers` are ONNX Runtime's execution providers, the preferred first; inputs lie in the memory of the host. Each
+    module is exported with the shapes of its inputs, which takes seconds. Needs the extra `onnx`; an ImportError says
+    so. A provider that the installed ONNX Runtime does not have is a ValueError.
+    """
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
+    @property
+    def name(self) -> str:
+        """The runtime with its version and providers."""
+        return f"onnxruntime {_onnxruntime().__version__}, {', '.join(self.providers)}"
+
+    def call(self, module: nn.Module, *inputs: Tensor) -> Callable[[], object]:
+        """Return what runs a module once on inputs."""
+        runtime = _onnxruntime()
+        if unknown := [name for name in self.providers if name not in runtime.get_available_providers()]:
+            raise ValueError(
+                f"this ONNX Runtime has no provider {unknown[0]!r}, only {', '.join(runtime.get_available_providers())}"
+            )
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        program = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
+        assert program is not None
+        session = runtime.InferenceSession(
+            program.model_proto.SerializeToString(), options, providers=list(self.providers)
+        )
+        feeds = {entry.name: x.numpy() for entry, x in zip(session.get_inputs(), inputs, strict=True)}
+        return partial(session.run, None, feeds)
 
 
 Clock = Callable[[], float]
@@ -165,21 +206,26 @@ def measure_latency(
     by_index: bool = False,
     seed: int = 0,
     clock: Clock | None = None,
+    runtime: OnnxRuntime | None = None,
+    on_ready: Callable[[int, int], object] = lambda done, total: None,
 ) -> Latency:
     """Time each distinct block that a space can need, in evaluation mode, and return the cost that adds them up.
 
     A part is built once for each assignment of the shared choices and its own, whatever its index unless `by_index`.
     `ignore` names shared choices on which no block depends, such as `block.count`: they then multiply nothing. All
     blocks are in memory at once. Times are medians over the `rounds`, each in an order drawn with `seed`, and hold for
-    the number of threads that torch has meanwhile. `clock` is as for `time_modules`.
+    the number of threads that torch has meanwhile. `clock`, `runtime` and `on_ready` are as for `time_modules`.
     """
-    where = pick_device(device)
+    where = _pick_device(device, runtime)
     fixed: dict[FixedKey, int] = {}
     parts: dict[PartKey, int] = {}
-    table = Latency(_measured_on(where), fixed, parts, tuple(ignore), by_index)
+    table = Latency(_measured_on(where, runtime), fixed, parts, tuple(ignore), by_index)
     attainable(space, _Wanted(table, fixed, parts))
     modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
-    times = [round(took) for took in time_modules(modules, device=device, rounds=rounds, seed=seed, clock=clock)]
+    found = time_modules(
+        modules, device=device, rounds=rounds, seed=seed, clock=clock, runtime=runtime, on_ready=on_ready
+    )
+    times = [round(took) for took in found]
     fixed.update(zip(fixed, times[: len(fixed)], strict=True))
     parts.update(zip(parts, times[len(fixed) :], strict=True))
     return table
@@ -232,13 +278,22 @@ def latency_report(
     rounds: int = 10,
     seed: int = 0,
     clock: Clock | None = None,
+    runtime: OnnxRuntime | None = None,
 ) -> LatencyReport:
-    """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time."""
+    """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time.
+
+    A table that was measured in another runtime is a ValueError.
+    """
+    if (here := _runtime_name(runtime)) != table.measured_on.runtime:
+        raise ValueError(
+            f"the table was measured in {table.measured_on.runtime!r}, but networks are to run in {here!r}; give the "
+            "same runtime"
+        )
     predicted = tuple(table(arch) for arch in archs)
     measured: list[float] = []
     for first in range(0, len(archs), _NETWORKS):
         networks = [blocks.network(arch) for arch in archs[first : first + _NETWORKS]]
-        measured += time_modules(networks, device=device, rounds=rounds, seed=seed, clock=clock)
+        measured += time_modules(networks, device=device, rounds=rounds, seed=seed, clock=clock, runtime=runtime)
     return LatencyReport(predicted, tuple(measured))
 
 
@@ -250,28 +305,35 @@ def time_modules(
     warm_up: int = 3,
     seed: int = 0,
     clock: Clock | None = None,
+    runtime: OnnxRuntime | None = None,
+    on_ready: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[float]:
     """Return the median microseconds of a forward pass of each module, in evaluation mode without gradients.
 
     Modules and inputs are moved to the device; modes are restored. After `warm_up` rounds that do not count, each round
     runs all of them once, in an order of its own. On CUDA, events mark what the device spends, with its waiting
-    for launches as in a network. Elsewhere `clock` tells the time, `time.perf_counter` by default; on a CPU that is
-    busy with other work, `time.thread_time` tells what one thread would take on an idle one.
+    for launches as in a network. Elsewhere `clock` gives the time, `time.perf_counter` by default; on a CPU that is
+    busy with other work, `time.thread_time` gives what one thread would take on an idle one.
+
+    With a `runtime` modules run in ONNX Runtime, on the CPU; `on_ready(done, total)` follows each that is ready to run.
     """
     if rounds < 1 or warm_up < 0:
         raise ValueError(f"`rounds >= 1` and `warm_up >= 0` must hold, but got (rounds={rounds}, warm_up={warm_up})")
-    where, rng = pick_device(device), np.random.default_rng(seed)
-    modes = evaluating(nn.ModuleList(module for module, *_ in modules))
-    with modes, torch.inference_mode():
-        calls = [partial(module.to(where), *(x.to(where) for x in inputs)) for module, *inputs in modules]
-        times: list[list[float]] = [[] for _ in calls]
-        for done in range(warm_up + rounds):
-            order = rng.permutation(len(calls)).tolist()
-            for at, took in zip(
-                order, _chained([calls[i] for i in order], where, clock or time.perf_counter), strict=True
-            ):
-                if done >= warm_up:
-                    times[at].append(took)
+    where, rng = _pick_device(device, runtime), np.random.default_rng(seed)
+    times: list[list[float]] = [[] for _ in modules]
+    with evaluating(nn.ModuleList(module for module, *_ in modules)):
+        calls: list[Callable[[], object]] = []
+        for module, *inputs in modules:
+            module, tensors = module.to(where), [x.to(where) for x in inputs]
+            calls.append(partial(module, *tensors) if runtime is None else runtime.call(module, *tensors))
+            on_ready(len(calls), len(modules))
+        with torch.inference_mode():
+            for done in range(warm_up + rounds):
+                order = rng.permutation(len(calls)).tolist()
+                took = _chained([calls[i] for i in order], where, clock or time.perf_counter)
+                for at, microseconds in zip(order, took, strict=True):
+                    if done >= warm_up:
+                        times[at].append(microseconds)
     return [median(found) for found in times]
 
 
@@ -307,8 +369,28 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _measured_on(device: torch.device) -> MeasuredOn:
-    return MeasuredOn(_device_name(device), torch.get_num_threads(), torch.__version__, platform.platform())
+def _measured_on(device: torch.device, runtime: OnnxRuntime | None) -> MeasuredOn:
+    system = platform.platform()
+    return MeasuredOn(_device_name(device), torch.get_num_threads(), torch.__version__, system, _runtime_name(runtime))
+
+
+def _runtime_name(runtime: OnnxRuntime | None) -> str:
+    return "torch" if runtime is None else runtime.name
+
+
+def _pick_device(device: str, runtime: OnnxRuntime | None) -> torch.device:
+    if runtime is None:
+        return pick_device(device)
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"ONNX Runtime's inputs lie in the memory of the host, but got device={device!r}; give 'cpu'")
+    return torch.device("cpu")
+
+
+def _onnxruntime() -> Any:
+    for package in ("onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise ImportError(f"ONNX Runtime needs {package}: pip install 'nasx[onnx]'")
+    return import_module("onnxruntime")
 
 
 def _device_name(device: torch.device) -> str:

@@ -220,10 +220,14 @@ class Choice(_Node):
         at = self.position(value)
         if at is None:
             raise ValueError(f"{name} must be one of {_listed(self.values)}, but got {value!r}")
-        before = sum(space.size for _, space in self.options[:at])
-        return before + self.options[at][1]._rank(_above(name), entries)
+        before = sum(space.size for _, space in self.options[:at]) if self.branches else at
+        opened = self.options[at][1]
+        return before + (opened._rank(_above(name), entries) if opened.nodes else 0)
 
     def _unrank(self, name: str, index: int, entries: dict[str, Value]) -> None:
+        if not self.branches:
+            entries[name] = self.options[index][0]
+            return
         for value, space in self.options:
             if index < space.size:
                 entries[name] = value
@@ -235,7 +239,8 @@ class Choice(_Node):
     def _draw(self, name: str, rng: np.random.Generator, entries: dict[str, Value]) -> None:
         value, space = self.options[rng.integers(len(self.options))]
         entries[name] = value
-        space._draw(_above(name), rng, entries)
+        if space.nodes:
+            space._draw(_above(name), rng, entries)
 
     def _choices(self, name: str) -> Iterator[tuple[str, "Choice"]]:
         yield name, self
@@ -682,13 +687,13 @@ def _above(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _digits(nodes: Iterable[_Node], index: int) -> Iterator[tuple[Any, int]]:
-    """Yield each node with its own rank, given the rank of all: mixed radix, the first most significant."""
-    nodes, digits = list(nodes), []
-    for node in reversed(nodes):
+def _digits(nodes: Iterable[Any], index: int) -> list[tuple[Any, int]]:
+    """Return each node with its own rank, given the rank of all: mixed radix, the first most significant."""
+    pairs = []
+    for node in reversed([*nodes]):
         index, digit = divmod(index, node.size)
-        digits.append(digit)
-    return zip(nodes, reversed(digits), strict=True)
+        pairs.append((node, digit))
+    return pairs[::-1]
 
 
 def _fits(value: Value, wanted: Value | Predicate) -> bool:

@@ -1,9 +1,12 @@
-"""Proofs that what is searched, shipped and counted is one network: supernet slice = extract = export, formula = count.
+"""Proofs that what is searched, exported and counted is one network: supernet = extract = export, formula = count.
 
-Networks are compared in float64 on the CPU, on copies: nothing that is handed in changes.
+Networks are compared in float64 on the CPU, on copies: nothing that is handed in changes. An `extract` that builds a
+network as its user does, in torch's default precision, builds it in float64 here; one that insists on another precision
+is converted, and compared as exactly as that allows. A network that does not compute in float64 is compared in float32.
 """
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +20,11 @@ from torch import Tensor, nn
 from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import count_macs, count_params
-from nasx.nn.supernet import Supernet
+from nasx.nn.supernet import SupernetLike
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_TOLERANCES = {torch.float64: 0.0, torch.float32: 1e-4}
+"""Relative differences that computing in a precision explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Verification:
 
 
 def verify(
-    supernet: Supernet,
+    supernet: SupernetLike,
     arch: Arch,
     inputs: Tensor,
     *,
@@ -69,12 +74,13 @@ def verify(
     `inputs` is a batch (B, ...) of at least two samples; `build(arch)` is a network of its own weights, into which
     the exported ones are loaded.
     """
-    network = _extract(_exact(supernet), arch)
+    dtype = _usable_dtype(supernet, inputs, arch)
+    network, _ = _extract(_exact(supernet, dtype), arch, dtype)
     checks = [check_slice(supernet, arch, inputs, training=training, seed=seed) for training in (False, True)]
     if build is not None:
         checks.append(check_reload(network, build(arch), inputs))
     if macs is not None:
-        checks.append(check_cost("MACs", macs(arch), count_macs(network, _double(inputs[:1]))))
+        checks.append(check_cost("MACs", macs(arch), count_macs(network, _cast(inputs[:1], dtype))))
     if params is not None:
         checks.append(check_cost("parameters", params(arch), count_params(network)))
     if onnx:
@@ -83,23 +89,32 @@ def verify(
 
 
 def check_slice(
-    supernet: Supernet, arch: Arch, inputs: Tensor, *, training: bool = False, seed: int = 0, tolerance: float = 1e-10
+    supernet: SupernetLike,
+    arch: Arch,
+    inputs: Tensor,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    tolerance: float = 1e-10,
 ) -> Check:
     """Check that a supernet's outputs under an architecture are those of the extracted network.
 
     In training mode both start from the same random state, and the buffers that they leave, such as BatchNorm
     statistics, are compared as well. Where outputs differ, the detail names the first module that does (as
-    `first_difference` finds it). `tolerance` is relative to the largest output, or to 1.
+    `first_difference` finds it). `tolerance` is relative to the largest output, or to 1; it is at least what the
+    precision allows that the network computes or is extracted in, where that is not float64.
     """
     name = f"supernet slice = extracted network ({'training' if training else 'evaluation'} mode)"
-    whole = _exact(supernet).train(training)
-    network = _extract(whole, arch)
-    expected = _seeded(lambda: whole(_double(inputs), arch), seed)
-    check = _compared(name, expected, _seeded(lambda: network(_double(inputs)), seed), tolerance)
+    dtype = _usable_dtype(supernet, inputs, arch)
+    whole = _exact(supernet, dtype).train(training)
+    network, precision = _extract(whole, arch, dtype)
+    tolerance = max(tolerance, precision)
+    expected = _seeded(lambda: whole(_cast(inputs, dtype), arch), seed)
+    check = _compared(name, expected, _seeded(lambda: network(_cast(inputs, dtype)), seed), tolerance)
     if not check.passed:
         where = first_difference(supernet, arch, inputs, training=training, seed=seed, tolerance=tolerance)
         return Check(name, False, check.difference, f"{check.detail}; {where}" if check.detail else where)
-    own, sliced = network.state_dict(), _extract(whole, arch).state_dict()
+    own, sliced = network.state_dict(), _extract(whole, arch, dtype)[0].state_dict()
     for key, tensor in own.items():
         left = _compared(name, sliced[key], tensor, tolerance)
         if not left.passed:
@@ -108,17 +123,25 @@ def check_slice(
 
 
 def first_difference(
-    supernet: Supernet, arch: Arch, inputs: Tensor, *, training: bool = False, seed: int = 0, tolerance: float = 1e-10
+    supernet: SupernetLike,
+    arch: Arch,
+    inputs: Tensor,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    tolerance: float = 1e-10,
 ) -> str:
     """Return which module's outputs differ first between a supernet's slice and the extracted network, in words.
 
     Modules are compared by name, so only those count that have one name in both and run as often in both; the first
     is that which finishes first, inner modules before those that hold them.
     """
-    whole = _exact(supernet).train(training)
-    network = _extract(whole, arch)
-    sliced = _outputs(whole, lambda: whole(_double(inputs), arch), seed)
-    own = _outputs(network, lambda: network(_double(inputs)), seed)
+    dtype = _usable_dtype(supernet, inputs, arch)
+    whole = _exact(supernet, dtype).train(training)
+    network, precision = _extract(whole, arch, dtype)
+    tolerance = max(tolerance, precision)
+    sliced = _outputs(whole, lambda: whole(_cast(inputs, dtype), arch), seed)
+    own = _outputs(network, lambda: network(_cast(inputs, dtype)), seed)
     calls = [Counter(name for name, _ in outputs) for outputs in (sliced, own)]
     shared = [key for key in own if calls[0][key[0]] == calls[1][key[0]]]
     agreeing = ""
@@ -132,15 +155,17 @@ def first_difference(
 def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolerance: float = 1e-10) -> Check:
     """Check that a network whose weights go through safetensors into a freshly built one computes the same."""
     name = "reloaded export = extracted network"
-    network = _exact(network).eval()
+    dtype = _usable_dtype(network, inputs)
+    tolerance = max(tolerance, _TOLERANCES[dtype])
+    network = _exact(network, dtype).eval()
     weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in network.state_dict().items()}
-    fresh = _exact(fresh).eval()
+    fresh = _exact(fresh, dtype).eval()
     try:
         fresh.load_state_dict(load(save(weights)))
     except RuntimeError as error:  # what torch calls names and shapes that do not fit
         return Check(name, False, detail=" ".join(str(error).split()))
     with torch.no_grad():
-        return _compared(name, network(_double(inputs)), fresh(_double(inputs)), tolerance)
+        return _compared(name, network(_cast(inputs, dtype)), fresh(_cast(inputs, dtype)), tolerance)
 
 
 def check_cost(unit: str, formula: float, counted: int) -> Check:
@@ -211,21 +236,44 @@ def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, toleranc
     return worst
 
 
-def _exact(module: Any) -> Any:
-    """Return a float64 copy on the CPU."""
+def _usable_dtype(module: Any, inputs: Tensor, *more: Arch) -> torch.dtype:
+    """Return the precision that a module computes in: float64, or float32 where a layer of its insists on that."""
+    exact = _exact(module, torch.float64).eval()
+    try:
+        _seeded(lambda: exact(_cast(inputs, torch.float64), *more), 0)
+    except RuntimeError as error:
+        if not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
+            raise
+        return torch.float32
+    return torch.float64
+
+
+def _exact(module: Any, dtype: torch.dtype) -> Any:
+    """Return a copy of a precision on the CPU."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"networks and supernets are verified as torch modules, but got {type(module).__name__}")
-    return copy.deepcopy(module).to("cpu", torch.float64)
+    return copy.deepcopy(module).to("cpu", dtype)
 
 
-def _extract(supernet: Any, arch: Arch) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # building a network draws weights
-        return supernet.extract(arch)
+def _extract(supernet: Any, arch: Arch, dtype: torch.dtype) -> tuple[nn.Module, float]:
+    """Return the extracted network in a precision, and the tolerance that this and the one that it came in allow."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a network draws weights
+            network = supernet.extract(arch)
+    finally:
+        torch.set_default_dtype(default)
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"`extract` must return a torch module, but got {type(network).__name__}")
+    lower = {t.dtype for t in network.state_dict().values() if t.is_floating_point()} - {torch.float64, dtype}
+    tolerance = max((10 * torch.finfo(other).eps for other in lower), default=0.0)
+    return network.to("cpu", dtype), max(tolerance, _TOLERANCES[dtype])
 
 
-def _double(inputs: Tensor) -> Tensor:
+def _cast(inputs: Tensor, dtype: torch.dtype) -> Tensor:
     inputs = inputs.detach().cpu()
-    return inputs.double() if inputs.is_floating_point() else inputs.clone()
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs.clone()
 
 
 def _compared(name: str, expected: Tensor, found: Tensor, tolerance: float) -> Check:

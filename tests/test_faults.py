@@ -1,4 +1,4 @@
-"""The suites of `nasx.faults` find nothing, and find what is broken on purpose."""
+"""The suites of `nasx.faults` pass here, and fail where something is broken on purpose."""
 
 import contextlib
 import hashlib
@@ -64,7 +64,7 @@ def test_nothing_fails_in_the_long_run_of_another_seed(tmp_path: Path) -> None:
     assert suites["lock races"]["counts"] == {"processes": 500}
 
 
-def test_what_failed_is_told_and_is_the_status(
+def test_what_failed_is_printed_and_is_the_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def found(directory: Path, **options: Any) -> Outcome:
@@ -113,7 +113,7 @@ def nothing_tidied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suite", "broken", "told"),
+    ("suite", "broken", "expected"),
     [
         (lambda directory: crash_points(directory, ["file"]), removed_before_it_is_replaced, ["killed at call"]),
         (lambda directory: power_losses(directory, 60), no_flush, ["were committed, but"]),
@@ -126,11 +126,11 @@ def nothing_tidied(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_broken_is_found(
     suite: Callable[[Path], Outcome],
     broken: Callable[[pytest.MonkeyPatch], None],
-    told: list[str],
+    expected: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken(monkeypatch)
     outcome = suite(tmp_path)
-    for part in told:
+    for part in expected:
         assert any(part in failure for failure in outcome.failures), outcome.failures[:9]

@@ -1,8 +1,11 @@
+import importlib.util
 import itertools
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,16 @@ from torch import Tensor, nn
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.latency import Latency, LatencyReport, MeasuredOn, Timed, latency_report, measure_latency, time_modules
+from nasx.latency import (
+    Latency,
+    LatencyReport,
+    MeasuredOn,
+    OnnxRuntime,
+    Timed,
+    latency_report,
+    measure_latency,
+    time_modules,
+)
 from nasx.testing import CostContract
 from recipes.glit.latency import GLiTBlocks
 from recipes.glit.model import Frame
@@ -210,3 +222,93 @@ def test_glits_blocks_make_a_table_of_its_whole_space() -> None:
     assert len(report.measured) == 3
     for module, *inputs in (blocks.network(archs[0]), blocks.fixed(Arch())):
         assert module(*inputs).shape == (2, 10)
+
+
+# ONNX Runtime
+
+
+class Layers(nn.Module):
+    """As many layers as it is told, of which each takes as long as another."""
+
+    def __init__(self, count: int, width: int = 96) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class RealBlocks:
+    """Networks of layers that really compute."""
+
+    def fixed(self, shared: Mapping[str, Value]) -> Timed:
+        return Layers(1), torch.randn(64, 96)
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> Timed:
+        return Layers(int(choices["layers"])), torch.randn(64, 96)
+
+    def network(self, arch: Arch) -> Timed:
+        return Layers(1 + sum(int(part["layers"]) for part in arch.parts("block"))), torch.randn(64, 96)
+
+
+REAL = Space(block=repeat(Space(layers=one_of(1, 12)), 2))
+
+
+@pytest.fixture
+def onnxruntime() -> Any:
+    pytest.importorskip("onnxscript")
+    return pytest.importorskip("onnxruntime")
+
+
+def test_a_runtime_computes_what_torch_does(onnxruntime: Any) -> None:
+    torch.manual_seed(0)
+    module, x = Layers(3).eval(), torch.randn(64, 96)
+    run: Any = OnnxRuntime().call(module, x)
+    (found,) = run()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_is_measured_in_onnx_runtime_and_says_so(onnxruntime: Any, tmp_path: Path) -> None:
+    ready: list[tuple[int, int]] = []
+    table = measure_latency(
+        REAL,
+        RealBlocks(),
+        device="cpu",
+        rounds=15,
+        clock=time.thread_time,  # other processes take the machine meanwhile
+        runtime=OnnxRuntime(),
+        on_ready=lambda done, total: ready.append((done, total)),
+    )
+    assert table.measured_on.runtime == f"onnxruntime {onnxruntime.__version__}, CPUExecutionProvider"
+    assert ready == [(1, 3), (2, 3), (3, 3)]
+    few, many = (table.part("block", 0, {}, {"layers": count}) for count in (1, 12))
+    assert many > 3 * few > 0
+    table.save(tmp_path / "table.json")
+    assert Latency.load(tmp_path / "table.json") == table
+    with pytest.raises(ValueError, match=r"measured in 'onnxruntime .*', but networks are to run in 'torch'"):
+        latency_report(table, RealBlocks(), REAL.sample(0, 2), device="cpu", rounds=1)
+    report = latency_report(
+        table, RealBlocks(), REAL.sample(0, 2), device="cpu", rounds=2, clock=time.thread_time, runtime=OnnxRuntime()
+    )
+    assert all(measured > 0 for measured in report.measured)
+
+
+def test_tables_of_before_were_measured_in_torch(tmp_path: Path, table: Latency) -> None:
+    table.save(tmp_path / "table.json")
+    document = json.loads((tmp_path / "table.json").read_text())
+    assert document["measured_on"].pop("runtime") == "torch"
+    (tmp_path / "table.json").write_text(json.dumps(document))
+    assert Latency.load(tmp_path / "table.json") == table
+
+
+def test_what_onnx_runtime_cannot_do_is_refused(onnxruntime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Timed] = [(Layers(1), torch.randn(2, 96))]
+    with pytest.raises(ValueError, match=r"no provider 'NoSuchProvider', only .*CPUExecutionProvider"):
+        time_modules(timed, device="cpu", runtime=OnnxRuntime(("NoSuchProvider",)))
+    with pytest.raises(ValueError, match="memory of the host, but got device='cuda'"):
+        time_modules(timed, device="cuda", runtime=OnnxRuntime())
+    found: Any = importlib.util.find_spec
+    monkeypatch.setattr("nasx.latency.find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(ImportError, match=r"ONNX Runtime needs onnxruntime: pip install 'nasx\[onnx\]'"):
+        time_modules(timed, device="cpu", runtime=OnnxRuntime())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.nn import ElasticFeedForward, FeedForward, Switch
+from nasx.nn import FeedForward, Supernet
 from nasx.verify import check_cost, check_onnx, check_reload, check_slice, first_difference, verify
 
 SPACE = Space(block=repeat(Space(hidden=one_of(4, 8)), 2))
@@ -34,12 +34,34 @@ class Plain(nn.Module):
         return self.head(x)
 
 
+class SlicedLinear(nn.Linear):
+    """Computes with the first rows, and as many columns as there are inputs."""
+
+    def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
+        bias = self.bias if rows is None else self.bias[:rows]
+        return nn.functional.linear(x, self.weight[:rows, : x.shape[-1]], bias)
+
+
+class SlicedFeedForward(FeedForward):
+    """The first hidden neurons of a feed-forward."""
+
+    def __init__(self, dim: int, hidden: int, *, dropout: float) -> None:
+        super().__init__(dim, hidden, dropout=dropout)
+        self.fc1, self.fc2 = SlicedLinear(dim, hidden), SlicedLinear(hidden, dim)
+
+    def forward(self, x: Tensor, hidden: int = 0) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x, hidden)))))
+
+
 class Net(Plain):
-    """The supernet of them, with entangled weights; `fault` is done to the network that it extracts."""
+    """The supernet of them, with entangled weights; `fault` is done to the network that it extracts.
+
+    A network is extracted as its user builds it, in whatever precision torch has by default.
+    """
 
     def __init__(self, fault: Callable[[Plain], object] = lambda network: None) -> None:
         torch.manual_seed(0)
-        super().__init__([ElasticFeedForward(WIDTH, 8, dropout=0.2) for _ in range(2)])
+        super().__init__([SlicedFeedForward(WIDTH, 8, dropout=0.2) for _ in range(2)])
         self.fault = fault
 
     def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
@@ -50,15 +72,9 @@ class Net(Plain):
         return self.head(x)
 
     def extract(self, arch: Arch) -> Plain:
-        hidden = [int(part["hidden"]) for part in arch.parts("block")]
-        blocks: list[nn.Module] = [
-            block.extract(WIDTH, hidden=width)
-            for block, width in zip(self.blocks, hidden, strict=True)
-            if isinstance(block, ElasticFeedForward)
-        ]
-        network = Plain(blocks).to(self.head.weight.dtype)
-        own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("blocks.")}
-        network.load_state_dict(own, strict=False)
+        network = build(arch)
+        slices = {name: tuple(map(slice, tensor.shape)) for name, tensor in network.state_dict().items()}
+        network.load_state_dict({name: tensor[slices[name]] for name, tensor in self.state_dict().items()})
         self.fault(network)
         return network.train(self.training)
 
@@ -95,6 +111,81 @@ def test_a_sound_supernet_passes_every_check(arch: Arch) -> None:
     assert all(check.difference is not None and check.difference < 1e-12 for check in report.checks)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_an_extracted_network_of_lower_precision_is_compared_as_exactly_as_it_can_be(training: bool) -> None:
+    def lowered(network: Plain) -> None:
+        network.float()
+
+    supernet = Net(lowered)
+    assert check_slice(supernet, ARCH, inputs(), training=training).passed
+
+    def wrong(network: Plain) -> None:
+        network.float()
+        nudge("head.bias", 1e-4)(network)
+
+    check = check_slice(Net(wrong), ARCH, inputs(), training=training)
+    assert check.passed is False
+    assert "the first module that differs is 'head'" in check.detail
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("arch", list(SPACE), ids=lambda arch: "-".join(map(str, arch.values())))
+def test_a_derived_supernet_passes_every_check(arch: Arch) -> None:
+    supernet = Supernet(build, SPACE)
+    report = verify(supernet, arch, inputs(), macs=true_macs, params=true_params, build=build)
+    assert report.passed, str(report)
+    assert all(tensor.dtype != torch.float64 for tensor in supernet.state_dict().values())
+
+
+class Single(nn.Module):
+    """A layer that computes in float32, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.float())
+
+
+def test_a_network_that_does_not_compute_in_float64_is_compared_in_float32() -> None:
+    class Whole(nn.Module):
+        def __init__(self, by: float = 0.0) -> None:
+            super().__init__()
+            self.layer, self.by = Single(), by
+
+        def forward(self, x: Tensor, arch: Arch) -> Tensor:
+            return self.layer(x)
+
+        def extract(self, arch: Arch) -> nn.Module:
+            network = copy.deepcopy(self.layer)
+            with torch.no_grad():
+                network.weight.add_(self.by)
+            return network
+
+    report = verify(Whole(), ARCH, inputs(), macs=lambda arch: 9, build=lambda arch: Single())
+    assert report.passed, str(report)
+    assert not verify(Whole(0.01), ARCH, inputs()).passed
+
+
+def test_an_error_of_the_network_itself_is_not_hidden() -> None:
+    class Broken(Net):
+        def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
+            raise RuntimeError("the network is wrong")
+
+    with pytest.raises(RuntimeError, match="the network is wrong"):
+        check_slice(Broken(), ARCH, inputs())
+
+
+def test_an_extract_that_returns_no_module_is_refused() -> None:
+    class Weights(Net):
+        def extract(self, arch: Arch) -> Any:
+            return self.state_dict()
+
+    with pytest.raises(TypeError, match="`extract` must return a torch module, but got OrderedDict"):
+        verify(Weights(), ARCH, inputs())
+
+
 def test_nothing_that_is_handed_in_changes() -> None:
     supernet = Net().train()
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
@@ -108,10 +199,10 @@ def test_nothing_that_is_handed_in_changes() -> None:
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
-def nudge(name: str) -> Callable[[Plain], object]:
+def nudge(name: str, by: float = 1e-6) -> Callable[[Plain], object]:
     def fault(network: Plain) -> None:
         with torch.no_grad():
-            network.get_parameter(name).add_(1e-6)
+            network.get_parameter(name).add_(by)
 
     return fault
 
@@ -147,13 +238,13 @@ def test_what_has_no_name_in_both_is_found_at_the_next_module_that_has() -> None
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.head = nn.Linear(3, 3), nn.Linear(3, 3)
-            self.ops = Switch({1: nn.Linear(3, 3), 2: nn.Linear(3, 3)})
+            self.ops = nn.ModuleDict({"1": nn.Linear(3, 3), "2": nn.Linear(3, 3)})
 
         def forward(self, x: Tensor, arch: Arch) -> Tensor:
-            return self.head(self.ops(self.stem(x), arch["op"]))
+            return self.head(self.ops[str(arch["op"])](self.stem(x)))
 
         def extract(self, arch: Arch) -> nn.Module:
-            network = Chain(self.ops.extract(2))  # always candidate 2
+            network = Chain(copy.deepcopy(self.ops["2"]))  # always candidate 2
             network.stem, network.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
             return network.train(self.training)
 

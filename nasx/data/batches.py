@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx.data.augment import Augment
+from nasx.data.broken import BrokenImage, BrokenImageError, note_broken
 from nasx.data.dataset import Images, Indices, Photos
-from nasx.data.faults import BrokenImage, BrokenImageError, note_broken
 from nasx.data.readers import read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 from nasx.data.views import random_views, timm_data, view_transform
@@ -32,14 +32,14 @@ class TrainBatches:
     images in 0..1, per channel. `mixup` and `cutmix` are the alphas of DeiT's mixing, 0 for none; with one of them
     targets are probabilities, smoothed by `label_smoothing`, and `classes` is needed. `part=(rank, world)` yields
     that rank's rows of every batch of `batch_size`, the same to the bit as in the undivided batch. `workers` processes
-    read ahead, unless all is in memory; their number changes no batch. Raises ValueError for what cannot be.
+    read ahead, unless all is in memory; their number changes no batch. Raises ValueError for impossible settings.
 
     With `repeats` above 1 every image comes that many times in a row, each augmented by itself, and an epoch of as many
     steps has that fraction of the images (Hoffer et al., Augment Your Batch, 2020; DeiT takes 3).
 
     The place of a photograph that cannot be read is taken by one of its class that can, the first in an order drawn
     from (seed, epoch, photograph), so targets stay as they are and any step can still be recomputed. Each is recorded
-    in `broken` of the images and told by a BrokenImageWarning; more than 0.1 % end the steps with BrokenImageError.
+    in `broken` of the images and gives a BrokenImageWarning; more than 0.1 % end the steps with BrokenImageError.
     WorkerDied ends them when a worker process dies twice at the same place.
     """
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nasx.data.faults import BrokenImage
+from nasx.data.broken import BrokenImage
 
 Indices = NDArray[np.int64]
 
@@ -33,12 +33,13 @@ class Images(Protocol):
 class Photos(Images, Protocol):
     """Images that also give the photographs they were made from, for augmentation at full resolution.
 
-    `image_size` is what `load` resizes to; `in_memory` says that `load` only copies, so that worker processes have
-    nothing to read. `broken` holds, by position, the images that training came upon and passed over. `load` and
-    `photo` raise BrokenImageError for an image that cannot be read.
+    `image_size` and `channels` (1 or 3) are what `load` makes of them; `in_memory` says that `load` only copies, so
+    that worker processes have nothing to read. `broken` holds, by position, the images that training found broken and
+    passed over. `load` and `photo` raise BrokenImageError for an image that cannot be read.
     """
 
     image_size: int
+    channels: int
     in_memory: bool
     broken: dict[int, BrokenImage]
 
@@ -46,7 +47,7 @@ class Photos(Images, Protocol):
         """Return the file at this position."""
 
     def photo(self, index: int) -> Any:
-        """Return a photograph as a PIL image in RGB, at its own size."""
+        """Return a photograph as a PIL image in RGB, or grey (L) where `channels` is 1, at its own size."""
 
     def read(self, indices: Indices | Sequence[int]) -> tuple[Tensor, dict[int, BrokenImage]]:
         """Return what `load` does, with the broken ones among them by position; their pixels mean nothing."""
@@ -76,9 +77,10 @@ class ImageArray:
 class Dataset:
     """A data set, split: `train` and `val` for all that is fitted or chosen, the test images behind `open_test`.
 
-    `split` is a JSON-able record of how the parts came about (seed, rule, counts, digests of the member names), so
-    that a run can say what it was computed from. `test` is given as a function, called when the images are wanted.
-    Labels that `classes` does not have are a ValueError.
+    `split` is a JSON-able record of how the parts came about (seed, rule, counts, digests of the members' names and
+    contents), so that a run can say what it was computed from. `test` is given as a function, called when the images
+    are wanted. `remarks` are sentences that people should read before they use the data: what was left out, what was
+    assumed, what is too small to mean much. Labels that `classes` does not have are a ValueError.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Dataset:
     val: Images
     split: dict[str, Any]
     test: InitVar[Callable[[], Images]]
+    remarks: tuple[str, ...] = ()
     _open: Callable[[], Images] = field(init=False, repr=False)
 
     def __post_init__(self, test: Callable[[], Images]) -> None:

@@ -1,5 +1,6 @@
 """The handwritten digits that ship with the library: real images for tests, examples and demonstrations."""
 
+import hashlib
 from functools import partial
 from importlib.resources import files
 
@@ -39,7 +40,14 @@ def load_digits(*, seed: int, val_fraction: float = 0.2) -> Dataset:
             seed=seed,
             rule=f"test: {len(test)} fixed images; val: {n_val} of the other {len(rest)}, stratified, by seed",
             classes=classes,
-            parts={part: ([f"{index:04d}" for index in indices], labels[indices]) for part, indices in parts.items()},
+            parts={
+                part: (
+                    [f"{index:04d}" for index in indices],
+                    labels[indices],
+                    hashlib.sha256(pixels[indices].tobytes()).hexdigest(),
+                )
+                for part, indices in parts.items()
+            },
         ),
         test=partial(ImageArray, pixels[test], labels[test]),
     )

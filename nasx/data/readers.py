@@ -31,7 +31,7 @@ def read_ahead(
 
     `read` must be picklable where processes are not forked. A ValueError is raised here as it was raised there. When
     a worker dies, all are replaced once and go on with the request that is due; when one dies again before the
-    requests of that moment are through, WorkerDied names the samples that `read` told `now_reading` of, by `name`.
+    requests of that moment are through, WorkerDied names the samples that `read` passed to `now_reading`, by `name`.
     """
     if not workers:
         yield from map(read, requests)
@@ -47,7 +47,7 @@ def read_ahead(
                 yield result
                 position += 1
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-            if not _tells_of_death(error):
+            if not _reports_a_death(error):
                 raise
             if position < patience:
                 on = ", ".join(str(name(sample)) for sample in sorted(set(notes.tolist()) - {_NOTHING}))
@@ -73,13 +73,13 @@ def _results(reads: "_Reads[T, R]", workers: int) -> Iterator[R | ValueError]:
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # unused, but without it one number is drawn from the global generator
     )
-    with _deaths_told_in_line():
+    with _deaths_raised_while_waiting():
         results = iter(loader)
     yield from results
 
 
 @contextmanager
-def _deaths_told_in_line() -> Iterator[None]:
+def _deaths_raised_while_waiting() -> Iterator[None]:
     """Undo torch's handler of SIGCHLD, which raises a worker's death wherever the main thread is, as in a backward.
 
     Waiting for a batch notices it all the same, within seconds.
@@ -95,7 +95,7 @@ def _deaths_told_in_line() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _tells_of_death(error: Exception) -> bool:
+def _reports_a_death(error: Exception) -> bool:
     """Whether torch found a worker dead, or a result cannot be fetched from it; what workers raise is "Caught ..."."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker")

@@ -1,6 +1,7 @@
 """Splitting a labelled set in two, and the record of a split."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,22 +14,28 @@ def stratified_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the sorted indices of a training part and of a validation part with exactly `n_val` members.
 
-    Every class gives its proportional share, rounded by the largest remainder (the lower class first among equals).
-    A class's members are drawn from (seed, class) alone. A ValueError says where a class would keep no training
-    image; `classes` are the names to say it with.
+    Every class gives its proportional share, rounded by the largest remainder (the lower class first among equals), but
+    keeps at least one training image, so a class of one image is not validated. A class's members are drawn from
+    (seed, class) alone. A ValueError says that so many images cannot be held out; `classes` are names to say it with.
     """
+    present, counts = np.unique(labels, return_counts=True)
+    most = int((counts - 1).sum())
     if not 0 < n_val < len(labels):
         raise ValueError(f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val}")
-    present, counts = np.unique(labels, return_counts=True)
+    if n_val > most:
+        first = int(np.argmin(counts))
+        name = repr(classes[present[first]]) if classes else str(present[first])
+        raise ValueError(
+            f"{n_val} validation images of {len(labels)} leave some class no training image, such as {name} "
+            f"({counts[first]} images); hold out {most} at most"
+        )
     shares = _largest_remainder(counts, n_val)
+    while (excess := int(np.maximum(shares - (counts - 1), 0).sum())) > 0:
+        shares = np.minimum(shares, counts - 1)
+        free = counts - 1 - shares
+        shares += np.minimum(_largest_remainder(free, min(excess, int(free.sum()))), free)
     val = []
-    for label, count, share in zip(present, counts, shares, strict=True):
-        if share == count:
-            name = repr(classes[label]) if classes else str(label)
-            raise ValueError(
-                f"{n_val} validation images of {len(labels)} leave class {name} ({count} images) no training image; "
-                "ask for fewer"
-            )
+    for label, share in zip(present, shares, strict=True):
         members = np.flatnonzero(labels == label)
         val.append(np.random.default_rng([seed, int(label)]).permutation(members)[:share])
     chosen = np.zeros(len(labels), dtype=bool)
@@ -44,25 +51,26 @@ def _largest_remainder(counts: NDArray[np.int64], total: int) -> NDArray[np.int6
 
 
 def images_to_hold_out(images: int, fraction: float) -> int:
-    """Return how many of a set's images a fraction in (0, 1) is: rounded, at least one."""
+    """Return how many of a set's images a fraction in (0, 1) is: rounded, at least two, for one tells nothing apart."""
     if not 0 < fraction < 1:
         raise ValueError(f"the validation fraction must lie between 0 and 1, but got {fraction}")
-    return max(1, round(images * fraction))
+    return max(2, round(images * fraction))
 
 
 def split_record(
-    *, seed: int, rule: str, classes: Sequence[str], parts: Mapping[str, tuple[Sequence[str], NDArray[np.int64]]]
+    *, seed: int, rule: str, classes: Sequence[str], parts: Mapping[str, tuple[Sequence[str], NDArray[np.int64], str]]
 ) -> dict[str, Any]:
-    """Return the JSON-able record of a split whose parts are given as (member names, labels).
+    """Return the JSON-able record of a split whose parts are given as (member names, labels, digest of contents).
 
-    The digest of a part is the SHA-256 of its member names, each followed by a newline.
+    `sha256` of a part is that of its member names, each followed by a newline; `contents` is of what is in the images.
     """
     record: dict[str, Any] = {"seed": seed, "rule": rule}
-    for part, (names, labels) in parts.items():
+    for part, (names, labels, contents) in parts.items():
         counts = np.bincount(labels, minlength=len(classes)).tolist()
         record[part] = {
             "images": len(names),
             "per_class": dict(zip(classes, counts, strict=True)),
-            "sha256": hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest(),
+            "sha256": hashlib.sha256(b"".join(os.fsencode(name) + b"\n" for name in names)).hexdigest(),
+            "contents": contents,
         }
     return record

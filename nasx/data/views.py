@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nasx.data.augment import Augment
+from nasx.data.broken import BrokenImage, BrokenImageError
 from nasx.data.dataset import Indices, Photos
-from nasx.data.faults import BrokenImage, BrokenImageError
 from nasx.data.readers import now_reading
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 
@@ -20,13 +20,13 @@ from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 def random_views(
     photos: Photos, indices: Indices, copies: Indices, augment: Augment, mean: tuple[float, ...], seeds: Sequence[int]
 ) -> tuple[Tensor, dict[int, BrokenImage]]:
-    """Return a view of each of these photographs, uint8 (B, 3, image_size, image_size), and the broken ones by index.
+    """Return a view of each of these photographs, uint8 (B, C, image_size, image_size), and the broken ones by index.
 
     A view is a function of `seeds`, of the photograph's index and of the number of its copy alone. Without a resized
     crop the largest centred square is taken. `mean`, of images in 0..1, fills what a rotation or a shift uncovers.
     """
     transform = view_transform(photos.image_size, augment, mean)
-    views = torch.zeros((len(indices), 3, photos.image_size, photos.image_size), dtype=torch.uint8)
+    views = torch.zeros((len(indices), photos.channels, photos.image_size, photos.image_size), dtype=torch.uint8)
     faults: dict[int, BrokenImage] = {}
     with globals_kept():
         for row, (index, copy) in enumerate(zip(indices.tolist(), copies.tolist(), strict=True)):
@@ -46,7 +46,7 @@ _RAND_PART = re.compile(r"[a-z]+\d+(\.\d+)?|mstdinf")
 
 @lru_cache(maxsize=4)
 def view_transform(image_size: int, augment: Augment, mean: tuple[float, ...]) -> Any:
-    """Return timm's transform of a PIL image to uint8 (3, image_size, image_size).
+    """Return timm's transform of a PIL image to uint8 (C, image_size, image_size).
 
     Raises ValueError for an `auto_augment` that timm does not know, ImportError without timm.
     """

@@ -1,10 +1,10 @@
-"""Does to runs what happens to runs: kills, cut power, full disks, damaged and malicious files, rivals for the lock.
+"""Fault injection for runs: killed processes, power loss, full disks, damaged and malicious files, contended locks.
 
-`python -m nasx.faults --directory DIR` tries it all on the file system of DIR with a tiny model's run, and prints what
-was tried and what failed; every suite is a function too. A suite works in a folder of its own, writes small units
-(a checkpoint, a journal's record) that are committed one after the other, and after each fault asks: are the committed
-units there and right, and does the work go on to its end? All calls that change the disk pass `nasx.run.files.os_call`,
-which is where processes are ended and calls made to fail.
+`python -m nasx.faults --directory DIR` runs every suite on the file system of DIR with a tiny model's run, and prints
+how many cases each tried and which failed; every suite is also a function. A suite works in a folder of its own and
+writes small units (a checkpoint, a journal record), which are committed one after the other. After each fault it checks
+that the committed units are there and right, and that the work continues to its end. All calls that change the disk go
+through `nasx.run.files.os_call`, which is where processes are killed and calls made to fail.
 """
 
 from nasx.faults.command import main

@@ -1,4 +1,4 @@
-"""Files that would execute, escape, overflow or block, and what happens to a run that meets them."""
+"""Malicious files that would execute code, escape, overflow or block, and how a run that meets them ends."""
 
 import base64
 import contextlib
@@ -36,7 +36,7 @@ Attack = Callable[[Path], object]
 
 
 def all_attacks(outside: Path, executed: Path) -> dict[str, Attack]:
-    """Return what to do to a half done run, by what it is called."""
+    """Return every attack on a half finished run, by name."""
     import numpy as np
     import safetensors.torch
     import torch
@@ -138,7 +138,7 @@ def _header(tensor: Mapping[str, Any]) -> bytes:
 
 
 def run_half(folder: Path) -> None:
-    """Do half of a run."""
+    """Run the first half of a run."""
 
     def stop(units: int) -> None:
         if units == 2 * HALF:
@@ -149,8 +149,8 @@ def run_half(folder: Path) -> None:
         RUN.act(folder, stop)
 
 
-def continue_or_refuse(folder: Path, tell: Callable[[bytes], object]) -> None:
-    """Read weights from outside where there are any, and go on with a run; tell what came of it."""
+def continue_or_refuse(folder: Path, send: Callable[[bytes], object]) -> None:
+    """Read the weights from outside, if any, and continue the run; send whether it was refused or went on."""
     from nasx.weights import read_state_dict
 
     try:
@@ -158,7 +158,7 @@ def continue_or_refuse(folder: Path, tell: Callable[[bytes], object]) -> None:
             read_state_dict(folder / WEIGHTS)
         RUN.act(folder, lambda unit: None)
     except (ValueError, OSError, RunLocked):
-        tell(b"refused")
+        send(b"refused")
     else:
         check_unit(RUN.units, RUN.found(folder), RUN.units)
-        tell(b"went on")
+        send(b"went on")

@@ -1,4 +1,4 @@
-"""What happens at a call that changes the disk: all pass `nasx.run.files.os_call`, which these replace."""
+"""Replacements for `nasx.run.files.os_call`, through which every call goes that changes the disk."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ from nasx.run import (
 OsCall = Callable[..., Any]
 
 
-def at_call(n: int, happen: Callable[[Path | None], None], stays: bool = False) -> OsCall:
-    """Let something happen at the n-th call, half way through a write or a removal; or also where space is needed."""
+def at_call(n: int, inject: Callable[[Path | None], None], stays: bool = False) -> OsCall:
+    """Inject a fault at the n-th call, half way through a write or a removal; if it stays, at all later writes too."""
     calls = 0
 
     def os_call(function: OsCall, *args: Any, **kwargs: Any) -> Any:
@@ -27,17 +27,17 @@ def at_call(n: int, happen: Callable[[Path | None], None], stays: bool = False) 
                 os.write(args[0], args[1][: len(args[1]) // 2])
             elif function is shutil.rmtree:
                 next(path for path in args[0].iterdir() if path.is_file()).unlink()
-            happen(args[0] if isinstance(args[0], Path) else None)
+            inject(args[0] if isinstance(args[0], Path) else None)
         return without_flushing(function, *args, **kwargs)
 
     return os_call
 
 
 def without_flushing(function: OsCall, *args: Any, **kwargs: Any) -> Any:
-    """Spare the disk where only this process could lose something, and with it most of the time."""
+    """Skip fsync, which takes most of the time, where only a power loss could lose something."""
     return None if function is os.fsync else function(*args, **kwargs)
 
 
 def calling(os_call: OsCall) -> AbstractContextManager[object]:
-    """Let all calls that change the disk pass a function of one's own."""
+    """Replace `os_call` for the length of a block."""
     return mock.patch.object(files, "os_call", os_call)

@@ -26,12 +26,12 @@ FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try everything, print what was tried and what failed, and return 0, or 1 where anything failed."""
+    """Run every suite, print what was tried and what failed, and return 0, or 1 where anything failed."""
     parser = argparse.ArgumentParser(prog="python -m nasx.faults", description=main.__doc__)
-    parser.add_argument("--directory", type=Path, help="where to try it, which chooses the file system (the system's)")
+    parser.add_argument("--directory", type=Path, help="whose file system to use (default: the temporary directory's)")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    parser.add_argument("--long", action="store_true", help="more races, losses of power and corruptions")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--long", action="store_true", help="more lock races, power losses and corruptions")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random faults (default 0)")
     options = parser.parse_args(arguments)
     races, images, damages = (50, 500, 1000) if options.long else (10, 150, 300)
     suites: dict[str, Callable[[Path], Outcome]] = {
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.directory and not options.directory.is_dir():
         print(f"error: --directory must be an existing directory, but {options.directory} is none", file=sys.stderr)
         return BAD_INPUT
-    logging.getLogger("nasx").addHandler(logging.NullHandler())  # damaged checkpoints are meant to be met
+    logging.getLogger("nasx").addHandler(logging.NullHandler())  # damaged checkpoints are expected here
     document: dict[str, Any] = {"seed": options.seed, "suites": []}
     with tempfile.TemporaryDirectory(prefix="nasx-faults-", dir=options.directory) as scratch:
         for name, suite in suites.items():

@@ -74,7 +74,7 @@ def _damaged(data: bytes, other: bytes, generator: random.Random) -> tuple[str, 
 
 
 def write_foreign(folder: Path) -> None:
-    """Write what another stage would have: the same names and steps, other contents."""
+    """Write the files of another stage: the same names and steps, other contents."""
     from nasx.run.checkpoints import Checkpoints
 
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A model of a disk: what is flushed stays, of the rest a loss of power leaves a choice."""
+"""A model of a disk on power loss: what was flushed is kept, and any part of what was not may be lost."""
 
 import functools
 import os
@@ -18,21 +18,21 @@ from nasx.run import (
 
 @dataclass(slots=True)
 class File:
-    """A file's flushed bytes, and what was written since."""
+    """A file's flushed bytes, and the writes since then."""
 
     flushed: bytes = b""
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)  # (offset, data), or (length, None) for a cut
 
     def flush(self) -> None:
-        """Keep what was done so far."""
+        """Make all changes so far durable."""
         self.flushed, self.pending = self.now(), []
 
     def now(self) -> bytes:
-        """Return what the system shows."""
+        """Return the content that processes read."""
         return functools.reduce(_changed, self.pending, self.flushed)
 
     def image(self, generator: random.Random) -> bytes:
-        """Return what a disk may hold: changes in order up to one that is there in part, data perhaps as zeros."""
+        """Return a content that the disk may hold: some first writes, the last of them in part, perhaps as zeros."""
         content = self.flushed
         whole = generator.randint(0, len(self.pending))
         for number, (offset, data) in enumerate(self.pending[: whole + 1]):
@@ -54,7 +54,7 @@ def _changed(content: bytes, change: tuple[int, bytes | None]) -> bytes:
 
 @dataclass(slots=True)
 class Folder:
-    """A folder's flushed names, and what was created, renamed and removed since."""
+    """A folder's flushed names, and what was created, renamed and removed since then."""
 
     flushed: "dict[str, File | Folder]" = field(default_factory=dict)
     pending: "list[dict[str, File | Folder | None]]" = field(default_factory=list)  # each is atomic; None: removed
@@ -65,25 +65,25 @@ class Folder:
         return cls({e.name: cls.read(e) if e.is_dir() else File(e.read_bytes()) for e in sorted(path.iterdir())})
 
     def names(self, changes: "Sequence[Mapping[str, File | Folder | None]]") -> "dict[str, File | Folder]":
-        """Return what is in the folder after some changes to what was flushed."""
+        """Return the content of the folder after some changes to what was flushed."""
         merged: dict[str, File | Folder | None] = {**self.flushed}
         for change in changes:
             merged |= change
         return {name: node for name, node in merged.items() if node is not None}
 
     def flush(self) -> None:
-        """Keep what was done so far."""
+        """Make all changes so far durable."""
         self.flushed, self.pending = self.names(self.pending), []
 
     def remove_all(self) -> None:
-        """Remove everything below, name by name."""
+        """Remove everything in it, name by name."""
         for name, node in self.names(self.pending).items():
             if isinstance(node, Folder):
                 node.remove_all()
             self.pending.append({name: None})
 
     def write_image(self, path: Path, generator: random.Random | None) -> None:
-        """Write what a disk may hold after a loss of power; without a generator, what the system shows before."""
+        """Write what the disk may hold after a power loss; without a generator, what processes read before it."""
         likely = generator.choice((0.0, 0.5, 1.0)) if generator else 1.0
         changes = [change for change in self.pending if generator is None or generator.random() < likely]
         for name, node in self.names(changes).items():
@@ -95,11 +95,11 @@ class Folder:
 
 
 Recorded = list[tuple[OsCall, tuple[Any, ...], Any] | int]
-"""Calls with arguments and result, and between them the numbers of the units that were committed."""
+"""Calls with arguments and result, and between them the numbers of committed units."""
 
 
 def record(workload: Workload, folder: Path) -> Recorded:
-    """Do a workload and return its calls."""
+    """Run a workload and return its calls."""
     calls: Recorded = []
     call = files.os_call
 
@@ -114,14 +114,14 @@ def record(workload: Workload, folder: Path) -> Recorded:
 
 
 class Disk:
-    """A disk on which recorded calls are done again, below the folder `root`."""
+    """A disk on which recorded calls are replayed, below the folder `root`."""
 
     def __init__(self, root: Path, top: Folder) -> None:
         self.root, self.top = root, top
         self.opened: dict[int, File | Folder] = {}
 
     def run(self, calls: Recorded, end: int) -> int:
-        """Do the first of recorded calls; return how many units were committed among them."""
+        """Replay the first `end` recorded calls; return how many units were committed among them."""
         committed = 0
         for entry in calls[:end]:
             if isinstance(entry, int):

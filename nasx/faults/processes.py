@@ -1,20 +1,20 @@
-"""Forked processes that end by themselves, by the alarm or where they are told to."""
+"""Forked processes that end by themselves, by an alarm or where a fault kills them."""
 
 import os
 import signal
 import warnings
 from collections.abc import Callable
 
-KILLED, SECONDS = 7, 60  # the status of an ended process, and how long any may take
+KILLED, SECONDS = 7, 60  # the exit status of a killed process, and how long any may take
 
 
 def described(error: BaseException) -> str:
-    """Return an error in a line."""
+    """Return an error's type and message in one line."""
     return f"{type(error).__name__}: {error}"
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Do work in a forked process, which ends with status 0 or 1, or by the alarm; return its id."""
+    """Run work in a forked process, which ends with status 0 or 1, or by the alarm; return its id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, of which the work needs none
         child = os.fork()
@@ -30,21 +30,21 @@ def fork(work: Callable[[], object]) -> int:
 
 
 def forked(work: Callable[[Callable[[bytes], object]], object]) -> tuple[int, bytes]:
-    """Do work in a forked process that can tell bytes; return its status and what it told."""
+    """Run work in a forked process that can send bytes; return its exit status and what it sent, or its error."""
     reader, writer = os.pipe()
 
-    def tell(told: bytes) -> int:
-        return os.write(writer, told)
+    def send(data: bytes) -> int:
+        return os.write(writer, data)
 
-    def telling() -> None:
+    def reporting() -> None:
         try:
-            work(tell)
+            work(send)
         except BaseException as error:
-            tell(described(error).encode())
+            send(described(error).encode())
             raise
 
-    child = fork(telling)
+    child = fork(reporting)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        told = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
+        sent = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sent

@@ -1,4 +1,4 @@
-"""The suites, each a function: kills, failing disks, cut power, damage, malicious files, rivals for the lock."""
+"""The suites, each a function: killed processes, failing disks, power losses, damage, malicious files, lock races."""
 
 import errno
 import functools
@@ -39,7 +39,7 @@ Pipe = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a suite tried: how often, how it ended by kind, and a line for each failure."""
+    """The result of a suite: how many cases it tried, how they ended by kind, and a line for each failure."""
 
     name: str
     tried: int
@@ -48,18 +48,18 @@ class Outcome:
 
 
 Fault = Callable[[Workload, Path, int], tuple[int, str, bool]]
-"""Works with a fault at the n-th call; returns what was committed, what was wrong, and whether there was that call."""
+"""Runs a workload with a fault at the n-th call; returns the committed units, the error, and whether that call came."""
 
 
 def crash_points(directory: Path, workloads: Collection[str] = WORKLOADS) -> Outcome:
-    """End a process at each of its calls that change the disk, writes and removals half done, and go on after it."""
+    """Kill a process at each call that changes the disk, with writes and removals half done, and continue its work."""
     return _at_every_call("crash points", directory, workloads, {"killed": _killed})
 
 
 def disk_errors(directory: Path, workloads: Collection[str] = WORKLOADS) -> Outcome:
-    """Fail each call once for want of space (ENOSPC) or by the device (EIO), or leave the disk full from there on.
+    """Make each call fail once, for lack of space (ENOSPC) or with a device error (EIO), or fill the disk for good.
 
-    The error has to say what could not be written, and no temporary file may stay.
+    The error must say what could not be written, and no temporary file may be left.
     """
     once, again = functools.partial(_failed, stays=False), functools.partial(_failed, stays=True)
     kinds: dict[str, Fault] = {
@@ -71,9 +71,9 @@ def disk_errors(directory: Path, workloads: Collection[str] = WORKLOADS) -> Outc
 
 
 def power_losses(directory: Path, images: int = 500, seed: int = 0) -> Outcome:
-    """Cut the power somewhere in a workload, or in its continuation after a kill or a cut, and go on from the disk.
+    """Simulate a power loss at a random point of a workload, or of its continuation, and continue from the disk.
 
-    Of data that was not flushed a disk may hold a part, zeros or nothing; of names that were not, any choice.
+    Of data that was not flushed the disk may hold a part, zeros or nothing; of renames that were not, any subset.
     """
     counts: Counter[str] = Counter()
     failures = []
@@ -95,9 +95,9 @@ def power_losses(directory: Path, images: int = 500, seed: int = 0) -> Outcome:
 
 
 def corruptions(directory: Path, count: int = 1000, seed: int = 0) -> Outcome:
-    """Truncate, flip bits of, exchange, extend, blank or lose files of checkpoints, and journals or their lines.
+    """Truncate, flip bits in, exchange, extend, blank or delete files of checkpoints and journals, or journal lines.
 
-    What is read then is right or refused; "not needed" are those that hit an old checkpoint only.
+    What is read afterwards must be right or refused; "not needed" counts damage to an old checkpoint only.
     """
     counts: Counter[str] = Counter()
     failures = []
@@ -126,9 +126,10 @@ def corruptions(directory: Path, count: int = 1000, seed: int = 0) -> Outcome:
 
 
 def malicious_files(directory: Path) -> Outcome:
-    """Plant files that would execute, escape, overflow or block in a run that is then continued, or as its weights.
+    """Plant malicious files in a run that is then continued, or as weights from outside.
 
-    Nothing is executed, nothing outside the run changes, and the run is refused or goes on to the right end.
+    Nothing may be executed, nothing outside the run may change, and the run must be refused or end with the right
+    result.
     """
     counts: Counter[str] = Counter()
     failures = []
@@ -143,8 +144,8 @@ def malicious_files(directory: Path) -> Outcome:
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(origin, run)
         plant(run)
-        status, told = forked(lambda tell: continue_or_refuse(run, tell))
-        counts[told.decode() if status == 0 else "failed"] += 1
+        status, sent = forked(lambda send: continue_or_refuse(run, send))
+        counts[sent.decode() if status == 0 else "failed"] += 1
         if (directory / "executed").exists():
             failures.append(f"{name}: executed")
             (directory / "executed").rmdir()
@@ -152,12 +153,12 @@ def malicious_files(directory: Path) -> Outcome:
             failures.append(f"{name}: changed {outside}")
             before = _contents(outside)
         elif status:
-            failures.append(f"{name}: ended with {status}: {told.decode()}")
+            failures.append(f"{name}: ended with {status}: {sent.decode()}")
     return Outcome("malicious files", len(attacks), tuple(failures), dict(counts))
 
 
 def lock_races(directory: Path, rounds: int = 50, processes: int = 10) -> Outcome:
-    """Let processes ask for one lock at the same moment: exactly one gets it, round after round."""
+    """Let several processes acquire one lock at the same moment: exactly one must get it in every round."""
     failures = []
     for number in range(rounds):
         start, tried, end = os.pipe(), os.pipe(), os.pipe()
@@ -177,16 +178,17 @@ def lock_races(directory: Path, rounds: int = 50, processes: int = 10) -> Outcom
         children = [fork(ask) for _ in range(processes)]
         os.close(start[1])
         os.close(tried[1])
-        told = b""
-        while len(told) < processes and (answers := os.read(tried[0], processes)):
-            told += answers
+        answers = b""
+        while len(answers) < processes and (received := os.read(tried[0], processes)):
+            answers += received
         os.close(end[1])
         for child in children:
             os.waitpid(child, 0)
         for descriptor in (start[0], tried[0], end[0]):
             os.close(descriptor)
-        if sorted(told) != sorted(b"w" + b"l" * (processes - 1)):
-            failures.append(f"round {number}: {told.count(b'w')} won and {told.count(b'l')} lost of {processes}")
+        if sorted(answers) != sorted(b"w" + b"l" * (processes - 1)):
+            won, lost = answers.count(b"w"), answers.count(b"l")
+            failures.append(f"round {number}: {won} won and {lost} lost of {processes}")
     return Outcome("lock races", rounds, tuple(failures), {"processes": rounds * processes})
 
 
@@ -208,19 +210,19 @@ def _at_every_call(name: str, directory: Path, workloads: Collection[str], kinds
 
 
 def _killed(workload: Workload, folder: Path, n: int) -> tuple[int, str, bool]:
-    def work(tell: Callable[[bytes], object]) -> None:
+    def work(send: Callable[[bytes], object]) -> None:
         with calling(at_call(n, lambda path: os._exit(KILLED))):
-            workload.act(folder, lambda units: tell(bytes([units])))
+            workload.act(folder, lambda units: send(bytes([units])))
 
-    status, told = forked(work)
+    status, sent = forked(work)
     if status in (0, KILLED):
-        return max(told, default=0), "", status == KILLED
-    return 0, f"ended with {status}: {told.decode(errors='replace')}", False
+        return max(sent, default=0), "", status == KILLED
+    return 0, f"ended with {status}: {sent.decode(errors='replace')}", False
 
 
 def _failed(number: int, workload: Workload, folder: Path, n: int, *, stays: bool) -> tuple[int, str, bool]:
     committed = met = 0
-    told = ""
+    wrong = ""
 
     def commit(unit: int) -> None:
         nonlocal committed
@@ -236,11 +238,11 @@ def _failed(number: int, workload: Workload, folder: Path, n: int, *, stays: boo
             workload.act(folder, commit)
     except Exception as error:
         if not met or not isinstance(error, OSError):
-            told = described(error)
+            wrong = described(error)
         elif error.errno != number or str(folder.parent) not in str(error):
-            told = f"the error does not say what could not be written: {error}"
+            wrong = f"the error does not say what could not be written: {error}"
     left = [path.name for path in leftovers(folder)]
-    return committed, told or (f"left behind: {left}" if left else ""), met > 0
+    return committed, wrong or (f"left behind: {left}" if left else ""), met > 0
 
 
 def _cut_power(workload: Workload, calls: "Recorded", before: str, folder: Path, generator: random.Random) -> str:

@@ -1,6 +1,6 @@
-"""Work that goes on to its end whatever happened: a file, a journal, checkpoints, and a run of all three.
+"""Workloads that faults are injected into: a file, a journal, checkpoints, and a run of all three.
 
-Unit n of each is known beforehand.
+Each continues from what is there to its end, and the content of its unit n is known beforehand.
 """
 
 import copy
@@ -37,9 +37,10 @@ Commit = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Work in a folder: `act` goes on from what is there, and tells how many units are committed, at first and then.
+    """Work in a folder.
 
-    `found` returns how many units are there, and raises where one is not what was written.
+    `act` continues from what is there, and calls its second argument with the number of committed units, first at its
+    start and then after each. `found` returns how many units are there, and raises where one is not what was written.
     """
 
     name: str
@@ -180,7 +181,7 @@ RUN = Workload("run", _act_run, _found_run, 2 * UNITS + 1)
 
 
 def fresh_folder(directory: Path) -> Path:
-    """Return the empty folder that workloads have; always the same, as recorded calls name it."""
+    """Return the emptied folder of the workloads; always the same one, because recorded calls name it."""
     folder = directory / "work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -188,12 +189,12 @@ def fresh_folder(directory: Path) -> Path:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return temporary files that nobody removed."""
+    """Return the temporary files that are left."""
     return [path for path in folder.rglob("*") if files.is_leftover(path.name)]
 
 
 def error_after(workload: Workload, folder: Path, committed: int) -> str:
-    """Say what was lost or is wrong in a folder after a fault, or when its work goes on; "" for nothing."""
+    """Return what was lost or is wrong in a folder after a fault, or once its work continued; "" for nothing."""
     try:
         found = workload.found(folder)
         if not committed <= found <= committed + 1:
@@ -205,6 +206,6 @@ def error_after(workload: Workload, folder: Path, committed: int) -> str:
             return "it did not go on to the end"
         if left := [path.name for path in leftovers(folder)]:
             return f"left behind: {left}"
-    except Exception as error:  # whatever it is, it is what a user would meet
+    except Exception as error:  # whatever a user would meet
         return described(error)
     return ""

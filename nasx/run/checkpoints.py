@@ -3,7 +3,7 @@
 A checkpoint is the folder `<serial>-step<step>` of `tensors.safetensors`, `state.json` and `manifest.json`, which
 holds the folder's name, whose checkpoint it is, and the sizes and SHA-256 digests of the others. It is written under
 a temporary name, flushed to the disk and renamed, and only then are older ones removed, so at any moment the new one
-or the one before is there. `latest` believes nothing that the manifest does not confirm: a damaged checkpoint is set
+or the one before is there. `latest` trusts nothing that the manifest does not confirm: a damaged checkpoint is set
 aside as `<name>.damaged` and the one before is used.
 """
 
@@ -69,7 +69,7 @@ class Checkpoints:
         path = self.directory / f"{self._next_serial():06d}-step{step}"
         contents[MANIFEST] = json.dumps(_manifest(path.name, self.identity, contents), indent=1).encode()
         temporary = files.temporary_beside(path)
-        with files.told_as_writing(path), files.removed_on_error(temporary):
+        with files.naming_the_file(path), files.removed_on_error(temporary):
             files.make_directories(self.directory)
             files.remove_leftovers(self.directory)
             files.os_call(os.mkdir, temporary)

@@ -83,15 +83,15 @@ class RunDirectory:
         config = _differences(found.get("config"), asked["config"])
         refused = {field: change for field, change in config.items() if not _is_changeable(field, changeable)}
         if refused:
-            told = "; ".join(f"{field}: {_short(old)} -> {_short(new)}" for field, (old, new) in refused.items())
+            changes = "; ".join(f"{field}: {_short(old)} -> {_short(new)}" for field, (old, new) in refused.items())
             raise ConfigChanged(
-                f"the run in {self.path} was started with another config: {told}; "
+                f"the run in {self.path} was started with another config: {changes}; "
                 f"continue with the same config, or choose another run directory"
             )
         versions = _differences(found.get("versions"), asked["versions"])
         if versions:
-            told = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in versions.items())
-            logger.warning("the run in %s continues with other versions (%s); results can differ", self.path, told)
+            changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in versions.items())
+            logger.warning("the run in %s continues with other versions (%s); results can differ", self.path, changes)
         if config or versions:
             self._journal.append({"event": "changed", "config": config, "versions": versions})
             files.write_json(self.path / RUN, {**found, **asked})
@@ -115,7 +115,7 @@ class RunDirectory:
         """Run the stages in order, but for those that are finished, and return all their results by name.
 
         `on_start(stage)` is called before a stage's work, `on_done(stage, seconds, skipped)` for each. Raises
-        ValueError for names or inputs that cannot be, before any work, and Interrupted when a signal asked to stop.
+        ValueError for impossible names or inputs, before any work, and Interrupted when a signal asked to stop.
         """
         check_stages(stages)
         with StopFlag() as stop:

@@ -8,6 +8,7 @@ temporary file; those of a killed writer are hidden, have names that nothing els
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """
     path = Path(path)
     temporary = temporary_beside(path)
-    with told_as_writing(path), removed_on_error(temporary):
+    with naming_the_file(path), removed_on_error(temporary):
         write_new(temporary, data)
         rename(temporary, path)
 
@@ -91,6 +92,26 @@ def read_plain(path: Path) -> bytes:
         raise ValueError(f"{path.name} is not a plain file")
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
+
+
+class DamagedFile(ValueError):
+    """A file that a run wrote is missing or is not what was written."""
+
+
+def read_checked(path: str | os.PathLike[str], sha256: str) -> bytes:
+    """Return the content of a file that a run wrote; DamagedFile where its SHA-256 is not the one that was recorded."""
+    path = Path(path)
+    try:
+        data = read_plain(path)
+    except (FileNotFoundError, ValueError) as error:
+        missing = "is missing" if isinstance(error, FileNotFoundError) else "is no plain file"
+        raise DamagedFile(f"{path} {missing}; put it back from a copy, or start a new run directory") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedFile(
+            f"{path} is not what was written: it was damaged or replaced; put it back from a copy, or start a new run "
+            "directory"
+        )
+    return data
 
 
 def parse_json(text: str | bytes) -> Json:
@@ -177,8 +198,8 @@ def removed_on_error(temporary: Path) -> Iterator[None]:
 
 
 @contextmanager
-def told_as_writing(path: Path) -> Iterator[None]:
-    """Name the file in an OSError of the block: the system's own message for a failed write has none."""
+def naming_the_file(path: Path) -> Iterator[None]:
+    """Put a file's name into an OSError of the block: the system's own message for a failed write has none."""
     try:
         yield
     except OSError as error:

@@ -24,8 +24,8 @@ class JournalDamaged(ValueError):
 class Journal:
     """The records of one file, oldest first; the file is created by the first `append`.
 
-    `identity` is told apart by the checksums: a journal opened under another identity than it was written with is
-    damaged. Raises JournalDamaged with the line number.
+    The checksums depend on `identity`: a journal opened under another identity than it was written with is damaged.
+    Raises JournalDamaged with the line number.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, identity: str = "") -> None:
@@ -51,7 +51,7 @@ class Journal:
         text = json.dumps(dict(record), allow_nan=False, separators=(",", ":")).encode()
         digest = _continued(self._digest, text)
         line = _line(digest, text)
-        with files.told_as_writing(self.path):
+        with files.naming_the_file(self.path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             descriptor = files.os_call(os.open, self.path, flags, 0o666)
             try:
@@ -103,11 +103,11 @@ class Journal:
                 break
             self._digest, self._end = digest, self._end + len(line)
             self._texts.append(text)
-        self._settle(torn=self._end < sum(map(len, lines)))
+        self._trim(torn=self._end < sum(map(len, lines)))
 
-    def _settle(self, torn: bool) -> None:
+    def _trim(self, torn: bool) -> None:
         """Cut what is torn and flush the rest: who wrote it may have been killed before it was on the disk."""
-        with files.told_as_writing(self.path):
+        with files.naming_the_file(self.path):
             descriptor = files.os_call(os.open, self.path, (os.O_WRONLY if torn else os.O_RDONLY) | os.O_NOFOLLOW)
             try:
                 if torn:

@@ -1,14 +1,16 @@
 """One writer at a time in a run directory.
 
 The kernel decides who wins (flock on an open file) and lets go when the owner ends, however it ends. The file also
-names its owner by host, process and start time: for the message, and for file systems whose flock is blind to other
-hosts. An owner on this host that is no longer alive is taken over. One on another host cannot be asked, so a run that
-was killed there is released by hand; an ordinary end, an interruption included, clears the name.
+names its owner by host, process and start time: for the message, and for file systems on which hosts do not see each
+other's locks. An owner on this host that is no longer alive is taken over, and so is one on another host where a free
+lock means that it has ended (`nasx.run.mounts`). Elsewhere it cannot be asked, so a run that was killed there is
+released by hand; an ordinary end, an interruption included, clears the name.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 from pathlib import Path
@@ -16,8 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from nasx.run import files
+from nasx.run.mounts import locks_reach_all_hosts
 
 _held: set[int] = set()
+logger = logging.getLogger(__name__)
 
 
 class RunLocked(RuntimeError):
@@ -29,7 +33,7 @@ class RunLock:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with files.told_as_writing(self.path):
+        with files.naming_the_file(self.path):
             # never unlinked: a second file of that name could be locked beside the first
             self._descriptor = files.os_call(os.open, self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
@@ -44,16 +48,20 @@ class RunLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunLocked(
-                f"{self.path.parent} is in use by {_told(self._owner())}; wait until it ends, or end it"
+                f"{self.path.parent} is in use by {_described(self._owner())}; wait until it ends, or end it"
             ) from None
         owner = self._owner()
         if owner and owner["host"] != platform.node():
-            raise RunLocked(
-                f"{self.path.parent} was left locked by {_told(owner)}, which cannot be asked from here; "
-                f"if that process is no longer running, delete {self.path}"
+            if not locks_reach_all_hosts(self.path):
+                raise RunLocked(
+                    f"{self.path.parent} was left locked by {_described(owner)}, and this file system does not tell "
+                    f"whether it still runs; if it does not, delete {self.path}"
+                )
+            logger.warning(
+                "%s was left by %s, which has ended; it is continued here", self.path.parent, _described(owner)
             )
-        if owner and owner["pid"] != os.getpid() and _start_time(owner["pid"]) == owner["started"] is not None:
-            raise RunLocked(f"{self.path.parent} is in use by {_told(owner)}; wait until it ends, or end it")
+        elif owner and owner["pid"] != os.getpid() and _start_time(owner["pid"]) == owner["started"] is not None:
+            raise RunLocked(f"{self.path.parent} is in use by {_described(owner)}; wait until it ends, or end it")
         name = {"host": platform.node(), "pid": os.getpid(), "started": _start_time(os.getpid())}
         files.os_call(os.ftruncate, self._descriptor, 0)
         files.os_call(os.pwrite, self._descriptor, json.dumps(name).encode(), 0)
@@ -81,7 +89,7 @@ class RunLock:
         self.release()
 
 
-def _told(owner: dict[str, Any] | None) -> str:
+def _described(owner: dict[str, Any] | None) -> str:
     return f"process {owner['pid']} on host {owner['host']}" if owner else "another process"
 
 
@@ -96,11 +104,11 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _let_go_in_child() -> None:
+def _release_in_child() -> None:
     # a forked worker that outlives the run must not keep it locked; closing a copy does not unlock the parent's
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

@@ -1,8 +1,9 @@
 """Stopping in order: the first signal asks, the second one ends.
 
 Within a `StopFlag`, SIGTERM, SIGINT and SIGUSR1 set a flag that the work reads where it can stop; a second signal ends
-the process at once with status 75, which the run directory survives as it does any other end. Under torchrun a signal
-soon after the first is no second one: a scheduler signals every process, and torchrun passes on what it got itself.
+the process at once with status 75, which the run directory survives as it does any other end. Signals within moments of
+the first are the same request: `timeout` signals its child and then the whole process group, and a scheduler signals
+every process while torchrun passes on what it received itself.
 """
 
 import os
@@ -15,7 +16,9 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-_ECHO = 3.0  # seconds
+_ECHO = 0.5  # seconds: less than anyone needs to press Ctrl-C again
+_TORCHRUN_ECHO = 3.0
+_ENDED = b"interrupted again: ended at once; the same command continues from what was saved\n"
 
 
 class Interrupted(Exception):
@@ -67,5 +70,6 @@ class StopFlag:
                 os.kill(os.getpid(), signum)
         elif not self.requested:
             self.request(signum)
-        elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - self._since > _ECHO:
+        elif time.monotonic() - self._since > (_TORCHRUN_ECHO if "TORCHELASTIC_RUN_ID" in os.environ else _ECHO):
+            os.write(2, _ENDED)
             os._exit(75)

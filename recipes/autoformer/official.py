@@ -1,16 +1,15 @@
 """The published supernets of AutoFormer: reading their weights by name and shape."""
 
-import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from nasx import Arch, Space, one_of
 from nasx.nn import Supernet
 from nasx.space import Repeat
-from nasx.weights import named_tensors, ratio_of
+from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
 from recipes.autoformer.model import Frame
 from recipes.autoformer.supernet import supernet as make_supernet
 
@@ -25,35 +24,51 @@ _OURS_TO_THEIRS = (
 )
 
 
-def load_supernet(state_dict: Mapping[str, Tensor]) -> Supernet:
+def load_supernet(state_dict: Mapping[str, Any]) -> Supernet:
     """Return the supernet that a published state dict describes; its sizes are read from the tensors.
 
     Its networks equal those of the source: there, a block of H heads takes every third row of the packed weight for
-    queries, for keys and for values, but the plain beginning of the packed bias. A state dict that does not fit is a
-    ValueError with the first name and shape that differ.
+    queries, for keys and for values, but the plain beginning of the packed bias. The tables of relative positions say
+    how wide a head is, so nothing has to be assumed. State dicts inside of checkpoints are found as by
+    `nasx.weights.read_state_dict`. One that does not fit is a ValueError with the first name and shape that differ.
     """
-    state_dict = named_tensors(state_dict)
-    largest, frame = _sizes(state_dict)
+    state = named_tensors(state_dict)
+    frame, largest = infer_supernet(state)
     supernet = make_supernet(_only(largest), frame, qkv_bias="packed")
-    names = {ours: _their_name(ours) for ours in supernet.state_dict()}
-    for ours, theirs in names.items():
-        wanted = tuple(supernet.get_parameter(ours).shape)
-        if _shape(state_dict, theirs) != wanted:
-            raise ValueError(
-                f"{theirs} must have shape {wanted} beside the other tensors, but has {_shape(state_dict, theirs)}"
-            )
-    for theirs in state_dict:
-        if theirs not in names.values():
-            raise ValueError(
-                f"{theirs} of shape {tuple(state_dict[theirs].shape)} belongs to no AutoFormer supernet of depth "
-                f"{largest['block.count']} with relative positions; give the published weights as they are"
-            )
-    weights = {ours: state_dict[theirs] for ours, theirs in names.items()}
+    places = {_their_name(ours): (ours, tuple(tensor.shape)) for ours, tensor in supernet.state_dict().items()}
+    weights = fit_weights(state, places)
     for name, weight in weights.items():
         if name.endswith("qkv.weight"):
             weights[name] = torch.cat([weight[third::3] for third in range(3)])
     supernet.load_state_dict(weights)
     return supernet
+
+
+def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
+    """Return what published names and shapes say: the frame, and the largest network."""
+    shapes = Shapes(state_dict)
+    dim, channels, patch_size = shapes.square_patch("patch_embed_super.proj.weight")
+    table = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
+    rows, head_dim = shapes.of(table, 2)
+    if rows % 2 or rows < 4:
+        raise shapes.refusal(table, "it has an even number of rows, 4 or more")
+    depth = shapes.depth("blocks")
+    frame = Frame(
+        image_size=shapes.side("pos_embed") * patch_size,
+        patch_size=patch_size,
+        in_channels=channels,
+        num_classes=shapes.of("head.weight", 2)[0],
+        head_dim=head_dim,
+        max_offset=rows // 2 - 1,
+    )
+    largest: dict[str, int | float] = {"embed_dim": dim, "block.count": depth}
+    for i in range(depth):
+        packed, hidden = f"blocks.{i}.attn.qkv.weight", shapes.of(f"blocks.{i}.fc1.weight", 2)[0]
+        if shapes.of(packed, 2)[0] % (3 * head_dim):
+            raise shapes.refusal(packed, f"it has 3 times {head_dim} rows for each head")
+        largest[f"block.{i}.num_heads"] = shapes[packed][0] // (3 * head_dim)
+        largest[f"block.{i}.mlp_ratio"] = ratio_of(hidden, dim)
+    return frame, Arch(largest)
 
 
 def _only(largest: Arch) -> Space:
@@ -66,51 +81,3 @@ def _their_name(ours: str) -> str:
     for pattern, replacement in _OURS_TO_THEIRS:
         ours = re.sub(pattern, replacement, ours)
     return ours
-
-
-def _shape(state_dict: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    if name not in state_dict:
-        wrapped = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
-        mend = f"; it seems to lie inside the entry {wrapped[0]!r}" if wrapped else ""
-        raise ValueError(f"the state dict has no {name}, which every AutoFormer supernet has{mend}")
-    return tuple(state_dict[name].shape)
-
-
-def _sizes(state_dict: Mapping[str, Tensor]) -> tuple[Arch, Frame]:
-    """Return the largest network and the frame; what does not fit them in the other tensors, the caller finds."""
-
-    def size(name: str, dim: int, of: int) -> int:
-        shape = _shape(state_dict, name)
-        if len(shape) != of or 0 in shape:
-            raise ValueError(f"{name} must have {of} dimensions, none of them empty, but has shape {shape}")
-        return shape[dim]
-
-    dim = size("cls_token", 2, of=3)
-    tokens = size("pos_embed", 1, of=3)
-    patch_size = size("patch_embed_super.proj.weight", 3, of=4)
-    table = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
-    head_dim = size(table, 1, of=2)
-    side = math.isqrt(max(0, tokens - 1))
-    if side == 0 or side**2 + 1 != tokens:
-        raise ValueError(f"pos_embed must have a class token and a square of patches, but has {tokens} tokens")
-    if size(table, 0, of=2) % 2:
-        raise ValueError(f"{table} must have an even number of rows, but has {size(table, 0, of=2)}")
-    frame = Frame(
-        image_size=side * patch_size,
-        patch_size=patch_size,
-        in_channels=size("patch_embed_super.proj.weight", 1, of=4),
-        num_classes=size("head.weight", 0, of=2),
-        head_dim=head_dim,
-        max_offset=size(table, 0, of=2) // 2 - 1,
-    )
-    blocks = sorted({int(found[1]) for name in state_dict if (found := re.match(r"blocks\.(\d+)\.", name))})
-    largest: dict[str, int | float] = {"embed_dim": dim, "block.count": len(blocks)}
-    for i in range(len(blocks)):
-        rows, hidden = size(f"blocks.{i}.attn.qkv.weight", 0, of=2), size(f"blocks.{i}.fc1.weight", 0, of=2)
-        if rows % (3 * head_dim):
-            raise ValueError(
-                f"blocks.{i}.attn.qkv.weight must have 3 times {head_dim} rows for each head, but has {rows}"
-            )
-        largest[f"block.{i}.num_heads"] = rows // (3 * head_dim)
-        largest[f"block.{i}.mlp_ratio"] = ratio_of(hidden, dim)
-    return Arch(largest), frame

@@ -1,7 +1,7 @@
 """Networks from published weights: GLiT's released checkpoint, and DeiT's and timm's plain vision transformers.
 
-Shapes say nearly everything about an architecture. The one thing that they do not say is how many heads share the
-width, which is 64 channels to a head in all published sizes.
+Shapes say nearly everything about an architecture, but not how many heads share the width. Published sizes are known by
+their pair of width and depth, and assumed; of any other the number of heads is asked for.
 """
 
 import math
@@ -15,10 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasx import Arch
-from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
+from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
 from recipes.glit.model import Frame, GLiT, build_in
 
-HEAD_WIDTH = 64
+PUBLISHED_HEADS = {  # (width, depth): the name of the size, and how many heads it has
+    (192, 12): ("tiny", 3),
+    (384, 12): ("small", 6),
+    (768, 12): ("base", 12),
+    (1024, 24): ("large", 16),
+    (1280, 32): ("huge", 16),
+    (1408, 40): ("giant", 16),
+}
+"""DeiT's and ViT's sizes; GLiT's are the first three. Widths of 64 channels a head end at large."""
 
 _PUBLISHED_LOCAL = {  # our name in a block: the published one
     "local.expand": "attn.net.1",
@@ -29,60 +37,81 @@ _PUBLISHED_LOCAL = {  # our name in a block: the published one
 
 
 def load_glit(
-    state_dict: Mapping[str, Any], *, num_classes: int | None = None, image_size: int | None = None, seed: int = 0
+    state_dict: Mapping[str, Any],
+    num_heads: int | None = None,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    note: Note = log_assumption,
 ) -> GLiT:
     """Return the network of GLiT's published weights: images (B, C, H, W) to logits, in evaluation mode.
 
-    The architecture is read off the shapes (`infer_glit`); `{"model": state_dict}` is accepted as well. Another number
-    of classes draws a new head from the seed, another image size (in pixels) interpolates the position embeddings.
-    Weights that do not fit are a ValueError that names the first that differs.
+    The architecture is read off the shapes (`infer_glit`), but for the number of heads, which is `num_heads` or that of
+    the published size; `note` is called with a sentence on each assumption, which logs it by default. State dicts
+    inside of checkpoints are found as by `nasx.weights.read_state_dict`. Another number of classes draws a new head
+    from the seed, another image size (in pixels) interpolates the position embeddings. Weights that do not fit are a
+    ValueError that names the first that differs, or `num_heads`.
     """
     state = named_tensors(state_dict)
-    frame, arch = infer_glit(state)
+    frame, arch = infer_glit(state, num_heads, note=note)
     return _load(state, frame, arch, _published_glit_name, num_classes, image_size, seed)
 
 
 def load_deit(
-    state_dict: Mapping[str, Any], *, num_classes: int | None = None, image_size: int | None = None, seed: int = 0
+    state_dict: Mapping[str, Any],
+    num_heads: int | None = None,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    note: Note = log_assumption,
 ) -> GLiT:
     """Return the network of DeiT's or timm's ViT weights of any size; arguments and refusals are `load_glit`'s."""
     state = named_tensors(state_dict)
-    frame, arch = infer_deit(state)
+    frame, arch = infer_deit(state, num_heads, note=note)
     return _load(state, frame, arch, lambda name: name, num_classes, image_size, seed)
 
 
-def infer_glit(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
+def infer_glit(
+    state_dict: Mapping[str, Any], num_heads: int | None = None, *, note: Note = log_assumption
+) -> tuple[Frame, Arch]:
     """Return what the published names and shapes say: the frame, and the architecture of its blocks."""
     shapes = Shapes(state_dict)
-    frame = _frame(shapes)
-    blocks = [_glit_block(shapes, frame, f"blocks.{i}.0") for i in range(shapes.depth("blocks"))]
-    return frame, _joined(blocks)
+    depth = shapes.depth("blocks")
+    frame = _frame(shapes, depth, num_heads, note)
+    return frame, _joined([_glit_block(shapes, frame, f"blocks.{i}.0") for i in range(depth)])
 
 
-def infer_deit(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
+def infer_deit(
+    state_dict: Mapping[str, Any], num_heads: int | None = None, *, note: Note = log_assumption
+) -> tuple[Frame, Arch]:
     """Return the same of DeiT's or timm's ViT weights: a network whose heads are all global."""
     shapes = Shapes(state_dict)
-    frame = _frame(shapes)
+    if "dist_token" in shapes:
+        raise ValueError(
+            "the weights do not fit: 'dist_token' is of a distilled DeiT, which has two heads; give the plain weights"
+        )
+    depth = shapes.depth("blocks")
+    frame = _frame(shapes, depth, num_heads, note)
     blocks = [
         {"global_heads": frame.num_heads}
-        | _attention(shapes, f"blocks.{i}", frame.num_heads)
+        | _attention(shapes, frame, f"blocks.{i}", frame.num_heads)
         | _ffn(shapes, f"blocks.{i}")
-        for i in range(shapes.depth("blocks"))
+        for i in range(depth)
     ]
     return frame, _joined(blocks)
 
 
-def _frame(shapes: Shapes) -> Frame:
-    width, in_channels, patch, _ = shapes.of("patch_embed.proj.weight", 4)
-    if width % HEAD_WIDTH:
-        raise shapes.refusal("patch_embed.proj.weight", f"its channels make heads of {HEAD_WIDTH}")
+def _frame(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> Frame:
+    width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
     return Frame(
         image_size=shapes.side("pos_embed") * patch,
         patch_size=patch,
         in_channels=in_channels,
         num_classes=shapes.of("head.weight", 2)[0],
         embed_dim=width,
-        num_heads=width // HEAD_WIDTH,
+        num_heads=assumed_heads(width, depth, num_heads, published=PUBLISHED_HEADS, note=note),
     )
 
 
@@ -91,25 +120,26 @@ def _glit_block(shapes: Shapes, frame: Frame, prefix: str) -> dict[str, float]:
     entries: dict[str, float] = {}
     if local in shapes:
         rows, channels, _ = shapes.of(local, 3)
-        if rows % (2 * channels) or channels % HEAD_WIDTH or channels > frame.embed_dim:
-            raise shapes.refusal(local, f"it gives 2E rows for each channel of some heads of {HEAD_WIDTH}")
-        heads -= channels // HEAD_WIDTH
+        wide = frame.embed_dim // frame.num_heads
+        if rows % (2 * channels) or channels % wide or channels > frame.embed_dim:
+            raise shapes.refusal(local, f"it gives 2E rows for each channel of some heads of {wide}")
+        heads -= channels // wide
         depthwise = f"{prefix}.attn.net.3.conv.weight"
         kernel_size = shapes.of(depthwise, 3)[-1]
         if kernel_size % 2 == 0:
             raise shapes.refusal(depthwise, "its kernel is odd")
         entries = {"kernel_size": kernel_size, "expansion": rows // (2 * channels)}
     if heads:
-        entries |= _attention(shapes, prefix, heads)
+        entries |= _attention(shapes, frame, prefix, heads)
     return {"global_heads": heads} | entries | _ffn(shapes, prefix)
 
 
-def _attention(shapes: Shapes, prefix: str, heads: int) -> dict[str, float]:
+def _attention(shapes: Shapes, frame: Frame, prefix: str, heads: int) -> dict[str, float]:
     name = f"{prefix}.attn.qkv.weight"
     rows, channels = shapes.of(name, 2)
-    if rows % (3 * heads) or channels != heads * HEAD_WIDTH:
+    if rows % (3 * heads) or channels != frame.channels(heads):
         raise shapes.refusal(
-            name, f"it gives queries, keys and values of {heads} heads for {heads * HEAD_WIDTH} channels"
+            name, f"it gives queries, keys and values of {heads} heads for {frame.channels(heads)} channels"
         )
     return {"qkv_ratio": ratio_of(rows // 3, channels)}
 

@@ -12,23 +12,32 @@ import torch
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
+from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
+from recipes.localvit.layers import squeezed_width
 from recipes.localvit.model import Frame, LocalViT, build_in
 from recipes.localvit.space import VARIANTS
 
-HEAD_WIDTH = 48  # in both published sizes
+PUBLISHED_HEADS = {(192, 12): ("tiny", 4), (384, 12): ("small", 8)}
+"""The published sizes by width and depth: the name, and how many heads it has."""
 
 _DEFAULT_VARIANT = {"none": 1, "se": 3, "eca": 4}
+_LOOKS_LIKE = {"none": 2, "eca": 5}  # the variant whose weights have the same names and shapes
 
 
-def load_localvit(state_dict: Mapping[str, Any], *, act: int | None = None, num_heads: int | None = None) -> LocalViT:
+def load_localvit(
+    state_dict: Mapping[str, Any],
+    *,
+    act: int | None = None,
+    num_heads: int | None = None,
+    note: Note = log_assumption,
+) -> LocalViT:
     """Return the network of LocalViT's published weights: images (B, C, H, W) to logits, in evaluation mode.
 
-    The architecture is read off the shapes (`infer_localvit`); `{"model": state_dict}` is accepted as well. Weights
-    that do not fit are a ValueError that names the first that differs.
+    The architecture is read off the shapes (`infer_localvit`); state dicts inside of checkpoints are found as by
+    `nasx.weights.read_state_dict`. Weights that do not fit are a ValueError that names the first that differs.
     """
     state = named_tensors(state_dict)
-    frame, arch = infer_localvit(state, act=act, num_heads=num_heads)
+    frame, arch = infer_localvit(state, act=act, num_heads=num_heads, note=note)
     with torch.device("meta"):
         network = build_in(frame, arch)
     own = network.state_dict()
@@ -44,20 +53,28 @@ def load_localvit(state_dict: Mapping[str, Any], *, act: int | None = None, num_
 
 
 def infer_localvit(
-    state_dict: Mapping[str, Any], *, act: int | None = None, num_heads: int | None = None
+    state_dict: Mapping[str, Any],
+    *,
+    act: int | None = None,
+    num_heads: int | None = None,
+    note: Note = log_assumption,
 ) -> tuple[Frame, Arch]:
     """Return what published names and shapes say: the frame, and the architecture of its blocks.
 
     `act` is the variant, 1 to 5. By default it is 1 (ReLU6) without channel attention, where the weights of 2
     (h-swish) look the same, 3 with squeeze-excitation, and 4 (sigmoid gate) with ECA, where those of 5 (h-sigmoid
-    gate) look the same; one that contradicts the weights is a ValueError. `num_heads` is by default as many heads of
-    48 channels as share the width, as in both published sizes. Blocks with DeiT's feed-forward (`mlp`) are known too.
+    gate) look the same; one that contradicts the weights is a ValueError. `num_heads` is by default that of the
+    published size of this width and depth; of any other it is asked for by a ValueError. `note` is called with a
+    sentence on each of these assumptions, which logs it by default. Blocks with DeiT's feed-forward (`mlp`) are known
+    too.
     """
     if act is not None and act not in VARIANTS:
         raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
     shapes = Shapes(state_dict)
-    frame = _frame(shapes, num_heads)
     depth = shapes.depth("blocks")
+    frame = _frame(shapes, depth, num_heads, note)
+    if act is None:
+        _note_variant(shapes, depth, note)
     entries = {
         f"block.{i}.{name}": value
         for i in range(depth)
@@ -66,25 +83,39 @@ def infer_localvit(
     return frame, Arch(entries)
 
 
-def _frame(shapes: Shapes, num_heads: int | None) -> Frame:
-    width, in_channels, patch, _ = shapes.of("patch_embed.proj.weight", 4)
+def _frame(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> Frame:
+    width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
     if num_heads is None and not any(".conv.conv." in name for name in shapes):
         raise ValueError(
             "no block has LocalViT's feed-forward ('blocks.<i>.conv.conv'), so this is another network, such as DeiT; "
-            "if it is meant, say how many heads it has with num_heads"
+            "if it is meant, say how many heads it has with num_heads (--heads)"
         )
-    if num_heads is not None and num_heads < 1:
-        raise ValueError(f"num_heads must be at least 1, but got {num_heads}")
-    if num_heads is None and width % HEAD_WIDTH:
-        raise shapes.refusal("patch_embed.proj.weight", f"its channels make heads of {HEAD_WIDTH}; give num_heads")
     return Frame(
         image_size=shapes.side("pos_embed") * patch,
         patch_size=patch,
         in_channels=in_channels,
         num_classes=shapes.of("head.weight", 2)[0],
         embed_dim=width,
-        num_heads=width // HEAD_WIDTH if num_heads is None else num_heads,
+        num_heads=assumed_heads(width, depth, num_heads, published=PUBLISHED_HEADS, note=note),
     )
+
+
+def _note_variant(shapes: Shapes, depth: int, note: Note) -> None:
+    """Note which of two variants is assumed where their weights look the same."""
+    kinds = {_attention_kind(shapes, f"blocks.{i}.conv.conv") for i in range(depth) if _has_conv(shapes, i)}
+    for kind in sorted(kinds & set(_LOOKS_LIKE)):
+        note(
+            f"assuming variant {_DEFAULT_VARIANT[kind]} (--act), of which the weights of {_LOOKS_LIKE[kind]} look the "
+            "same; give act where they are of that one"
+        )
+
+
+def _has_conv(shapes: Shapes, block: int) -> bool:
+    return f"blocks.{block}.conv.conv.0.weight" in shapes
+
+
+def _attention_kind(shapes: Shapes, conv: str) -> str:
+    return "se" if f"{conv}.6.fc.0.weight" in shapes else "eca" if f"{conv}.6.conv.weight" in shapes else "none"
 
 
 def _block(shapes: Shapes, prefix: str, width: int, act: int | None) -> dict[str, Value]:
@@ -96,7 +127,7 @@ def _block(shapes: Shapes, prefix: str, width: int, act: int | None) -> dict[str
     if kernel_size % 2 == 0:
         raise shapes.refusal(f"{conv}.3.weight", "its kernel is odd")
     squeeze = f"{conv}.6.fc.0.weight"
-    kind = "se" if squeeze in shapes else "eca" if f"{conv}.6.conv.weight" in shapes else "none"
+    kind = _attention_kind(shapes, conv)
     variant = VARIANTS[_DEFAULT_VARIANT[kind] if act is None else act]
     if variant["channel_attention"] != kind:
         fitting = [str(number) for number, other in VARIANTS.items() if other["channel_attention"] == kind]
@@ -107,8 +138,8 @@ def _block(shapes: Shapes, prefix: str, width: int, act: int | None) -> dict[str
     entries: dict[str, Value] = {"mlp_ratio": ratio_of(hidden, width), "kernel_size": kernel_size}
     if kind == "se":
         inside = shapes.of(squeeze, 2)[0]
-        if inside > hidden:
-            raise shapes.refusal(squeeze, f"it squeezes {hidden} channels to fewer")
+        if inside > hidden or squeezed_width(hidden, hidden // inside) != inside:
+            raise shapes.refusal(squeeze, f"it squeezes {hidden} channels by a whole factor")
         return {"depthwise": True} | entries | dict(variant) | {"reduction": hidden // inside}
     return {"depthwise": True} | entries | dict(variant)
 

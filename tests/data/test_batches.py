@@ -269,11 +269,11 @@ def test_images_and_labels_that_do_not_fit_are_refused() -> None:
 def test_labels_beyond_the_classes_are_refused(part: str, label: int) -> None:
     parts = {name: numbered(10) for name in ("train", "val", "test")}
     parts[part].labels[7] = label
-    classes, test = tuple("abcde"), parts.pop("test")
+    classes, test = tuple("abcde"), parts["test"]
     name = {"train": "training", "val": "validation", "test": "test"}[part]
     message = rf"1 {name} images have labels outside of 0\.\.4, such as {label} at position 7; numbers has 5 classes"
     with pytest.raises(ValueError, match=message):
-        Dataset("numbers", classes, 1, 1, **parts, split={}, test=lambda: test).open_test()
+        Dataset("numbers", classes, 1, 1, parts["train"], parts["val"], {}, test=lambda: test).open_test()
 
 
 def test_mixing_without_timm_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

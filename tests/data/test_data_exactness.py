@@ -38,5 +38,5 @@ def test_batches_of_a_folder(tmp_path: Path) -> None:
         Image.fromarray(image).save(directory / f"{number:02d}.png")
     dataset = load_image_folder(tmp_path, image_size=12, seed=3, val_images=6)
     assert dataset.split["val"]["sha256"][:16] == "75d285aa14403084"
-    assert set(dataset.split) == {"seed", "rule", "train", "val", "test"}
+    assert set(dataset.split) == {"seed", "rule", "train", "val", "test", "class_order"}
     assert digest(dataset.train, 3) == "e8c250467d8433db"

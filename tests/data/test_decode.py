@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, features
 
-from nasx.data import BrokenImageError, ImageFiles, decode
+from nasx.data import BrokenImageError, Files, PhotoSet, decode
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (12, 9, 3), dtype=np.uint8)
@@ -58,7 +58,7 @@ def test_16_bits_are_divided_by_257(tmp_path: Path, suffix: str, dtype: str) -> 
 
 def test_16_bit_images_are_no_white_rectangles_in_batches(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 40 * 257, dtype=np.uint16)).save(tmp_path / "image.png")
-    images = ImageFiles([tmp_path / "image.png"], np.zeros(1, dtype=np.int64), 8, in_memory=False)
+    images = PhotoSet(Files([tmp_path / "image.png"]), np.zeros(1, dtype=np.int64), 8, in_memory=False)
     assert torch.equal(images.load([0]), torch.full((1, 3, 8, 8), 40, dtype=torch.uint8))
 
 

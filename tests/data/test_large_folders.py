@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
-from nasx.data import Augment, Dataset, ImageFiles, TrainBatches, channel_statistics, load_digits, load_image_folder
+from nasx.data import (
+    Augment,
+    Dataset,
+    Files,
+    PhotoSet,
+    TrainBatches,
+    channel_statistics,
+    load_digits,
+    load_image_folder,
+)
 
 CLASSES, SIZE = 1000, 224
 
@@ -39,7 +48,7 @@ def dataset(root: Path) -> Dataset:
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "open", None)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # headers are looked at, pixels are not
     dataset = load_image_folder(root, image_size=SIZE, seed=0, val_fraction=0.1, max_bytes=0)
     assert len(dataset.classes) == CLASSES
     assert (len(dataset.train), len(dataset.val), len(dataset.open_test())) == (1800, 200, 1000)
@@ -71,7 +80,7 @@ def test_a_photograph_costs_its_name(dataset: Dataset, root: Path) -> None:
 
 def test_paths_come_back_as_they_were(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "ü ñ.png", "a", "日本.jpg")]
-    images = ImageFiles(paths, np.zeros(4, dtype=np.int64), 8, in_memory=False)
+    images = PhotoSet(Files(paths), np.zeros(4, dtype=np.int64), 8, in_memory=False)
     assert [images.path(index) for index in range(4)] == paths
     assert images.path(-1) == paths[-1]
     with pytest.raises(IndexError):
@@ -82,6 +91,6 @@ def test_evaluation_crops_as_timm_does(dataset: Dataset) -> None:
     create_transform = pytest.importorskip("timm.data").create_transform
     transform = create_transform(SIZE, crop_pct=224 / 256, interpolation="bicubic", normalize=False)
     test = dataset.open_test()
-    assert isinstance(test, ImageFiles)
+    assert isinstance(test, PhotoSet)
     expected = torch.stack([transform(Image.open(test.path(index))) for index in range(0, 1000, 100)])
     assert torch.equal(test.load(range(0, 1000, 100)), expected)

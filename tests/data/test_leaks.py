@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasx.data import copied_arrays, copied_files, load_digits, load_image_folder
+from nasx.data import BrokenImageError, copied_arrays, copied_files, load_digits, load_image_folder
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_an_unknown_way_is_refused(folder: Path) -> None:
 
 def test_an_empty_test_image_is_refused_at_once(folder: Path) -> None:
     (folder / "test/class1/21.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"the test image \S+class1/21\.png is empty; replace or remove it"):
+    with pytest.raises(BrokenImageError, match=r"class1/21\.png cannot be read .* is empty; replace or remove it"):
         load_image_folder(folder, image_size=8, seed=0)
 
 

@@ -83,7 +83,23 @@ def test_a_part_without_images_is_refused(n_val: int) -> None:
 
 
 def test_a_class_without_training_images_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"5 validation images of 6 leave class 'owl' \(3 images\) no training"):
+    told = r"5 validation images of 6 leave some class no training .*, such as 'owl' \(3 images\); hold out 4 at most"
+    with pytest.raises(ValueError, match=told):
         stratified_split(np.repeat([0, 1], 3), 5, seed=0, classes=("owl", "ant"))
-    with pytest.raises(ValueError, match="leave class 0"):
+    with pytest.raises(ValueError, match=r"such as 0 \(3 images\)"):
         stratified_split(np.repeat([0, 1], 3), 5, seed=0)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=8), st.integers(0, 2**32), st.data())
+def test_every_class_keeps_a_training_image_also_where_it_has_only_one(
+    counts: list[int], seed: int, data: st.DataObject
+) -> None:
+    most = sum(counts) - len(counts)
+    if not most:
+        return
+    labels, n_val = labels_with(*counts), data.draw(st.integers(1, most))
+    train, val = stratified_split(labels, n_val, seed)
+    assert len(val) == n_val
+    assert set(labels[train]) == set(range(len(counts)))
+    with pytest.raises(ValueError, match=f"hold out {most} at most|needs 1 to"):
+        stratified_split(labels, most + 1, seed)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nasx.data import Augment, ImageFiles, TrainBatches, eval_batches, load_digits, load_image_folder
+from nasx.data import Augment, Files, PhotoSet, TrainBatches, eval_batches, load_digits, load_image_folder
 
 SIZE = 24
 HALF = (0.5, 0.5, 0.5)
@@ -36,10 +36,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def photos(folder: Path, *, in_memory: bool = False) -> ImageFiles:
+def photos(folder: Path, *, in_memory: bool = False) -> PhotoSet:
     paths = sorted((folder / "train").glob("*/*.png"))
     labels = np.array([int(path.parent.name) for path in paths], dtype=np.int64)
-    return ImageFiles(paths, labels, SIZE, in_memory=in_memory)
+    return PhotoSet(Files(paths), labels, SIZE, in_memory=in_memory)
 
 
 def batches_of(images: Any, **arguments: Any) -> TrainBatches:
@@ -101,7 +101,7 @@ def test_copies_of_a_photograph_are_seen_differently(folder: Path) -> None:
 def test_views_change_with_epoch_seed_and_sample(folder: Path) -> None:
     """One photograph, many times: what differs is the view."""
     path = next((folder / "train").glob("*/*.png"))
-    images = ImageFiles([path] * 8, np.zeros(8, dtype=np.int64), SIZE, in_memory=False)
+    images = PhotoSet(Files([path] * 8), np.zeros(8, dtype=np.int64), SIZE, in_memory=False)
     augment = Augment(resized_crop=(0.08, 1.0), auto_augment="rand-m9-mstd0.5-inc1")
     views = [
         image.numpy().tobytes()
@@ -130,7 +130,7 @@ def test_a_resized_crop_keeps_the_share_of_the_area_that_was_asked_for(tmp_path:
     """On a ramp from left to right, the range of a view is the width of its crop."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
     Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "ramp.png")
-    images = ImageFiles([tmp_path / "ramp.png"] * 64, np.zeros(64, dtype=np.int64), 64, in_memory=False)
+    images = PhotoSet(Files([tmp_path / "ramp.png"] * 64), np.zeros(64, dtype=np.int64), 64, in_memory=False)
     augment = Augment(resized_crop=(0.25, 0.25))
     batch, _ = next(batches_of(images, batch_size=64, augment=augment, mean=(0,) * 3, std=(1,) * 3).steps(0, 1))
     widths = (batch.amax(dim=(1, 2, 3)) - batch.amin(dim=(1, 2, 3))) * 255
@@ -149,7 +149,7 @@ def test_every_policy_can_be_drawn_at_every_magnitude(folder: Path, policy: str)
 def test_posterizing_keeps_the_upper_bits_and_at_the_greatest_magnitude_none(tmp_path: Path) -> None:
     """Published results were drawn so; of 512 views about 34 are posterized, and most of these stay black."""
     Image.fromarray(np.full((SIZE, SIZE, 3), 200, dtype=np.uint8)).save(tmp_path / "grey.png")
-    images = ImageFiles([tmp_path / "grey.png"] * 512, np.zeros(512, dtype=np.int64), SIZE, in_memory=False)
+    images = PhotoSet(Files([tmp_path / "grey.png"] * 512), np.zeros(512, dtype=np.int64), SIZE, in_memory=False)
     augment = Augment(auto_augment="rand-m10-inc1")
     views, _ = next(batches_of(images, batch_size=512, augment=augment).steps(0, 1))
     assert 12 < (views == -1).all(dim=(1, 2, 3)).sum() < 60
@@ -162,7 +162,7 @@ def test_large_images_are_evaluated_as_timm_does(tmp_path: Path, size: int) -> N
     Image.fromarray(pixels).resize((300, 400)).save(tmp_path / "photo.png")
     transform = create_transform(size, crop_pct=224 / 256, interpolation="bicubic", normalize=False)
     expected = transform(Image.open(tmp_path / "photo.png"))
-    loaded = ImageFiles([tmp_path / "photo.png"], np.zeros(1, dtype=np.int64), size, in_memory=False).load([0])[0]
+    loaded = PhotoSet(Files([tmp_path / "photo.png"]), np.zeros(1, dtype=np.int64), size, in_memory=False).load([0])[0]
     assert torch.equal(loaded, expected)
 
 
@@ -220,3 +220,18 @@ def test_views_without_timm_name_what_to_install(folder: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(ImportError, match=r"pip install 'nasx\[recipes\]'"):
         batches_of(photos(folder), augment=Augment(resized_crop=(0.123, 1.0)))
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-n4-mstd0.5-inc1", "augmix-m5-w4-d2", "3a"])
+def test_views_of_grey_photographs_have_one_channel(tmp_path: Path, policy: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 16), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    source = Files(tmp_path / f"{number}.png" for number in range(12))
+    images = PhotoSet(source, np.zeros(12, dtype=np.int64), SIZE, in_memory=False, channels=1)
+    augment = Augment(resized_crop=(0.2, 1.0), auto_augment=policy, color_jitter=0.4)
+    batches = TrainBatches(images, batch_size=6, seed=0, mean=(0.5,), std=(0.25,), augment=augment)
+    seen = torch.cat([views for views, _ in batches.steps(0, 10)])
+    assert seen.shape == (60, 1, SIZE, SIZE)
+    assert seen.isfinite().all()
+    assert len({view.numpy().tobytes() for view in seen}) == 60

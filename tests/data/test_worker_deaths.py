@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from nasx.data import Augment, ImageFiles, TrainBatches, WorkerDied
+from nasx.data import Augment, Files, PhotoSet, TrainBatches, WorkerDied
 
 SIZE = 8
 
@@ -23,7 +23,7 @@ def _noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
-class Deadly(ImageFiles):
+class Deadly(PhotoSet):
     """Kill the process that reads an image once for every file that a directory has of it."""
 
     deaths: Path
@@ -40,7 +40,7 @@ def batches_of(tmp_path: Path, augment: Augment, *, deaths: Sequence[int] = (), 
     paths = [tmp_path / f"{number}.png" for number in range(40)]
     for number, path in enumerate(paths):
         Image.new("RGB", (SIZE, SIZE), (number, 0, 0)).save(path)
-    images = Deadly(paths, np.zeros(40, dtype=np.int64), SIZE, in_memory=False)
+    images = Deadly(Files(paths), np.zeros(40, dtype=np.int64), SIZE, in_memory=False)
     images.deaths = tmp_path / "deaths"
     images.deaths.mkdir(exist_ok=True)
     for death, number in enumerate(deaths):

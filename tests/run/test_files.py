@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nasx.run import check_space, files, write_bytes, write_json, write_text
+from nasx.run import DamagedFile, check_space, files, read_checked, write_bytes, write_json, write_text
 
 
 def test_writes_replace_what_is_there_and_leave_nothing_else(tmp_path: Path) -> None:
@@ -84,6 +85,23 @@ def test_only_leftovers_are_removed(tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in leftovers)
     assert (tmp_path / "outside").is_symlink()
+
+
+def test_a_file_of_a_run_is_read_where_it_is_what_was_written(tmp_path: Path) -> None:
+    path, content = tmp_path / "model.safetensors", b"weights" * 100
+    sha256 = hashlib.sha256(content).hexdigest()
+    write_bytes(path, content)
+    assert read_checked(path, sha256) == content
+    for damaged in (content[:-1] + b"S", content[:-1], content + b"x", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFile, match=r"model\.safetensors is not what was written: .*put it back from a copy"):
+            read_checked(path, sha256)
+    path.unlink()
+    with pytest.raises(DamagedFile, match=r"model\.safetensors is missing; put it back"):
+        read_checked(path, sha256)
+    path.symlink_to(tmp_path / "other")
+    with pytest.raises(DamagedFile, match="is no plain file"):
+        read_checked(path, sha256)
 
 
 def test_space_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nasx.run import RunLock, RunLocked
+from nasx.run import RunLock, RunLocked, mounts
 
 NO_NUMBER = json.dumps({"host": platform.node(), "pid": "../1", "started": "1"})
 
@@ -62,9 +62,80 @@ def test_the_same_process_is_locked_out_too_until_the_release(tmp_path: Path) ->
         lock.release()
 
 
-def test_an_owner_on_another_host_is_not_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text(json.dumps({"host": "elsewhere", "pid": 12, "started": "345"}))
-    with pytest.raises(RunLocked, match=r"process 12 on host elsewhere.*delete .*lock"):
+ELSEWHERE = json.dumps({"host": "elsewhere", "pid": 12, "started": "345"})
+NFS = "vers=4.2,rsize=1048576,proto=tcp,clientaddr=10.0.0.2"
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, options: str = "rw") -> Path:
+    """Let the system say that a folder lies on some file system; return the folder."""
+    root = tmp_path / "with space"
+    root.mkdir()
+    table = tmp_path / "mountinfo"
+    point = str(root).replace(" ", "\\040")
+    table.write_text(
+        f"21 1 8:1 / / rw,relatime shared:1 - unheardof /dev/sda1 rw\n"
+        f"36 21 0:33 / {point} rw,relatime shared:2 - {kind} server:/export {options}\n"
+        f"37 21 0:34 / {point}er rw - ext4 /dev/sdb rw\n"
+    )
+    monkeypatch.setattr(mounts, "MOUNTS", table)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reach"),
+    [
+        ("ext4", "rw", True),
+        ("overlay", "rw,lowerdir=/a,upperdir=/b", True),  # a container that was started again under another name
+        ("nfs4", f"rw,{NFS},local_lock=none", True),
+        ("nfs", f"rw,{NFS}", True),
+        ("nfs", f"rw,{NFS},local_lock=flock", False),
+        ("nfs", f"rw,{NFS},local_lock=all", False),
+        ("nfs", f"rw,{NFS},nolock,local_lock=none", False),
+        ("lustre", "rw,flock,lazystatfs", True),
+        ("lustre", "rw,localflock", False),
+        ("lustre", "rw", False),
+        ("ceph", "rw", True),
+        ("fuse.sshfs", "rw", False),
+        ("beegfs", "rw", False),
+    ],
+)
+def test_a_dead_owner_on_another_host_is_taken_over_where_a_free_lock_means_that(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    options: str,
+    reach: bool,
+) -> None:
+    root = mounted(monkeypatch, tmp_path, kind, options)
+    (root / "lock").write_text(ELSEWHERE)
+    if not reach:
+        with pytest.raises(RunLocked, match=r"process 12 on host elsewhere.*does not tell .*delete .*lock"):
+            RunLock(root / "lock")
+        assert (root / "lock").read_text() == ELSEWHERE
+        return
+    with RunLock(root / "lock"):
+        assert json.loads((root / "lock").read_text())["pid"] == os.getpid()
+    assert "left by process 12 on host elsewhere, which has ended; it is continued here" in caplog.text
+
+
+def test_a_living_owner_on_another_host_is_never_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is held, which is what counts; here another process stands for it."""
+    root = mounted(monkeypatch, tmp_path, "nfs4", f"rw,{NFS},local_lock=none")
+    with hold(root / "lock") as owner:
+        assert owner.stdout
+        owner.stdout.readline()
+        (root / "lock").write_text(ELSEWHERE)
+        with pytest.raises(RunLocked, match="is in use by process 12 on host elsewhere"):
+            RunLock(root / "lock")
+
+
+def test_where_the_system_does_not_name_its_mounts_nobody_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "absent")
+    (tmp_path / "lock").write_text(ELSEWHERE)
+    with pytest.raises(RunLocked, match=r"delete .*lock"):
         RunLock(tmp_path / "lock")
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +10,30 @@ import pytest
 from nasx.run import Interrupted, StopFlag
 
 TWICE = """
-import os, signal
+import os, signal, sys, time
 from nasx.run import StopFlag
 with StopFlag() as stop:
     os.kill(os.getpid(), signal.SIGUSR1)
     print(stop.requested, flush=True)
+    time.sleep(float(sys.argv[1]))
     os.kill(os.getpid(), signal.SIGTERM)
     print("still here", flush=True)
+"""
+LATER, AT_ONCE = "0.7", "0.01"  # seconds
+
+UNTIL_ASKED = """
+import sys, time
+from nasx.run import Interrupted, StopFlag
+try:
+    with StopFlag() as stop:
+        print("ready", flush=True)
+        while True:
+            stop.raise_if_requested()
+            time.sleep(0.05)
+except Interrupted as error:
+    time.sleep(0.2)  # saves what there is
+    print(error, flush=True)
+    sys.exit(75)
 """
 
 CHILD = """
@@ -43,15 +61,34 @@ def test_a_signal_sets_the_flag_and_the_handler_before_comes_back(signum: signal
     assert signal.getsignal(signum) is before
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
+def twice(apart: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", TWICE, apart]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_a_second_signal_ends_the_process_at_once_and_says_so() -> None:
+    done = twice(LATER)
     assert (done.stdout, done.returncode) == ("True\n", 75)
+    assert done.stderr == "interrupted again: ended at once; the same command continues from what was saved\n"
 
 
-def test_under_torchrun_a_signal_that_comes_twice_at_once_is_one() -> None:
-    environment = os.environ | {"TORCHELASTIC_RUN_ID": "one"}
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, env=environment)
+def test_two_signals_within_moments_are_one_request() -> None:
+    done = twice(AT_ONCE)
+    assert (done.stdout, done.stderr, done.returncode) == ("True\nstill here\n", "", 0)
+
+
+def test_under_torchrun_moments_are_longer() -> None:
+    done = twice(LATER, TORCHELASTIC_RUN_ID="one")
     assert (done.stdout, done.returncode) == ("True\nstill here\n", 0)
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="needs coreutils")
+@pytest.mark.parametrize("signum", ["TERM", "INT"])
+def test_timeout_which_signals_the_child_and_its_group_is_one_request(signum: str) -> None:
+    command = ["timeout", "-s", signum, "2", sys.executable, "-c", UNTIL_ASKED]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"ready\nstopped by SIG{signum}\n"
+    assert done.stderr == ""
 
 
 def test_a_forked_worker_ends_by_its_own_signals_but_not_by_ctrl_c() -> None:

@@ -24,7 +24,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.epochs:
         settings = replace(settings, epochs=options.epochs)
     load_parts(options.data, settings)  # refuses a folder that is none before any worker starts
-    archs = ordered_archs(settings)[: options.networks]
+    archs = ordered_archs(settings.space)[: options.networks]
     jobs = [
         Job(arch, seed, settings, options.data, path, options.device)
         for number, arch in enumerate(archs)

@@ -68,15 +68,15 @@ class Settings:
         )
 
 
-def ordered_archs(settings: Settings) -> list[Arch]:
-    """Return all networks in the order in which they are trained: any beginning is spread evenly over the heads.
+def ordered_archs(space: Space) -> list[Arch]:
+    """Return all networks of stage one in an order of which any beginning is spread evenly over the heads.
 
     The strata are the total numbers of global heads, 0 to 12, and come in turn; networks of one stratum are shuffled
     with a fixed seed. The networks whose blocks are all alike come first.
     """
     strata: dict[int, list[Arch]] = defaultdict(list)
     alike: list[Arch] = []
-    for arch in settings.space:
+    for arch in space:
         heads = [int(value) for value in arch.only("block.*.global_heads").values()]
         (alike if len(set(heads)) == 1 else strata[sum(heads)]).append(arch)
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasx import Arch
-from recipes.autoformer.official import load_supernet
+from recipes.autoformer.official import infer_supernet, load_supernet
 from recipes.autoformer.space import TINY, Axes
 
 SHAPES = Path(__file__).parents[4] / "shared/spec/checkpoints/autoformer_tiny_supernet_official.json"
@@ -124,26 +124,30 @@ def test_supernets_of_any_size_equal_the_source_s() -> None:
 
 
 def test_sizes_are_read_from_the_tensors() -> None:
-    supernet = load_supernet(_random(_shapes(dim=49, heads=2, hidden=1, depth=3), std=0.1))
-    assert [supernet.largest[name] for name in ("embed_dim", "block.count", "block.2.num_heads")] == [49, 3, 2]
-    frame = supernet.frame
+    frame, largest = infer_supernet(_random(_shapes(dim=49, heads=2, hidden=1, depth=3), std=0.1))
+    assert [largest[name] for name in ("embed_dim", "block.count", "block.2.num_heads")] == [49, 3, 2]
     assert (frame.image_size, frame.patch_size, frame.num_classes, frame.head_dim, frame.max_offset) == (8, 2, 10, 8, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("norm.weight", None, r"no norm\.weight"),
-        ("cls_token", None, "no cls_token"),
-        ("blocks.1.fc1.weight", None, r"no blocks\.1\.fc1\.weight"),
-        ("blocks.2.attn.qkv.bias", (71,), r"blocks\.2\.attn\.qkv\.bias must have shape \(72,\).* \(71,\)"),
-        ("blocks.2.attn.qkv.weight", (71, 20), r"blocks\.2\.attn\.qkv\.weight must have 3 times 8 rows .* 71"),
-        ("head.weight", (10, 24), r"head\.weight must have shape \(10, 20\).* \(10, 24\)"),
-        ("pos_embed", (1, 16, 20), "pos_embed .* 16 tokens"),
-        ("cls_token", (20,), r"cls_token must have 3 dimensions.*\(20,\)"),
-        ("blocks.0.attn.rel_pos_embed_k.embeddings_table_v", (7, 8), "even number of rows, but has 7"),
-        ("blocks.3.gamma", (20,), r"blocks\.3\.gamma of shape \(20,\) belongs to no"),
-        ("blocks.5.fc1.weight", (40, 20), r"no blocks\.4\.attn\.qkv\.weight"),
+        ("norm.weight", None, r"'norm\.weight' of shape \(20,\) is missing"),
+        ("cls_token", None, r"'cls_token' of shape \(1, 1, 20\) is missing"),
+        ("blocks.1.fc1.weight", None, r"'blocks\.1\.fc1\.weight' is missing"),
+        ("blocks.2.attn.qkv.bias", (71,), r"'blocks\.2\.attn\.qkv\.bias' has the shape \(71,\), not \(72,\)"),
+        (
+            "blocks.2.attn.qkv.weight",
+            (71, 20),
+            r"'blocks\.2\.attn\.qkv\.weight' .*\(71, 20\), but it has 3 times 8",
+        ),
+        ("head.weight", (10, 24), r"'head\.weight' has the shape \(10, 24\), not \(10, 20\)"),
+        ("pos_embed", (1, 16, 20), "'pos_embed' .* a class token and a square of patches"),
+        ("cls_token", (20,), r"'cls_token' has the shape \(20,\), not \(1, 1, 20\)"),
+        ("blocks.0.attn.rel_pos_embed_k.embeddings_table_v", (7, 8), "even number of rows"),
+        ("patch_embed_super.proj.weight", (20, 3, 2, 3), "patches are square"),
+        ("blocks.3.gamma", (20,), r"'blocks\.3\.gamma' of shape \(20,\) has no place"),
+        ("blocks.5.fc1.weight", (40, 20), r"'blocks\.5\.fc1\.weight' of shape \(40, 20\) has no place"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name_and_shape(name: str, shape: tuple[int, ...] | None, message: str) -> None:
@@ -158,7 +162,7 @@ def test_what_does_not_fit_is_refused_by_name_and_shape(name: str, shape: tuple[
 
 def test_a_published_file_holds_its_weights_under_model() -> None:
     state = _random(_shapes(), std=0.1)
-    plain, wrapped = load_supernet(state), load_supernet({"model": state, "epoch": 3})  # type: ignore[dict-item]
+    plain, wrapped = load_supernet(state), load_supernet({"model": state, "epoch": 3})
     assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in wrapped.state_dict().items())
 
 
@@ -166,3 +170,13 @@ def test_a_published_file_holds_its_weights_under_model() -> None:
 def test_what_is_no_state_dict_is_refused(state: object) -> None:
     with pytest.raises(ValueError, match="a state dict maps names to tensors"):
         load_supernet(state)  # type: ignore[arg-type]
+
+
+def test_numbers_that_are_not_finite_or_not_floating_are_refused_by_name() -> None:
+    state = _random(_shapes(), std=0.1)
+    state["blocks.1.fc1.bias"][3] = float("nan")
+    with pytest.raises(ValueError, match=r"'blocks\.1\.fc1\.bias' holds NaN or infinity in 1 of 40 numbers"):
+        load_supernet(state)
+    state["blocks.1.fc1.bias"] = torch.zeros(40, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"'blocks\.1\.fc1\.bias' holds torch\.int8"):
+        load_supernet(state)

@@ -13,6 +13,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from nasx.measure import count_params
+from nasx.weights import StateDict
 from recipes.glit.model import DEIT_TINY, GLIT_TINY
 from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
 
@@ -123,6 +124,93 @@ def test_deit_of_every_size_computes_what_timm_computes(size: str, parameters: i
         torch.testing.assert_close(network(images(1)), source(images(1)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        *(("vit_tiny_patch16_224", 3), ("vit_small_patch16_224", 6), ("vit_base_patch16_224", 12)),
+        *(("vit_large_patch16_224", 16), ("vit_huge_patch14_224", 16), ("vit_giant_patch14_224", 16)),
+    ],
+)
+def test_heads_of_published_sizes_are_those_of_timm_and_are_said(name: str, heads: int) -> None:
+    with torch.device("meta"):
+        source: Any = timm.create_model(name, pretrained=False, num_classes=10)
+    assert source.blocks[0].attn.num_heads == heads
+    told: list[str] = []
+    meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in source.state_dict().items()}
+    frame, arch = infer_deit(StateDictOfShapes(meta), note=told.append)
+    assert (frame.num_heads, frame.embed_dim, len(arch.parts("block"))) == (heads, source.embed_dim, len(source.blocks))
+    size = name.split("_")[1]
+    assert told[0].startswith(f"assuming {heads} heads, as {size} has them ({source.embed_dim} channels")
+
+
+class StateDictOfShapes(StateDict):
+    """Shapes alone, of networks that are too large to make."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        dict.__init__(self, tensors)
+
+
+@pytest.mark.parametrize(("width", "depth", "heads"), [(64, 2, 2), (192, 3, 3), (512, 12, 8)])
+def test_heads_of_other_sizes_are_asked_for_and_decide_what_is_computed(width: int, depth: int, heads: int) -> None:
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"img_size": 32, "patch_size": 8, "num_classes": 5}
+    source = timm.models.vision_transformer.VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **size)
+    state = {
+        name: 1 + 0.2 * torch.randn_like(tensor) if "norm" in name else torch.randn_like(tensor) * width**-0.5
+        for name, tensor in source.state_dict().items()
+    }
+    source.load_state_dict(state)
+    with pytest.raises(ValueError, match=rf"{width} channels, .* and {depth} blocks; say it with num_heads"):
+        load_deit(state)
+    with torch.no_grad():
+        expected = source.eval()(images(3, 32))
+        torch.testing.assert_close(load_deit(state, num_heads=heads)(images(3, 32)), expected, rtol=0, atol=1e-4)
+        other = load_deit(state, num_heads=1)(images(3, 32))
+        assert (other - expected).abs().max() > 1e-3
+    for wrong in (0, -1, 7):
+        with pytest.raises(ValueError, match=rf"num_heads \(--heads\) must divide the width of {width} .* got {wrong}"):
+            load_deit(state, num_heads=wrong)
+
+
+def test_an_assumption_is_logged_where_nobody_else_is_told(
+    deit: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_deit(deit)
+    assert [record.message for record in caplog.records if "assuming 3 heads, as tiny" in record.message]
+    caplog.clear()
+    load_deit(deit, 3)
+    assert not caplog.records
+
+
+def test_heads_of_glit_can_be_said(glit: dict[str, Tensor]) -> None:
+    told: list[str] = []
+    assert infer_glit(glit, note=told.append)[1] == infer_glit(glit, 3)[1] == GLIT_TINY
+    assert len(told) == 1
+    with pytest.raises(ValueError, match=r"for each channel of some heads of 48|queries, keys and values of"):
+        load_glit(glit, num_heads=4)  # no block of GLiT's splits its channels in quarters
+    other = load_glit(glit, num_heads=6)
+    with torch.no_grad():
+        assert (other(images(1)) - load_glit(glit, 3)(images(1))).abs().max() > 1e-2
+
+
+def test_numbers_that_are_no_weights_are_refused_by_name(deit: dict[str, Tensor]) -> None:
+    bad = deit["blocks.3.attn.qkv.weight"].clone()
+    bad[5, 6] = float("inf")
+    with pytest.raises(ValueError, match=r"'blocks\.3\.attn\.qkv\.weight' holds NaN or infinity in 1 of"):
+        load_deit({**deit, "blocks.3.attn.qkv.weight": bad})
+    with pytest.raises(ValueError, match=r"'blocks\.3\.attn\.qkv\.weight' holds torch\.int8"):
+        load_deit({**deit, "blocks.3.attn.qkv.weight": bad.to(torch.int8)})
+    with pytest.raises(ValueError, match="patches are square"):
+        load_deit({**deit, "patch_embed.proj.weight": torch.zeros(192, 3, 16, 8)})
+
+
+def test_checkpoints_as_they_come_are_read(deit: dict[str, Tensor]) -> None:
+    wrapped = {"state_dict": {f"module.{name}": tensor.half() for name, tensor in deit.items()}, "epoch": 3}
+    network, plain = load_deit(wrapped, 3), load_deit(deit, 3)
+    assert all(torch.equal(network.state_dict()[name], deit[name].half().float()) for name in deit)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_deit_s_published_names_are_deit_tiny(deit: dict[str, Tensor]) -> None:
     assert infer_deit({"model": deit})[1] == DEIT_TINY
     assert load_deit(deit)(images(1)).shape == (1, 1000)
@@ -130,7 +218,7 @@ def test_deit_s_published_names_are_deit_tiny(deit: dict[str, Tensor]) -> None:
 
 def test_other_patches_images_and_depths_of_vits() -> None:
     source = timm.create_model("vit_tiny_patch16_224", img_size=48, patch_size=8, depth=3, in_chans=1, num_classes=5)
-    network = load_deit(source.state_dict())
+    network = load_deit(source.state_dict(), num_heads=3)
     gray = images(2, 48)[:, :1]
     with torch.no_grad():
         torch.testing.assert_close(network(gray), source.eval()(gray), rtol=0, atol=1e-4)
@@ -184,6 +272,7 @@ def shaped(name: str, *shape: int) -> Callable[[dict[str, Tensor]], object]:
         (shaped("blocks.11.0.mlp.fc2.bias", 193), "blocks.11.0.mlp.fc2.bias", "193"),
         (shaped("blocks.13.0.norm1.weight", 192), "blocks.13.0.norm1.weight", "192"),
         (shaped("dist_token", 1, 1, 192), "dist_token", "1, 1, 192"),
+        (shaped("patch_embed.proj.weight", 192, 3, 16, 8), "patch_embed.proj.weight", "192, 3, 16, 8"),
     ],
 )
 def test_what_does_not_fit_is_named(

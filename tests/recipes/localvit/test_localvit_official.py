@@ -166,23 +166,46 @@ def test_released_networks_compute_what_they_computed(file: str, act: int, arch:
 @torch.no_grad()
 def test_every_variant_computes_what_it_should(act: int) -> None:
     weights = random_weights(small_shapes({1: "none", 2: "none", 3: "se"}.get(act, "eca")))
-    network = load_localvit(weights, act=act)
+    network = load_localvit(weights, act=act, num_heads=2)
     expected = published_network(weights, images(size=16), act, heads=2)
     torch.testing.assert_close(network(images(size=16)), expected, rtol=0, atol=1e-4)
-    _, arch = infer_localvit(weights, act=act)
+    _, arch = infer_localvit(weights, act=act, num_heads=2)
     assert arch == variant(act, blocks=2, mlp_ratio=2, reduction=24)
 
 
 @pytest.mark.parametrize(("attention", "default", "other"), [("none", 1, 2), ("se", 3, 3), ("eca", 4, 5)])
-def test_what_tensors_do_not_say_has_a_default(attention: str, default: int, other: int) -> None:
+def test_what_tensors_do_not_say_has_a_default_that_is_said(attention: str, default: int, other: int) -> None:
     weights = random_weights(small_shapes(attention))
-    assert infer_localvit(weights) == infer_localvit(weights, act=default)
-    assert (infer_localvit(weights, act=other) == infer_localvit(weights)) == (other == default)
+    told: list[str] = []
+
+    def infer(act: int | None = None) -> object:
+        return infer_localvit(weights, act=act, num_heads=2, note=told.append)
+
+    assert infer() == infer(default)
+    assert (infer(other) == infer(default)) == (other == default)
+    expected = [] if other == default else [f"assuming variant {default} (--act), of which the weights of {other} look"]
+    assert len(told) == len(expected)  # nothing is assumed where it is given
+    assert all(sentence.startswith(start) for sentence, start in zip(told, expected, strict=True))
     for act in {1, 2, 3, 4, 5} - {default, other}:
         with pytest.raises(ValueError, match=f"act {act} does not fit the weights: 'blocks.0.conv.conv' has"):
-            load_localvit(weights, act=act)
+            load_localvit(weights, act=act, num_heads=2)
     with pytest.raises(ValueError, match="the variants are 1, 2, 3, 4, 5, but got 0"):
         load_localvit(weights, act=0)
+
+
+def test_heads_of_published_sizes_are_assumed_and_of_others_asked_for() -> None:
+    told: list[str] = []
+    tiny = random_weights(shapes_on_file("localvit_tiny_mlp4_act3_r192_official.json"))
+    frame, _ = infer_localvit(tiny, note=told.append)
+    assert frame.num_heads == 4
+    assert told == [
+        "assuming 4 heads, as tiny has them (192 channels, 12 blocks); give num_heads (--heads) where these weights "
+        "have another number"
+    ]
+    assert infer_localvit(tiny, num_heads=3, note=told.append)[0].num_heads == 3
+    assert len(told) == 1
+    with pytest.raises(ValueError, match=r"how many heads share the 96 channels.* and 2 blocks; say it with num_heads"):
+        load_localvit(random_weights(small_shapes("se")))
 
 
 @torch.no_grad()
@@ -193,7 +216,7 @@ def test_sizes_heads_and_plain_blocks_are_read_off() -> None:
     shapes |= {"blocks.1.mlp.fc1.weight": [100, 60], "blocks.1.mlp.fc1.bias": [100]}
     shapes |= {"blocks.1.mlp.fc2.weight": [60, 100], "blocks.1.mlp.fc2.bias": [60]}
     weights = random_weights(shapes)
-    with pytest.raises(ValueError, match="make heads of 48; give num_heads"):
+    with pytest.raises(ValueError, match=r"60 channels.*say it with num_heads \(--heads\)"):
         load_localvit(weights)
     _, arch = infer_localvit(weights, num_heads=3)
     assert dict(arch.at("block.0"))["kernel_size"] == 5
@@ -224,7 +247,9 @@ def test_any_whole_hidden_width_is_read_off() -> None:
         ("blocks.0.conv.conv.0.weight", [192, 96], "it has 4 dimensions"),
         ("blocks.0.conv.conv.3.weight", [192, 1, 2, 2], "its kernel is odd"),
         ("blocks.0.conv.conv.3.weight", [192, 1, 3, 5], "has the shape (192, 1, 3, 5), not (192, 1, 5, 5)"),
-        ("blocks.0.conv.conv.6.fc.0.weight", [300, 192], "it squeezes 192 channels to fewer"),
+        ("blocks.0.conv.conv.6.fc.0.weight", [300, 192], "it squeezes 192 channels by a whole factor"),
+        ("blocks.0.conv.conv.6.fc.0.weight", [100, 192], "it squeezes 192 channels by a whole factor"),
+        ("patch_embed.proj.weight", [96, 3, 4, 2], "patches are square"),
         ("blocks.0.norm2.weight", [96], "'blocks.0.norm2.weight' of shape (96,) has no place here"),
         ("blocks.7.norm1.weight", [96], "'blocks.7.norm1.weight' of shape (96,) has no place here"),
         ("pos_embed", [1, 16, 96], "a class token and a square of patches"),
@@ -241,14 +266,14 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_shape(
     else:
         weights[name] = torch.zeros(shape)
     with pytest.raises(ValueError, match=re.escape(message)):
-        load_localvit(weights)
+        load_localvit(weights, num_heads=2)
 
 
 def test_eca_kernel_of_another_size_is_refused() -> None:
     weights = random_weights(small_shapes("eca"))
     weights["blocks.0.conv.conv.6.conv.weight"] = torch.zeros(1, 1, 3)
     with pytest.raises(ValueError, match=re.escape("6.conv.weight' has the shape (1, 1, 3), not (1, 1, 5)")):
-        load_localvit(weights)
+        load_localvit(weights, num_heads=2)
 
 
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"head.weight": 3}, [1]])
@@ -264,5 +289,5 @@ def test_another_transformer_is_no_localvit() -> None:
     with pytest.raises(ValueError, match="no block has LocalViT's feed-forward"):
         load_localvit(deit)
     assert load_localvit(deit, num_heads=3)(torch.zeros(1, 3, 224, 224)).shape == (1, 10)
-    with pytest.raises(ValueError, match="at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"must divide the width of 192 channels, but got 0"):
         load_localvit(deit, num_heads=0)

@@ -1,4 +1,4 @@
-"""Images that cannot be read: what is known of them, and how many of them training passes over."""
+"""Images that cannot be read: what is wrong with them, and how many of them training passes over."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,7 +20,12 @@ class BrokenImage:
     fault: str
 
     def __str__(self) -> str:
-        return f"{self.path} cannot be read as an image: {self.fault}"
+        return f"{printable(self.path)} cannot be read as an image: {self.fault}"
+
+
+def printable(path: object) -> str:
+    """Return a path as text that any terminal and file takes: bytes that are no UTF-8 are written as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 class BrokenImageError(ValueError):
@@ -50,7 +55,7 @@ def refuse_broken(faults: Mapping[int, BrokenImage]) -> None:
         broken = tuple(faults.values())
         more = f" ({_named(broken)})" if len(broken) > 1 else ""
         raise BrokenImageError(
-            f"{broken[0]}; replace or remove it, because of training images alone a few are passed over{more}", broken
+            f"{broken[0]}; replace or remove it; only of training images a few may be passed over{more}", broken
         )
 
 

@@ -1,0 +1,87 @@
+"""The experiments: `python -m benchmarks.evidence EXPERIMENT --out DIR`; each goes on where it was stopped."""
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.evidence import scenes
+from benchmarks.evidence.scenes import Scene, spread
+from benchmarks.evidence.supernets import Setting, measure
+from benchmarks.evidence.truth import measure_alone
+
+Work = tuple[str, Callable[[Path], None]]
+"""The name of a result, and what writes it to a file."""
+
+TRUTH_EPOCHS, TRUTH_NETWORKS = 96, 16
+NETWORKS = {"digits": 16, "cifar10": 64}
+
+
+def digits_truth(options: argparse.Namespace) -> Iterator[Work]:
+    """Networks of the digits preset's stage one, each trained alone with two seeds."""
+    scene = scenes.digits()
+    for seed, (number, arch) in itertools.product((0, 1), enumerate(spread(scene, TRUTH_NETWORKS))):
+        yield f"{number:02}-{seed}", lambda path, a=arch, s=seed: measure_alone(scene, a, s, TRUTH_EPOCHS, path)
+
+
+def digits_supernets(options: argparse.Namespace) -> Iterator[Work]:
+    """Supernets of the digits preset's stage one, trained in several ways."""
+    yield from _supernets(scenes.digits(), (25, 75))
+
+
+def cifar10_supernets(options: argparse.Namespace) -> Iterator[Work]:
+    """Supernets of the benchmark's networks, trained in several ways."""
+    yield from _supernets(scenes.cifar10(options.data), (50, 150))
+
+
+def _supernets(scene: Scene, epochs: tuple[int, int]) -> Iterator[Work]:
+    archs = spread(scene, NETWORKS[scene.name])
+    few, many = epochs
+    settings = [
+        Setting("entangled", few, ema=0.98),
+        Setting("separate", few, ema=0.98),
+        Setting("entangled", many, ema=0.98),
+        Setting("separate", many, ema=0.98),
+        Setting("entangled", many, "four", ema=0.98),
+        Setting("entangled", many, "stratified", ema=0.98),
+    ]
+    for seed, setting in itertools.product((0, 1, 2), settings):
+        yield f"{setting.name}-{seed}", lambda path, c=setting, s=seed: measure(scene, c, s, archs, path)
+
+
+EXPERIMENTS = {
+    "digits-truth": digits_truth,
+    "digits-supernets": digits_supernets,
+    "cifar10-supernets": cifar10_supernets,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an experiment and return the exit status."""
+    told = "; ".join(f"{name}: {(work.__doc__ or '').strip()}" for name, work in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=f"{__doc__} {told}")
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--out", type=Path, required=True, help="where results go, a folder for each experiment")
+    parser.add_argument("--data", type=Path, help="CIFAR-10 as an image folder")
+    parser.add_argument("--part", default="0/1", help="share of the work, such as 0/2 and 1/2 in two processes")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    share, shares = map(int, options.part.split("/"))
+    folder = options.out / options.experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, work) in enumerate(EXPERIMENTS[options.experiment](options)):
+        path = folder / f"{name}.json"
+        if number % shares != share or path.is_file():
+            continue
+        started = time.monotonic()
+        work(path)
+        print(f"{options.experiment} {name}: {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
