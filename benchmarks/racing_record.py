@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
 from nasx.nn import Subnet, Supernet
-from nasx.recipe.config import Augmentation
-from nasx.recipe.problem import ImageTask, load_task
+from nasx.pipeline.config import Augmentation
+from nasx.pipeline.images import ImageSource, ImageTask, load_images
 from nasx.search import Evolution
 from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded, train_supernet, use_threads
-from recipes.glit.config import CIFAR10, Config, Model, SpaceAxes
+from recipes.glit.config import CIFAR10, Config, Model
 from recipes.glit.cost import Macs
-from recipes.glit.space import table2
+from recipes.glit.space import SpaceAxes, table2
 from recipes.glit.supernet import supernet as make_supernet
 
 Bools = npt.NDArray[np.bool_]
@@ -51,12 +51,12 @@ def light() -> Config:
 def record(data: Path, out: Path) -> None:
     """Train a supernet, search with it, and write the hits of every candidate, a bit an image, with how it was made."""
     config = light()
-    task = load_task(config, data)
+    task = load_images(ImageSource(config.data, config.seed, data))
     space = table2(config.axes())
-    cost = Macs(config.frame(in_channels=task.dataset.channels, num_classes=len(task.dataset.classes)))
+    cost = Macs(config.frame_for(task))
     with use_threads(config.threads):
         supernet = _trained(config, task, space, cost)
-        hits = _searched(task, space, cost, supernet)
+        hits = _searched(config, task, space, cost, supernet)
     made = {
         "data": "CIFAR-10, 5,000 validation images held out of the training images",
         "config": config.model_dump(mode="json"),
@@ -79,7 +79,7 @@ def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> Super
     training, seed = config.supernet, config.seed
     torch.manual_seed(seed)
     supernet = make_supernet(space, cost.frame, sharing=config.model.sharing, init_std=config.model.init_std)
-    batches = task.supernet_batches(seed=seed)
+    batches = task.train_batches(training, seed=seed)
     total, warmup = (round(n * batches.steps_per_epoch) for n in (training.epochs, training.warmup_epochs))
     optimizer = adamw(supernet, lr=training.lr, weight_decay=training.weight_decay)
     for step in train_supernet(
@@ -96,9 +96,9 @@ def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> Super
     return supernet
 
 
-def _searched(task: ImageTask, space: Space, cost: Macs, supernet: Supernet) -> dict[Arch, Bools]:
-    recalibration = list(task.recalibration_batches(seed=0).steps(0, RECALIBRATION_BATCHES))
-    validation = list(task.eval_batches(task.dataset.val, 500))
+def _searched(config: Config, task: ImageTask, space: Space, cost: Macs, supernet: Supernet) -> dict[Arch, Bools]:
+    recalibration = list(task.recalibration_batches(config, seed=0).steps(0, RECALIBRATION_BATCHES))
+    validation = list(task.eval_batches("val", 500))
     reach = attainable(space, cost)
     inside = space.within(Budget(cost, at_most=reach.low + 0.6 * (reach.high - reach.low)))
     searcher = Evolution(inside, population=POPULATION, generations=GENERATIONS, parents=20, seed=0)

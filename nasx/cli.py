@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
 
+_LISTED = 30  # known words that a message lists
+
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -27,7 +29,7 @@ def bad_input() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise BadInput(_told(error)) from error
+        raise BadInput(validation_message(error)) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise BadInput(str(error)) from error
 
@@ -50,9 +52,12 @@ def print_json(document: Any) -> None:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" with the nearest known word, or the list of them."""
+    """Return "; did you mean ...?" with the nearest known word, or some of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED else ""
+    return f"; known are {', '.join(known[:_LISTED])}{more}"
 
 
 def pick(name: str, known: Mapping[str, Any], what: str) -> Any:
@@ -67,7 +72,8 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
 
     Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text.
     """
-    plain, fields = config.model_dump(), _paths(config)
+    # only what is set: what is left open may be fitted to the data
+    plain, fields = config.model_dump(exclude_unset=True), _paths(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -81,7 +87,7 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
             raise BadInput(f"there is no field {path!r}{nearest(path, fields)}")
         node: dict[str, Any] = plain
         for section in sections:
-            node = node[section]
+            node = node.setdefault(section, {})
         try:
             node[field] = json.loads(text)
         except json.JSONDecodeError:
@@ -98,7 +104,8 @@ def _paths(section: BaseModel, prefix: str = "") -> list[str]:
     return found
 
 
-def _told(error: ValidationError) -> str:
+def validation_message(error: ValidationError) -> str:
+    """Return what pydantic refused in one line: each field by its name, the rule, and the value met."""
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"

@@ -1,17 +1,27 @@
 """Network families of many kinds, each a space and a plain builder: what supernets and counted costs must serve."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import networkx as nx
 import torch
 from torch import Tensor, nn
 
+import recipes.autoformer.model
+import recipes.autoformer.space
+import recipes.autoformer.supernet
+import recipes.glit.model
+import recipes.glit.space
+import recipes.glit.supernet
+import recipes.localvit.model
+import recipes.localvit.space
+import recipes.localvit.supernet
 from nasx import Arch, Space, one_of, repeat
 from nasx.cells import cell_space
-from nasx.nn import Cell, centred, stacked
+from nasx.nn import Cell, Supernet, centred, stacked
+from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
 
 @dataclass(frozen=True)
@@ -23,12 +33,26 @@ class Family:
     make: Callable[[Arch], nn.Module]
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
-    supernet: dict[str, Any] = field(default_factory=dict)
+    supernet: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `Supernet`."""
     parts: Mapping[str, str] = field(default_factory=dict)
     additive: bool = True
+    """Whether costs add up over repeated parts."""
+    derive: Callable[[], Supernet] | None = None
+    """A recipe's own function that returns the supernet."""
 
     def __str__(self) -> str:
         return self.name
+
+    def make_supernet(self) -> Supernet:
+        """Return the supernet with fresh weights."""
+        if self.derive is not None:
+            return self.derive()
+        return Supernet(self.make, self.space, parts=self.parts or None, **self.supernet)
+
+    def archs(self, count: int) -> Sequence[Arch]:
+        """Return some architectures, all of them where there are no more."""
+        return self.space.sample(0, count) if self.space.size > count else list(self.space)
 
 
 def images(channels: int, size: int, batch: int = 3) -> Tensor:
@@ -176,8 +200,7 @@ def bert(arch: Arch) -> nn.Module:
             num_attention_heads=2,
             intermediate_size=int(arch["hidden"]),
             max_position_embeddings=16,
-            num_labels=3,
-            attn_implementation="eager" if arch["width"] == 0 else "sdpa",
+            num_labels=3,  # type: ignore[call-arg]  # of all configurations
         )
     )
 
@@ -309,7 +332,92 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-HALVES = {"*.qkv": stacked(3)}
+# The recipes, small
+
+Sharing = Literal["separate", "entangled"]
+SHARINGS: tuple[Sharing, ...] = ("separate", "entangled")
+SMALL_IMAGES: dict[str, Any] = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
+FEW: dict[str, Any] = {"blocks": 2, "expansion": (1, 4), "qkv_ratio": (0.5, 1.0, 2.0), "mlp_ratio": (2, 4)}
+LOCALITIES: dict[Locality, recipes.glit.space.Axes] = {
+    "conv1d": recipes.glit.space.Axes(kernel_size=(3, 9), held_kernel_size=9, **FEW),
+    "conv2d": recipes.glit.space.Axes(locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, **FEW),
+    "window": recipes.glit.space.Axes(locality="window", window=(2, 8), held_window=8, **FEW),
+}
+VARIANTS = {
+    "official": OFFICIAL,
+    "paper": PAPER,
+    "full input": Variant(submodule_input="full"),
+    "joint projection": Variant(projection="joint"),
+    "norm after every convolution": Variant(local_norm="every"),
+}
+
+
+def glit(name: str, space: Space, variant: Variant, sharing: Sharing) -> Family:
+    """Return a small space of GLiT."""
+    frame = recipes.glit.model.Frame(embed_dim=24, variant=variant, **SMALL_IMAGES)
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
+    return Family(
+        f"glit, {name}, {sharing}",
+        space,
+        partial(recipes.glit.model.build_in, frame, **settings),
+        (images(1, 8),),
+        derive=partial(recipes.glit.supernet.supernet, space, frame, sharing=sharing, **settings),
+    )
+
+
+def glit_families() -> list[Family]:
+    """Return all variants, localities, sharings and stages."""
+    table2 = {locality: recipes.glit.space.table2(axes) for locality, axes in LOCALITIES.items()}
+    found = [
+        glit(f"{name}, {locality}", table2[locality], replace(variant, locality=locality), sharing)
+        for name, variant in VARIANTS.items()
+        for locality in LOCALITIES
+        for sharing in SHARINGS
+        if name in ("official", "paper") or locality == "conv1d"
+    ]
+    axes = LOCALITIES["conv1d"]
+    mixed = recipes.glit.space.with_heads([1, 0], axes)
+    stages = {
+        "reduced": recipes.glit.space.reduced(axes),
+        "stage one": recipes.glit.space.heads_space(axes),
+        "stage two": recipes.glit.space.details_space(mixed, axes),
+    }
+    return found + [glit(name, space, OFFICIAL, sharing) for name, space in stages.items() for sharing in SHARINGS]
+
+
+def autoformer(qkv_bias: recipes.autoformer.supernet.QkvBias) -> Family:
+    """Return a small space of AutoFormer."""
+    space = recipes.autoformer.space.Axes(
+        embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2)
+    ).space()
+    frame = recipes.autoformer.model.Frame(head_dim=8, max_offset=2, **SMALL_IMAGES)
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
+    return Family(
+        f"autoformer, {qkv_bias}",
+        space,
+        partial(recipes.autoformer.model.build_in, frame, rates_over=4, **settings),
+        (images(1, 8),),
+        derive=partial(recipes.autoformer.supernet.supernet, space, frame, qkv_bias=qkv_bias, **settings),
+    )
+
+
+def localvit() -> Family:
+    """Return a small space of LocalViT."""
+    space = recipes.localvit.space.locality(
+        recipes.localvit.space.Axes(blocks=2, mlp_ratio=(2, 4), kernel_size=(3, 5), reduction=(2, 8))
+    )
+    frame = recipes.localvit.model.Frame(embed_dim=8, num_heads=2, **SMALL_IMAGES)
+    settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
+    return Family(
+        "localvit",
+        space,
+        partial(recipes.localvit.model.build_in, frame, **settings),
+        (images(1, 8),),
+        derive=partial(recipes.localvit.supernet.supernet, space, frame, **settings),
+    )
+
+
+RECIPES = [*glit_families(), autoformer("thirds"), autoformer("packed"), localvit()]
 
 FAMILIES = [
     Family(
@@ -341,7 +449,7 @@ FAMILIES = [
         Space(embed_dim=one_of(8, 16), depth=one_of(1, 2, 3), mlp_ratio=one_of(1.5, 2.0, 4.0)),
         timm_vit,
         (images(3, 16),),
-        supernet={"layout": HALVES},
+        supernet={"layout": {"*.qkv": stacked(3, stacked(2)), "*.attn.proj.weight": {1: stacked(2)}}},
     ),
     Family(
         "bert",
@@ -363,6 +471,16 @@ FAMILIES = [
         Space(heads=one_of(2, 4), hidden=one_of(12, 24), depth=one_of(1, 2)),
         llama,
         (words(30),),
+        supernet={"layout": {"*.q_proj.weight": stacked(2), "*.o_proj.weight": {1: stacked(2)}}},  # two groups
+    ),
+    Family(
+        "resnet, a copy per width",
+        Space(stage=repeat(Space(width=one_of(4, 8, 12), depth=one_of(1, 2)), 2)),
+        ResNet,
+        (images(3, 8),),
+        supernet={"separate": {"stages": "width"}},
+        parts={"stage": "stages"},
+        additive=False,
     ),
     Family(
         "lstm",
@@ -382,3 +500,5 @@ FAMILIES = [
         supernet={"layout": {"table": {0: centred}}},
     ),
 ]
+
+BY_NAME = {family.name: family for family in [*FAMILIES, *RECIPES]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "stability.md"
-PROVISIONAL = "nasx.recipe"
+PROVISIONAL = "nasx.pipeline"
 
 Names = Mapping[str, list[str]]
 

@@ -25,11 +25,13 @@ def measure_alone(scene: Scene, arch: Arch, seed: int, epochs: float, path: Path
             "seconds": round(time.monotonic() - started, 1),
             "macs": scene.macs(arch),
             **{
-                part: {
-                    "images": len(images),
-                    "hits": base64.b64encode(np.packbits(scene.hits(network, images))).decode(),
-                }
+                part: {"images": len(images), "hits": packed(scene.hits(network, images))}
                 for part, images in (("val", scene.val), ("test", scene.test))
             },
         },
     )
+
+
+def packed(hits: "np.typing.NDArray[np.bool_]") -> str:
+    """Return hits as text for a JSON file."""
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()

@@ -37,6 +37,9 @@ class TrainBatches:
     With `repeats` above 1 every image comes that many times in a row, each augmented by itself, and an epoch of as many
     steps has that fraction of the images (Hoffer et al., Augment Your Batch, 2020; DeiT takes 3).
 
+    `mix_group` images share one draw of mixing, by default the whole batch, and the copies of an image go to different
+    groups: what DeiT's code does on several processes, each with a part of the batch.
+
     The place of a photograph that cannot be read is taken by one of its class that can, the first in an order drawn
     from (seed, epoch, photograph), so targets stay as they are and any step can still be recomputed. Each is recorded
     in `broken` of the images and gives a BrokenImageWarning; more than 0.1 % end the steps with BrokenImageError.
@@ -56,6 +59,7 @@ class TrainBatches:
         mixup: float = 0.0,
         cutmix: float = 0.0,
         label_smoothing: float = 0.0,
+        mix_group: int | None = None,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
         repeats: int = 1,
@@ -92,16 +96,24 @@ class TrainBatches:
         self._augment = augment
         self._mean = tuple(mean)
         self._normalise = _normaliser(mean, std)
-        self._mix = _mixing(mixup, cutmix, label_smoothing, classes, batch_size)
+        self._mix_group = batch_size if mix_group is None else mix_group
+        if self._mix_group < 1 or batch_size % self._mix_group:
+            raise ValueError(f"mix_group must divide batch_size, but got {mix_group} and {batch_size}")
+        self._mix = _mixing(mixup, cutmix, label_smoothing, classes, self._mix_group)
         share = batch_size // world
-        rows = torch.arange(rank * share, (rank + 1) * share)
-        if self._mix and share < batch_size:
-            # Row i is mixed with row -1 - i of the batch. Rows and partners, mirrored, form a batch that mixes alike.
-            rows = torch.cat([rows, batch_size - 1 - rows.flip(0)])
-        self._share = share
-        self._rows = rows
+        own = torch.arange(rank * share, (rank + 1) * share)
+        numbers = own // self._mix_group
+        self._groups = [(group, own[numbers == group]) for group in sorted(set(numbers.tolist()))]
+        self._rows = torch.cat([self._with_partners(group, rows) for group, rows in self._groups])
         self._repeats = repeats
         self._workers = _useful_workers(images, workers, views=augment.of_photos)
+
+    def _with_partners(self, group: int, rows: Tensor) -> Tensor:
+        """Return the rows of a group that this rank needs for its own."""
+        if not self._mix or len(rows) == self._mix_group:
+            return rows
+        # Row i is mixed with row -1 - i of the group. Rows and partners, mirrored, form a group that mixes alike.
+        return torch.cat([rows, (2 * group + 1) * self._mix_group - 1 - rows.flip(0)])
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of steps start to stop - 1.
@@ -120,7 +132,11 @@ class TrainBatches:
         """Return the index of every image, and the number of its copy."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         order = _epoch_order(len(self._images), self._seed, epoch)
-        places, copies = np.divmod(step_of_epoch * self._batch_size + self._rows.numpy(), self._repeats)
+        group, within = np.divmod(self._rows.numpy(), self._mix_group)
+        spread = (
+            within * (self._batch_size // self._mix_group) + group
+        )  # neighbours, so copies too, in different groups
+        places, copies = np.divmod(step_of_epoch * self._batch_size + spread, self._repeats)
         return order[places], copies
 
     def _read(self, step: int) -> _Read:
@@ -159,11 +175,19 @@ class TrainBatches:
         draws = augment.draw(self._batch_size, (height, width), generator).take(self._rows)
         images = augment.rotate_and_zoom(augment.crop_and_flip(images, draws), draws)
         images = augment.erase_(self._normalise(images), draws)
-        if self._mix:
+        return self._mixed(step, images, targets) if self._mix else (images, targets)
+
+    def _mixed(self, step: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._mix
+        mixed, first = [], 0
+        for group, rows in self._groups:
+            beyond = first + len(self._with_partners(group, rows))
             with globals_kept():
-                seed_globals(derived_seed(self._seed, _MIXING, step))
-                images, targets = self._mix(images, targets)
-        return images[: self._share], targets[: self._share]
+                seed_globals(derived_seed(self._seed, _MIXING, step, *([group] if group else [])))
+                found = self._mix(images[first:beyond], targets[first:beyond])
+            mixed.append(tuple(part[: len(rows)] for part in found))
+            first = beyond
+        return torch.cat([part for part, _ in mixed]), torch.cat([part for _, part in mixed])
 
 
 @lru_cache(maxsize=4)

@@ -174,8 +174,12 @@ def _contributions(
 @torch.no_grad()
 def _permute(state: Mapping[str, Tensor], members: Mapping[str, Member], width: int, importance: Tensor) -> None:
     order = torch.argsort(importance, descending=True, stable=True)
+    done: set[int] = set()
     for name, member in members.items():
         tensor = state[name]
+        if tensor.data_ptr() in done:  # tied to another name
+            continue
+        done.add(tensor.data_ptr())
         parts = torch.unflatten(tensor, member.dim, (member.stacks, -1, width))
         reordered = parts.index_select(member.dim + 1, order.to(tensor.device))
         tensor.copy_(reordered.flatten(member.dim, member.dim + 2))

@@ -7,7 +7,7 @@ its own prefix.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -121,19 +121,30 @@ def stacked(count: int, inner: SliceRule = prefix, *, dim: int = 0) -> SliceRule
     """
     if count < 1:
         raise ValueError(f"a stack has at least one part, but got {count}")
+    if not isinstance(inner, SliceRule):
+        raise TypeError(f"inside a stack stands a rule of one dimension, such as `suffix`, but got {inner!r}")
     return _Stacked(count, inner, dim)
 
 
 def rule_of(layout: Layout, name: str) -> Rule:
     """Return the rule whose pattern matches a parameter's name, or that of a module that holds it; else prefixes.
 
-    In patterns `*` stands for any characters, dots included. Of several that match, the longest is taken.
+    In patterns `*` stands for any characters, dots included. Of several that match, the one with the most other
+    characters is taken.
     """
-    fitting = [pattern for pattern in layout if names(pattern, name)]
-    if not fitting:
+    pattern = most_exact(layout, name)
+    if pattern is None:
         return prefix
-    rule = layout[max(fitting, key=len)]
+    rule = layout[pattern]
+    if not all(map(callable, rule.values() if isinstance(rule, Mapping) else (rule,))):
+        raise TypeError(f"the layout of {pattern!r} is a rule or {{dim: rule}}, but got {rule!r}")
     return _by_dimension(rule) if isinstance(rule, Mapping) else rule
+
+
+def most_exact(patterns: Iterable[str], name: str) -> str | None:
+    """Return the pattern with the most characters beside `*` among those that match a name, or None."""
+    fitting = (pattern for pattern in patterns if names(pattern, name))
+    return max(fitting, key=lambda pattern: len(pattern.replace("*", "")), default=None)
 
 
 def names(pattern: str, name: str) -> bool:

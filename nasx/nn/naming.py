@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from nasx.arch import Arch, Value
 from nasx.cost import split
-from nasx.nn.layout import names
+from nasx.nn.layout import most_exact
 
 Separate = Mapping[str, str | Sequence[str]]
 """Choices by pattern of module or parameter names: matching tensors exist once for each of their values."""
@@ -22,10 +22,10 @@ class Naming:
         self._known: dict[str, tuple[str, ...]] = {}
 
     def choices(self, name: str) -> tuple[str, ...]:
-        """Return the choices that a tensor exists once for; of several patterns that match, the longest counts."""
+        """Return the choices that a tensor exists once for; of several patterns that match, the most exact counts."""
         if name not in self._known:
-            fitting = [pattern for pattern in self.separate if names(pattern, name)]
-            self._known[name] = self.separate[max(fitting, key=len)] if fitting else ()
+            pattern = most_exact(self.separate, name)
+            self._known[name] = () if pattern is None else self.separate[pattern]
         return self._known[name]
 
     def of(self, arch: Arch) -> "ArchNames":
@@ -38,16 +38,11 @@ class ArchNames:
 
     def __init__(self, naming: Naming, arch: Arch) -> None:
         self._naming = naming
-        self._shared, parts = split(arch)
-        self._parts = {
-            f"{naming.lists[name]}.{i}.": {**self._shared, **part}
-            for (name, i), part in parts.items()
-            if name in naming.lists
-        }
+        self._choices = _PartChoices(arch, naming.lists, {})
 
     def values(self, name: str) -> Mapping[str, Value]:
         """Return the choices of the part that a tensor belongs to, and the shared ones."""
-        return next((part for prefix, part in self._parts.items() if name.startswith(prefix)), self._shared)
+        return self._choices.seen_by(name)
 
     def stored(self, name: str) -> str:
         """Return the name of a tensor in the store; a choice that the architecture does not have is None."""
@@ -56,6 +51,31 @@ class ArchNames:
             return name
         values = self.values(name)
         return f"{name}@{','.join(f'{choice}={_spelled(values.get(choice))}' for choice in choices)}"
+
+
+class _PartChoices:
+    """The choices of an architecture, or of a part of one, which may have parts of its own.
+
+    `lists` are the module lists of its parts; None stands for their usual names: `block.2` of a stage is the module
+    `block.2` or `blocks.2` inside it.
+    """
+
+    def __init__(self, arch: Arch, lists: Mapping[str, str] | None, outer: Mapping[str, Value]) -> None:
+        own, parts = split(arch)
+        self._own = {**outer, **own}
+        self._parts: dict[str, Arch] = {}
+        for (name, i), part in parts.items():
+            paths = (name, f"{name}s") if lists is None else (lists[name],) if name in lists else ()
+            self._parts |= {f"{path}.{i}.": part for path in paths}
+        self._inside: dict[str, _PartChoices] = {}
+
+    def seen_by(self, name: str) -> Mapping[str, Value]:
+        for prefix, part in self._parts.items():
+            if name.startswith(prefix):
+                if prefix not in self._inside:
+                    self._inside[prefix] = _PartChoices(part, None, self._own)
+                return self._inside[prefix].seen_by(name.removeprefix(prefix))
+        return self._own
 
 
 def plain_name(key: str) -> str:

@@ -1,10 +1,10 @@
 """Architectures that between them show every size that a space's networks give their tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nasx._cases import cases_of, shared_space
 from nasx.arch import Arch, matches
-from nasx.space import Choice, Repeat, Space, name_patterns
+from nasx.space import Choice, Repeat, Space
 
 MOST = 2_000
 """Networks that are built at most to learn the shapes of a space."""
@@ -13,9 +13,9 @@ MOST = 2_000
 def exhaustive(space: Space) -> list[Arch] | None:
     """Return architectures that show every option of every part under every combination of the other choices.
 
-    All parts run through their options side by side. That covers a tensor each of whose dimensions depends on the
-    shared choices and one part, which may be another part for each dimension: the widths of two neighbouring layers.
-    None where they would be more than MOST.
+    All parts run through their options side by side, and stay at their last one. That covers a tensor each of whose
+    dimensions depends on the shared choices and one part, which may be another part for each dimension (the widths of
+    two neighbouring layers), and sums over the parts where options grow. None where they would be more than MOST.
     """
     if shared_space(space).size > MOST or any(part.size > MOST for part in repeated_parts(space)):
         return None
@@ -24,7 +24,7 @@ def exhaustive(space: Space) -> list[Arch] | None:
         turns = max((len(slot.options) for slot in case.slots), default=1)
         if len(found) + turns > MOST:
             return None
-        found += [case.decode([turn % len(slot.options) for slot in case.slots]) for turn in range(turns)]
+        found += [case.decode([min(turn, len(slot.options) - 1) for slot in case.slots]) for turn in range(turns)]
     return found
 
 
@@ -49,15 +49,35 @@ def starts(space: Space) -> list[Arch]:
 def changes(space: Space, arch: Arch) -> Iterator[tuple[str, Arch]]:
     """Yield the architectures that differ in one choice, in all parts alike, with the pattern of the choice's name."""
     genes = space.genes(arch)
-    for pattern in dict.fromkeys(name_patterns((gene, Choice(((0, Space()),))) for gene in genes)):
-        fitting = [gene for gene in genes if matches(pattern, gene)]
-        free = space.mutations(arch, fitting)
-        values = dict.fromkeys(
-            value for name, choice in free.walk() if matches(pattern, name) for value in choice.values
-        )
-        for value in values:
-            if any(arch[gene] != value for gene in fitting):
-                try:
-                    yield pattern, free.pin({pattern: value})[0]
-                except ValueError:  # not every part offers this value
-                    continue
+    for pattern in dict.fromkeys(map(_pattern, genes)):
+        for changed in values_of(space, arch, [gene for gene in genes if matches(pattern, gene)]):
+            yield pattern, changed
+
+
+def others_changed(space: Space, arch: Arch, patterns: Sequence[str]) -> Iterator[Arch]:
+    """Yield the architectures that keep one part and change a choice of these patterns in all others alike."""
+    genes = space.genes(arch)
+    for held in dict.fromkeys(part_of(name) for name in arch if part_of(name)):
+        for pattern in patterns:
+            yield from values_of(space, arch, [g for g in genes if matches(pattern, g) and part_of(g) != held])
+
+
+def values_of(space: Space, arch: Arch, genes: Sequence[str]) -> Iterator[Arch]:
+    """Yield the architectures in which some choices have another value, the same in all of them that offer it."""
+    free = space.mutations(arch, genes)
+    offered = {name: choice.values for name, choice in free.walk() if name in genes}
+    for value in dict.fromkeys(value for values in offered.values() for value in values):
+        entries = {name: value for name, values in offered.items() if value in values}
+        if any(arch[name] != value for name in entries):
+            yield free.pin(entries)[0]
+
+
+def part_of(name: str) -> str:
+    """Return the repeated part that a choice belongs to, such as `block.3`, or "" where it is in none."""
+    segments = name.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment.isdigit()), None)
+    return "" if at is None else ".".join(segments[: at + 1])
+
+
+def _pattern(name: str) -> str:
+    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))

@@ -6,18 +6,19 @@ computed (rotary tables, indices of relative positions) and belong to the networ
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from nasx.arch import Arch
+from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
 
 Make = Callable[[Arch], nn.Module]
@@ -27,8 +28,11 @@ Site = tuple[tuple[CodeType, int], ...]
 """Where in the builder's code a module was made: its call stack, as code objects and instructions."""
 
 
-class _WithoutInit(TorchFunctionMode):
-    """Leaves parameters alone: whatever would fill one in place does nothing."""
+_LOADING = nn.Module._load_from_state_dict.__code__
+
+
+class _OnMeta(TorchFunctionMode):
+    """Lets a builder treat parameters on `meta` as any others: filling, loading and moving them does nothing."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -39,6 +43,13 @@ class _WithoutInit(TorchFunctionMode):
             word = getattr(func, "__name__", "")
             if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
                 return first
+            if getattr(func, "__self__", None) is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
+                return False  # else each would be warned of
+            if func in (Tensor.cpu, Tensor.cuda):
+                return first
+            if func is Tensor.to:
+                _, dtype, *_ = torch._C._nn._parse_to(*args[1:], **kwargs)
+                return first if dtype in (None, first.dtype) else torch.empty_like(first, dtype=dtype)
         return func(*args, **kwargs)
 
 
@@ -47,26 +58,30 @@ _registering = threading.local()
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
     made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
-    if made is None or parameter is None or parameter.is_meta:
+    if made is None or parameter is None or parameter.device.type == "meta":
         return None
     kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
     made[id(kept)] = kept
     return kept
 
 
+# for good: another thread may be registering parameters when it would come or go; it does nothing outside of skeletons
+register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
+
+
 def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
 
-    A ValueError or TypeError of the builder comes with the architecture as a note.
+    Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
+    builder comes with the architecture as a note.
     """
-    hook = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
-    _registering.made = {}
+    real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
+    outer, _registering.made = getattr(_registering, "made", None), {}
     try:
-        with torch.random.fork_rng(devices=[]), _WithoutInit():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
             return call_builder(make, arch)
     finally:
-        _registering.made = None
-        hook.remove()
+        _registering.made = outer
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:
@@ -92,9 +107,11 @@ class TensorInfo:
     owner: type[nn.Module]
     trained: bool
     """Whether it is a parameter that gradients are wanted for."""
-    is_buffer: bool
     tied_to: str
     """The first name of the same tensor: its own, where it has no other."""
+    is_buffer: bool = False
+    start: Value | None = None
+    """The number that a buffer holds everywhere when it is made (0 for statistics), or None where it was computed."""
 
     @property
     def kind(self) -> str:
@@ -110,56 +127,110 @@ class Blueprint:
     tensors: dict[str, TensorInfo]
     containers: dict[str, int]
 
+    def without(self, names: Collection[str]) -> "Blueprint":
+        """Return the blueprint without some of its tensors."""
+        return replace(self, tensors={name: info for name, info in self.tensors.items() if name not in names})
+
 
 def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
-    """Return the blueprint of a skeleton."""
+    """Return the blueprint of a skeleton, with the buffers that its state dict has.
+
+    A ValueError names a buffer that is computed from weights, which a skeleton does not have.
+    """
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
         dotted = f"{prefix}." if prefix else ""
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
-                name = dotted + leaf
+                name, shape = dotted + leaf, tuple(parameter.shape)
                 tied = first_names.setdefault(id(parameter), name)
-                tensors[name] = TensorInfo(
-                    tuple(parameter.shape), parameter.dtype, type(module), parameter.requires_grad, False, tied
-                )
+                tensors[name] = TensorInfo(shape, parameter.dtype, type(module), parameter.requires_grad, tied)
         for leaf, buffer in module._buffers.items():
-            if buffer is not None and is_state(module, leaf, buffer):
-                name = dotted + leaf
+            if buffer is not None and buffer.is_meta:
+                raise ValueError(
+                    f"the buffer {dotted + leaf!r} is computed from weights when the network is built, but a network "
+                    "of a supernet takes its weights afterwards; compute it in `forward`"
+                )
+            if buffer is not None and leaf not in module._non_persistent_buffers_set:
+                name, shape = dotted + leaf, tuple(buffer.shape)
                 tied = first_names.setdefault(id(buffer), name)
-                tensors[name] = TensorInfo(tuple(buffer.shape), buffer.dtype, type(module), False, True, tied)
-    containers = {
-        name: len(module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Sequential | nn.ModuleList)
-        and list(module._modules) == [*map(str, range(len(module)))]
-    }
+                tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
+    containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
 
 
-def is_state(module: nn.Module, leaf: str, buffer: Tensor) -> bool:
-    """Return whether a fresh module's buffer is state that training changes, and not a table that was computed.
-
-    State, such as BatchNorm's statistics, is kept in state dicts and starts from one number everywhere.
-    """
-    if leaf in module._non_persistent_buffers_set or buffer.is_meta:
+def _is_numbered(module: nn.Module) -> TypeGuard[nn.Sequential | nn.ModuleList]:
+    if not isinstance(module, nn.Sequential | nn.ModuleList):
         return False
-    return buffer.numel() == 0 or bool((buffer == buffer.reshape(-1)[0]).all())
+    return all(name == str(number) for number, name in enumerate(module._modules))
 
 
-def plain_attributes(network: nn.Module) -> dict[str, object]:
-    """Return what decides how a network computes beside its tensors: modules' types and attributes of plain values."""
+def _start(module: nn.Module, buffer: Tensor) -> Value | None:
+    if isinstance(module, _NormBase):  # whose statistics a builder may have loaded
+        return 0
+    if buffer.is_complex() or not buffer.numel():
+        return None
+    first = buffer.reshape(-1)[0]
+    return first.item() if bool(torch.eq(buffer, first).all()) else None
+
+
+def computed_buffers(prints: Iterable[Blueprint]) -> set[str]:
+    """Return the names of buffers that are no state which training changes, but tables that the builder computes.
+
+    State, such as BatchNorm's statistics, starts from one number everywhere and in every architecture.
+    """
+    starts: dict[str, set[Value | None]] = {}
+    for found in prints:
+        for name, info in found.tensors.items():
+            if info.is_buffer:
+                starts.setdefault(name, set()).add(info.start)
+    return {name for name, values in starts.items() if len(values) > 1 or None in values}
+
+
+def check_repeatable(make: Make, arch: Arch) -> None:
+    """Refuse a builder that makes two different networks of one architecture; ValueError names what differs."""
+    made = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            made.append(build_skeleton(make, arch))
+    first, second = map(_description, made)
+    for name in [*first, *second]:
+        if first.get(name) != second.get(name):
+            raise ValueError(
+                "the builder must be a function of the architecture, but two networks of one architecture differ in "
+                f"{name!r}: {first.get(name)!r} and {second.get(name)!r}"
+            )
+    drawn = dict(made[1].named_buffers())
+    for name, buffer in made[0].named_buffers():
+        if not buffer.is_meta and not torch.equal(buffer.nan_to_num(), drawn[name].nan_to_num()):
+            raise ValueError(
+                f"the buffer {name!r} holds other numbers each time the network is built, so the builder is no "
+                "function of the architecture; make it a parameter with requires_grad=False, which architectures "
+                "share, or draw it from a generator with a seed of its own"
+            )
+
+
+def _description(network: nn.Module) -> dict[str, object]:
+    """Return what decides how a network computes beside its tensors' values: types, plain attributes and shapes."""
     found: dict[str, object] = {}
     for name, module in network.named_modules(remove_duplicate=False):
-        found[name] = type(module)
+        found[name] = f"{type(module).__module__}.{type(module).__qualname__}"
         for key, value in vars(module).items():
-            if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple | torch.dtype | None):
+            if not key.startswith("_") and _is_plain(value):
                 found[f"{name}.{key}".lstrip(".")] = value
-        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
+        for tensors in (module._parameters, module._buffers):
+            for leaf, tensor in tensors.items():
+                if tensor is not None:
+                    found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
     return found
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | torch.dtype | None) and value == value
 
 
 @contextmanager
@@ -178,8 +249,8 @@ def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
             return
         kept.append(self)
         frame: FrameType | None = sys._getframe(1)
-        stack: list[tuple[CodeType, int]] = []
-        while frame is not None:
+        stack = []
+        while frame is not None and frame.f_code is not call_builder.__code__:
             # constructors between this one and the builder's own call say nothing about the place
             if frame.f_locals.get("self") is not self:
                 stack.append((frame.f_code, frame.f_lasti))

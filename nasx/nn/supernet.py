@@ -5,7 +5,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from nasx.nn.survey import Survey, survey
 from nasx.space import ArchSet
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
+_HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
 
 
 class SupernetLike(Protocol):
@@ -41,7 +42,9 @@ class SupernetLike(Protocol):
 class _Slot:
     """One place in a skeleton: the dictionary and the name that hold a tensor, and which elements of which one."""
 
+    module: nn.Module
     holder: dict[str, Any]
+    """Its parameters or its buffers."""
     leaf: str
     key: str
     source: dict[str, Any]
@@ -50,6 +53,9 @@ class _Slot:
     indices: tuple[Index | None, ...] | None
     """One index per dimension, or None where the whole tensor is used."""
 
+    copies: bool
+    """Whether the elements are copied, so that changes must be written back."""
+
     @property
     def whole(self) -> Tensor:
         """The tensor in the store."""
@@ -57,12 +63,13 @@ class _Slot:
         return tensor
 
     @property
-    def copies(self) -> bool:
-        """Whether the elements are copied, so that changes must be written back."""
-        return self.indices is not None and any(not isinstance(index, slice | None) for index in self.indices)
+    def version(self) -> int:
+        """The version of what the network holds."""
+        tensor: Tensor = self.holder[self.leaf]
+        return tensor._version
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Skeleton:
     """A network without weights of its own, ready to run on slices of the store."""
 
@@ -73,17 +80,19 @@ class _Skeleton:
     """Buffers that belong to the network itself, as they were built."""
     recurrent: list[nn.RNNBase]
     modules: int
-    written_back: list[_Slot]
-    """Shared buffers that could not be bound as views of the store."""
-    placed: tuple[torch.device, torch.dtype] | None = None
+    placed: "_Placement | None" = None
+    agreed: dict[int, int] = field(default_factory=dict)
+    """The version of each copied buffer when it last held the same numbers as the store."""
+    released: list[tuple[dict[str, Any], str, Tensor]] | None = None
+    """What stands for copied parameters while the network does not run."""
 
-    def place(self, reference: Tensor) -> None:
+    def place(self, where: "_Placement") -> None:
         """Move the network's own buffers to where the weights are."""
-        where = reference.device, reference.dtype
         if self.placed != where:
-            for holder, leaf, buffer in self.computed:
-                floating = buffer.is_floating_point() and reference.is_floating_point()
-                holder[leaf] = buffer.to(reference.device, reference.dtype if floating else None)
+            device, dtype = where
+            with torch.inference_mode(False):
+                for holder, leaf, buffer in self.computed:
+                    holder[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
             self.placed = where
 
     def bind_parameters(self) -> None:
@@ -92,17 +101,46 @@ class _Skeleton:
         for module in self.recurrent:  # which keep a list of their weights beside the parameters
             module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
 
+    def release(self) -> None:
+        """Let go of the parameters that are copies rather than views."""
+        if self.released is None:
+            copied = [(slot.holder, slot.leaf) for slot in self.parameters if slot.copies]
+            self.released = [(holder, leaf, torch.empty_like(holder[leaf], device="meta")) for holder, leaf in copied]
+        for holder, leaf, nothing in self.released:
+            holder[leaf] = nothing
+        for module in self.recurrent:
+            module._flat_weights = []
+
     def bind_buffers(self) -> None:
         """Put slices of the shared buffers into the network."""
-        _bind(self.buffers)
+        with torch.inference_mode(False):
+            _bind(self.buffers)
+        self.agreed = {place: slot.version for place, slot in enumerate(self.buffers) if slot.copies}
+
+    def refresh_buffers(self) -> None:
+        """Take copied buffers from the store again, other than those that were changed here."""
+        for place, version in self.agreed.items():
+            slot = self.buffers[place]
+            if slot.version == version:
+                with torch.inference_mode(False):
+                    _bind([slot])
+                self.agreed[place] = slot.version
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
         versions = [holder[leaf]._version for holder, leaf, _ in self.computed]
+        bound = [slot.holder[slot.leaf] for slot in self.buffers]
         outputs = self.network(*args, **kwargs)
-        for slot in self.written_back:
-            assert slot.indices is not None
-            put(slot.whole, slot.indices, slot.holder[slot.leaf])
+        for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
+            now = slot.holder[slot.leaf]
+            # BatchNorm changes its statistics without a new version
+            changed = slot.copies and (slot.module.training or slot.version != self.agreed[place])
+            if changed or now is not before:
+                put(slot.whole, slot.indices or (None,) * now.ndim, now.detach())
+            if slot.copies:
+                self.agreed[place] = slot.version
+            elif now is not before:
+                _bind([slot])
         for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
             if holder[leaf]._version != version:
                 raise ValueError(
@@ -110,6 +148,10 @@ class _Skeleton:
                     "architectures cannot share it; start it from one number everywhere, or do not change it"
                 )
         return outputs
+
+
+_Placement = tuple[torch.device, torch.dtype | None]
+"""The device of the weights, and their precision where it is not the one that the builder gives them."""
 
 
 class _Node(nn.Module):
@@ -125,6 +167,8 @@ class _Cache:
             dotted = f"{prefix}." if prefix else ""
             for source in (node._parameters, node._buffers):
                 self.places |= {dotted + leaf: (source, leaf) for leaf in source}
+        if not self.places:
+            raise ValueError("the networks of this space have no weights, so there is nothing that they could share")
         floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
         self.reference = next(floating, next(iter(self.places.values())))
         self._local = threading.local()
@@ -135,6 +179,15 @@ class _Cache:
         if found is None:
             found = self._local.skeletons = OrderedDict()
         return found
+
+    def hold(self, skeleton: _Skeleton) -> None:
+        """Note that a skeleton is about to run, and let go of the copies that the least recent one holds."""
+        recent: list[_Skeleton] = self._local.__dict__.setdefault("recent", [])
+        if skeleton in recent:
+            recent.remove(skeleton)
+        recent.append(skeleton)
+        if len(recent) > _HELD:
+            recent.pop(0).release()
 
 
 class Supernet(nn.Module):
@@ -154,9 +207,10 @@ class Supernet(nn.Module):
     - `weights` are those of a plain network; see `load_plain`.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
-    In patterns `*` stands for any characters, dots included. The state dict has the builder's own names. Buffers that
-    start from one number everywhere, such as BatchNorm's statistics, are stored and sliced as parameters are, and
-    updated in place; all others are computed by the builder and belong to each network.
+    In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
+    state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
+    and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
+    builder and belong to each network.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture, or where a pattern matches nothing; TypeError where the builder
@@ -188,22 +242,24 @@ class Supernet(nn.Module):
         for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
         self._cache = _Cache(self)
+        self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
         self._fill(found)
         if weights is not None:
             self.load_plain(weights)
 
     # Using it
 
-    def forward(self, *args: Any, arch: Arch | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, arch: Mapping[str, Value] | None = None, **kwargs: Any) -> Any:
         """Return the outputs of an architecture's network: `supernet(x, arch)` or `supernet(x, arch=arch)`."""
         if arch is None:
-            if len(args) < 2 or not isinstance(args[1], Arch):
+            if len(args) < 2 or not isinstance(args[1], Mapping):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
-        skeleton = self._skeleton(arch)
+        skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
         if skeleton.network.training != self.training:
             skeleton.network.train(self.training)
-        skeleton.place(self._reference())
+        self._cache.hold(skeleton)
+        skeleton.place(self._placement())
         skeleton.bind_parameters()
         skeleton.bind_buffers()
         return skeleton.run(args, kwargs)
@@ -212,9 +268,7 @@ class Supernet(nn.Module):
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             network = call_builder(self.make, arch)
-            reference = self._reference()
-            if reference.is_floating_point():
-                network.to(reference.device, reference.dtype)
+            network.to(*self._placement())
             for slot in self._slots(network, arch):
                 whole = slot.whole
                 value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
@@ -233,25 +287,49 @@ class Supernet(nn.Module):
     def load_plain(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Take the weights of a plain network; every copy whose shape fits is filled.
 
-        Returns the names in the store that are left as they were. A ValueError names a tensor of `weights` that fits
-        nowhere although the store has its name.
+        Returns the names in the store that are left as they were. Tensors that the store has no name for are passed
+        over. A ValueError names a tensor that fits nowhere although the store has its name, or says that the store has
+        none of the names; then nothing has changed.
         """
+        copies: dict[str, list[str]] = {}
         own = self._stored()
-        filled: set[str] = set()
+        for key in own:
+            copies.setdefault(plain_name(key), []).append(key)
+        if not any(name in copies for name in weights):
+            raise ValueError(
+                f"the weights have none of the supernet's names; theirs start with {', '.join(list(weights)[:3])}, the "
+                f"supernet's with {', '.join(list(copies)[:3])}"
+            )
+        fitting = {
+            key: tensor
+            for name, tensor in weights.items()
+            for key in copies.get(name, ())
+            if own[key].shape == tensor.shape
+        }
+        for name, tensor in weights.items():
+            if name in copies and not any(key in fitting for key in copies[name]):
+                shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[name][:3])
+                raise ValueError(
+                    f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
+                    f"it as {shapes}; give the weights of the architecture with the largest sizes"
+                )
         with torch.no_grad():
-            for name, tensor in weights.items():
-                copies = [key for key in own if plain_name(key) == name]
-                fitting = [key for key in copies if own[key].shape == tensor.shape]
-                if copies and not fitting:
-                    shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[:3])
-                    raise ValueError(
-                        f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
-                        f"it as {shapes}; give the weights of the architecture with the largest sizes"
-                    )
-                for key in fitting:
-                    own[key].copy_(tensor)
-                filled.update(fitting)
-        return tuple(key for key in own if key not in filled)
+            for key, tensor in fitting.items():
+                own[key].copy_(tensor)
+        filled = {id(own[key]) for key in fitting}
+        return tuple(key for key, tensor in own.items() if id(tensor) not in filled)
+
+    # the value of a choice may hold a dot, which torch would take for the end of a module's name
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return a parameter by its name in the state dict."""
+        found = self._stored().get(target)
+        return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        """Return a buffer by its name in the state dict."""
+        found = self._stored().get(target)
+        return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the network's own method of this name spares, as timm's models have it."""
@@ -287,11 +365,10 @@ class Supernet(nn.Module):
         """Return the store: every tensor by its name."""
         return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
 
-    def _reference(self) -> Tensor:
-        """Return a tensor that says on which device and in which precision the supernet is."""
+    def _placement(self) -> _Placement:
         source, leaf = self._cache.reference
         tensor: Tensor = source[leaf]
-        return tensor
+        return tensor.device, None if tensor.dtype == self._built_dtype else tensor.dtype
 
     def _skeleton(self, arch: Arch) -> _Skeleton:
         cache = self._cache.skeletons
@@ -307,6 +384,7 @@ class Supernet(nn.Module):
 
     def _make_skeleton(self, arch: Arch) -> _Skeleton:
         network = build_skeleton(self.make, arch)
+        network.train(self.training)  # a constructor may have left modules in another mode
         slots = list(self._slots(network, arch))
         bound = {(id(slot.holder), slot.leaf) for slot in slots}
         modules = list(network.modules())
@@ -323,7 +401,6 @@ class Supernet(nn.Module):
             ],
             [module for module in modules if isinstance(module, nn.RNNBase)],
             len(modules),
-            [slot for slot in buffers if slot.copies],
         )
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
@@ -346,24 +423,30 @@ class Supernet(nn.Module):
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
                     indices = _indices(first, self._rules[first], largest, wanted, names.values(first))
-                    yield _Slot(holder, leaf, key, source, source_leaf, indices)
+                    copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
+                    yield _Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
     # Building the store
 
     def _register(self, key: str, info: TensorInfo, shape: Shape) -> None:
-        node: nn.Module = self
-        *path, leaf = key.split(".")
-        for segment in path:
-            if segment not in node._modules:
-                node._modules[segment] = _Node()  # a name may hold a value, such as 0.5, that torch would refuse
-            inner = node._modules[segment]
-            assert inner is not None
-            node = inner
+        """Make a tensor of the store, under all its names where it is tied."""
         tensor = torch.zeros(shape, dtype=info.dtype)
         if info.is_buffer:
-            node._buffers[leaf] = tensor
-        else:
-            node._parameters[leaf] = nn.Parameter(tensor, requires_grad=info.trained)
+            self._node(key)._buffers[key.rpartition(".")[2]] = tensor
+            return
+        parameter, first = nn.Parameter(tensor, requires_grad=info.trained), plain_name(key)
+        others = [name for name, of in self._tied.items() if of == first]
+        for name in (key, *(other + key.removeprefix(first) for other in others)):
+            self._node(name)._parameters[name.rpartition(".")[2]] = parameter
+
+    def _node(self, key: str) -> nn.Module:
+        """Return the place that holds a tensor of the store, made where it is missing."""
+        node: nn.Module = self
+        for segment in key.split(".")[:-1]:
+            if segment not in node._modules:
+                node._modules[segment] = _Node()  # a name may hold a value, such as 0.5, that torch would refuse
+            node = node._modules[segment]  # type: ignore[assignment]
+        return node
 
     def _fill(self, found: Survey) -> None:
         """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
@@ -448,17 +531,18 @@ class Subnet(nn.Module):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
             self._skeleton = supernet._make_skeleton(arch)
             self.network = self._skeleton.network
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 self._bind(self._skeleton, supernet)
         else:
             self.supernet = supernet
         self.train(supernet.training)
 
     def _bind(self, skeleton: _Skeleton, supernet: Supernet) -> None:
-        reference = supernet._reference()
-        if skeleton.placed != (reference.device, reference.dtype):
-            skeleton.place(reference)
+        where = supernet._placement()
+        if skeleton.placed != where:
+            skeleton.place(where)
             skeleton.bind_buffers()
+        skeleton.refresh_buffers()
         skeleton.bind_parameters()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -499,7 +583,12 @@ def _indices(
         indices = tuple(rule(name, largest, wanted, choices))
     except ValueError as error:
         raise ValueError(f"the layout of {name!r} gives no {wanted} of {largest}: {error}") from error
-    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape) if len(indices) == len(largest) else None
+    if len(indices) != len(largest):
+        raise ValueError(
+            f"the layout of {name!r} gives {len(indices)} indices, but a tensor of the shape {largest} needs "
+            f"{len(largest)}, one per dimension"
+        )
+    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape)
     if shape != wanted:
         raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
     needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))

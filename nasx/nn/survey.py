@@ -1,8 +1,9 @@
 """Learning the names and the largest sizes of a space's tensors from networks that a builder makes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cache
+from itertools import islice, product
 
 from torch import nn
 
@@ -13,11 +14,13 @@ from nasx.nn.naming import Naming
 from nasx.nn.skeleton import (
     Blueprint,
     Make,
+    Site,
     TensorInfo,
     blueprint,
     build_skeleton,
+    check_repeatable,
+    computed_buffers,
     construction_sites,
-    plain_attributes,
 )
 from nasx.space import Space, name_patterns
 
@@ -52,51 +55,91 @@ class Survey:
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """Build as many networks of a space as it takes to see every name and every largest size.
 
+    A small space is seen in all combinations that matter. In one of more than `probes.MOST` of them, a size that
+    depends on several choices at once is found where each of them alone leads towards it.
+
     A ValueError says where names shift between architectures, where one name is two kinds of tensor, or where the
     builder gives different networks for one architecture.
     """
-    _refuse_unrepeatable(make, space[0])
+    check_repeatable(make, space[0])
     archs = probes.exhaustive(space)
-    found = _ascend(make, space, naming) if archs is None else [_blueprint(make, arch) for arch in archs]
+    seen = _Seen(make, space, naming)
+    if archs is None:
+        seen.ascend()
+    else:
+        seen.visit(archs)
+        seen.visit(list(seen.around(archs)))
+    computed = computed_buffers(seen.networks.values())
+    found = [network.without(computed) for network in seen.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
     return Survey(found, naming, tied, _sizes(found, naming, tied))
 
 
-def _blueprint(make: Make, arch: Arch) -> Blueprint:
-    return blueprint(build_skeleton(make, arch), arch)
+class _Seen:
+    """The networks that were looked at, and where the largest sizes are."""
 
+    def __init__(self, make: Make, space: Space, naming: Naming) -> None:
+        self.make, self.space, self.naming = make, space, naming
+        self.networks: dict[Arch, Blueprint] = {}
+        self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
 
-def _ascend(make: Make, space: Space, naming: Naming) -> list[Blueprint]:
-    """Return blueprints found by changing one choice at a time as long as any dimension of any tensor grows.
+    def visit(self, archs: Iterable[Arch]) -> None:
+        """Build networks that have not been looked at, as long as there are not too many."""
+        for arch in archs:
+            if arch in self.networks or len(self.networks) >= probes.MOST:
+                continue
+            self.networks[arch] = self._blueprint(arch)
+            names = self.naming.of(arch)
+            for name, info in self.networks[arch].tensors.items():
+                key = names.stored(name)
+                for dim, size in enumerate(info.shape or (1,)):
+                    if size > self._best.get((key, dim), (-1, arch))[0]:
+                        self._best[key, dim] = size, arch
 
-    For spaces too large to see every combination. A size that depends on several choices at once is found where each
-    of them alone leads towards it.
-    """
-    seen: dict[Arch, Blueprint] = {}
-    best: dict[tuple[str, int], tuple[int, Arch]] = {}
+    def ascend(self) -> None:
+        """Change one choice at a time as long as any dimension of any tensor grows."""
+        self.visit([*probes.starts(self.space), *_separated(self.space, self.naming)])
+        expanded: set[Arch] = set()
+        while len(self.networks) < probes.MOST and (
+            waiting := next((arch for _, arch in self._best.values() if arch not in expanded), None)
+        ):
+            expanded.add(waiting)
+            self.visit(changed for _, changed in probes.changes(self.space, waiting))
+            self.visit(self.around([waiting]))
 
-    def visit(arch: Arch) -> None:
-        if arch in seen or len(seen) >= probes.MOST:
-            return
-        seen[arch] = _blueprint(make, arch)
-        names = naming.of(arch)
-        for name, info in seen[arch].tensors.items():
-            key = names.stored(name)
-            for dim, size in enumerate(info.shape or (1,)):
-                if size > best.get((key, dim), (-1, arch))[0]:
-                    best[key, dim] = size, arch
+    def around(self, archs: Sequence[Arch]) -> Iterator[Arch]:
+        """Yield architectures in which one part stays and the others change in what reaches beyond their own part.
 
-    for arch in [*probes.starts(space), *_separated(space, naming)]:
-        visit(arch)
-    expanded: set[Arch] = set()
-    while len(seen) < probes.MOST and (
-        waiting := next((arch for _, arch in best.values() if arch not in expanded), None)
-    ):
-        expanded.add(waiting)
-        for _, changed in probes.changes(space, waiting):
-            visit(changed)
-    return list(seen.values())
+        A copy of a tensor belongs to the choices of one part, but its sizes may follow from another part's: the width
+        of the layer before.
+        """
+        if self.naming.separate:
+            reaching = list(self._reaching(archs))
+            for arch in archs if reaching else ():
+                yield from probes.others_changed(self.space, arch, reaching)
+
+    def _reaching(self, archs: Sequence[Arch]) -> Iterator[str]:
+        """Yield the patterns of choices in parts on which a tensor outside of the part depends."""
+        genes_of = cache(self.space.genes)
+        for pattern in (name for name in name_patterns(self.space.walk()) if "*" in name):
+            with_it = ((arch, gene) for arch in archs for gene in genes_of(arch) if matches(pattern, gene))
+            if any(self._reaches(arch, gene) for arch, gene in islice(with_it, 2)):
+                yield pattern
+
+    def _reaches(self, arch: Arch, gene: str) -> bool:
+        name, _, number = probes.part_of(gene).rpartition(".")
+        own = f"{self.naming.lists[name]}.{number}." if name in self.naming.lists else None
+
+        def outside(arch: Arch) -> dict[str, Shape]:
+            found = self.networks.get(arch) or self._blueprint(arch)
+            shapes = {name: info.shape for name, info in found.tensors.items()}
+            return {name: shape for name, shape in shapes.items() if own is None or not name.startswith(own)}
+
+        return any(outside(changed) != outside(arch) for changed in probes.values_of(self.space, arch, [gene]))
+
+    def _blueprint(self, arch: Arch) -> Blueprint:
+        return blueprint(build_skeleton(self.make, arch), arch)
 
 
 def _separated(space: Space, naming: Naming) -> list[Arch]:
@@ -155,66 +198,71 @@ def _tied_names(found: Sequence[Blueprint]) -> dict[str, str]:
     for network in found:
         for name, info in network.tensors.items():
             if tied.setdefault(name, info.tied_to) != info.tied_to:
+                known = "one of its own" if tied[name] == name else f"the same as {tied[name]!r}"
+                other = "one of its own" if info.tied_to == name else f"the same as {info.tied_to!r}"
                 raise ValueError(
-                    f"{name!r} is the same parameter as {tied[name]!r} for some architectures, but as "
-                    f"{info.tied_to!r} for others, such as {dict(network.arch)}"
+                    f"the parameter {name!r} is {known} for some architectures, but {other} for others, such as "
+                    f"{dict(network.arch)}; tie it for all or for none"
                 )
     return {name: first for name, first in tied.items() if name != first}
 
 
-def _refuse_unrepeatable(make: Make, arch: Arch) -> None:
-    first, second = (plain_attributes(build_skeleton(make, arch)) for _ in range(2))
-    for name in [*first, *second]:
-        if first.get(name) != second.get(name):
-            raise ValueError(
-                "the builder must be a function of the architecture, but two networks of one architecture differ in "
-                f"{name!r}: {first.get(name)!r} and {second.get(name)!r}"
-            )
-
-
 def _refuse_shifting_names(make: Make, space: Space, naming: Naming, found: Sequence[Blueprint]) -> None:
-    """Refuse containers in which a number means one module for some architectures and another one for others."""
-    lengths: dict[str, dict[int, Arch]] = {}
+    """Refuse containers in which what follows a variable number of layers has no number of its own.
+
+    Where a container is longer for one architecture than for another, the modules that one line of the builder makes
+    must stand at the same places in both; otherwise their weights would be others in every depth.
+    """
+    longest: dict[str, Blueprint] = {}
+    varying: set[str] = set()
     for network in found:
         for container, length in network.containers.items():
-            lengths.setdefault(container, {}).setdefault(length, network.arch)
-    for container, archs in lengths.items():
-        if len(archs) > 1:
-            _compare_sites(make, space, naming, container, archs[max(archs)])
+            known = longest.setdefault(container, network)
+            if known.containers[container] != length:
+                varying.add(container)
+            if known.containers[container] < length:
+                longest[container] = network
+    for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
+        for pattern, changed in probes.changes(space, arch):
+            with construction_sites() as site_of:
+                networks = [build_skeleton(make, a) for a in (arch, changed)]
+                for container in varying:
+                    members = [_members(network, container, site_of) for network in networks]
+                    _compare(naming, container, members[0], members[1], pattern)
 
 
-def _compare_sites(make: Make, space: Space, naming: Naming, container: str, arch: Arch) -> None:
-    """Compare where the members of a container were made, for architectures that differ in one choice.
+_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
+"""The members of a container by the place in the builder's code that made them, in order, with their names."""
 
-    Members that share no stored tensor may be anything.
-    """
-    for pattern, changed in probes.changes(space, arch):
-        with construction_sites() as site_of:
-            networks = [(a, build_skeleton(make, a)) for a in (arch, changed)]
-            pair = [
-                [(site_of(module), _stored_names(name, module, naming, a)) for name, module in members]
-                for a, network in networks
-                for members in [_members(network, container)]
-            ]
-        if len(pair[0]) == len(pair[1]):
-            continue
-        for number, ((site, keys), (other_site, other_keys)) in enumerate(zip(*pair, strict=False)):
-            if site != other_site and keys & other_keys:
+
+def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
+    found: _Members = {}
+    try:
+        members = list(network.get_submodule(container).named_children())
+    except AttributeError:  # this architecture has no such container
+        return found
+    for name, module in members:
+        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
+    return found
+
+
+def _compare(naming: Naming, container: str, members: _Members, others: _Members, pattern: str) -> None:
+    if sum(map(len, members.values())) == sum(map(len, others.values())):
+        return
+    for site, own in members.items():
+        for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
+            if name != other and any(
+                _is_shared(naming, *member, pattern) for member in ((name, module), (other, other_module))
+            ):
                 raise ValueError(
-                    f"the names in {container or 'the network'!r} shift: with another {pattern!r}, module {number} is "
-                    "made by another line of the builder, because something follows a variable number of layers in "
-                    "one container; give what follows a name of its own"
+                    f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
+                    f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows a "
+                    "variable number of layers in one container; give it a name of its own outside of that"
                 )
 
 
-def _stored_names(name: str, module: nn.Module, naming: Naming, arch: Arch) -> set[str]:
-    names = naming.of(arch)
-    return {names.stored(f"{name}.{leaf}") for leaf, _ in module.named_parameters(remove_duplicate=False)}
-
-
-def _members(network: nn.Module, container: str) -> list[tuple[str, nn.Module]]:
-    try:
-        members = network.get_submodule(container).named_children()
-    except AttributeError:  # this architecture has no such container
-        return []
-    return [(f"{container}.{name}".lstrip("."), module) for name, module in members]
+def _is_shared(naming: Naming, name: str, module: nn.Module, pattern: str) -> bool:
+    """Return whether a module has weights without a copy for each value of a choice."""
+    choice = pattern.split("*.")[-1]
+    weights = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
+    return any(choice not in naming.choices(weight) for weight in weights)

@@ -20,18 +20,19 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from nasx.report.formats import duration, percent, si
+from nasx.report.formats import duration, score, si
 from nasx.report.model import NetworkRow, StageRow
 
 
-def networks_table(networks: Sequence[NetworkRow]) -> Table:
-    """Return the networks with their sizes and accuracies; the first, which the search found, stands out."""
+def networks_table(networks: Sequence[NetworkRow], metric: str = "accuracy") -> Table:
+    """Return the networks with their sizes and scores; the first, which the search found, stands out."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("network")
     for heading in ("parameters", "MACs", "validation", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, network in enumerate(networks):
-        cells = si(network.params), si(network.macs), percent(network.val_accuracy), percent(network.test_accuracy)
+        scores = (score(value, metric) for value in (network.val_accuracy, network.test_accuracy))
+        cells = si(network.params), si(network.macs), *scores
         # names are text, never markup
         table.add_row(Text(network.label), *cells, style="bold" if number == 0 else "")
     return table

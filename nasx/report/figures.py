@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from nasx.report.formats import percent, si
+from nasx.report.formats import SHARES, score, si
 from nasx.report.model import BlockDrawing, Curve, NetworkRow, RankingPlot, SearchHistory
 from nasx.run import write_bytes, write_text
 
@@ -109,7 +109,7 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
 
 
 @_styled
-def candidates_by_generation(searches: Sequence[SearchHistory]) -> Figure:
+def candidates_by_generation(searches: Sequence[SearchHistory], *, metric: str = "accuracy") -> Figure:
     """Return every candidate's score by generation and the best so far, one panel for each search.
 
     Within a generation the candidates stand side by side in the order in which they were scored.
@@ -120,13 +120,12 @@ def candidates_by_generation(searches: Sequence[SearchHistory]) -> Figure:
     for axes, search in zip(grid, searches, strict=True):
         places, scores, best = _in_order(search)
         axes.plot(places, scores, **_dots(PALETTE[0]), label="candidate")
-        axes.plot(
-            places, best, color=PALETTE[1], drawstyle="steps-post", label=f"best so far, {percent(best[-1])} at last"
-        )
+        label = f"best so far, {score(best[-1], metric)} at last"
+        axes.plot(places, best, color=PALETTE[1], drawstyle="steps-post", label=label)
         axes.set_title(search.name)
-        axes.set(xlabel="generation", ylabel="validation accuracy, shared weights")
+        axes.set(xlabel="generation", ylabel=f"validation {metric}, shared weights")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+        axes.yaxis.set_major_formatter(_score_ticks(metric))
         axes.legend(loc="lower right")
     return figure
 
@@ -138,6 +137,7 @@ def accuracy_over_cost(
     *,
     published: Sequence[NetworkRow] = (),
     star: bool = True,
+    metric: str = "accuracy",
 ) -> Figure:
     """Return accuracy over MACs: the searches' candidates, the trained networks and published ones, a panel each.
 
@@ -161,7 +161,7 @@ def accuracy_over_cost(
             costs, scores = zip(*((c.cost, c.score) for c in search.candidates), strict=True)
             left.plot(costs, scores, **_dots(PALETTE[i % len(PALETTE)]), label=_legend_entry(search.name))
         left.set_title("Candidates")
-        left.set(ylabel="validation accuracy, shared weights")
+        left.set(ylabel=f"validation {metric}, shared weights")
         left.legend(**_BELOW)
     for axes, (title, tested, placed) in zip(grid[bool(searches) :], kinds, strict=True):
         for i, label, macs, accuracy in placed:
@@ -175,17 +175,17 @@ def accuracy_over_cost(
                 markeredgewidth=0,
                 linestyle="none",
                 zorder=3,
-                label=f"{_legend_entry(label)}, {percent(accuracy)}",
+                label=f"{_legend_entry(label)}, {score(accuracy, metric)}",
             )
         axes.set_title(title)
-        axes.set(ylabel="test accuracy" if tested else "validation accuracy")
+        axes.set(ylabel=f"{'test' if tested else 'validation'} {metric}")
         axes.margins(0.2, 0.3)
         axes.legend(**_BELOW)
     for axes in grid:
         axes.set(xlabel="MACs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: si(cost)))
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+        axes.yaxis.set_major_formatter(_score_ticks(metric))
     return figure
 
 
@@ -222,7 +222,7 @@ def heat_maps(images: NDArray[Any], maps_by_network: Mapping[str, NDArray[Any]])
 
 
 @_styled
-def supernet_rankings(rankings: Sequence[RankingPlot]) -> Figure:
+def supernet_rankings(rankings: Sequence[RankingPlot], *, metric: str = "accuracy") -> Figure:
     """Return stand-alone accuracy over the supernet's score, one panel a ranking, larger dots costing more MACs."""
     rankings = [ranking for ranking in rankings if ranking.scores]
     _need(rankings, "a supernet's ranking", "an architecture with both scores")
@@ -232,11 +232,11 @@ def supernet_rankings(rankings: Sequence[RankingPlot]) -> Figure:
         sizes = [25 + 75 * (cost - low) / ((high - low) or 1) for cost in ranking.costs]
         axes.scatter(ranking.scores, ranking.accuracies, s=sizes, color=PALETTE[0], alpha=0.6, linewidths=0)
         axes.set_title(ranking.name)
-        axes.set(xlabel="validation accuracy, shared weights", ylabel="validation accuracy, trained alone")
+        axes.set(xlabel=f"validation {metric}, shared weights", ylabel=f"validation {metric}, trained alone")
         axes.margins(0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(_percent_tick))
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent_tick))
+        axes.xaxis.set_major_formatter(_score_ticks(metric))
+        axes.yaxis.set_major_formatter(_score_ticks(metric))
     return figure
 
 
@@ -315,6 +315,14 @@ def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that its file name ends in: .svg or .png; another is a ValueError."""
+    formats = {".svg": save_svg, ".png": save_png}
+    if path.suffix.lower() not in formats:
+        raise ValueError(f"a figure is written as {' or '.join(formats)}, but got {path}; rename it")
+    formats[path.suffix.lower()](figure, path)
+
+
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 2)
     rows = math.ceil(count / columns)
@@ -342,10 +350,10 @@ def _in_order(search: SearchHistory) -> tuple[list[float], list[float], list[flo
     scores: list[float] = []
     best: list[float] = []
     for generation, values in members.items():
-        for k, score in enumerate(values):
+        for k, value in enumerate(values):
             places.append(generation + 0.8 * ((k + 0.5) / len(values) - 0.5))
-            scores.append(score)
-            best.append(max(score, best[-1]) if best else score)
+            scores.append(value)
+            best.append(max(value, best[-1]) if best else value)
     return places, scores, best
 
 
@@ -365,8 +373,10 @@ def _legible_on(fill: str) -> str:
     return "#ffffff" if luminance < 0.179 else "#000000"
 
 
-def _percent_tick(fraction: float, _: int | None) -> str:
-    return f"{100 * fraction:.4g} %"
+def _score_ticks(metric: str) -> FuncFormatter:
+    if metric in SHARES:
+        return FuncFormatter(lambda fraction, _: f"{100 * fraction:.4g} %")
+    return FuncFormatter(lambda value, _: f"{value:.4g}")
 
 
 def _legend_entry(label: str) -> str:

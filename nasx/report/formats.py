@@ -27,6 +27,22 @@ def points(difference: float) -> str:
     return f"{sign}{100 * abs(difference):.2f} points"
 
 
+SHARES = ("accuracy", "top5")
+"""Metrics that are shares of samples, which people read in percent."""
+
+
+def score(value: float | None, metric: str = "accuracy") -> str:
+    """Return a score: in percent where the metric is a share, else with four digits; None is a dash."""
+    if value is None or metric in SHARES:
+        return percent(value)
+    return f"{value:.4g}"
+
+
+def score_difference(value: float, metric: str = "accuracy") -> str:
+    """Return a difference of scores, signed: in percentage points where the metric is a share."""
+    return points(value) if metric in SHARES else f"{value:+.4g}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
     """Return a time in the two units that matter: "4.2 s", "2 min 05 s", "3 h 07 min"."""
     if seconds < 59.95:

@@ -18,7 +18,7 @@ from nasx.report.figures import (
     supernet_rankings,
     svg_text,
 )
-from nasx.report.formats import duration, percent, points, si
+from nasx.report.formats import duration, score, score_difference, si
 from nasx.report.model import Report
 from nasx.run import write_text
 
@@ -54,7 +54,7 @@ def render_report(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(si=si, percent=percent, points=points, duration=duration, flat=_flat)
+    environment.filters.update(si=si, score=score, difference=score_difference, duration=duration, flat=_flat)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         figures=_figures(report),
@@ -71,11 +71,13 @@ def _figures(report: Report) -> dict[str, Markup]:
         told = "; ".join(" ".join((block.title, *block.lines)) for block in report.blocks)
         figures["architecture"] = _inline(drawn, "architecture", f"Blocks in order: {told}")
     if any(search.candidates for search in report.searches):
-        drawn = candidates_by_generation(report.searches)
+        drawn = candidates_by_generation(report.searches, metric=report.metric)
         figures["candidates"] = _inline(drawn, "candidates", "Scores of the candidates by generation")
     if any(ranking.scores for ranking in report.rankings):
         figures["rankings"] = _inline(
-            supernet_rankings(report.rankings), "rankings", "Stand-alone accuracy over the supernet's score"
+            supernet_rankings(report.rankings, metric=report.metric),
+            "rankings",
+            f"Stand-alone {report.metric} over the supernet's score",
         )
     if report.curves:
         figures["losses"] = _inline(loss_curves(report.curves), "losses", "Training losses over steps")
@@ -83,8 +85,8 @@ def _figures(report: Report) -> dict[str, Markup]:
         network.macs is not None and (network.test_accuracy, network.val_accuracy) != (None, None)
         for network in report.networks
     ):
-        drawn = accuracy_over_cost(report.searches, report.networks)
-        figures["cost"] = _inline(drawn, "cost", "Accuracy over MACs")
+        drawn = accuracy_over_cost(report.searches, report.networks, metric=report.metric)
+        figures["cost"] = _inline(drawn, "cost", f"{report.metric.capitalize()} over MACs")
     return figures
 
 

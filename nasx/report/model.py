@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class NetworkRow:
-    """A trained network; counts are plain numbers, accuracies lie in 0..1, None is what was not measured."""
+    """A trained network; counts are plain numbers, accuracies (or other scores) are None where not measured."""
 
     label: str
     params: int | None
@@ -113,3 +113,5 @@ class Report:
     versions: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     shade_legend: str = ""
+    metric: str = "accuracy"
+    """What the scores of networks and candidates are."""

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasx.arch import Arch
-from nasx.nn.supernet import Supernet
+from nasx.nn.supernet import SupernetLike
 from nasx.space import Space
 from nasx.testing.subjects import some_archs
 from nasx.verify import check_slice
@@ -32,7 +31,7 @@ class SupernetContract(ABC):
     samples: int = 4
 
     @abstractmethod
-    def make_supernet(self) -> Supernet:
+    def make_supernet(self) -> SupernetLike:
         """Return a fresh supernet of the space, a torch module."""
 
     @abstractmethod
@@ -144,11 +143,12 @@ class SupernetContract(ABC):
             with torch.no_grad():
                 for parameter in supernet.parameters():
                     parameter.add_(torch.randn_like(parameter), alpha=0.02)
-                for module in supernet.modules():
-                    if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                        assert module.running_var is not None
-                        module.running_mean.add_(torch.randn_like(module.running_mean), alpha=0.1)
-                        module.running_var.add_(torch.rand_like(module.running_var))
+                for name, buffer in supernet.named_buffers():  # of BatchNorm layers, or of a store of their tensors
+                    match name.partition("@")[0].rpartition(".")[2]:
+                        case "running_mean":
+                            buffer.add_(torch.randn_like(buffer), alpha=0.1)
+                        case "running_var":
+                            buffer.add_(torch.rand_like(buffer))
         return supernet
 
     def _inputs(self) -> Any:

@@ -1,19 +1,12 @@
-"""Everything an AutoFormer run can be told, as one typed value, and the presets."""
+"""The settings of an AutoFormer run, and the presets."""
 
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
-from nasx.recipe.config import (
-    Augmentation,
-    Data,
-    Retraining,
-    RunConfig,
-    Search,
-    Section,
-    SupernetTraining,
-)
+from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
 from recipes.autoformer.model import Frame
 from recipes.autoformer.space import (
     BASE_AXES,
@@ -26,84 +19,64 @@ from recipes.autoformer.space import (
 )
 
 
-class Model(Section):
+class Model(ViTModel):
     """What all networks share; the supernet may be wider than any network that is searched."""
 
     supernet_dim: PositiveInt | None = Field(None, description="width of the supernet; None: the widest searched")
-
-    patch_size: PositiveInt = 16
     head_dim: PositiveInt = 64
     max_offset: PositiveInt = Field(14, description="relative positions further apart than this count as this far")
     relative_positions: bool = True
-    init_std: PositiveFloat = 0.02
 
 
-class SpaceAxes(Section):
-    """What is searched: one width and depth for the network, heads and MLP ratio per block (paper, table 1)."""
-
-    embed_dim: tuple[PositiveInt, ...]
-    depth: tuple[PositiveInt, ...]
-    num_heads: tuple[PositiveInt, ...]
-    mlp_ratio: tuple[PositiveFloat, ...]
-
-
-class Budgets(Section):
+class ParamBudgets(Budgets):
     """Bounds on the network, both inclusive; None leaves a side open. The paper bounds parameters."""
 
-    cost: Literal["params", "macs"] = "params"
-    at_least: PositiveFloat | None = None
-    at_most: PositiveFloat | None = None
+    cost: Literal["macs", "params"] = "params"
 
 
 class Finetuning(Section):
-    """How the networks that inherited the supernet's weights are trained further, beside retraining from scratch."""
+    """How the networks that inherited the supernet's weights are trained further, beside retraining from scratch.
+
+    The rate falls as a cosine from `lr` to `final_lr`, after the warm-up.
+    """
 
     epochs: PositiveFloat = 40
     lr: PositiveFloat = 1e-5
+    final_lr: float = Field(0.0, ge=0)
     warmup_epochs: float = Field(5, ge=0)
 
-
-class Config(RunConfig):
-    """A run of the AutoFormer recipe."""
-
-    model: Model = Model()
-    space: SpaceAxes
-    budget: Budgets = Budgets()
-    finetune: Finetuning = Finetuning()
-
     @model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        widest = max(self.space.embed_dim)
-        if self.model.supernet_dim is not None and self.model.supernet_dim < widest:
+    def _warmup_ends(self) -> "Finetuning":
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"supernet_dim must be at least the widest network's {widest}, but got {self.model.supernet_dim}"
+                f"finetune.warmup_epochs must be less than finetune.epochs, or the rate only rises, but got "
+                f"{self.warmup_epochs:g} and {self.epochs:g}"
             )
         return self
 
-    def axes(self) -> Axes:
-        """Return the axes of the search as the space functions take them."""
-        return Axes(**self.space.model_dump())
 
-    def frame(self, *, in_channels: int, num_classes: int) -> Frame:
-        """Return the frame of this run's networks for a data set."""
-        model = self.model
-        return Frame(
-            image_size=self.data.image_size,
-            patch_size=model.patch_size,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            head_dim=model.head_dim,
-            max_offset=model.max_offset,
-            relative_positions=model.relative_positions,
-        )
+class Config(ViTConfig):
+    """A run of the AutoFormer recipe."""
+
+    frame_type = Frame
+    model: Model = Model()
+    space: Axes = Axes()
+    budget: ParamBudgets = ParamBudgets()
+    finetune: Finetuning = Finetuning()
+
+    @model_validator(mode="after")
+    def _widest_is_inside(self) -> "Config":
+        widest = max(self.space.embed_dim)
+        if self.model.supernet_dim is not None and self.model.supernet_dim < widest:
+            raise ValueError(
+                f"model.supernet_dim must be at least the widest network's {widest}, which is in space.embed_dim, but "
+                f"got {self.model.supernet_dim}"
+            )
+        return self
 
     def finetuning(self) -> Retraining:
         """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
         return self.retrain.model_copy(update=self.finetune.model_dump())
-
-
-def _axes(axes: Axes) -> SpaceAxes:
-    return SpaceAxes(embed_dim=axes.embed_dim, depth=axes.depth, num_heads=axes.num_heads, mlp_ratio=axes.mlp_ratio)
 
 
 DIGITS = Config(
@@ -111,8 +84,8 @@ DIGITS = Config(
     threads=1,
     data=Data(source="digits", image_size=8, val_fraction=0.2),
     model=Model(patch_size=2, head_dim=8, max_offset=3, init_std=0.1),
-    space=SpaceAxes(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
-    budget=Budgets(at_least=25e3, at_most=50e3),
+    space=Axes(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
+    budget=ParamBudgets(at_least=25e3, at_most=50e3),
     supernet=SupernetTraining(
         optimizer="adamw", epochs=60, batch_size=64, lr=3e-3, weight_decay=0.05, warmup_epochs=3, clip_norm=1.0
     ),
@@ -133,23 +106,27 @@ def _imagenet(name: str, axes: Axes, supernet: Arch, at_least: float, at_most: f
     return Config(
         preset=name,
         model=Model(supernet_dim=int(supernet["embed_dim"])),
-        data=Data(image_size=224, val_images=10_000),
-        space=_axes(axes),
-        budget=Budgets(at_least=at_least, at_most=at_most),
+        data=Data(image_size=224, val_images=10_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        space=axes,
+        budget=ParamBudgets(at_least=at_least, at_most=at_most),
         supernet=SupernetTraining(
             optimizer="adamw",
             epochs=500,
             batch_size=1024,
             lr=1e-3,
+            warmup_lr=1e-6,
+            final_lr=1e-5,
             weight_decay=0.05,
             warmup_epochs=20,
+            schedule="epoch",
             drop_path=0.1,
             mixup=0.8,
             cutmix=1.0,
+            repeats=3,
             augment=_DEIT,
         ),
         search=_SEARCH,
-        retrain=Retraining(epochs=500, warmup_epochs=20, clip_norm=None, repeats=3, augment=_DEIT),
+        retrain=Retraining(epochs=500, warmup_epochs=20, schedule="epoch", clip_norm=None, repeats=3, augment=_DEIT),
     )
 
 

@@ -1,90 +1,114 @@
-"""An AutoFormer run's space, budget and networks."""
+"""What an AutoFormer run searches: one space of widths, depths, heads and MLP ratios, inside one budget."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from nasx import Arch, Budget, Space
-from nasx.cost import AdditiveCost
-from nasx.feasible import Feasible
-from nasx.recipe.problem import Problem
+from nasx import Arch, Space
+from nasx.nn import Supernet
+from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.images import ImageTask
+from nasx.pipeline.problem import Baseline, Problem
+from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
+from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
-from recipes.autoformer.config import Config
+from recipes.autoformer.config import PRESETS, Config
 from recipes.autoformer.cost import Macs, Params
 from recipes.autoformer.model import Frame, build_in
+from recipes.autoformer.official import load_supernet
 from recipes.autoformer.space import Axes, uniform
 from recipes.autoformer.supernet import supernet
 
 
-class AutoFormerProblem(Problem[Config]):
-    """One space of widths, depths, heads and MLP ratios, inside one budget."""
+def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
+    """Return the search that the settings ask for.
 
-    title = "AutoFormer"
-    drawing_legend = "darker: more heads; below them the MLP ratio"
+    It is compared with the smallest network whose blocks are all alike, as DeiT's are; that can lie below the budget.
+    """
+    frame, axes = config.frame_for(task), config.space
+    macs, params = Macs(frame), Params(frame)
+    alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
+    return ViTProblem(
+        config,
+        task,
+        space=axes.space(),
+        frame=frame,
+        build=build_in,
+        supernet=partial(wide_supernet, axes, config.model.supernet_dim),
+        macs=macs,
+        params=params,
+        budget=config.budget.budgets(macs, params),
+        baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
+        draw=partial(drawings, max(axes.num_heads)),
+        describe=lambda arch: {"embed_dim": arch["embed_dim"]},
+        stages=autoformer_stages,
+        name="autoformer",
+        title="AutoFormer",
+        drawing_legend="darker: more heads; below them the MLP ratio",
+    )
 
-    @cached_property
-    def frame(self) -> Frame:
-        """What all networks of the run share."""
-        dataset = self.task.dataset
-        return self.config.frame(in_channels=dataset.channels, num_classes=len(dataset.classes))
 
-    @cached_property
-    def axes(self) -> Axes:
-        """The axes of the search."""
-        return self.config.axes()
+def wide_supernet(axes: Axes, width: int | None, space: Space, frame: Frame, **settings: Any) -> nn.Module:
+    """Return the largest network, of which all others are slices; it may be wider than any of them."""
+    if width and width not in axes.embed_dim:
+        space = axes.model_copy(update={"embed_dim": (*axes.embed_dim, width)}).space()
+    return supernet(space, frame, **settings)
 
-    @cached_property
-    def macs(self) -> Macs:
-        """Exact multiply-adds in this run's frame."""
-        return Macs(self.frame)
 
-    @cached_property
-    def params(self) -> Params:
-        """Parameters in this run's frame."""
-        return Params(self.frame)
+def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
+    """Return the stages: one supernet, one search, and three ways to weights for what it found.
 
-    @cached_property
-    def cost(self) -> AdditiveCost:
-        """The cost that budgets bound."""
-        return self.params if self.config.budget.cost == "params" else self.macs
+    The best networks keep the supernet's weights, are fine-tuned from them, and are retrained from scratch; the paper's
+    finding is that the three barely differ (section 4.3).
+    """
+    level = Searched(lambda inputs: problem.inside)
+    inherited = "sizes/inherit"
+    found = {
+        "searched": Pick(inherited),
+        "fine-tuned": Pick("sizes/finetune", chosen_by=inherited),
+        "retrained": Pick("sizes/retrain", chosen_by=inherited),
+    }
+    return [
+        *level_stages(problem, "sizes", level, retrain=False),
+        InheritStage(inherited, level, "sizes/supernet", "sizes/search"),
+        FinetuneStage("sizes/finetune", inherited, problem.config.finetuning()),
+        RetrainStage("sizes/retrain", "sizes/search", halving=False),
+        *final_stages(problem, found),
+    ]
 
-    @cached_property
-    def joint(self) -> Feasible:
-        """The space inside the budget."""
-        budget = self.config.budget
-        return self.axes.space().within(Budget(self.cost, budget.at_least, budget.at_most))
 
-    def sizes_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
-        """The only level: all sizes at once."""
-        return self.joint.space, self.joint
+def drawings(most_heads: int, arch: Arch) -> Sequence[BlockDrawing]:
+    """Return one box per block."""
+    return [
+        BlockDrawing(
+            f"{part['num_heads']} heads", int(part["num_heads"]) / most_heads, (f"MLP ×{float(part['mlp_ratio']):g}",)
+        )
+        for part in arch.parts("block")
+    ]
 
-    def supernet(self, space: Space) -> nn.Module:
-        """Return the untrained largest network, of which all others are slices."""
-        axes, config = self.axes, self.config
-        if config.model.supernet_dim and config.model.supernet_dim not in axes.embed_dim:
-            space = replace(axes, embed_dim=(*axes.embed_dim, config.model.supernet_dim)).space()
-        return supernet(space, self.frame, drop_path=config.supernet.drop_path, init_std=config.model.init_std)
 
-    def network(self, arch: Arch) -> Callable[[], nn.Module]:
-        """Return what builds a network, with the drop path of the retraining."""
-        config = self.config
-        return partial(build_in, self.frame, arch, drop_path=config.retrain.drop_path, init_std=config.model.init_std)
+def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
+    """Return the network of an architecture with the weights of a published supernet."""
+    if options.arch is None:
+        raise ValueError("the file holds a supernet, of which every network is a slice; name one with --arch FILE")
+    supernet = load_supernet(state)
+    assert isinstance(supernet, Supernet)
+    network = supernet.extract(supernet.space.canonical(options.arch)).eval()
+    frame = supernet.make.args[0]  # type: ignore[attr-defined]
+    return Imported(network, options.arch, frame, ("A slice of a published supernet of AutoFormer.",))
 
-    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
-        """Return the smallest network of DeiT's shape: all blocks alike; it can lie below the budget."""
-        axes = self.axes
-        alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
-        return {"deit_shaped": ("DeiT-shaped (smallest, all alike)", alike)}
 
-    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return one box per block."""
-        most = max(self.axes.num_heads)
-        return [
-            BlockDrawing(
-                f"{part['num_heads']} heads", int(part["num_heads"]) / most, (f"MLP ×{float(part['mlp_ratio']):g}",)
-            )
-            for part in arch.parts("block")
-        ]
+RECIPE = Recipe(
+    name="autoformer",
+    title="AutoFormer",
+    presets=PRESETS,
+    default_preset="autoformer-tiny",
+    problem=autoformer_problem,
+    frame=lambda settings: Frame(**settings),
+    build=build_in,
+    read_official=read_official,
+    free=("budget.at_least=null", "budget.at_most=null"),
+)

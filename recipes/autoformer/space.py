@@ -1,22 +1,22 @@
 """AutoFormer's search spaces (paper, table 1), and the networks that their supernets are slices of."""
 
-from dataclasses import dataclass
+from pydantic import PositiveFloat, PositiveInt
 
 from nasx import Arch, Space, one_of, repeat
+from nasx.pipeline.config import Section
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """What each axis offers: one width and one depth for the network, heads and MLP ratio for each of its blocks.
+class Axes(Section):
+    """What is searched: one width and one depth for the network, heads and MLP ratio for each of its blocks.
 
-    Every head has the same width, so the heads of a block say how wide its queries, keys and values are. Defaults
-    are AutoFormer-Tiny's.
+    Every head has the same width, so the heads of a block say how wide its queries, keys and values are. The section
+    `space` of the settings; defaults are AutoFormer-Tiny's.
     """
 
-    embed_dim: tuple[int, ...] = (192, 216, 240)
-    depth: tuple[int, ...] = (12, 13, 14)
-    num_heads: tuple[int, ...] = (3, 4)
-    mlp_ratio: tuple[float, ...] = (3.5, 4)
+    embed_dim: tuple[PositiveInt, ...] = (192, 216, 240)
+    depth: tuple[PositiveInt, ...] = (12, 13, 14)
+    num_heads: tuple[PositiveInt, ...] = (3, 4)
+    mlp_ratio: tuple[PositiveFloat, ...] = (3.5, 4)
 
     def space(self) -> Space:
         """Return the space of these axes."""

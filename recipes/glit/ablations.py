@@ -6,7 +6,6 @@ tables that are the same run, such as the hierarchical search, are then run once
 
 import argparse
 import os
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,31 +13,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-import nasx
 from nasx import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
-from nasx.data import BrokenImageError, WorkerDied
-from nasx.recipe.commands import CommandLine, told_of_disk
-from nasx.recipe.estimate import Estimator
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import ImageTask, load_task
-from nasx.recipe.progress import Progress, silent
-from nasx.recipe.stages import Made, Maker, Stages
-from nasx.recipe.training import Damaged
-from nasx.report import NetworkRow, percent, progress, si
-from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked, write_json
-from nasx.train import pick_device
+from nasx.pipeline.commands import CommandLine, attempt
+from nasx.pipeline.images import ImageSource, ImageTask, load_images
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.progress import Progress, bars, silent
+from nasx.pipeline.runner import check_stages, run
+from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage, RunStage
+from nasx.pipeline.vit import ViTProblem
+from nasx.report import NetworkRow, percent, si
+from nasx.run import write_json
 from recipes.glit.config import Config
 from recipes.glit.cost import PaperMacs
-from recipes.glit.problem import GLiTProblem
+from recipes.glit.model import Frame
+from recipes.glit.problem import glit_problem, hierarchical_stages, joint_stages, levels_of, random_stage
 from recipes.glit.space import same_heads
 
-Plan = Callable[[Maker[Any], GLiTProblem], list[Any]]
+Plan = Callable[[ViTProblem[Config]], list[RunStage]]
 Settings = Callable[[Config], Sequence[str]]
 
 
@@ -68,29 +64,32 @@ class Table:
     rows: Callable[[Config], Sequence[Row]]
 
 
-def hierarchical(make: Maker[Made], problem: GLiTProblem) -> list[Made]:
-    """Return both stages of the search, each with a test of its winner."""
-    return [
-        *make.level("heads", problem.heads_level),
-        *make.test("heads"),
-        *make.level("details", problem.details_level, needs=("heads/retrain",)),
-        *make.test("details"),
-    ]
+def hierarchical(problem: ViTProblem[Config]) -> list[RunStage]:
+    """Return both levels of the search, each with a test of its winner."""
+    stages = hierarchical_stages(levels_of(problem), problem)
+    last = next(number for number, stage in enumerate(stages) if stage.name == "heads/retrain")
+    return [*stages[: last + 1], tested("heads"), *stages[last + 1 :], tested("details")]
 
 
-def joint(make: Maker[Made], problem: GLiTProblem, epochs_factor: float = 1) -> list[Made]:
+def joint(problem: ViTProblem[Config], epochs_factor: float = 1) -> list[RunStage]:
     """Return one search of all axes at once."""
-    return [*make.level("joint", problem.joint_level, epochs_factor=epochs_factor), *make.test("joint")]
+    return [*joint_stages(problem, epochs_factor), tested("joint")]
 
 
-def drawn(make: Maker[Made], problem: GLiTProblem) -> list[Made]:
+def drawn(problem: ViTProblem[Config]) -> list[RunStage]:
     """Return random search: as many networks as a search retrains, drawn from the budget."""
-    return [*make.random(), *make.test("random")]
+    return [random_stage(problem), tested("random")]
 
 
-def same(make: Maker[Made], problem: GLiTProblem, heads: int) -> list[Made]:
+def same(problem: ViTProblem[Config], heads: int) -> list[RunStage]:
     """Return the training of the network that has the same heads in every block."""
-    return [*make.given("network", [same_heads(heads, problem.axes)]), *make.test("network")]
+    arch = same_heads(heads, problem.config.axes())
+    return [RetrainStage("network/retrain", archs=(arch,), halving=False), tested("network")]
+
+
+def tested(name: str) -> RunStage:
+    """Return the stage that reads the test images for the winner of `<name>/retrain` alone."""
+    return EvaluationStage(f"{name}/test", {"winner": Pick(f"{name}/retrain")})
 
 
 def same_heads_row(config: Config, heads: int, paper: tuple[float, float | None] | None = None) -> Row:
@@ -252,11 +251,10 @@ def in_two_dimensions(config: Config) -> Sequence[str]:
 
 def check(table: str, config: Config, data: Path | None, machine: Machine, seeds: Sequence[int] = (0,)) -> None:
     """Refuse, as ValueError, what no row of a table could do, before any of them is trained."""
-    rows = TABLES[table].rows(config)
     for seed in seeds:
-        for row, problem in zip(rows, _problems(rows, config, data, machine, seed).values(), strict=True):
+        for problem in _problems(TABLES[table].rows(config), config, data, machine, seed).values():
             problem.check()
-            row.plan(Estimator(problem, timing=False), problem)  # refuses what a later stage would only then
+            check_stages(problem, machine)
 
 
 def ablate(
@@ -271,21 +269,18 @@ def ablate(
     """Run a table, or what is missing of it, and return it as JSON values; accuracies in 0..1.
 
     `data` is the image folder, None for the digits. The document and the figure of accuracy over MACs are written to
-    `<run_dir>/<table>.json` and `.svg`. Raises Interrupted when a signal asked to stop, after which the same call
-    continues, and what `RunDirectory.open` does.
+    `<run_dir>/<table>.json` and `.svg`. Raises what `nasx.pipeline.run` does; after Interrupted the same call
+    continues.
     """
     asked = TABLES[table]
     rows = asked.rows(config)
-    tested: dict[str, list[dict[str, Any]]] = {row.label: [] for row in rows}
+    results: dict[str, list[dict[str, Any]]] = {row.label: [] for row in rows}
     for seed in seeds:
         problems = _problems(rows, config, data, machine, seed)
         for row in rows:
-            directory = run_dir / row.run / f"seed{seed}"
-            results, seconds = _run(row, problems[row.label], directory, machine, show)
-            network = results[f"{row.tested}/test"]
-            kept = {key: network[key] for key in ("params", "macs", "val_accuracy", "test_accuracy", "arch")}
-            by_paper = PaperMacs(problems[row.label].frame)(Arch(network["arch"]))
-            tested[row.label].append({"seed": seed, "seconds": round(seconds, 2), "paper_macs": by_paper, **kept})
+            results[row.label].append(
+                {"seed": seed, **_run(row, problems[row.label], run_dir / row.run / f"seed{seed}", machine, show)}
+            )
     document = {
         "table": table,
         "asks": asked.asks,
@@ -297,8 +292,8 @@ def ablate(
                 "run": row.run,
                 "ours": row.ours,
                 "paper": dict(zip(("accuracy", "gmacs"), row.paper or (None, None), strict=True)),
-                **{key: spread([network[key] for network in tested[row.label]]) for key in _SPREAD},
-                "networks": tested[row.label],
+                **{key: spread([network[key] for network in results[row.label]]) for key in _SPREAD},
+                "networks": results[row.label],
             }
             for row in rows
         ],
@@ -317,35 +312,28 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 def _problems(
     rows: Sequence[Row], config: Config, data: Path | None, machine: Machine, seed: int
-) -> dict[str, GLiTProblem]:
+) -> dict[str, ViTProblem[Config]]:
     seeded = config.model_copy(update={"seed": seed})
-    dataset = load_task(seeded, data, machine).dataset  # no row changes the images
-    configs = {row.label: apply_settings(seeded, row.settings(config)) for row in rows}
-    return {
-        label: GLiTProblem(own, ImageTask(own, data, dataset, workers=machine.workers))
-        for label, own in configs.items()
-    }
+    loaded = load_images(ImageSource(seeded.data, seed, data, machine))  # no row changes the images
+    problems = {}
+    for row in rows:
+        own = apply_settings(seeded, row.settings(config))
+        task = ImageTask(loaded.dataset, own.data, source=loaded.source)
+        problems[row.label] = glit_problem(own, task).with_stages(row.plan)
+    return problems
 
 
-def _run(
-    row: Row, problem: GLiTProblem, directory: Path, machine: Machine, show: Progress
-) -> tuple[dict[str, Any], float]:
-    config = problem.config
-
+def _run(row: Row, problem: ViTProblem[Config], directory: Path, machine: Machine, show: Progress) -> dict[str, Any]:
     def show_row(description: str, done: float, total: float, note: str = "") -> None:
-        show(f"{row.run} seed {config.seed}: {description}", done, total, note)
+        show(f"{row.run} seed {problem.config.seed}: {description}", done, total, note)
 
-    stages = row.plan(Stages(problem, machine, show_row), problem)
-    recorded = {
-        "recipe": "glit",
-        "ablation": row.run,
-        "config": config.model_dump(mode="json"),
-        "split": problem.task.dataset.split,
-    }
-    versions = {"nasx": nasx.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    with RunDirectory.open(directory, config=recorded, versions=versions) as run:
-        results = run.execute(stages)
-        return results, sum(run.seconds.values())
+    found = run(problem, directory, machine=machine, progress=show_row, recorded={"ablation": row.run})
+    network = found.tests[f"{row.tested}/test"]["winner"]
+    kept = {key: network[key] for key in ("params", "macs", "val_accuracy", "test_accuracy", "arch")}
+    seconds = sum(stage["seconds"] for stage in found.summary["stages"].values())
+    assert isinstance(problem.frame, Frame)
+    by_paper = PaperMacs(problem.frame)(Arch(network["arch"]))
+    return {"seconds": round(seconds, 2), "paper_macs": by_paper, **kept}
 
 
 def _write(document: Mapping[str, Any], run_dir: Path) -> None:
@@ -379,20 +367,20 @@ def console_table(document: Mapping[str, Any]) -> ConsoleTable:
             row["label"],
             si(row["params"]["mean"]),
             si(row["macs"]["mean"]),
-            told(row["test_accuracy"]),
-            told_by_paper(row["paper"]),
+            mean_and_spread(row["test_accuracy"]),
+            in_paper(row["paper"]),
             style="bold" if row["ours"] else "",
         )
     return table
 
 
-def told(accuracy: Mapping[str, float | None]) -> str:
+def mean_and_spread(accuracy: Mapping[str, float | None]) -> str:
     """Return mean and standard deviation in percent."""
     mean, std = accuracy["mean"], accuracy["std"]
     return percent(mean) if std is None else f"{percent(mean)} ± {100 * std:.2f}"
 
 
-def told_by_paper(paper: Mapping[str, float | None]) -> str:
+def in_paper(paper: Mapping[str, float | None]) -> str:
     """Return the paper's accuracy on ImageNet in percent, with its MACs where it gives them."""
     if paper["accuracy"] is None:
         return ""
@@ -414,7 +402,7 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
     """Run the command `ablate` with the options `table`, `seeds` and `run_dir`; return its exit status."""
     pick(options.table, TABLES, "table")
     if options.method is not None:
-        raise BadInput("the rows of a table choose their methods; leave --method out")
+        raise BadInput("the rows of a table choose their methods; remove --method")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput("a table runs in one process, a network beside the other; start it without torchrun")
     config = line.config(options)
@@ -423,27 +411,16 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
     errors = Console(stderr=True)
     with bad_input(), errors.status("counting architectures"):
         seeds = seeds_of(options.seeds) if options.seeds else (config.seed,)
-        machine = Machine()
-        pick_device(machine.device)
+        machine = Machine.from_environment()
         check(options.table, config, data, machine, seeds)
-    with progress(errors) as bars:
-        tasks: dict[str, Any] = {}
 
-        def show(description: str, done: float, total: float, note: str = "") -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(description, total=total, note=note)
-            bars.update(tasks[description], completed=done, total=total, note=note)
+    def work() -> dict[str, Any]:
+        with bars(errors) as show:
+            return ablate(options.table, config, data, run_dir, machine, show, seeds)
 
-        try:
-            document = ablate(options.table, config, data, run_dir, machine, show, seeds)
-        except Interrupted:
-            errors.print(f"interrupted; the same command continues in {run_dir}")
-            return INTERRUPTED
-        except (ConfigChanged, RunLocked, BrokenImageError, WorkerDied, Damaged) as error:
-            raise BadInput(str(error)) from error
-        except OSError as error:
-            errors.print(told_of_disk(error, f"in {run_dir}"))
-            return INTERRUPTED
+    document = attempt(work, f"the table in {run_dir}")
+    if document is None:
+        return INTERRUPTED
     if options.json:
         print_json(document)
         return DONE

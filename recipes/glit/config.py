@@ -1,86 +1,55 @@
 """Everything a GLiT run can be told, as one typed value, and the presets."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from nasx.recipe.config import Augmentation, Data, Retraining, RunConfig, Search, Section, SupernetTraining
+from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
+from nasx.pipeline.images import FolderFacts
+from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+from recipes.glit.cost import Macs
 from recipes.glit.model import Frame
-from recipes.glit.space import Axes
-from recipes.glit.variant import VARIANTS, Locality, Variant
+from recipes.glit.space import Axes, SpaceAxes, same_heads
+from recipes.glit.variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Number = Annotated[int | float, Field(gt=0)]
-
-
-class Model(Section):
+class Model(ViTModel):
     """The frame that all networks share, and how the supernet holds its candidates."""
 
-    patch_size: PositiveInt = 16
     embed_dim: PositiveInt = 192
     num_heads: PositiveInt = 3
-    init_std: PositiveFloat = 0.02
     sharing: Literal["separate", "entangled"] = "separate"
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
 
-class SpaceAxes(Section):
-    """The axes of the search (paper, table 2) and where stage one holds the low-level ones."""
-
-    blocks: PositiveInt = 12
-    locality: Locality = Field("conv1d", description="what the local heads are: conv1d, conv2d or window (table 6)")
-    global_heads: tuple[int, ...] = (0, 1, 2, 3)
-    kernel_size: tuple[PositiveInt, ...] = (17, 31, 45)
-    expansion: tuple[PositiveInt, ...] = (1, 2, 4)
-    window: tuple[PositiveInt, ...] = Field((14, 28, 49), description="patches that see each other; only of window")
-    qkv_ratio: tuple[Number, ...] = (0.5, 1.0, 2.0)
-    mlp_ratio: tuple[Number, ...] = (2, 4, 6)
-    held_kernel_size: PositiveInt = 31
-    held_expansion: PositiveInt = 4
-    held_window: PositiveInt = 28
-    held_qkv_ratio: Number = 1.0
-    held_mlp_ratio: Number = 4
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "SpaceAxes":
-        for size in self.kernel_size:
-            if size % 2 == 0:
-                raise ValueError(
-                    f"kernel sizes must be odd, so that 'same' padding is symmetric, but got {size}; write {size - 1} "
-                    f"or {size + 1}"
-                )
-        for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
-            held, offered = getattr(self, f"held_{name}"), getattr(self, name)
-            if held not in offered:
-                raise ValueError(f"space.held_{name} must be one of space.{name}, {list(offered)}, but got {held}")
-        return self
-
-
-class Budgets(Section):
+class Budgets(CostBounds):
     """Bounds per stage, both inclusive; None leaves a side open."""
 
     cost: Literal["macs", "paper_macs"] = "macs"
-    heads_at_most: PositiveFloat | None = None
-    details_at_least: PositiveFloat | None = None
-    details_at_most: PositiveFloat | None = None
+    heads_at_most: Amount | None = None
+    details_at_least: Amount | None = None
+    details_at_most: Amount | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Budgets":
+    def _counts_of_macs(self) -> "Budgets":
         for name in ("heads_at_most", "details_at_most"):
             bound = getattr(self, name)
-            if bound is not None and bound < 1000:  # no network is that small
-                raise ValueError(f"budgets are plain counts of MACs, but got {name}={bound:g}; write {bound:g}e9 for G")
+            if isinstance(bound, int | float) and bound < 1000:  # no network is that small
+                raise ValueError(
+                    f"budget.{name} is a plain count of MACs, but got {bound:g}; write {bound:g}e9 or {bound:g}G"
+                )
         return self
 
 
-class Config(RunConfig):
+class Config(ViTConfig):
     """A run of the GLiT recipe."""
 
+    frame_type = Frame
     method: Method = "hierarchical"
     model: Model = Model()
     space: SpaceAxes = SpaceAxes()
@@ -88,18 +57,12 @@ class Config(RunConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        model, size = self.model, self.data.image_size
+        model = self.model
         if not set(self.space.global_heads) <= set(range(model.num_heads + 1)):
             third = model.num_heads // 3 if model.num_heads % 3 == 0 else 1
             raise ValueError(
                 f"space.global_heads must lie in 0..{model.num_heads}, which is model.num_heads, but got "
                 f"{list(self.space.global_heads)}; write {list(range(0, model.num_heads + 1, third))}"
-            )
-        if size % model.patch_size:
-            fitting = max(1, round(size / model.patch_size)) * model.patch_size
-            raise ValueError(
-                f"data.image_size must be a multiple of model.patch_size, but got {size} and {model.patch_size}; "
-                f"write data.image_size={fitting}"
             )
         if model.embed_dim % model.num_heads:
             fitting = -(-model.embed_dim // model.num_heads) * model.num_heads
@@ -107,21 +70,24 @@ class Config(RunConfig):
                 f"model.embed_dim must be a multiple of model.num_heads, but got {model.embed_dim} and "
                 f"{model.num_heads}; write model.embed_dim={fitting}"
             )
-        frame, reach = self.frame(), 2 * self.frame().grid - 1
+        if self.data.image_size % model.patch_size:
+            return self  # refused with the fields of all recipes
+        grid, patches = self.frame().grid, self.frame().patches
+        reach = 2 * grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(
-                f"a kernel of {reach} x {reach} reaches every patch of the grid {frame.grid} x {frame.grid}, but got "
+                f"space.kernel_size reaches every patch of the grid {grid} x {grid} with {reach}, but got "
                 f"{max(self.space.kernel_size)}; the paper's are space.kernel_size=[3,5,7], space.held_kernel_size=5"
             )
         for window in self.space.window if self.space.locality == "window" else ():
-            if frame.patches % window:
-                raise ValueError(f"space.window must divide the {frame.patches} patches, but got {window}")
+            if patches % window:
+                raise ValueError(f"space.window must divide the {patches} patches, but got {window}")
         return self
 
     @property
-    def search_method(self) -> str:
+    def run_words(self) -> tuple[str, ...]:
         """The method, which names runs and stands in their reports."""
-        return self.method
+        return (self.method,)
 
     def axes(self) -> Axes:
         """Return the axes of the search as the space functions take them."""
@@ -131,17 +97,11 @@ class Config(RunConfig):
         """Return how blocks compute: the named variant with this run's locality."""
         return replace(VARIANTS[self.model.variant], locality=self.space.locality)
 
-    def frame(self, *, in_channels: int = 3, num_classes: int = 1000) -> Frame:
+    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Frame:
         """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
-        return Frame(
-            image_size=self.data.image_size,
-            patch_size=self.model.patch_size,
-            in_channels=in_channels,
-            num_classes=num_classes,
-            embed_dim=self.model.embed_dim,
-            num_heads=self.model.num_heads,
-            variant=self.variant(),
-        )
+        variant = self.variant()
+        frame: Frame = super().frame(in_channels=in_channels, num_classes=num_classes, variant=variant, **more)
+        return frame
 
 
 DIGITS = Config(
@@ -207,7 +167,15 @@ def imagenet(
         space=SpaceAxes(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
         supernet=SupernetTraining(
-            optimizer="sgd", epochs=100, batch_size=1024, lr=0.2, weight_decay=1e-4, label_smoothing=0.1, augment=crops
+            optimizer="sgd",
+            decay="matrices",  # SPOS's
+            epochs=100,
+            batch_size=batch_size,
+            lr=0.2,
+            weight_decay=1e-4,
+            label_smoothing=0.1,
+            batch_norm_group=256,  # a process of the released code has as many
+            augment=crops,
         ),
         search=Search(
             population=50,
@@ -233,6 +201,10 @@ def imagenet(
             cutmix=1.0,
             ema=0.99996,
             repeats=3,
+            schedule="epoch",
+            mix_group=256,  # four processes, each with a draw of its own
+            batch_norm_group=256,
+            refit=True,  # the released training knows no validation images
             # DeiT's colour jitter of 0.4 does nothing: timm leaves it out beside RandAugment
             augment=crops.model_copy(update={"auto_augment": "rand-m9-mstd0.5-inc1", "erase": 0.25}),
         ),
@@ -242,5 +214,72 @@ def imagenet(
 TINY = imagenet("glit-tiny", embed_dim=192, num_heads=3, global_heads=(0, 1, 2, 3), paper_macs=1.4e9)
 SMALL = imagenet("glit-small", embed_dim=384, num_heads=6, global_heads=(0, 2, 4, 6), paper_macs=4.4e9)
 BASE = imagenet("glit-base", embed_dim=768, num_heads=12, global_heads=(0, 4, 8, 12), paper_macs=17.0e9)
+
+FITTED = "folder"
+"""The preset that `fit` makes of an image folder."""
+
+
+def fit(facts: FolderFacts) -> Config:
+    """Return settings that suit an image folder: its number of images, and their size.
+
+    The budget is a share of what the DeiT-shaped network costs.
+    """
+    large = facts.train >= 20_000
+    size = _fitting_size(facts)
+    patch_size = size // (14 if size == 224 else 8)
+    kernels = (17, 31, 45) if size == 224 else (5, 9, 17)
+    val_fraction = 0.2 if facts.train < 2_000 else 0.1
+    train = max(1, facts.train - round(val_fraction * facts.train))
+    batch_size = fitting_batch_size(train)
+    model = Model(patch_size=patch_size, embed_dim=192 if large else 96, init_std=0.05)
+    space = SpaceAxes(blocks=12 if large else 6, kernel_size=kernels, held_kernel_size=kernels[1])
+    augment = Augmentation(pad_crop=max(1, size // 8), flip=True)
+    config = Config(
+        preset=FITTED,
+        data=Data(image_size=size, val_fraction=val_fraction),
+        model=model,
+        space=space,
+        supernet=SupernetTraining(
+            optimizer="adamw",
+            epochs=fitting_epochs(train, batch_size, 3000),
+            batch_size=batch_size,
+            lr=2e-3,
+            weight_decay=0.05,
+            warmup_epochs=2,
+            clip_norm=1.0,
+            augment=augment,
+        ),
+        search=Search(
+            population=20,
+            generations=6,
+            parents=8,
+            top_k=2,
+            recalibration_batches=max(1, min(20, train // batch_size)),
+            recalibration_batch_size=batch_size,
+        ),
+        retrain=Retraining(
+            epochs=fitting_epochs(train, batch_size, 3000),
+            batch_size=batch_size,
+            lr=1e-3,
+            warmup_epochs=2,
+            drop_path=0.0,
+            mixup=0.8 if large else 0.0,
+            cutmix=1.0 if large else 0.0,
+            augment=augment.model_copy(update={"erase": 0.25}),
+        ),
+    )
+    deit = Macs(config.frame(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
+    budget = Budgets(
+        heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit)
+    )
+    return config.model_copy(update={"budget": budget})
+
+
+def _fitting_size(facts: FolderFacts) -> int:
+    """Return the size that images are read at: no larger than they are, and than so few can be learned from."""
+    affordable = 64 if facts.train < 5_000 else 128 if facts.train < 100_000 else 224
+    sizes = [size for size in (32, 64, 128, 224) if size <= max(32, facts.shorter_side)]
+    return max(size for size in sizes if size <= affordable)
+
 
 PRESETS = {config.preset: config for config in (DIGITS, CIFAR10, TINY, SMALL, BASE)}

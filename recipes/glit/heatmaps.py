@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx import Arch
-from nasx.data import ImageArray
-from nasx.recipe.outcome import read_run
-from nasx.recipe.problem import load_task
-from nasx.recipe.training import read_weights
+from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.networks import read_weights
+from nasx.pipeline.outcome import read_run
 from nasx.report.figures import heat_maps
 from recipes.glit.config import Config
 from recipes.glit.model import GLiT
-from recipes.glit.problem import GLiTProblem
+from recipes.glit.problem import glit_problem
 
 NETWORKS = {"deit_shaped": "DeiT-shaped", "searched": "searched"}
 
@@ -48,19 +47,19 @@ def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) ->
     `data` is the run's image folder, None for the digits. Raises ValueError where the directory is no finished run.
     """
     run = read_run(run_dir, "glit")
-    networks = run.results["evaluation"]
+    networks = run.results["evaluation"]["networks"]
     if missing := [name for name in NETWORKS if name not in networks]:
         raise ValueError(f"the run in {run_dir} has no network {missing[0]!r} to compare; give one that searched")
     config = Config.model_validate(run.config)
-    problem = GLiTProblem(config, load_task(config, data))
-    images = problem.task.dataset.val
-    chosen = first_of_each_class(images.labels, count)
+    task = load_images(ImageSource(config.data, config.seed, data.resolve() if data else None))
+    problem = glit_problem(config, task)
+    images = task.dataset.val
+    chosen = np.array(first_of_each_class(images.labels, count))
     shown = images.load(chosen)
-    chosen_images = ImageArray(shown.numpy(), images.labels[chosen])
-    ((normalised, _),) = problem.task.eval_batches(chosen_images, len(chosen))
+    ((normalised, _),) = task.eval_batches("val", len(chosen), indices=chosen)
     maps = {}
     for name, label in NETWORKS.items():
-        network = problem.network(Arch(networks[name]["arch"]))()
+        network = problem.make(Arch(networks[name]["arch"]))
         network.load_state_dict(read_weights(run_dir / networks[name]["weights"], networks[name]["sha256"]))
         assert isinstance(network, GLiT)
         maps[label] = token_maps(network, normalised).numpy()

@@ -8,7 +8,7 @@ import torch
 from nasx import Arch
 from nasx.arch import Value
 from nasx.latency import Timed
-from recipes.glit.model import Frame, GLiT, build_in, make_block
+from recipes.glit.model import Block, Frame, GLiT, build_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class GLiTBlocks:
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> Timed:
         """Return a block and its tokens (B, N, D)."""
-        block = make_block(self.frame, choices, drop_path=0.0)
+        block = Block(self.frame, choices)
         return block, torch.randn(self.batch_size, self.frame.tokens, self.frame.embed_dim)
 
     def network(self, arch: Arch) -> Timed:

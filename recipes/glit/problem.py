@@ -1,161 +1,222 @@
-"""A GLiT run's spaces, budgets and networks, checked before anything is trained."""
+"""What a GLiT run searches: global and local heads, stage by stage or at once, inside its budgets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
 from torch import nn
 
-from nasx import Arch, Budget, Space
+from nasx import Arch, Budget
+from nasx.completion import completable
+from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
-from nasx.recipe.problem import Problem
-from nasx.report import BlockDrawing
-from recipes.glit.config import Config
+from nasx.nn import ImageFrame
+from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.images import ImageTask
+from nasx.pipeline.problem import Baseline, Problem
+from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe
+from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.vit import ViTProblem
+from recipes.glit.config import PRESETS, TINY, Budgets, Config, fit
 from recipes.glit.cost import Macs, PaperMacs, Params
-from recipes.glit.model import Frame, build_in
+from recipes.glit.latency import GLiTBlocks
+from recipes.glit.model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
+from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
 from recipes.glit.picture import block_drawings
-from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2, with_heads
+from recipes.glit.space import Axes, details_space, heads_space, reduced, same_heads, table2
 from recipes.glit.supernet import supernet
+from recipes.glit.variant import Variant
 
 
-class GLiTProblem(Problem[Config]):
-    """The global-local spaces of a run, stage by stage, inside their budgets."""
+@dataclass(frozen=True)
+class Levels:
+    """The architectures of the hierarchical search's two levels (paper, section 3.3), and of the joint one."""
 
-    title = "GLiT"
-    drawing_legend = "darker: more local heads; G global (attention) and L local (convolution) heads per block"
-
-    @cached_property
-    def frame(self) -> Frame:
-        """What all networks of the run share."""
-        dataset = self.task.dataset
-        return self.config.frame(in_channels=dataset.channels, num_classes=len(dataset.classes))
-
-    @cached_property
-    def axes(self) -> Axes:
-        """The axes of the search."""
-        return self.config.axes()
-
-    @cached_property
-    def macs(self) -> Macs:
-        """Exact multiply-adds in this run's frame."""
-        return Macs(self.frame)
-
-    @cached_property
-    def params(self) -> Params:
-        """Parameters in this run's frame."""
-        return Params(self.frame)
-
-    @cached_property
-    def cost(self) -> Macs:
-        """The cost that budgets bound."""
-        return self.macs if self.config.budget.cost == "macs" else PaperMacs(self.frame)
+    axes: Axes
+    cost: AdditiveCost
+    budget: Budgets
+    further: tuple[Budget, ...] = ()
 
     @property
     def details_budget(self) -> Budget:
-        """The budget of the last stage, and so of the network that is found."""
-        budget = self.config.budget
-        return Budget(self.cost, budget.details_at_least, budget.details_at_most)
+        """The budget of the last level, and so of the network that is found."""
+        names = ("budget.details_at_least", "budget.details_at_most")
+        return Budget(self.cost, self.budget.details_at_least, self.budget.details_at_most, names=names)
 
     @cached_property
     def heads(self) -> Feasible:
-        """Stage one's architectures: inside its upper bound, and with details inside the last stage's budget.
+        """The first level: the heads of every block inside its upper bound, with details inside the last level's."""
+        upper = Budget(self.cost, at_most=self.budget.heads_at_most, names=("", "budget.heads_at_most"))
+        last = reduced(self.axes).within(self.details_budget, *self.further)
+        return completable(heads_space(self.axes).within(upper), last, "block.*.global_heads")
 
-        A ValueError says where no heads have both.
-        """
-        budget, missing = self.config.budget, MissingDetails(self)
-        upper = Budget(self.cost, at_most=budget.heads_at_most)
-        space = heads_space(self.axes)
-        inside = space.within(upper)
-        every = combinations_with_replacement(self.axes.global_heads, self.axes.blocks)
-        orderless = (with_heads(heads, self.axes) for heads in every)
-        if all(arch not in upper or missing(arch) for arch in orderless):
-            raise ValueError(
-                f"no heads inside {upper} (stage one) have details inside {self.details_budget} (the last stage); "
-                f"held details give {inside.attainable.low:,} to {inside.attainable.high:,} {self.cost.unit}"
-            )
-        return space.within(upper, Budget(missing, at_most=0))
-
-    def details(self, heads: Arch) -> Feasible:
-        """Return stage two's architectures for the heads that stage one chose."""
-        return details_space(heads, self.axes).within(self.details_budget)
-
-    @cached_property
-    def joint_space(self) -> Space:
-        """The joint space of table 2."""
-        return table2(self.axes)
-
-    @cached_property
-    def joint(self) -> Feasible:
-        """The joint space inside the last stage's budget, for the baselines that search it at once."""
-        return self.joint_space.within(self.details_budget)
-
-    def heads_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
-        """Stage one: the heads of every block, details held."""
-        return heads_space(self.axes), self.heads
-
-    def details_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
-        """Stage two: the details of every block, heads as the winner of stage one has them."""
+    def details(self, inputs: Mapping[str, Any]) -> Feasible:
+        """The second level: the details of every block, heads as the winner of the first level has them."""
         heads = Arch(inputs["heads/retrain"]["winner"])
-        return details_space(heads, self.axes), self.details(heads)
-
-    def joint_level(self, inputs: Mapping[str, Any]) -> tuple[Space, Feasible]:
-        """The joint space, for the baseline without a hierarchy."""
-        return self.joint_space, self.joint
-
-    def supernet(self, space: Space) -> nn.Module:
-        """Return an untrained supernet for a space of the run."""
-        model, drop_path = self.config.model, self.config.supernet.drop_path
-        return supernet(space, self.frame, sharing=model.sharing, drop_path=drop_path, init_std=model.init_std)
-
-    def network(self, arch: Arch) -> Callable[[], nn.Module]:
-        """Return what builds a network, with the drop path of the retraining."""
-        config = self.config
-        return partial(build_in, self.frame, arch, drop_path=config.retrain.drop_path, init_std=config.model.init_std)
-
-    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
-        """Return the network whose heads are all global."""
-        return {"deit_shaped": ("DeiT-shaped (all heads global)", self.deit_shaped)}
-
-    @property
-    def deit_shaped(self) -> Arch:
-        """The network whose heads are all global."""
-        return same_heads(self.config.model.num_heads, self.axes)
-
-    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return one box per block (paper, figure 5)."""
-        return block_drawings(arch, self.config.model.num_heads)
-
-    def check(self) -> None:
-        """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
-        with torch.device("meta"):  # refuses widths that do not divide, without computing
-            for block in table2(self.axes.with_blocks(1)):
-                build_in(self.frame, block)
-        super().check()
-        if self.config.method == "hierarchical":
-            self.heads.sample(0)
+        return details_space(heads, self.axes).within(self.details_budget, *self.further)
 
 
-class MissingDetails:
-    """Costs 0 where the heads of an architecture have details inside the last stage's budget, and 1 where not.
+def levels_in(frame: Frame, config: Config) -> Levels:
+    """Return the levels of the search that the settings ask for, for networks in a frame."""
+    macs, budget = Macs(frame), config.budget
+    cost = macs if budget.cost == "macs" else PaperMacs(frame)
+    return Levels(config.axes(), cost, budget, tuple(budget.further(macs, Params(frame))))
 
-    Costs do not depend on the order of blocks, so one answer serves all orders of the same heads.
+
+def levels_of(problem: ViTProblem[Config]) -> Levels:
+    """Return the levels of a problem's search."""
+    assert isinstance(problem.frame, Frame)
+    return levels_in(problem.frame, problem.config)
+
+
+def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
+    """Return the search that the settings ask for; it is compared with the network whose heads are all global."""
+    frame, axes = config.frame_for(task), config.axes()
+    levels = levels_in(frame, config)
+    deit = same_heads(config.model.num_heads, axes)
+
+    def describe(arch: Arch) -> dict[str, Any]:
+        return {"paper_macs": PaperMacs(frame)(arch), "variant": config.model.variant, "locality": axes.locality}
+
+    return ViTProblem(
+        config,
+        task,
+        space=table2(axes),
+        frame=frame,
+        build=build_in,
+        supernet=partial(supernet, sharing=config.model.sharing),
+        macs=Macs(frame),
+        params=Params(frame),
+        budget=[levels.details_budget, *levels.further],
+        baselines={"deit_shaped": Baseline("DeiT-shaped (all heads global)", deit)},
+        draw=partial(block_drawings, num_heads=config.model.num_heads),
+        describe=describe,
+        stages=partial(glit_stages, levels),
+        check=partial(check_blocks, frame, axes),
+        name="glit",
+        title="GLiT",
+        drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+    )
+
+
+def glit_stages(levels: Levels, problem: Problem[Config]) -> list[RunStage]:
+    """Return the stages of the configured method (paper, section 3.3 and figure 4).
+
+    hierarchical: supernet, search and retraining over the heads, then the same over the details of the winner's heads.
+    spos: the same once over the joint space, its supernet trained twice as long (table 5). random: retraining alone, of
+    networks drawn from the budget.
     """
+    match problem.config.method:
+        case "hierarchical":
+            stages, last = hierarchical_stages(levels, problem), "details/retrain"
+        case "spos":
+            stages, last = joint_stages(problem, epochs_factor=2), "joint/retrain"
+        case "random":
+            stages, last = [random_stage(problem)], "random/retrain"
+    return [*stages, *final_stages(problem, {"searched": Pick(last)})]
 
-    unit = "heads without details in the budget"
 
-    def __init__(self, problem: GLiTProblem) -> None:
-        self._problem = problem
-        self._known: dict[tuple[int, ...], int] = {}
+def hierarchical_stages(levels: Levels, problem: Problem[Any]) -> list[RunStage]:
+    """Return both levels of the search."""
+    heads = Searched(lambda inputs: levels.heads)
+    details = Searched(levels.details, needs=("heads/retrain",))
+    return [*level_stages(problem, "heads", heads), *level_stages(problem, "details", details)]
 
-    def __call__(self, arch: Arch) -> int:
-        """Return 0 or 1."""
-        heads = tuple(sorted(int(value) for value in arch.only("block.*.global_heads").values()))
-        if heads not in self._known:
-            try:
-                self._problem.details(Arch({f"block.{i}.global_heads": h for i, h in enumerate(heads)}))
-                self._known[heads] = 0
-            except ValueError:
-                self._known[heads] = 1
-        return self._known[heads]
+
+def joint_stages(problem: Problem[Any], epochs_factor: float = 1) -> list[RunStage]:
+    """Return one search of all axes at once."""
+    return level_stages(problem, "joint", Searched(lambda inputs: problem.inside), epochs_factor=epochs_factor)
+
+
+def random_stage(problem: Problem[Any]) -> RunStage:
+    """Return random search: as many networks as a search retrains, drawn from the budget."""
+    archs = problem.random_archs(problem.config.search.top_k, "random/retrain")
+    return RetrainStage("random/retrain", archs=tuple(archs))
+
+
+def check_blocks(frame: Frame, axes: Axes) -> None:
+    """Refuse widths that do not divide, without computing: every block of the space is built once."""
+    with torch.device("meta"):
+        for block in table2(axes.with_blocks(1)):
+            build_in(frame, block)
+
+
+def frame_of(settings: Mapping[str, Any]) -> ImageFrame:
+    """Return the frame that exported settings describe; that of a network of timm says sizes, channels, classes."""
+    if "variant" not in settings:
+        return ImageFrame(**settings)
+    return Frame(**{**settings, "variant": Variant(**settings["variant"])})
+
+
+def build(frame: Any, arch: Arch) -> nn.Module:
+    """Return an untrained network in a frame: a global-local one, or timm's."""
+    if "timm" not in arch:
+        return build_in(frame, arch)
+    from recipes.glit import timm_problem
+
+    return timm_problem.build_in(frame, arch)
+
+
+def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
+    """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
+    glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
+    heads: dict[str, Any] = {} if glit or options.heads is None else {"num_heads": options.heads}
+    frame, arch = infer_glit(state) if glit else infer_deit(state, **heads)
+    load: Any = load_glit if glit else load_deit
+    network = load(state, num_classes=options.classes, image_size=options.image_size, **heads)
+    remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
+    if not glit and options.heads is None:
+        remarks.append(f"{frame.num_heads} attention heads are assumed, as published networks of this size have.")
+    if network.frame.num_classes != frame.num_classes:
+        remarks.append(f"The head for {network.frame.num_classes} classes is new and not trained.")
+    if network.frame.image_size != frame.image_size:
+        remarks.append(f"Positions are interpolated from images of {frame.image_size} pixels.")
+    return Imported(network, arch, network.frame, tuple(remarks))
+
+
+def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
+    """Return the training of a network outside the space, which is one of timm's; None for others."""
+    if "timm" not in arch:
+        return None
+    from recipes.glit.timm_problem import timm_problem  # timm takes its time to import
+
+    return timm_problem(config, task, arch)
+
+
+def foreign(name: str) -> Arch | None:
+    """Return the architecture that `timm:NAME` stands for, None for other names."""
+    if not name.startswith("timm:"):
+        return None
+    from recipes.glit.timm_problem import timm_arch
+
+    return timm_arch(name)
+
+
+RECIPE = Recipe(
+    name="glit",
+    title="GLiT",
+    presets=PRESETS,
+    default_preset=TINY.preset,
+    problem=glit_problem,
+    frame=frame_of,
+    build=build,
+    read_official=read_official,
+    known={
+        "glit-tiny": KnownNetwork(GLIT_TINY, "glit-tiny"),
+        "deit-tiny": KnownNetwork(DEIT_TINY, "glit-tiny"),
+        "deit-small": KnownNetwork(DEIT_SMALL, "glit-small"),
+        "deit-base": KnownNetwork(DEIT_BASE, "glit-base"),
+    },
+    fit=fit,
+    alone=alone,
+    foreign=foreign,
+    free=(
+        "method=random",
+        "budget.heads_at_most=null",
+        "budget.details_at_least=null",
+        "budget.details_at_most=null",
+    ),
+    blocks=GLiTBlocks,
+)

@@ -1,37 +1,62 @@
 """GLiT's search spaces (paper, table 2) and the two stages that the hierarchical search makes of them (section 3.3)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
+from nasx.pipeline.config import Section
 from recipes.glit.variant import Locality
 
+Number = Annotated[int | float, Field(gt=0)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
+
+class SpaceAxes(Section):
     """What each axis of a block offers, and the values that are held while an axis is not searched.
 
-    `global_heads` counts the attention heads G among `num_heads`; the others are local. `qkv_ratio` is d_k over the
-    width of the heads, `mlp_ratio` is the paper's d_z, `expansion` E and `kernel_size` K are those of convolution as
-    locality. Where attention in windows is the locality (table 6), `window` in patches takes their place, and
-    `qkv_ratio` is that of all heads. Defaults are GLiT-Tiny's.
+    The section `space` of the settings. `global_heads` counts the attention heads G of a block; the others are local.
+    `qkv_ratio` is d_k over the width of the heads, `mlp_ratio` is the paper's d_z, `expansion` E and `kernel_size` K
+    are those of convolution as locality. Where attention in windows is the locality (table 6), `window` in patches
+    takes their place, and `qkv_ratio` is that of all heads. Defaults are GLiT-Tiny's.
     """
 
-    blocks: int = 12
-    num_heads: int = 3
-    locality: Locality = "conv1d"
+    blocks: PositiveInt = 12
+    locality: Locality = Field("conv1d", description="what the local heads are: conv1d, conv2d or window (table 6)")
     global_heads: tuple[int, ...] = (0, 1, 2, 3)
-    kernel_size: tuple[int, ...] = (17, 31, 45)
-    expansion: tuple[int, ...] = (1, 2, 4)
-    window: tuple[int, ...] = (14, 28, 49)
-    qkv_ratio: tuple[float, ...] = (0.5, 1.0, 2.0)
-    mlp_ratio: tuple[float, ...] = (2, 4, 6)
-    held_kernel_size: int = 31
-    held_expansion: int = 4
-    held_window: int = 28
-    held_qkv_ratio: float = 1.0
-    held_mlp_ratio: float = 4
+    kernel_size: tuple[PositiveInt, ...] = (17, 31, 45)
+    expansion: tuple[PositiveInt, ...] = (1, 2, 4)
+    window: tuple[PositiveInt, ...] = Field((14, 28, 49), description="patches that see each other; of window only")
+    qkv_ratio: tuple[Number, ...] = (0.5, 1.0, 2.0)
+    mlp_ratio: tuple[Number, ...] = (2, 4, 6)
+    held_kernel_size: PositiveInt = 31
+    held_expansion: PositiveInt = 4
+    held_window: PositiveInt = 28
+    held_qkv_ratio: Number = 1.0
+    held_mlp_ratio: Number = 4
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for size in self.kernel_size:
+            if size % 2 == 0:
+                raise ValueError(
+                    f"space.kernel_size must be odd, so that 'same' padding is symmetric, but got {size}; write "
+                    f"{size - 1} or {size + 1}"
+                )
+        for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
+            held, offered = getattr(self, f"held_{name}"), getattr(self, name)
+            if held not in offered:
+                raise ValueError(f"space.held_{name} must be one of space.{name}, {list(offered)}, but got {held}")
+        if not self.global_heads:
+            raise ValueError("space.global_heads must offer at least one number of heads, but got []")
+        return self
+
+
+class Axes(SpaceAxes):
+    """The same with the number of attention heads that a block shares out, which the frame has too."""
+
+    num_heads: PositiveInt = 3
 
     @property
     def all_details(self) -> tuple[str, ...]:
@@ -67,7 +92,7 @@ class Axes:
 
     def with_blocks(self, blocks: int) -> "Axes":
         """Return the same axes for another depth."""
-        return replace(self, blocks=blocks)
+        return self.model_copy(update={"blocks": blocks})
 
 
 TINY = Axes()

@@ -1,20 +1,21 @@
 """Networks of timm, trained by the same recipe (paper, table 3's other rows)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
-from nasx import Arch, Budget, Space
+from nasx import Arch, Space
 from nasx.arch import Value
 from nasx.cli import nearest
 from nasx.cost import AdditiveCost
-from nasx.feasible import Feasible
 from nasx.measure import count_macs, count_params
-from nasx.recipe.problem import ImageTask, Problem
+from nasx.nn import ImageFrame
+from nasx.pipeline.images import ImageTask
+from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 from recipes.glit.config import Config
 
@@ -22,10 +23,16 @@ PREFIX = "timm:"
 
 
 def timm_arch(name: str) -> Arch:
-    """Return the architecture that stands for a network of timm; an unknown name is a ValueError with the nearest."""
-    if not timm.is_model(name):
-        raise ValueError(f"timm has no network {name!r}{nearest(name, timm.list_models())}")
-    return Arch({"timm": name})
+    """Return the architecture that stands for `timm:NAME`; an unknown name is a ValueError with the nearest."""
+    network = name.removeprefix(PREFIX)
+    plain, dot, tag = network.partition(".")
+    if not timm.is_model(plain):
+        raise ValueError(f"timm has no network {network!r}{nearest(plain, timm.list_models())}")
+    if dot:
+        raise ValueError(
+            f"{name!r} names the weights {tag!r}, but networks are trained from fresh weights; write {PREFIX}{plain}"
+        )
+    return Arch({"timm": plain})
 
 
 def build_timm(
@@ -42,68 +49,51 @@ def build_timm(
     raise ValueError(f"timm's {name!r} cannot be built for {num_classes} classes: {refusals[-1]}")
 
 
-class TimmProblem(Problem[Config]):
-    """The training of one network of timm on the images of a run."""
+def build_in(frame: ImageFrame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.0) -> nn.Module:
+    """Return a network of timm for the images of a frame; timm draws its weights as it does."""
+    return build_timm(
+        str(arch["timm"]),
+        num_classes=frame.num_classes,
+        image_size=frame.image_size,
+        in_channels=frame.in_channels,
+        drop_path=drop_path,
+    )
 
-    title = "GLiT"
 
-    def __init__(self, config: Config, task: ImageTask, arch: Arch) -> None:
-        super().__init__(config, task)
-        self.arch = arch
+def timm_problem(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config]:
+    """Return the training of one network of timm."""
+    data = task.dataset
+    frame = ImageFrame(
+        image_size=data.image_size, patch_size=1, in_channels=data.channels, num_classes=len(data.classes)
+    )
+    with torch.device("meta"):  # computes nothing
+        network = build_in(frame, arch).eval()
+        macs = count_macs(network, torch.zeros(1, data.channels, data.image_size, data.image_size))
+    return ViTProblem(
+        config,
+        task,
+        space=Space(**arch),
+        frame=frame,
+        build=build_in,
+        supernet=_refuse,
+        macs=_Constant(macs, "MACs"),
+        params=_Constant(count_params(network), "parameters"),
+        budget=(),
+        baselines={},
+        draw=lambda arch: (BlockDrawing(str(arch["timm"]), 0.0, ("timm",)),),
+        name="glit",
+        title="GLiT",
+    )
 
-    @property
-    def joint(self) -> Feasible:
-        """The one network."""
-        return Space(**self.arch).within(Budget(self.cost))
 
-    @cached_property
-    def cost(self) -> AdditiveCost:
-        """The multiply-adds of the one network."""
-        return _Constant(self.macs(self.arch))
-
-    def macs(self, arch: Arch) -> int:
-        """Return the multiply-adds for one image, counted."""
-        return self._counts[0]
-
-    def params(self, arch: Arch) -> int:
-        """Return the parameters, counted."""
-        return self._counts[1]
-
-    @cached_property
-    def _counts(self) -> tuple[int, int]:
-        size = self.config.data.image_size
-        with torch.device("meta"):  # computes nothing
-            network = self.network(self.arch)().eval()
-            return count_macs(network, torch.zeros(1, self.task.dataset.channels, size, size)), count_params(network)
-
-    def supernet(self, space: Space) -> nn.Module:
-        """Refuse: nothing is searched."""
-        raise ValueError("a network of timm is trained alone and has no supernet")
-
-    def network(self, arch: Arch) -> Callable[[], nn.Module]:
-        """Return what builds the network, with the drop path of the retraining."""
-        return partial(
-            build_timm,
-            str(arch["timm"]),
-            num_classes=len(self.task.dataset.classes),
-            image_size=self.config.data.image_size,
-            in_channels=self.task.dataset.channels,
-            drop_path=self.config.retrain.drop_path,
-        )
-
-    def baselines(self) -> Mapping[str, tuple[str, Arch]]:
-        """Return none."""
-        return {}
-
-    def drawings(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return one box for the whole network."""
-        return (BlockDrawing(str(arch["timm"]), 0.0, ("timm",)),)
+def _refuse(*arguments: Any, **settings: Any) -> nn.Module:
+    raise ValueError("a network of timm is trained alone and has no supernet")
 
 
 @dataclass(frozen=True)
 class _Constant(AdditiveCost):
     value: int
-    unit = "MACs"
+    unit: str = ""
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         return self.value

@@ -6,29 +6,42 @@ to LocalViT, and a choice that a block does not use is not in its architecture.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
+from nasx.pipeline.config import Section
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """What each axis of a block offers. Defaults are for LocalViT-Tiny.
+class Axes(Section):
+    """What is searched in the feed-forward of each block; the section `space` of the settings.
 
     `depthwise` says whether the feed-forward has the depthwise stage, `kernel_size` is that convolution's, `mlp_ratio`
     the hidden width over the block's, with the stage and without. `reduction` is the hidden width over that inside of
-    squeeze-excitation ("se"), `gate` the function that ends efficient channel attention ("eca").
+    squeeze-excitation ("se"), `gate` the function that ends efficient channel attention ("eca"). Defaults are for
+    LocalViT-Tiny.
     """
 
-    blocks: int = 12
+    blocks: PositiveInt = 12
     depthwise: tuple[bool, ...] = (False, True)
-    mlp_ratio: tuple[float, ...] = (2, 4, 6)
-    kernel_size: tuple[int, ...] = (3, 5, 7)
-    activation: tuple[str, ...] = ("relu6", "hardswish")
-    channel_attention: tuple[str, ...] = ("none", "se", "eca")
-    reduction: tuple[int, ...] = (48, 96, 192)
-    gate: tuple[str, ...] = ("sigmoid", "hardsigmoid")
+    mlp_ratio: tuple[PositiveFloat, ...] = (2, 4, 6)
+    kernel_size: tuple[PositiveInt, ...] = (3, 5, 7)
+    activation: tuple[Literal["relu6", "hardswish"], ...] = ("relu6", "hardswish")
+    channel_attention: tuple[Literal["none", "se", "eca"], ...] = ("none", "se", "eca")
+    reduction: tuple[PositiveInt, ...] = (48, 96, 192)
+    gate: tuple[Literal["sigmoid", "hardsigmoid"], ...] = ("sigmoid", "hardsigmoid")
+
+    @model_validator(mode="after")
+    def _odd_kernels(self) -> "Axes":
+        for size in self.kernel_size:
+            if size % 2 == 0:
+                raise ValueError(
+                    f"space.kernel_size must be odd, so that 'same' padding is symmetric, but got {size}; write "
+                    f"{size - 1} or {size + 1}"
+                )
+        return self
 
 
 TINY = Axes()
@@ -47,9 +60,6 @@ VARIANTS: dict[int, Mapping[str, Value]] = {
 def locality(axes: Axes = TINY) -> Space:
     """Return the space: 111 distinct blocks with the default axes."""
     opened = {"none": None, "se": Space(reduction=one_of(*axes.reduction)), "eca": Space(gate=one_of(*axes.gate))}
-    for name in axes.channel_attention:
-        if name not in opened:
-            raise ValueError(f"channel attention must be one of {', '.join(opened)}, but got {name!r}")
     ratio = one_of(*axes.mlp_ratio)
     local = Space(
         mlp_ratio=ratio,

@@ -116,6 +116,30 @@ def test_parts_of_repeated_images_are_slices_of_the_whole(mixup: float, world: i
     assert same(batch((0, 1)), (torch.cat(images), torch.cat(targets)))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("mix_group", [4, 6, 12])
+def test_mixing_by_groups_is_the_same_on_any_number_of_ranks(mix_group: int, world: int) -> None:
+    settings: dict[str, Any] = {"mixup": 0.8, "cutmix": 1.0, "augment": EVERYTHING, "mix_group": mix_group, "repeats": 3}
+    (whole,) = digit_batches(**settings).steps(3, 4)
+    parts = [next(digit_batches(**settings, part=(rank, world)).steps(3, 4)) for rank in range(world)]
+    assert torch.equal(torch.cat([images for images, _ in parts]), whole[0])
+    assert torch.equal(torch.cat([targets for _, targets in parts]), whole[1])
+
+
+def test_each_group_draws_its_own_mixing_and_copies_of_an_image_are_in_different_groups() -> None:
+    shares = []
+    for images, targets in digit_batches(mixup=0.8, mix_group=6).steps(0, 3):
+        for group in targets.split(6):
+            mixed = group[(group > 0).sum(dim=1) == 2]
+            shares.append(round(float(mixed[0].max()), 4))
+            assert mixed.max(dim=1).values.allclose(mixed.max(dim=1).values[:1].expand(len(mixed)))
+        assert len(images) == 24
+    assert len(set(shares)) == len(shares), "no two groups share a draw"
+    order = members(batches_of(numbered(40), repeats=2, mix_group=4), 0, 1)
+    assert sorted(order[:4]) == sorted(order[4:])
+    assert len(set(order[:4])) == 4
+
+
 def test_seeds_differ_and_repeat() -> None:
     one, again, other = (next(digit_batches(seed=seed).steps(3, 4)) for seed in (1, 1, 2))
     assert same(one, again)

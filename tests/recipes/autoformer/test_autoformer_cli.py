@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import BadInput, apply_settings
+from nasx.pipeline.images import ImageSource, load_images
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.config import PRESETS
 from recipes.autoformer.cost import Params
 from recipes.autoformer.model import build_in
+from recipes.autoformer.problem import autoformer_problem
 from recipes.autoformer.space import uniform
 
 TINY_RUN = [
@@ -64,7 +66,7 @@ def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
 def test_plan_counts_the_space_and_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--no-timing"]) == 0
     told = json.loads(capsys.readouterr().out)
-    axes = PRESETS["digits"].axes()
+    axes = PRESETS["digits"].space
     per_block = len(axes.num_heads) * len(axes.mlp_ratio)
     assert told["size"] == len(axes.embed_dim) * sum(per_block**depth for depth in axes.depth)
     assert 0 < told["feasible_size"] < told["size"]
@@ -89,7 +91,7 @@ def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--set", "budget.at_most=100"], "`at_least <= at_most` must hold"),
+        (["--set", "budget.at_most=100"], "`budget.at_least <= budget.at_most` must hold"),
         (["--set", "budget.at_most=100", "--set", "budget.at_least=null"], "attainable are"),
         (["--set", "budget.cost=flops"], "budget.cost"),
         (["--set", "budget.cost=macs"], "MACs"),  # a window of parameters
@@ -115,13 +117,11 @@ def test_bad_input_is_one_message_and_status_2(
 
 
 def test_the_supernet_that_a_run_trains_holds_the_space() -> None:
-    from nasx.recipe.problem import load_task
-    from recipes.autoformer.problem import AutoFormerProblem
-
-    problem = AutoFormerProblem(PRESETS["digits"], load_task(PRESETS["digits"], None))
-    supernet = problem.supernet(problem.joint.space).eval()
+    config = PRESETS["digits"]
+    problem = autoformer_problem(config, load_images(ImageSource(config.data, config.seed)))
+    supernet = problem.supernet(problem.space).eval()
     images = torch.randn(2, 1, 8, 8)
-    for arch in problem.joint.sample(0, 5):
+    for arch in problem.inside.sample(0, 5):
         assert supernet(images, arch).shape == (2, 10)
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import apply_settings
-from nasx.recipe.commands import CommandLine, Recipe
-from nasx.recipe.machine import Machine
-from nasx.recipe.problem import load_task
+from nasx.pipeline.commands import CommandLine, Recipe
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import load_task
 from recipes.glit.__main__ import main
 from recipes.glit.ablations import ablate, check, command, kernels, seeds_of, windows
 from recipes.glit.config import CIFAR10, DIGITS, PRESETS

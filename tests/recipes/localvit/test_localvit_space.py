@@ -74,7 +74,7 @@ def test_architectures_hold_only_what_their_blocks_use() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="none, se, eca, but got 'squeeze'"):
+    with pytest.raises(ValueError, match="'none', 'se' or 'eca'"):
         locality(Axes(channel_attention=("squeeze",)))
     with pytest.raises(ValueError, match="1, 2, 3, 4, 5, but got 6"):
         variant(6)

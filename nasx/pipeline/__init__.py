@@ -1,0 +1,69 @@
+"""Searches as resumable runs: a task, a problem, and `run`, from Python as from a command line.
+
+Names are imported when they are asked for, because most need torch and command lines answer before it is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasx.pipeline.config import RunConfig
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.pipeline.estimate import plan
+    from nasx.pipeline.images import ImageTask
+    from nasx.pipeline.machine import Machine
+    from nasx.pipeline.outcome import report
+    from nasx.pipeline.problem import Baseline, Problem
+    from nasx.pipeline.run_status import RunStatus, status
+    from nasx.pipeline.runner import Found, FrontNetwork, run
+    from nasx.pipeline.task import Task
+
+__all__ = [
+    "Baseline",
+    "CorruptWeights",
+    "Diverged",
+    "Found",
+    "FrontNetwork",
+    "ImageTask",
+    "Machine",
+    "NotEnoughSpace",
+    "Problem",
+    "Refused",
+    "RunConfig",
+    "RunStatus",
+    "Task",
+    "plan",
+    "report",
+    "run",
+    "status",
+]
+
+_MODULES = {
+    "Baseline": "problem",
+    "CorruptWeights": "errors",
+    "Diverged": "errors",
+    "Found": "runner",
+    "FrontNetwork": "runner",
+    "ImageTask": "images",
+    "Machine": "machine",
+    "NotEnoughSpace": "errors",
+    "Problem": "problem",
+    "Refused": "errors",
+    "RunConfig": "config",
+    "RunStatus": "run_status",
+    "Task": "task",
+    "plan": "estimate",
+    "report": "outcome",
+    "run": "runner",
+    "status": "run_status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,161 @@
+"""A run directory and the settings that it is continued with: what may change, and what is said where it may not."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nasx.pipeline.config import RunConfig
+from nasx.pipeline.stages import RunStage
+from nasx.run import Journal, write_json
+from nasx.run.files import make_directories, rename
+from nasx.run.stages import JOURNAL, RUN
+
+SETTINGS = "settings.json"
+"""In a stage's folder: the settings that it ran with, and how it failed."""
+
+
+def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: str | None = None) -> None:
+    """Write down what a stage runs with, or how it failed."""
+    settings = _settings(stage, config)
+    write_json(directory / SETTINGS, settings if failure is None else {**settings, "failure": failure})
+
+
+def changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str]:
+    """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun."""
+    if not (directory / RUN).is_file():
+        return []
+    users: dict[str, list[RunStage]] = {}
+    for stage in stages:
+        for section in stage.sections:
+            users.setdefault(section, []).append(stage)
+    begun, failed = begun_and_failed(directory, stages)
+    return [
+        section
+        for section, using in users.items()
+        if any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using)
+    ]
+
+
+def begun_and_failed(directory: Path, stages: Sequence[RunStage]) -> tuple[set[str], set[str]]:
+    """Return the names of the stages that have begun, and of those that failed the last time they ran."""
+    begun, failed = set(finished_stages(directory)), set[str]()
+    for stage in stages:
+        if (directory / stage.name / SETTINGS).is_file():
+            begun.add(stage.name)
+            if "failure" in _read(directory / stage.name / SETTINGS):
+                failed.add(stage.name)
+    return begun, failed
+
+
+def finished_stages(directory: Path) -> list[str]:
+    """Return the names of the stages whose results are in a run's journal."""
+    path = directory / JOURNAL
+    if not path.is_file():
+        return []
+    return [record["stage"] for record in Journal(path) if record.get("event") == "stage_done"]
+
+
+def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunConfig) -> None:
+    """Move what unfinished stages did with other settings out of the way, so that they begin again; nothing is lost."""
+    finished = finished_stages(directory)
+    for stage in stages:
+        folder = directory / stage.name
+        if stage.name in finished or not (folder / SETTINGS).is_file():
+            continue
+        kept = {key: value for key, value in _read(folder / SETTINGS).items() if key != "failure"}
+        if kept != json.loads(json.dumps(_settings(stage, config))):
+            number = next(n for n in range(1, 10_000) if not (directory / f"{stage.name}.before-{n}").exists())
+            rename(folder, directory / f"{stage.name}.before-{number}")
+            make_directories(folder)
+
+
+def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Sequence[str]) -> str:
+    """Return why a run cannot be continued: what differs, in words."""
+    before = _read(directory / RUN)["config"]
+    different = list(_differences(before, asked, changeable))
+    return (
+        f"the run in {directory} was started with {'; '.join(different) or 'other settings'}; continue it with the "
+        "same, or choose another run directory"
+    )
+
+
+def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable: Sequence[str]) -> Iterator[str]:
+    for key in sorted(set(before) | set(asked)):
+        old, new = before.get(key), asked.get(key)
+        if _same(old, new) or key in ("config", "problem", "split"):
+            continue
+        yield f"another {key} ({_short(old)}, now {_short(new)})"
+    settings = dict(_flat(before.get("config", {}))), dict(_flat(asked["config"]))
+    for name in dict.fromkeys((*settings[0], *settings[1])):
+        old, new = settings[0].get(name), settings[1].get(name)
+        if not _same(old, new) and not any(f"config.{name}".startswith(f"{pattern}.") for pattern in changeable):
+            yield f"another {name} ({_short(old)}, now {_short(new)})"
+    yield from _other_problem(before.get("problem", {}), asked["problem"])
+    yield from _other_data(before.get("split", {}), asked["split"])
+
+
+def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    if not _same(before.get("space"), asked["space"]):
+        sizes = [_approximate(problem.get("space", {}).get("size")) for problem in (before, asked)]
+        yield f"another search space ({sizes[0]} architectures, now {sizes[1]})"
+    if not _same(before.get("budget"), asked["budget"]):
+        bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
+        yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
+    if not _same(before.get("network"), asked["network"]):
+        told = [
+            f"{problem.get('network', {}).get('tensors')} tensors and {problem.get('network', {}).get('parameters'):,} "
+            "parameters"
+            for problem in (before, asked)
+        ]
+        yield f"a builder of other networks (one of {told[0]}, now {told[1]})"
+    for key in ("loss", "metric"):
+        if before.get(key) != asked[key]:
+            yield f"another {key} ({before.get(key)}, now {asked[key]})"
+
+
+def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
+    names = {"train": "training", "val": "validation", "test": "test"}
+    for part, name in names.items():
+        old, new = before.get(part) or {}, asked.get(part) or {}
+        if _same(old, new):
+            continue
+        counts = [found.get("images", found.get("samples")) for found in (old, new)]
+        if counts[0] != counts[1]:
+            yield f"other {name} data ({counts[0]:,}, now {counts[1]:,})"
+        else:
+            yield f"other {name} data (as many, but not the same)"
+    rest = [{k: v for k, v in split.items() if k not in names} for split in (before, asked)]
+    if not _same(*rest) and all(_same(before.get(part), asked.get(part)) for part in names):
+        yield f"another split ({_short(rest[0])}, now {_short(rest[1])})"
+
+
+def _settings(stage: RunStage, config: RunConfig) -> dict[str, Any]:
+    dumped = json.loads(config.model_dump_json())
+    return {section: dumped[section] for section in stage.sections if section in dumped}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _same(old: Any, new: Any) -> bool:
+    return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _approximate(size: str | None) -> str:
+    return "unknown" if size is None else f"{int(size):,}" if len(size) < 13 else f"{int(size):.3g}"

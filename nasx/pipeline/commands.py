@@ -1,0 +1,365 @@
+"""The command line of a recipe: `run`, `plan`, `trust`, `status` and `report`; it parses, and says what happened.
+
+Torch is imported once a command needs it, so that help and messages come at once.
+"""
+
+import argparse
+import errno
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
+
+if TYPE_CHECKING:
+    from nasx.pipeline.images import ImageTask
+    from nasx.pipeline.problem import Problem
+    from nasx.pipeline.recipe import Recipe
+    from nasx.pipeline.runner import Found
+
+Result = TypeVar("Result")
+
+FOLDER = "folder"
+"""The preset that fits itself to an image folder."""
+
+_BROKEN_NAMED = 10  # broken images that are named
+
+
+class CommandLine:
+    """A recipe's command line; `load` imports the recipe, which is not done for `--help`.
+
+    `configure` adds options that choose a configuration, `choose` applies them. Exit statuses are those of `nasx.cli`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        load: "Callable[[], Recipe]",
+        *,
+        presets: Sequence[str],
+        configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+        choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
+    ) -> None:
+        self.name, self.load, self.presets = name, load, presets
+        self._configure, self._choose = configure, choose
+        self.parser = argparse.ArgumentParser(prog=f"python -m recipes.{name}", description=description)
+        self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
+        run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
+        run.add_argument(
+            "--deterministic", action="store_true", help="the same bits each time on CUDA too, more slowly"
+        )
+        plan = self.configured("plan", self._plan, "sizes, budgets, time and memory, every setting; trains nothing")
+        plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
+        plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
+        plan.add_argument("--no-timing", action="store_true", help="leave out the seconds of real steps")
+        trust = self.configured(
+            "trust", self._trust, "find out how far a supernet's ranking of networks can be trusted"
+        )
+        trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
+        trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
+        status = self.add("status", self._status, "show how far a run is; safe while it works")
+        status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+        report = self.add("report", self._report, "write report.html of a finished run again, from its journal")
+        report.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+    def add(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        """Add a command, which has `--json`, and return its parser."""
+        sub = self._commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        return sub
+
+    def configured(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        """Add a command with the options that choose a configuration and images."""
+        sub = self.add(name, command, help)
+        sub.add_argument(
+            "--preset",
+            help=f"which settings to start from: {', '.join(self.presets)} (default: {self.presets[0]}"
+            + (f", with --data {FOLDER})" if FOLDER in self.presets else ")"),
+        )
+        sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
+        sub.add_argument("--seed", type=int, help="seed of the run (default 0)")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of the preset"
+        )
+        self._configure(sub)
+        return sub
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run a command and return its exit status."""
+        options = self.parse(sys.argv[1:] if arguments is None else arguments)
+        return run_command(lambda: options.command(options))
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options of a command line; without a command it is `run`. Exits with status 2 on unknown words."""
+        given = list(arguments)
+        if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
+            given = ["run", *given]
+        return self.parser.parse_args(given)
+
+    def recipe(self) -> "Recipe":
+        """Return the recipe, imported; BadInput says which extra is missing."""
+        with bad_input():
+            return self.load()
+
+    def config(self, options: argparse.Namespace) -> Any:
+        """Return the configuration that the options choose."""
+        recipe = self.recipe()
+        for setting in options.set:
+            if setting.startswith("preset="):
+                raise BadInput(f"the preset is chosen by --preset, not by --set {setting}")
+        name = options.preset or (FOLDER if options.data and recipe.fit else self.presets[0])
+        if name == FOLDER and recipe.fit:
+            config = self._fitted(recipe, options)
+        else:
+            config = pick(name, recipe.presets, "preset")
+        config = self._choose(config, options)
+        if options.seed is not None:
+            config = config.model_copy(update={"seed": options.seed})
+        return apply_settings(config, options.set)
+
+    def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
+        """Return the images that the options name, with remarks about them on standard error."""
+        from rich.console import Console
+
+        from nasx.report import progress
+
+        errors = Console(stderr=True)
+        with bad_input(), progress(errors) as bars:
+            from nasx.pipeline.images import ImageSource, load_images
+            from nasx.pipeline.machine import Machine
+
+            reading: list[Any] = []
+
+            def show(done: int, total: int) -> None:
+                if not reading:
+                    reading.append(bars.add_task("reading images", total=total))
+                bars.update(reading[0], completed=done, total=total)
+
+            path = options.data.resolve() if options.data else None
+            task = load_images(ImageSource(config.data, config.seed, path, Machine.from_environment()), show)
+        broken = task.dataset.broken
+        for image in broken[:_BROKEN_NAMED]:
+            errors.print(f"left out: {image}", soft_wrap=True, markup=False)
+        if len(broken) > _BROKEN_NAMED:
+            errors.print(f"and {len(broken) - _BROKEN_NAMED} more broken training images")
+        for remark in task.dataset.remarks:
+            errors.print(remark, soft_wrap=True, markup=False)
+        return task
+
+    def problem(
+        self,
+        options: argparse.Namespace,
+        config: Any = None,
+        make: "Callable[[Any, ImageTask], Problem[Any]] | None" = None,
+    ) -> "Problem[Any]":
+        """Return the checked problem that the options state; BadInput says what does not fit.
+
+        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem.
+        """
+        from rich.console import Console
+
+        config = self.config(options) if config is None else config
+        task = self.task(options, config)
+        with bad_input(), Console(stderr=True).status("counting architectures"):
+            problem = (make or self.recipe().problem)(config, task)
+            problem.check()
+        return problem
+
+    def run_problem(
+        self, problem: "Problem[Any]", directory: Path, recorded: Mapping[str, Any] | None = None
+    ) -> "Found | None":
+        """Run a problem and return what was found, None where it was interrupted; BadInput says what ended it."""
+        from nasx.pipeline.runner import run
+
+        return attempt(lambda: run(problem, directory, recorded=recorded), f"this run in {directory}")
+
+    def _run(self, options: argparse.Namespace) -> int:
+        from rich.console import Console
+
+        from nasx.pipeline.outcome import network_rows, read_run, stage_reports, stage_rows
+        from nasx.pipeline.runner import is_finished
+        from nasx.report import networks_table, stages_table
+
+        if options.deterministic:
+            os.environ["NASX_DETERMINISTIC"] = "1"  # a setting of the machine, which no result on a CPU depends on
+        problem = self.problem(options)
+        directory = options.run_dir or Path("runs") / self.run_name(problem.config, options.data)
+        already = is_finished(problem, directory)
+        found = self.run_problem(problem, directory)
+        if found is None:
+            return INTERRUPTED
+        if not is_first():
+            return DONE
+        if options.json:
+            print_json(found.summary)
+            return DONE
+        console, summary = Console(), found.summary
+        if already:
+            console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
+        run = read_run(directory)
+        console.print(networks_table(network_rows(summary), summary["metric"]))
+        console.print(stages_table(stage_rows(summary, stage_reports(run.stages, run.results))))
+        for name, told in summary.get("trust", {}).items():
+            console.print(f"ranking of {name}: {told}")
+        console.print(
+            f"report, summary, architecture and weights: {directory}/report.html and beside it", soft_wrap=True
+        )
+        return DONE
+
+    def run_name(self, config: Any, data: Path | None) -> str:
+        """Return the name of a run's default directory: one for each preset, way to search, folder and seed."""
+        folder = []
+        if data is not None:
+            place = str(data.resolve())
+            folder = [f"{data.resolve().name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"]
+        words = [self.name, config.preset, *config.run_words, *folder, f"seed{config.seed}"]
+        return "-".join(words)
+
+    def _plan(self, options: argparse.Namespace) -> int:
+        from rich.console import Console
+
+        errors = Console(stderr=True)
+        errors.print("reading settings and images", style="dim")
+        config = self.config(options)
+        from nasx.pipeline.estimate import plan, setting_lines, size_lines, sizes, stage_lines
+        from nasx.pipeline.machine import Machine
+        from nasx.train import pick_device
+
+        shown = False
+        try:
+            with bad_input():
+                pick_device(Machine.from_environment().device)
+            problem = self.problem(options, config)
+            if not options.json:
+                print("\n".join([*size_lines(sizes(problem)), ""]), flush=True)
+            with bad_input():
+                document = plan(
+                    problem,
+                    devices=options.devices,
+                    time_limit=options.time_limit,
+                    timing=not options.no_timing,
+                    on_timing=lambda what: errors.print(f"timing {what}", style="dim"),
+                )
+            shown = True
+        finally:
+            if not shown and not options.json:  # they help to see what to change
+                print("\n".join(setting_lines(config.model_dump(mode="json"))))
+        if options.json:
+            print_json(document)
+        else:
+            print("\n".join([*stage_lines(document), "", *setting_lines(document["config"])]))
+        return DONE
+
+    def _trust(self, options: argparse.Namespace) -> int:
+        from nasx.pipeline.runner import joined_group, run_stages
+        from nasx.pipeline.trust import write_trust
+
+        if options.n < 1:
+            raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
+        config = apply_settings(self.config(options), [f"trust.n={options.n}"])
+        problem = self.problem(options, config)
+        problem = problem.with_stages(up_to_trust(problem.stages()))
+        if not problem.stages():
+            raise BadInput("this run trains no supernet, so there is no ranking to judge; choose another method")
+        directory = options.run_dir or Path("runs") / f"{self.run_name(config, options.data)}-trust{options.n}"
+
+        def judge() -> Any:
+            with joined_group() as (group, machine):
+                return run_stages(problem, directory, machine=machine, group=group)
+
+        finished = attempt(judge, f"this run in {directory}")
+        if finished is None:
+            return INTERRUPTED
+        if not is_first():
+            return DONE
+        kinds = {stage.name: stage.kind for stage in problem.stages()}
+        judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
+        write_trust(directory, judged)
+        if options.json:
+            print_json(judged)
+            return DONE
+        for name, result in judged.items():
+            print(f"{name}: {result['verdict']}")
+        print(f"scatter plot: {directory}/trust.svg")
+        return DONE
+
+    def _status(self, options: argparse.Namespace) -> int:
+        from dataclasses import asdict
+
+        from nasx.pipeline.run_status import status, status_lines
+
+        with bad_input():
+            found = status(options.run)
+        if options.json:
+            print_json({**asdict(found), "directory": str(found.directory), "finished": found.finished})
+        else:
+            print("\n".join(status_lines(found)))
+        return DONE
+
+    def _report(self, options: argparse.Namespace) -> int:
+        with bad_input():
+            from nasx.pipeline.outcome import read_run, write_reports
+
+            path = write_reports(options.run, read_run(options.run, self.name))
+        if options.json:
+            print_json({"report": str(path)})
+        else:
+            print(f"report: {path}")
+        return DONE
+
+    def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
+        from nasx.pipeline.images import folder_facts
+
+        if options.data is None:
+            raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")
+        assert recipe.fit is not None
+        with bad_input():
+            return recipe.fit(folder_facts(options.data.resolve()))
+
+
+def attempt(work: Callable[[], Result], where: str) -> Result | None:
+    """Return what some work returns; None, after a word, where it was interrupted and the same command goes on.
+
+    What else can end a run becomes BadInput. `where` is what messages call the run.
+    """
+    from rich.console import Console
+
+    from nasx.data import BrokenImageError, WorkerDied
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
+
+    errors = Console(stderr=True)
+    try:
+        return work()
+    except Interrupted:
+        if is_first():
+            errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
+    except (Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace) as error:
+        raise BadInput(str(error)) from error
+    except Diverged as error:
+        raise BadInput(f"{error}; {where} takes the change and begins this stage again") from error
+    except (BrokenImageError, WorkerDied) as error:
+        raise BadInput(f"{error}; the same command then continues {where}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        errors.print(f"{error}; make room, and the same command continues {where}", soft_wrap=True)
+    return None
+
+
+def up_to_trust(stages: Sequence[Any]) -> Callable[[Any], list[Any]]:
+    """Return the stages up to the last ranking; the winner of an earlier level stays, for a later one needs it."""
+    judging = [number for number, stage in enumerate(stages) if stage.kind == "trust"]
+    kept = list(stages[: judging[-1] + 1]) if judging else []
+    return lambda problem: kept
+
+
+def is_first() -> bool:
+    """Return whether this process is the one of torchrun's that speaks."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,79 @@
+"""Runs put together from stages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nasx.arch import Arch
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.stages import (
+    EvaluationStage,
+    Pick,
+    RefitStage,
+    RetrainStage,
+    RunStage,
+    Searched,
+    SearchStage,
+    SupernetStage,
+    TrustStage,
+)
+
+
+def search_stages(problem: Problem[Any]) -> list[RunStage]:
+    """Return the stages of a search of one level: supernet, search, retraining, comparison."""
+    level = Searched(lambda inputs: problem.inside)
+    return [*level_stages(problem, "", level), *final_stages(problem, {"searched": Pick("retrain")})]
+
+
+def level_stages(
+    problem: Problem[Any], name: str, level: Searched, *, epochs_factor: float = 1.0, retrain: bool = True
+) -> list[RunStage]:
+    """Return the stages of one level, named `<name>/supernet` and so on: train a supernet, search, retrain the best.
+
+    Where the settings ask for it, `<name>/trust` measures the ranking.
+    """
+    supernet, search = joined(name, "supernet"), joined(name, "search")
+    stages: list[RunStage] = [
+        SupernetStage(supernet, level, epochs_factor),
+        SearchStage(search, level, supernet),
+    ]
+    if problem.config.trust.n:
+        stages.append(TrustStage(joined(name, "trust"), level, supernet))
+    return [*stages, RetrainStage(joined(name, "retrain"), search)] if retrain else stages
+
+
+def final_stages(problem: Problem[Any], found: Mapping[str, Pick]) -> list[RunStage]:
+    """Return the stages that end a run: the networks to compare with are trained, and the test samples read.
+
+    `found` names what was found, and what was trained of it in another way. Beside the problem's baselines stand as
+    many random networks from the budget as were retrained, trained with the same seeds rank by rank.
+    """
+    config = problem.config
+    halving = config.retrain.method == "halving"
+    baselines = [baseline.arch for baseline in problem.baselines.values()]
+    drawn = problem.random_archs(max(config.search.top_k, config.retrain.start) if halving else config.search.top_k)
+    picks = dict(found)
+    if halving:  # random networks are halved as the searched ones are
+        stages: list[RunStage] = [
+            RetrainStage("baselines", archs=tuple(baselines), ranks=(0,) * len(baselines), halving=False)
+        ]
+        stages = [*(stages if baselines else ()), RetrainStage("random", archs=tuple(drawn))]
+        random_stage, random_ones = "random", None
+    else:
+        archs: list[Arch] = [*baselines, *drawn]
+        ranks = (*(0 for _ in baselines), *range(len(drawn)))
+        stages = [RetrainStage("baselines", archs=tuple(archs), ranks=ranks)]
+        random_stage, random_ones = "baselines", tuple(range(len(baselines), len(archs)))
+    picks |= {name: Pick("baselines", (number,)) for number, name in enumerate(problem.baselines)}
+    picks["random"] = Pick(random_stage, random_ones)
+    groups: dict[str, tuple[str, tuple[int, ...] | None]] = {"random_all": (random_stage, random_ones)}
+    if config.search.method == "pareto":
+        groups["front"] = next(iter(found.values())).stage, None
+    if config.retrain.refit:
+        stages.append(RefitStage("refit", picks))
+    refitted = "refit" if config.retrain.refit else None
+    return [*stages, EvaluationStage("evaluation", picks, groups, refitted)]
+
+
+def joined(level: str, stage: str) -> str:
+    """Return the name of a level's stage."""
+    return f"{level}/{stage}" if level else stage

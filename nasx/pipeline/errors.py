@@ -1,0 +1,17 @@
+"""What ends a run: each of these is told by its message, and what it says to do is accepted."""
+
+
+class Refused(ValueError):
+    """A run cannot start as it was asked for; nothing was trained."""
+
+
+class CorruptWeights(ValueError):
+    """A file of weights in a run is not as it was written, or missing."""
+
+
+class NotEnoughSpace(ValueError):
+    """The disk has no room for the checkpoints of a training that is about to start."""
+
+
+class Diverged(ArithmeticError):
+    """A training's loss was not finite, also after going back; the message names the settings to change."""

@@ -1,0 +1,372 @@
+"""What a run would cost: sizes, budgets, and time and memory per stage, from a few seconds of real steps."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from nasx.arch import Arch
+from nasx.feasible import attainable
+from nasx.nn import Subnet
+from nasx.pipeline.config import Retraining, Training
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.scoring import races
+from nasx.pipeline.training import supernet_optimizer
+from nasx.report import duration, si
+from nasx.space import ArchSet
+from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
+
+_BINS, _DRAWS = 10, 2000
+_SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
+_TIMED_ON_CPU = 64  # samples of a timed batch at most, where time grows with them
+
+OnTiming = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """A stage before it runs: samples through the network forwards, and how many of them backwards too.
+
+    `seconds` and `peak_bytes` are None where nothing was measured. Time is divided by the devices, whose exchange of
+    gradients is not counted. Memory is one device's; on a CPU, the most that this process has had so far, times the
+    processes side by side, which is no less than what a stage of its own takes. `result` stands for the stage's result
+    in the estimates of later stages: networks that were drawn.
+    """
+
+    name: str
+    images: int = 0
+    trained_images: int = 0
+    detail: str = ""
+    size: int | None = None
+    feasible_size_bounds: tuple[int, int] | None = None
+    acceptance: float | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    warning: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    def and_then(self, other: "StageEstimate") -> "StageEstimate":
+        """Return the estimate of a stage that does one after the other."""
+        both = self.seconds is not None and other.seconds is not None
+        return replace(
+            other,
+            images=self.images + other.images,
+            detail=f"{self.detail}; {other.detail}",
+            seconds=(self.seconds or 0) + (other.seconds or 0) if both else None,
+            peak_bytes=max(filter(None, (self.peak_bytes, other.peak_bytes)), default=None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds for one sample, of training and of scoring, and the memory of it; None where nothing was measured."""
+
+    train_seconds: float | None = None
+    score_seconds: float | None = None
+    peak_bytes: int | None = None
+
+    def training(self, steps: int, batch_size: int, devices: int) -> float | None:
+        """Return the seconds of some steps."""
+        return None if self.train_seconds is None else steps * batch_size * self.train_seconds / devices
+
+
+@dataclass(slots=True)
+class Measure:
+    """What an estimate is made with: a problem, stand-ins for the results of earlier stages, and a clock.
+
+    What takes real steps is timed once for each kind of work; `on_timing` is told what.
+    """
+
+    problem: Problem[Any]
+    machine: Machine
+    devices: int = 1
+    timing: bool = True
+    on_timing: OnTiming = lambda what: None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    _supernets: dict[Any, Timing] = field(default_factory=dict)
+    _networks: dict[Any, Timing] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is measured."""
+        return pick_device(self.machine.device)
+
+    def steps(self, training: Training, factor: float = 1.0) -> int:
+        """Return how many steps a training takes."""
+        return max(1, round(training.epochs * factor * (self.problem.task.counts["train"] // training.batch_size)))
+
+    def some(self, archs: ArchSet, count: int) -> list[Arch]:
+        """Return some architectures of a set."""
+        return list(archs.sample(0, min(count, archs.size_bounds[1])))
+
+    def supernet(self, archs: ArchSet, paths: Paths | None = None) -> Timing:
+        """Return what a supernet's steps and scores take."""
+        key = archs.space.size
+        if not self.timing:
+            return Timing()
+        if key not in self._supernets:
+            assert paths is not None
+            self.on_timing("steps of a supernet and a candidate's score")
+            self._supernets[key] = self._time_supernet(archs, paths)
+        return self._supernets[key]
+
+    def scoring(
+        self, name: str, archs: ArchSet, candidates: int, *, together: int | None = None, result: Any = None
+    ) -> StageEstimate:
+        """Return the estimate of scoring candidates, in generations of some number, with a supernet's weights."""
+        config, validation = self.problem.config.search, self.problem.task.counts["val"]
+        recalibration = config.recalibration_batches * config.recalibration_batch_size
+        images = candidates * (recalibration + validation)
+        told = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation samples)"
+        if together is not None and races(config, self.problem.task):
+            told += ", of which racing needs a part"
+        # a candidate is one device's, and a generation waits for all of its candidates
+        generation = min(candidates, together or candidates)
+        rounds = candidates / generation * math.ceil(generation / self.devices)
+        timing = self.supernet(archs)
+        each = timing.score_seconds
+        seconds = None if each is None else rounds * images / candidates * each
+        return StageEstimate(
+            name, images, detail=told, seconds=seconds, peak_bytes=timing.peak_bytes, result=result or {}
+        )
+
+    def training(
+        self, name: str, count: int, training: Retraining, *, whole: float | None = None, result: Any = None
+    ) -> StageEstimate:
+        """Return the estimate of training networks; `whole` is how many whole trainings they come to."""
+        trainings = count if whole is None else whole
+        steps = self.steps(training)
+        images = round(trainings * steps * training.batch_size)
+        told = f"{count} networks x {steps:,} steps" + ("" if whole in (None, count) else f", halved to {whole:.3g}")
+        estimate = StageEstimate(name, images, images, told, result=result or {})
+        if not self.timing:
+            return estimate
+        side_by_side = self.machine.processes_for(self.device) if self.devices == 1 else 1
+        timing = self._network(training)
+        rounds = math.ceil(count / (side_by_side * self.devices)) * trainings / count
+        if self.devices > count and training.batch_size % self.devices == 0:
+            rounds = trainings / self.devices  # all train one network after the other together
+        peak = None if timing.peak_bytes is None else timing.peak_bytes * min(count, side_by_side)
+        seconds = timing.training(steps, training.batch_size, 1)
+        return replace(estimate, seconds=None if seconds is None else rounds * seconds, peak_bytes=peak)
+
+    def _network(self, training: Retraining) -> Timing:
+        key = training.model_dump_json(include={"batch_size", "drop_path", "teacher"})
+        if key not in self._networks:
+            self.on_timing("steps of networks on their own")
+            self._networks[key] = self._time_networks(training)
+        return self._networks[key]
+
+    def _batch_size(self, training: Training) -> int:
+        return min(training.batch_size, _TIMED_ON_CPU) if self.device.type == "cpu" else training.batch_size
+
+    def _batches(self, training: Training) -> tuple[Iterator[Any], int]:
+        """Return one real batch again and again, because reading is not what is timed, and its size."""
+        size = self._batch_size(training)
+        changes: dict[str, Any] = {"batch_size": size, "mix_group": None, "batch_norm_group": None}
+        steps = self.problem.task.train_batches(training.model_copy(update=changes), seed=0).steps(0, 1)
+        batch = next(iter(steps))
+        return (batch for _ in iter(int, 1)), size
+
+    def _time_supernet(self, archs: ArchSet, paths: Paths) -> Timing:
+        problem, config, device = self.problem, self.problem.config, self.device
+        task = problem.task
+        _reset_peak(device)
+        with use_threads(config.threads):
+            supernet = problem.supernet(archs.space).to(device)
+            batches, size = self._batches(config.supernet)
+            optimizer = supernet_optimizer(supernet, config.supernet)
+            steps = train_supernet(
+                supernet,
+                batches,
+                paths,
+                optimizer,
+                loss=task.loss,
+                unpack=task.unpack,
+                distill=config.supernet.paths == "sandwich",
+            )
+            step_seconds = _seconds_each(steps, device)
+            count = min(config.search.eval_batch_size, task.counts["val"], 10 * size)
+            batch = next(iter(task.eval_batches("val", count, indices=np.arange(count))))
+            subnets = [Subnet(supernet, arch) for arch in self.some(archs, 4)]
+
+            def scores() -> Iterator[object]:
+                while True:
+                    for subnet in subnets:
+                        yield evaluate(subnet, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+
+            per_batch = _seconds_each(scores(), device)
+        return Timing(step_seconds / size, per_batch / count, _peak(device))
+
+    def _time_networks(self, training: Retraining) -> Timing:
+        problem, device = self.problem, self.device
+        _reset_peak(device)
+        seconds = []
+        with use_threads(1 if device.type == "cpu" else problem.config.threads):
+            for arch in self.some(problem.inside, 3):
+                network = problem.maker(training.drop_path)(arch).to(device)
+                batches, size = self._batches(training)
+                optimizer = adamw(network, lr=1e-9, weight_decay=0.0)
+                steps = train(network, batches, optimizer, loss=problem.task.loss, unpack=problem.task.unpack)
+                seconds.append(_seconds_each(steps, device) / size)
+        return Timing(sum(seconds) / len(seconds), None, _peak(device))
+
+
+def estimates(measure: Measure) -> list[StageEstimate]:
+    """Return the estimates of a problem's stages, in order; refuses what a later stage would refuse after hours."""
+    found: dict[str, StageEstimate] = {}
+    for stage in measure.problem.stages():
+        measure.inputs = {name: found[name].result for name in stage.inputs}
+        found[stage.name] = stage.estimate(measure)
+    return list(found.values())
+
+
+def plan(
+    problem: Problem[Any],
+    *,
+    machine: Machine | None = None,
+    devices: int = 1,
+    time_limit: float | None = None,
+    timing: bool = True,
+    on_timing: OnTiming = lambda what: None,
+) -> dict[str, Any]:
+    """Return what `plan` prints, as JSON values; `time_limit` in hours."""
+    if devices < 1:
+        raise ValueError(f"a run needs at least one device, but got {devices}")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"a time limit is a number of hours above 0, but got {time_limit}")
+    document = {**sizes(problem), "devices": devices}
+    measure = Measure(problem, machine or Machine.from_environment(), devices, timing, on_timing)
+    found = [_warned(estimate, time_limit) for estimate in estimates(measure)]
+    document["stages"] = [{k: v for k, v in asdict(estimate).items() if k != "result"} for estimate in found]
+    document["config"] = problem.config.model_dump(mode="json")
+    times = [estimate.seconds for estimate in found if estimate.seconds is not None]
+    document["seconds"] = sum(times) if times else None
+    return document
+
+
+def sizes(problem: Problem[Any]) -> dict[str, Any]:
+    """Return the part of a plan that takes no steps: the space, the budget, the baselines, the data."""
+    space, cost = problem.space, problem.cost
+    low, high = problem.inside.size_bounds
+    counted: dict[str, Any] = {}
+    if cost is not None:
+        reach = attainable(space, cost)
+        costs = [cost(arch) for arch in space.sample(0, _DRAWS)]
+        counts, edges = np.histogram(costs, bins=_BINS, range=(reach.low, max(reach.high, reach.low + 1)))
+        counted = {
+            "cost_min": reach.low,
+            "cost_max": reach.high,
+            "cost": cost.unit,
+            "cost_histogram": {
+                "edges": [float(edge) for edge in edges],
+                "shares": [round(float(count) / len(costs), 4) for count in counts],
+                "of": f"{len(costs)} architectures drawn uniformly from the whole space",
+            },
+        }
+    counts_of = problem.task.counts
+    return {
+        "size": space.size,
+        "feasible_size": high if low == high else None,
+        "feasible_size_bounds": [low, high],
+        **counted,
+        "budgets": [str(budget) for budget in problem.inside.budgets],
+        "baselines": {
+            name: {"macs": problem.macs(baseline.arch), "params": problem.params(baseline.arch)}
+            for name, baseline in problem.baselines.items()
+        },
+        "images": {"train": counts_of["train"], "val": counts_of["val"]},
+    }
+
+
+def size_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a plan that need no timing."""
+    low, high = document["feasible_size_bounds"]
+    feasible = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    reach = ""
+    if "cost" in document:
+        reach = f", {document['cost_min']:,} to {document['cost_max']:,} {document['cost']}"
+    yield f"whole space   {document['size']:.4g} networks{reach}"
+    if document["budgets"]:
+        yield f"inside        {feasible} networks: {'; '.join(document['budgets'])}"
+    for name, counts in document["baselines"].items():
+        yield f"{name:<13} {counts['macs']:,} MACs, {counts['params']:,} parameters"
+    images = document["images"]
+    yield f"samples       {images['train']:,} train, {images['val']:,} validation"
+    if "cost" in document:
+        yield ""
+        histogram = document["cost_histogram"]
+        yield f"costs in {document['cost']} of {histogram['of']}"
+        for left, right, share in zip(histogram["edges"], histogram["edges"][1:], histogram["shares"], strict=False):
+            yield f"{si(left):>9} to {si(right):<9} {share:7.2%} {'#' * round(60 * share)}"
+
+
+def stage_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a plan about its stages."""
+    for stage in document["stages"]:
+        told = [stage["detail"]]
+        if stage["seconds"] is not None:
+            told.append(f"about {duration(stage['seconds'])}")
+        if stage["peak_bytes"]:
+            told.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
+        if stage["size"] is not None:
+            told.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
+            if stage["acceptance"] < 1:
+                told.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
+        yield f"{stage['name']:<18} {'; '.join(filter(None, told))}"
+        if stage["warning"]:
+            yield f"  warning: {stage['warning']}"
+    if document["seconds"] is not None:
+        plural = "" if document["devices"] == 1 else "s"
+        yield f"all                about {duration(document['seconds'])} on {document['devices']} device{plural}"
+
+
+def setting_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield every setting as `section.field = value`."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from setting_lines(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key} = {value}"
+
+
+def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
+    if time_limit is None or estimate.seconds is None or estimate.seconds <= 3600 * time_limit:
+        return estimate
+    told = (
+        f"would take about {duration(estimate.seconds)}, more than the {time_limit:g} h given: "
+        "use more devices, fewer epochs, or continue the run in several jobs"
+    )
+    return replace(estimate, warning=told)
+
+
+def _seconds_each(work: Iterator[object], device: torch.device) -> float:
+    begun = time.perf_counter()
+    next(work)
+    warm = time.perf_counter() - begun
+    spent: list[float] = []
+    while sum(spent) < _SECONDS and (len(spent) < 2 or warm < _SECONDS):
+        start = time.perf_counter()
+        next(work)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent.append(time.perf_counter() - start)
+    return sum(spent) / len(spent)  # the mean, because paths differ in cost
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

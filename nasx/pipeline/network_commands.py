@@ -1,0 +1,490 @@
+"""The commands about single networks, for every recipe: describe, train, evaluate, import, export, verify, latency."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
+from nasx.pipeline.commands import CommandLine, is_first
+
+if TYPE_CHECKING:
+    from nasx.arch import Arch
+    from nasx.pipeline.exported import ExportedModel
+    from nasx.pipeline.images import ImageTask
+    from nasx.pipeline.outcome import FinishedRun
+    from nasx.pipeline.problem import Problem
+    from nasx.pipeline.recipe import Recipe
+    from nasx.pipeline.vit import ViTProblem
+    from nasx.verify import Check
+
+FAILED = 1
+
+
+class NetworkCommands:
+    """Adds the commands to a command line. `known` is what `--arch` takes beside a file, for the help."""
+
+    def __init__(self, line: CommandLine, known: Sequence[str], *, latency: bool = False) -> None:
+        self.line = line
+        arch = ", ".join((*known, "an arch.json", "or a run directory"))
+        sub = line.add("describe", self.describe, "show a network block by block")
+        sub.add_argument("--arch", required=True, help=arch)
+        self._add_preset(sub)
+        sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+        sub.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw it as well")
+
+        sub = line.configured("train", self.train, "train one network alone with the preset's retraining, or continue")
+        sub.add_argument("--arch", required=True, help=arch)
+        sub.add_argument("--run-dir", type=Path, help=f"default: runs/{line.name}-PRESET-ARCH-seedSEED")
+
+        sub = line.add("evaluate", self.evaluate, "accuracy on the test images")
+        sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory, or an exported network")
+        sub.add_argument("--weights", type=Path, help="a weights file instead")
+        sub.add_argument("--arch", help=f"its network, where the file does not say: {arch}")
+        self._add_preset(sub)
+        sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
+        sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1, such as 0.5,0.5,0.5")
+        sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
+
+        sub = line.add("import-official", self.import_official, "read published weights")
+        sub.add_argument(
+            "file", type=Path, metavar="FILE", help="a torch checkpoint or safetensors; nothing in it is run"
+        )
+        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where weights and model card go")
+        sub.add_argument("--classes", type=int, help="another number of classes: a new head")
+        sub.add_argument(
+            "--image-size", type=int, metavar="PIXELS", help="another image size: positions are interpolated"
+        )
+        sub.add_argument("--heads", type=int, help="attention heads, where the file does not say")
+        sub.add_argument("--arch", help="the network to take of a supernet: an arch.json")
+        sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1 (default: ImageNet's)")
+        sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
+        sub.add_argument("--force", action="store_true", help="overwrite what is there")
+
+        sub = line.add("export", self.export, "write a network with its model card")
+        sub.add_argument("source", type=Path, metavar="RUN", help="a run directory, or an exported or imported network")
+        sub.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+        sub.add_argument("--force", action="store_true", help="overwrite what is there")
+
+        sub = line.add("verify", self.verify, "prove that supernet, network, weights and costs agree")
+        sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory")
+        sub.add_argument("--arch", help=f"a network instead: {arch}")
+        self._add_preset(sub)
+        sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+        sub.add_argument("--onnx", action="store_true", help="compare with ONNX as well")
+
+        if latency:
+            sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
+            self._add_preset(sub)
+            sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+            sub.add_argument("--batch-size", type=int, default=1, help="images of a batch (default 1)")
+            sub.add_argument("--rounds", type=int, default=30, help="times that every block is run (default 30)")
+            sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
+
+    def _add_preset(self, sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--preset", help="the preset whose space and frame it has (default: that of the network's size)"
+        )
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it"
+        )
+
+    def describe(self, options: argparse.Namespace) -> int:
+        """Show a network block by block, with its costs."""
+        with bad_input():
+            from nasx.report.figures import architecture, save_figure
+
+            problem, arch = self._described(options)
+            counts = problem.describe(arch)
+            if options.picture:
+                save_figure(architecture(problem.draw(arch), problem.drawing_legend), options.picture)
+        blocks = [dict(part) for part in arch.parts("block")]
+        if options.json:
+            print_json({**counts, "blocks": blocks})
+            return DONE
+        from rich.console import Console
+        from rich.table import Table
+
+        names = list(dict.fromkeys(name for block in blocks for name in block))
+        table = Table("block", *names, title=options.arch)
+        for i, block in enumerate(blocks):
+            table.add_row(str(i), *(str(block.get(name, "")) for name in names))
+        console = Console()
+        console.print(table)
+        told = {k: v for k, v in counts.items() if k not in ("params", "macs", "paper_macs")}
+        for name, value in told.items():
+            console.print(f"{name} {value}")
+        paper = f" ({counts['paper_macs']:,} by the paper's count)" if "paper_macs" in counts else ""
+        console.print(f"{counts['params']:,} parameters, {counts['macs']:,} MACs{paper}")
+        return DONE
+
+    def train(self, options: argparse.Namespace) -> int:
+        """Train one network alone with the preset's retraining, and test it."""
+        from nasx.pipeline.exported import alone
+        from nasx.report import percent
+
+        if getattr(options, "method", None) is not None:
+            raise BadInput("one network is trained and nothing is searched, so --method has no effect; remove --method")
+        recipe = self.line.recipe()
+        config = self.line.config(options)
+        with bad_input():
+            arch, preset = self._arch(options.arch)
+        # what a search alone would need is no part of this, and may not refuse it
+        config = apply_settings(
+            config,
+            [
+                *recipe.free,
+                "search.recalibration_batches=0",
+                "supernet.paths=uniform",
+                f"supernet.batch_size={config.retrain.batch_size}",
+            ],
+        )
+
+        def stated(config: Any, task: "ImageTask") -> "Problem[Any]":
+            problem = alone(recipe, config, task, arch)
+            try:
+                problem.space.canonical(arch)
+            except ValueError as error:
+                fitting = f"; {options.arch} belongs to --preset {preset}" if preset else ""
+                raise ValueError(f"{error}{fitting}") from error
+            return problem
+
+        problem = self.line.problem(options, config, stated)
+        name = Path(options.arch.partition(":")[2] or options.arch).stem
+        default = Path("runs") / f"{self.line.run_name(config, options.data)}-{name}"
+        found = self.line.run_problem(problem, options.run_dir or default, {"arch": dict(arch)})
+        if found is None:
+            return INTERRUPTED
+        if not is_first():
+            return DONE
+        if options.json:
+            print_json(found.summary)
+            return DONE
+        trained = found.summary["networks"]["trained"]
+        print(f"{options.arch}: {trained['params']:,} parameters, {trained['macs']:,} MACs")
+        print(f"validation {percent(trained['val_score'])}, test {percent(trained['test_score'])}")
+        print(f"summary, report and weights: {found.directory}/summary.json and beside it")
+        return DONE
+
+    def evaluate(self, options: argparse.Namespace) -> int:
+        """Print the accuracy on the test images: of a run's network, of exported weights, or of weights and a name."""
+        from nasx.report import percent
+        from nasx.train import evaluate, pick_device
+
+        with bad_input():
+            from nasx.pipeline.images import held_out_images
+            from nasx.pipeline.machine import Machine
+
+            model, config = self._model(options)
+            machine = Machine.from_environment()
+            images = held_out_images(
+                config.data,
+                options.data.resolve() if options.data else None,
+                image_size=model.frame["image_size"],
+                channels=model.frame["in_channels"],
+                classes=model.classes if isinstance(model.classes, tuple) else None,
+                max_bytes=int(machine.image_memory_gib * 2**30),
+            )
+            check_classes(model, images.classes)
+            for remark in images.remarks:
+                print(remark, file=sys.stderr)
+            network = model.network.to(pick_device(machine.device))
+            mean, std = options.mean or model.mean, options.std or model.std
+            tested = evaluate(network, images.batches(config.search.eval_batch_size, mean, std, machine.workers))
+        if options.json:
+            print_json({"test_accuracy": tested.score, "images": tested.samples, **model.counts()})
+            return DONE
+        print(f"test {percent(tested.score)} of {tested.samples:,} images")
+        return DONE
+
+    def import_official(self, options: argparse.Namespace) -> int:
+        """Write what published weights hold as this recipe's network: weights, architecture and model card."""
+        with bad_input():
+            from dataclasses import asdict
+
+            from nasx.arch import Arch
+            from nasx.pipeline.exported import ExportedModel, write_safetensors
+            from nasx.pipeline.recipe import ImportOptions
+            from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD
+            from nasx.weights import read_state_dict
+
+            recipe = self.line.recipe()
+            arch = Arch.from_json(Path(options.arch).read_text(encoding="utf-8")) if options.arch else None
+            asked = ImportOptions(options.classes, options.image_size, options.heads, arch)
+            imported = recipe.read_official(read_state_dict(options.file), asked)
+            remarks = list(imported.remarks)
+            if options.mean is None or options.std is None:
+                remarks.append("Normalisation is assumed to be ImageNet's.")
+            model = ExportedModel(
+                recipe=recipe.name,
+                network=imported.network,
+                arch=imported.arch,
+                frame=asdict(imported.frame),
+                classes=imported.frame.num_classes,
+                mean=options.mean or IMAGENET_MEAN,
+                std=options.std or IMAGENET_STD,
+                origin=" ".join(remarks),
+            )
+            files = write_safetensors(model, options.out, force=options.force)
+        return self._written(options, model, files, remarks)
+
+    def export(self, options: argparse.Namespace) -> int:
+        """Write a run's network, or one that was exported or imported, as safetensors or ONNX."""
+        with bad_input():
+            from nasx.pipeline.exported import write_onnx, write_safetensors
+
+            model = self._opened(options.source)
+            write = write_safetensors if options.format == "safetensors" else write_onnx
+            files = write(model, options.out, force=options.force)
+        return self._written(options, model, files)
+
+    def verify(self, options: argparse.Namespace) -> int:
+        """Prove that a supernet's slice, the extracted network, its reloaded weights and the costs agree."""
+        with bad_input():
+            import torch
+
+            from nasx.pipeline.exported import problem_of_run
+            from nasx.pipeline.outcome import read_run
+            from nasx.verify import verify
+
+            if (options.run is None) == (options.arch is None):
+                raise ValueError("name either a run directory or --arch, one of both")
+            recipe = self.line.recipe()
+            if options.run:
+                run = read_run(options.run, recipe.name)
+                problem, arch = problem_of_run(recipe, run), run.arch
+            else:
+                run = None
+                problem, arch = self._described(options)
+            if recipe.alone is not None and arch not in problem.space:
+                raise ValueError("this network stands alone and has no supernet; name one of the space")
+            space, stage = supernet_space(problem, arch, run)
+            torch.manual_seed(problem.config.seed)
+            supernet: Any = problem.supernet(space)
+            weights = run.supernet(stage) if run and stage else None
+            if weights:
+                supernet.load_state_dict(weights)
+            frame = problem.frame
+            generator = torch.Generator().manual_seed(problem.config.seed)
+            images = torch.randn(2, frame.in_channels, frame.image_size, frame.image_size, generator=generator)
+            found = verify(
+                supernet, arch, images, macs=problem.macs, params=problem.params, build=problem.make, onnx=options.onnx
+            )
+        checks = [*found.checks, *(self._own_weights(run) if run else ())]
+        passed = all(check.passed is not False for check in checks)
+        told = f"weights of the supernet {stage}" if weights else "fresh weights"
+        if options.json:
+            rows = [
+                {"name": c.name, "passed": c.passed, "difference": c.difference, "detail": c.detail} for c in checks
+            ]
+            print_json({"passed": passed, "weights": told, "checks": rows})
+        else:
+            print(f"{told}, {len(arch.parts('block'))} blocks, {frame.image_size} pixels")
+            print("\n".join(map(str, checks)))
+        return DONE if passed else FAILED
+
+    def latency(self, options: argparse.Namespace) -> int:
+        """Measure a table of latencies, which `budget.latency` reads."""
+        with bad_input():
+            from nasx.feasible import attainable
+            from nasx.latency import measure_latency
+            from nasx.pipeline.machine import Machine
+
+            recipe = self.line.recipe()
+            assert recipe.blocks is not None
+            problem = self._preset_problem(recipe, options, None)
+            blocks = recipe.blocks(problem.frame, options.batch_size)
+            device = Machine.from_environment().device
+            table = measure_latency(problem.space, blocks, device=device, rounds=options.rounds)
+            table.save(options.out)
+            reach = attainable(problem.space, table)
+        told = {"table": str(options.out), "device": table.measured_on.device, "blocks": len(table.part_times)}
+        if options.json:
+            print_json({**told, "least": reach.low, "most": reach.high, "unit": table.unit})
+            return DONE
+        print(f"{told['blocks']} blocks on {told['device']}, batches of {options.batch_size}")
+        print(f"networks take {reach.low:,} to {reach.high:,} {table.unit}; written: {options.out}")
+        print(f"search inside a bound with --set budget.latency={options.out} --set budget.latency_at_most=...")
+        return DONE
+
+    def _own_weights(self, run: "FinishedRun") -> "list[Check]":
+        """Check a run's own weights: that they are what was written, fit, and have what its summary says."""
+        from nasx.pipeline.exported import from_run
+        from nasx.verify import Check, check_cost
+
+        try:
+            model = from_run(self.line.recipe(), run)
+        except ValueError as error:
+            return [Check("the run's weights fit its architecture", False, detail=str(error))]
+        winner = next(iter(run.summary["networks"].values()))
+        counts = model.counts()
+        return [
+            check_cost(f"{unit} of the run's summary and weights", winner[key], counts[key])
+            for unit, key in (("MACs", "macs"), ("parameters", "params"))
+        ]
+
+    def _written(
+        self, options: argparse.Namespace, model: "ExportedModel", files: Sequence[Path], remarks: Sequence[str] = ()
+    ) -> int:
+        counts = model.counts()
+        if options.json:
+            document = {"files": [str(path) for path in files], "arch": dict(model.arch), **counts}
+            print_json({**document, **({"remarks": list(remarks)} if remarks else {})})
+            return DONE
+        for remark in remarks:
+            print(remark)
+        print(f"{counts['params']:,} parameters, {counts['macs']:,} MACs")
+        print(f"written: {', '.join(str(path) for path in files)}")
+        return DONE
+
+    def _arch(self, name: str) -> "tuple[Arch, str | None]":
+        """Return an architecture by its name, or from a file or run, and the preset that it belongs to, if any."""
+        from nasx.arch import Arch
+
+        recipe = self.line.recipe()
+        if name in recipe.known:
+            return recipe.known[name].arch, recipe.known[name].preset
+        if (foreign := recipe.foreign(name)) is not None:
+            return foreign, None
+        path = Path(name) / "arch.json" if Path(name).is_dir() else Path(name)
+        if not path.is_file():
+            names = f", or one of {', '.join(recipe.known)}" if recipe.known else ""
+            raise ValueError(f"there is no architecture {name!r}: name a file or a run{names}")
+        return Arch.from_json(path.read_text(encoding="utf-8")), None
+
+    def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
+        """Return an architecture with the problem whose space and frame it has: its run's, or a preset's."""
+        from nasx.pipeline.exported import problem_of_run
+        from nasx.pipeline.outcome import read_run
+        from nasx.run.stages import RUN
+
+        recipe = self.line.recipe()
+        arch, preset = self._arch(options.arch)
+        folder = Path(options.arch) if Path(options.arch).is_dir() else Path(options.arch).parent
+        if preset is None and options.preset is None and (folder / RUN).is_file():
+            if options.set:
+                raise BadInput(f"{folder} has settings of its own, so --set has no effect; remove it")
+            problem = problem_of_run(recipe, read_run(folder, recipe.name))
+            return problem, problem.space.canonical(arch)
+        problem = self._preset_problem(recipe, options, preset)
+        try:
+            return problem, problem.space.canonical(arch)
+        except ValueError as error:
+            fitting = f"; {options.arch} belongs to --preset {preset}" if preset else ""
+            raise ValueError(f"{error}{fitting}") from error
+
+    def _preset_problem(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> "ViTProblem[Any]":
+        """Return the problem of a preset, without images and without bounds on its networks."""
+        from nasx.pipeline.images import blank_images
+
+        config = self._preset(recipe, options, preset)
+        if options.classes is not None and options.classes < 1:
+            raise BadInput(f"a network has at least one class, but got --classes {options.classes}")
+        task = blank_images(config.data, options.classes or preset_classes(config))
+        return recipe.problem(apply_settings(config, recipe.free), task)
+
+    def _preset(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> Any:
+        chosen = pick(options.preset or preset or recipe.default_preset, recipe.presets, "preset")
+        return apply_settings(chosen, options.set)
+
+    def _opened(self, path: Path) -> "ExportedModel":
+        """Return the network of a run, or of a directory or file that `export` or `import-official` has written."""
+        from nasx.pipeline.exported import WEIGHTS, from_file, from_run
+        from nasx.pipeline.outcome import read_run
+        from nasx.run.stages import RUN
+
+        recipe = self.line.recipe()
+        if (path / RUN).is_file():
+            return from_run(recipe, read_run(path, recipe.name))
+        file = path / WEIGHTS if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")
+        return from_file(recipe, file)
+
+    def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
+        """Return a network with weights, and the settings that its data are read by."""
+        from nasx.pipeline.exported import ExportedModel, alone, config_of, with_weights
+        from nasx.pipeline.images import ImageSource, blank_images, class_names, load_images
+        from nasx.pipeline.outcome import read_run
+        from nasx.run.stages import RUN
+        from nasx.weights import read_state_dict
+
+        recipe = self.line.recipe()
+        if (options.run is None) == (options.weights is None):
+            raise ValueError("name either a run directory or --weights, one of both")
+        if options.arch is None:
+            if options.preset or options.set:
+                given = "--preset" if options.preset else "--set"
+                raise BadInput(
+                    f"the network has settings of its own, so {given} has no effect; remove it, or change the "
+                    "normalisation with --mean and --std"
+                )
+            path = options.run or options.weights
+            model = self._opened(path)
+            if (path / RUN).is_file():
+                return model, config_of(recipe, read_run(path, recipe.name))
+            grey = model.frame["in_channels"] == 1
+            return model, recipe.presets[self.line.presets[0] if grey else recipe.default_preset]
+        if options.run:
+            raise ValueError("a run directory knows its network; remove --arch")
+        arch, preset = self._arch(options.arch)
+        config = self._preset(recipe, options, preset)
+        data, mean, std = config.data, options.mean or config.data.mean, options.std or config.data.std
+        source = ImageSource(data, config.seed, options.data.resolve() if options.data else None)
+        if mean is None or std is None:  # measured, as a training would
+            task = load_images(source)
+            mean, std = task.statistics
+        else:
+            task = blank_images(data, class_names(source))
+        problem = alone(recipe, apply_settings(config, recipe.free), task, arch)
+        network = with_weights(problem.make(arch), len(task.dataset.classes), read_state_dict(options.weights))
+        return ExportedModel(
+            recipe=recipe.name,
+            network=network,
+            arch=arch,
+            frame=problem.frame_settings,
+            classes=task.dataset.classes,
+            mean=mean,
+            std=std,
+        ), config
+
+
+def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | None") -> Any:
+    """Return a space with an architecture, and the stage that trained its supernet, where a run has one."""
+    from nasx.pipeline.stages import SupernetStage
+
+    if run is not None:
+        for stage in reversed(problem.stages()):
+            if isinstance(stage, SupernetStage) and set(stage.inputs) <= run.results.keys():
+                archs = stage.searched.archs({name: run.results[name] for name in stage.inputs})
+                if arch in archs.space:
+                    return archs.space, stage.name
+    return problem.space, None
+
+
+def preset_classes(config: Any) -> int:
+    """Return how many classes the data of a preset have."""
+    return 10 if config.data.source == "digits" or config.preset == "cifar10" else 1000
+
+
+def check_classes(model: "ExportedModel", classes: tuple[str, ...]) -> None:
+    """Refuse data with other classes than a network was trained for."""
+    if model.num_classes != len(classes):
+        raise ValueError(
+            f"the network tells {model.num_classes} classes apart, but the data have {len(classes)}; give the data "
+            "that it was trained for"
+        )
+    if isinstance(model.classes, tuple) and model.classes != classes:
+        ours, other = next((a, b) for a, b in zip(model.classes, classes, strict=True) if a != b)
+        raise ValueError(f"the network was trained for other classes: {ours!r} where the data have {other!r}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"numbers with commas between, such as 0.5,0.5,0.5, but got {text!r}"
+        ) from None

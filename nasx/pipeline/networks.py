@@ -1,0 +1,329 @@
+"""Networks trained one by one: side by side in several processes, or each by all ranks together."""
+
+import hashlib
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from nasx.arch import Arch
+from nasx.pipeline.config import Retraining
+from nasx.pipeline.context import Context
+from nasx.pipeline.errors import CorruptWeights
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Make
+from nasx.pipeline.task import BaseTask
+from nasx.pipeline.training import (
+    METRICS,
+    TrainingState,
+    check_room,
+    distillation_of,
+    loss_curve,
+    resumable,
+    schedule_of,
+    steps_of,
+)
+from nasx.pipeline.workers import run_side_by_side
+from nasx.run import Interrupted
+from nasx.run.checkpoints import Checkpoints
+from nasx.run.files import write_bytes
+from nasx.search import Halving
+from nasx.train import (
+    ALONE,
+    Evaluation,
+    Group,
+    adamw,
+    ema,
+    evaluate,
+    pick_device,
+    seeded,
+    train,
+    use_deterministic_algorithms,
+)
+from nasx.train import Training as Steps
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTraining:
+    """How some networks are trained: all that they have in common."""
+
+    task: BaseTask
+    make: Make
+    training: Retraining
+    eval_batch_size: int
+    machine: Machine
+    teacher: nn.Module | None = None
+    with_validation: bool = False
+    """Whether they are trained on the validation samples too, and so not scored."""
+
+    def evaluate(self, network: nn.Module) -> Evaluation:
+        """Score a network on the validation samples."""
+        batches = self.task.eval_batches("val", self.eval_batch_size, workers=self.machine.workers)
+        return evaluate(network, batches, loss=self.task.loss, metric=self.task.metric, unpack=self.task.unpack)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkJob:
+    """One network to train: its seed, where its weights go, and what it starts from (a file and its SHA-256).
+
+    `share` of the training is done; what is left can be done later. `keep` decides between the weights and their
+    average; by default the settings do.
+    """
+
+    arch: Arch
+    seed: int
+    weights: Path
+    start_from: tuple[Path, str] | None = None
+    share: float = 1.0
+    keep: Literal["ema", "raw", "better"] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.weights.with_suffix("")
+
+
+def train_network(
+    shared: NetworkTraining, job: NetworkJob, report: Callable[[int, int], bool], group: Group = ALONE
+) -> Result:
+    """Train a network, all ranks of a group together, write its weights, and return its validation score and losses.
+
+    Checkpoints lie beside the weights, in the folder of their name.
+    """
+    machine, config, task = shared.machine, shared.training, shared.task
+    if machine.deterministic:  # this may be a process of its own
+        use_deterministic_algorithms()
+    device = pick_device(machine.device)
+    torch.manual_seed(job.seed)
+    model = shared.make(job.arch)
+    if job.start_from:
+        model.load_state_dict(read_weights(*job.start_from))
+    model.to(device)
+    if group.first:
+        check_room(job.weights.parent, model)
+    batches = task.train_batches(
+        config, seed=job.seed, part=group.part, workers=machine.workers, with_validation=shared.with_validation
+    )
+    total = steps_of(config, batches.steps_per_epoch)
+    end = max(1, round(job.share * total))
+    optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+    schedule = schedule_of(optimizer, config, total, batches.steps_per_epoch)
+    average = ema(model, config.ema) if config.ema else None
+    state = TrainingState(model, optimizer, schedule, average)
+    distillation = distillation_of(config, shared.teacher, device)
+
+    def steps_from(start: int) -> Steps:
+        return train(
+            model,
+            seeded(batches.steps(start, end), job.seed, start),
+            optimizer,
+            loss=task.loss_of(config),
+            unpack=task.unpack,
+            distillation=distillation,
+            schedule=schedule,
+            clip_norm=config.clip_norm,
+            average=average,
+            batch_norm_group=config.batch_norm_group,
+            start_step=start,
+            recovery=state.recovery,
+            group=group,
+        )
+
+    losses = resumable(
+        Checkpoints(job.checkpoints, identity=job.weights.stem),
+        state,
+        steps_from,
+        end,
+        lambda step: group.any(report(step.step + 1, end)),
+        group,
+        settings=f"{config.section}.lr",
+        table=job.weights.with_suffix(f".{METRICS}"),
+    )
+    result: Result = {"arch": dict(job.arch), "losses": loss_curve(losses), "steps": end}
+    kept, network, scored = _kept(shared, job.keep or config.keep, model, average)
+    if scored is not None:
+        result |= validated(job.weights, scored, group)
+    return {**result, "kept": kept, "sha256": write_weights(job.weights, network, group)}
+
+
+def _kept(
+    shared: NetworkTraining, keep: Literal["ema", "raw", "better"], model: nn.Module, average: Any
+) -> tuple[str, nn.Module, Evaluation | None]:
+    """Return which weights are kept, the network that has them, and its score where it is scored."""
+    candidates: dict[str, nn.Module] = {"raw": model}
+    if average is not None:
+        candidates["ema"] = average.module
+    if keep != "better":
+        candidates = {keep: candidates.get(keep, model)}
+    if shared.with_validation:  # what is better was decided before
+        name, network = next(iter(candidates.items()))
+        return name, network, None
+    scored = {name: shared.evaluate(network) for name, network in candidates.items()}
+    best = max(scored, key=lambda name: scored[name].score)  # the weights themselves where both are as good
+    return best, candidates[best], scored[best]
+
+
+def validated(weights: Path, scored: Evaluation, group: Group = ALONE) -> Result:
+    """Return what a result says of a validation; the score of every sample goes to a file beside the weights."""
+    path = weights.with_suffix(".val.npy")
+    if group.first:
+        write_scores(path, scored.scores)
+    return {
+        "val_score": scored.score,
+        "val_loss": scored.loss if math.isfinite(scored.loss) else None,
+        "val_scores": path.name,
+    }
+
+
+def write_scores(path: Path, scores: NDArray[np.float64]) -> None:
+    """Write the score of every sample, in the order of the data, as an array that `numpy.load` reads."""
+    content = io.BytesIO()
+    np.save(content, scores.astype(np.float32), allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
+def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
+    """Write a network's weights, the first rank of a group, and return the SHA-256 of the file."""
+    content = save({name: tensor.cpu().contiguous() for name, tensor in own_tensors(network).items()})
+    if group.first:
+        write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state without second names of tensors that share their memory, as tied weights do."""
+    state, seen = network.state_dict(), set[tuple[int, int, tuple[int, ...]]]()
+    found = {}
+    for name, tensor in state.items():
+        key = tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        found[name] = tensor
+    return found
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Put weights that `write_weights` wrote into a network, and return it; a ValueError names what does not fit."""
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    own = own_tensors(network)
+    if lacking := [name for name in missing if name in own]:
+        raise ValueError(f"the weights do not fit the network: {lacking[0]!r} is missing")
+    if unexpected:
+        raise ValueError(f"the weights do not fit the network: it has no {unexpected[0]!r}")
+    return network
+
+
+def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Return the weights in a file of a run; CorruptWeights where they are not those that were written."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CorruptWeights(
+            f"the weights in {path} are {'not those that were written' if content else 'missing'}; put the file back, "
+            "or start again in a new run directory"
+        )
+    return load(content)
+
+
+def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int, NetworkJob]) -> dict[int, Result]:
+    """Train networks side by side and return their results, each by the number of its job.
+
+    Ranks of a group train a share each, which sends nothing; where there are more ranks than networks, all train one
+    network after the other together, if the batch divides among them. An interruption leaves each network where it
+    is; what had finished, or begun, is not done again. Checkpoints of trainings that came to their end are removed.
+    """
+    group, machine, journal = context.group, context.machine, context.stage.journal
+    known = {(r["number"], r["share"]): r["network"] for r in journal if "number" in r}
+    finished: dict[int, Result] = {n: known[n, job.share] for n, job in jobs.items() if (n, job.share) in known}
+    for number in finished:
+        _remove_checkpoints(jobs[number], group)  # which a kill may have cut short
+    missing = [number for number in jobs if number not in finished]
+    together = group.size > len(missing) > 0 and shared.training.batch_size % group.size == 0
+    own = missing if together else group.shared_out(missing)
+    share = 1 if together else group.size
+    done = [0.0] * len(own)
+
+    def on_progress(job: int, step: int, total: int) -> None:
+        done[job] = step / total
+        context.show(len(jobs) - len(missing) + share * sum(done), len(jobs), f"{len(jobs)} networks")
+
+    def on_result(job: int, network: Result) -> None:
+        if share == 1:
+            keep(own[job], network)
+
+    def keep(number: int, network: Result) -> None:
+        finished[number] = json.loads(json.dumps(network))
+        journal.append({"number": number, "share": jobs[number].share, "network": finished[number]})
+        _remove_checkpoints(jobs[number], group)
+
+    trained: list[Result] = []
+    interrupted: Interrupted | None = None
+    try:
+        trained = run_side_by_side(
+            partial(train_network, group=group) if together else train_network,
+            shared,
+            [jobs[number] for number in own],
+            processes=machine.processes_for(context.device) if group.size == 1 else 1,
+            on_progress=on_progress,
+            on_result=on_result,
+            stopping=lambda: context.stage.stop.requested,
+        )
+    except Interrupted as error:
+        interrupted = error
+    # also where some were interrupted: all ranks leave together, and what others finished is kept
+    of_ranks = group.gather({group.rank: (trained, interrupted is not None)})
+    if share > 1:
+        for rank, (networks, _) in of_ranks.items():
+            for number, network in zip(missing[rank::share], networks, strict=False):
+                keep(number, network)
+    stopped = [rank for rank, (_, stop) in of_ranks.items() if stop]
+    if stopped:
+        raise interrupted or Interrupted(f"stopped because rank {stopped[0]} was")
+    context.show(len(jobs), len(jobs), f"{len(jobs)} networks")
+    return {number: finished[number] for number in jobs}
+
+
+def train_by_halving(
+    context: Context, shared: NetworkTraining, jobs: Mapping[int, NetworkJob], finalists: int
+) -> dict[int, Result]:
+    """Train networks by successive halving (`nasx.search.Halving`) until `finalists` come to the end.
+
+    Checkpoints go on, so nothing is trained twice. Returns the last result of every network, with the share of a whole
+    training that it had.
+    """
+    plan = Halving(len(jobs), finalists)
+    left, results = dict(jobs), dict[int, Result]()
+    for number, rung in enumerate(plan.rungs):
+        found = train_networks(context, shared, {n: replace(job, share=rung.share) for n, job in left.items()})
+        results |= {n: {**network, "share": rung.share} for n, network in found.items()}
+        if rung.share == 1:
+            break
+        going_on = plan.going_on(number, {n: network["val_score"] for n, network in found.items()})
+        for n in left.keys() - set(going_on):
+            _remove_checkpoints(replace(jobs[n], share=1), context.group)
+        left = {n: jobs[n] for n in sorted(going_on)}
+    return {number: results[number] for number in jobs}
+
+
+def _remove_checkpoints(job: NetworkJob, group: Group) -> None:
+    if group.first and job.share == 1:
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+
+def merit(network: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what decides between networks: the score, and between equal scores the loss."""
+    loss = network["val_loss"]
+    return network["val_score"], -math.inf if loss is None else -loss

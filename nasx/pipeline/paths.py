@@ -1,0 +1,45 @@
+"""Which networks a supernet's steps train, as the settings ask."""
+
+import math
+
+from nasx.cost import AdditiveCost, Budget
+from nasx.feasible import attainable
+from nasx.pipeline.config import SupernetTraining
+from nasx.space import ArchSet
+from nasx.train import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
+
+
+def supernet_paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost | None, seed: int) -> Paths:
+    """Return the paths that a configuration asks for, over a level's space or what of it is searched.
+
+    Strata are bins of the cost that the search is bounded by, between the bounds. A ValueError says why a space has no
+    such paths.
+    """
+    space = archs.space
+    match config.paths:
+        case "uniform":
+            return UniformPaths(space, seed)
+        case "architectures":
+            return UniformArchPaths(space, seed)
+        case "budget":
+            return UniformArchPaths(archs, seed)
+        case "stratified":
+            cost = _additive(cost, config.paths)
+            reach = attainable(space, cost)
+            bounds = next((budget for budget in archs.budgets if budget.cost == cost), Budget(cost))
+            low = max(reach.low, math.ceil(bounds.lower)) if math.isfinite(bounds.lower) else reach.low
+            high = min(reach.high, math.floor(bounds.upper)) if math.isfinite(bounds.upper) else reach.high
+            return StratifiedPaths(space, cost, config.strata, seed, at_least=low, at_most=high)
+        case "sandwich":
+            return SandwichPaths(space, _additive(cost, config.paths), seed)
+        case "fair":
+            return FairPaths(space, seed)
+
+
+def _additive(cost: AdditiveCost | None, paths: str) -> AdditiveCost:
+    if cost is None:
+        raise ValueError(
+            f"supernet.paths={paths} needs a cost that adds up over the parts of a network, which this space's do not; "
+            "choose uniform, architectures or budget"
+        )
+    return cost

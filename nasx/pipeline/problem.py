@@ -1,0 +1,332 @@
+"""What a run searches: a space, a builder of its networks, a task, and what can be replaced of the rest."""
+
+import copy
+import hashlib
+import inspect
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import numpy as np
+from torch import nn
+
+from nasx.arch import Arch, matches
+from nasx.cost import AdditiveCost, Budget, Cost
+from nasx.feasible import Attainable, attainable
+from nasx.measure import counted
+from nasx.nn import Supernet
+from nasx.nn.skeleton import build_skeleton
+from nasx.pipeline.config import RunConfig, Training
+from nasx.pipeline.settle import settle
+from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
+from nasx.report import BlockDrawing
+from nasx.space import ArchSet, Space, name_patterns
+from nasx.train import evaluate
+from nasx.train.batch import batch_size
+
+if TYPE_CHECKING:
+    from nasx.pipeline.stages import RunStage
+
+Make = Callable[[Arch], nn.Module]
+"""Returns the network of an architecture, untrained; with a keyword `drop_path` where it has stochastic depth."""
+
+SupernetMaker = Callable[[Make, Space], nn.Module]
+"""Returns an untrained supernet of a space, such as `nasx.nn.Supernet` is."""
+
+Configured = TypeVar("Configured", bound=RunConfig)
+
+_PROBES = 3  # architectures whose networks identify a builder
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A network that what is found is compared with, and what tables call it."""
+
+    label: str
+    arch: Arch
+
+
+class Problem(Generic[Configured]):
+    """A search: a space, a builder, a task, and a budget.
+
+    - `space` is a `Space`, or a part of one.
+    - `make(arch)` returns an untrained network as plain torch. Where it has a keyword `drop_path`, trainings pass
+      their rate of stochastic depth.
+    - `task` is a `Task` or an `ImageTask`.
+    - `budget` is one `Budget` or several; the first with an `AdditiveCost` is met exactly, the others filter.
+    - `config` are the settings; those that are unset are fitted to data and networks (`nasx.pipeline.settle`).
+    - `supernet(make, space)` returns the supernet, `nasx.nn.Supernet` by default.
+    - `macs` and `params` are costs of an architecture, counted by default.
+    - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
+      many random networks as are retrained.
+    - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
+    - `stages(problem)` returns the stages of a run, `nasx.pipeline.compose.search_stages` by default.
+    - `check()` raises ValueError for what no stage could do, before any of them starts.
+    - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
+      name one instead (`supernet.teacher`, `retrain.teacher`).
+
+    Raises ValueError for an empty budget and for settings that the task has no use for.
+    """
+
+    def __init__(
+        self,
+        space: ArchSet,
+        make: Make,
+        task: BaseTask,
+        *,
+        budget: Budget | Sequence[Budget] | None = None,
+        config: Configured = RunConfig(),  # type: ignore[assignment]  # noqa: B008 - immutable
+        supernet: SupernetMaker = Supernet,
+        macs: Cost | None = None,
+        params: Cost | None = None,
+        baselines: Mapping[str, Baseline] | None = None,
+        draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
+        stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
+        teacher: nn.Module | Mapping[str, nn.Module] | None = None,
+        open_teacher: "Callable[[str, Problem[Any]], nn.Module] | None" = None,
+        describe: Callable[[Arch], Mapping[str, Any]] | None = None,
+        check: Callable[[], object] = lambda: None,
+        name: str = "search",
+        title: str = "Architecture",
+        drawing_legend: str = "",
+    ) -> None:
+        self.space, self.task, self.make = space.space, task, make
+        self.name, self.title, self.drawing_legend = name, title, drawing_legend
+        self.budgets = (budget,) if isinstance(budget, Budget) else tuple(budget or ())
+        self.inside = space.within(*self.budgets) if self.budgets else space
+        self._supernet, self._macs, self._params = supernet, macs, params
+        self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
+        self._teachers = (
+            {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
+        )
+        self._open_teacher, self._check = open_teacher, check
+        self._opened: dict[str, tuple[str, nn.Module]] = {}
+        self.config: Configured = settle(config, task, self)
+
+    @cached_property
+    def macs(self) -> Cost:
+        """Multiply-adds for one sample."""
+        return self._macs or self._counted("macs")
+
+    @cached_property
+    def params(self) -> Cost:
+        """Parameters."""
+        return self._params or self._counted("params")
+
+    @cached_property
+    def cost(self) -> AdditiveCost | None:
+        """The cost that paths and the spread of a trust stage go by: the first budget's that adds up, or the MACs."""
+        additive = [budget.cost for budget in self.inside.budgets if isinstance(budget.cost, AdditiveCost)]
+        if not additive and isinstance(self.macs, AdditiveCost):
+            return self.macs
+        return additive[0] if additive else None
+
+    @property
+    def search_costs(self) -> list[Cost]:
+        """The costs that a Pareto search trades the score for: those of the budgets, or the MACs."""
+        return list(dict.fromkeys(budget.cost for budget in self.inside.budgets)) or [self.macs]
+
+    @cached_property
+    def takes_drop_path(self) -> bool:
+        """Whether the builder has a keyword `drop_path`."""
+        try:
+            return "drop_path" in inspect.signature(self.make).parameters
+        except (TypeError, ValueError):  # a builder without a signature
+            return False
+
+    @cached_property
+    def has_batch_norm(self) -> bool:
+        """Whether networks of the space have BatchNorm, as far as some of them tell."""
+        archs = [self.space[0], self.space[self.space.size - 1], *self.space.sample(0, 6)]
+        return any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for arch in archs
+            for module in build_skeleton(self.make, arch).modules()
+        )
+
+    def maker(self, drop_path: float) -> Make:
+        """Return the builder with a rate of stochastic depth."""
+        make: Any = self.make
+        return partial(make, drop_path=drop_path) if self.takes_drop_path else self.make
+
+    def supernet(self, space: Space) -> nn.Module:
+        """Return an untrained supernet for a space of the run."""
+        return self._supernet(self.maker(self.config.supernet.drop_path), space)
+
+    @cached_property
+    def baselines(self) -> Mapping[str, Baseline]:
+        """The networks to compare with, random ones aside."""
+        if self._baselines is not None:
+            return self._baselines
+        if self.cost is None:
+            return {}
+        reach = attainable(self.space, self.cost)
+        return {"largest": Baseline("largest", reach.high_arch), "smallest": Baseline("smallest", reach.low_arch)}
+
+    @cached_property
+    def reach(self) -> Attainable | None:
+        """The least and the greatest cost in the whole space, where it adds up."""
+        return None if self.cost is None else attainable(self.space, self.cost)
+
+    def draw(self, arch: Arch) -> Sequence[BlockDrawing]:
+        """Return the picture of an architecture."""
+        return self._draw(arch) if self._draw else repeated_parts(arch)
+
+    def describe(self, arch: Arch) -> dict[str, Any]:
+        """Return what a network costs, as JSON values, and what a recipe says of it beside."""
+        counts = {"params": self.params(arch), "macs": self.macs(arch)}
+        return {**counts, **(self._describe(arch) if self._describe else {})}
+
+    def teacher_of(self, training: Training) -> nn.Module | None:
+        """Return the network that a training learns from, or None; a ValueError says why one cannot be opened."""
+        if training.teacher is None:
+            return self._teachers.get(training.section)
+        if training.section not in self._opened or self._opened[training.section][0] != training.teacher:
+            from nasx.pipeline.teachers import open_teacher
+
+            opened = (self._open_teacher or open_teacher)(training.teacher, self)
+            self._opened[training.section] = training.teacher, opened
+        return self._opened[training.section][1]
+
+    def with_stages(self, stages: "Callable[[Any], Sequence[RunStage]]") -> Self:
+        """Return the same problem with other stages."""
+        same = copy.copy(self)
+        same._stages = stages
+        return same
+
+    def stages(self) -> "list[RunStage]":
+        """Return the stages of a run, in order; `plan`, `run` and reports read the same list."""
+        from nasx.pipeline.compose import search_stages  # which needs problems
+
+        return list((self._stages or search_stages)(self))
+
+    def random_archs(self, count: int, purpose: str = "random") -> list[Arch]:
+        """Return networks drawn uniformly from those that are searched, as many as there are at most."""
+        return different(self.inside, count, self.seed(purpose))
+
+    def seed(self, name: str) -> int:
+        """Return the seed of a purpose, from the run's seed and a name."""
+        return zlib.crc32(f"{self.config.seed}/{name}".encode()) & 0x7FFFFFFF
+
+    def network_seed(self, rank: int) -> int:
+        """Return the seed that the candidate of a rank is trained with, in whichever stage.
+
+        Networks of different origin are compared rank by rank, so their trainings are paired.
+        """
+        return self.seed(f"network/{rank}")
+
+    def check(self) -> None:
+        """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
+        self._check()
+        self._check_counts()
+        self._check_patterns()
+        arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
+        self._check_network(arch)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies a problem beside its settings and data, as JSON values.
+
+        It covers the space, the budgets, and the names and shapes that the builder gives for some architectures.
+        """
+        archs = [self.inside.sample(seed) for seed in range(_PROBES)]
+        costs = [[float(budget.cost(arch)) for arch in archs] for budget in self.inside.budgets]
+        digest = hashlib.sha256()
+        tensors = parameters = 0
+        for arch in archs:
+            network = build_skeleton(self.make, arch)
+            for name, tensor in network.state_dict().items():
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            tensors = len(network.state_dict())
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+        return {
+            "space": {
+                "size": str(self.space.size),
+                "sha256": hashlib.sha256(self.space.to_json().encode()).hexdigest(),
+            },
+            "budget": {"bounds": [str(budget) for budget in self.inside.budgets], "costs": costs},
+            "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
+            "loss": self.task.loss_name,
+            "metric": self.task.metric_name,
+        }
+
+    def _counted(self, kind: Any) -> Cost:
+        call = None if kind == "params" else self.task.call
+        try:
+            return counted(kind, self.make, self.space, call)
+        except ValueError:  # networks whose parts do not add up
+            return counted(kind, self.make, self.space, call, additive=False)
+
+    def _check_counts(self) -> None:
+        config, counts = self.config, self.task.counts
+        train, val = counts["train"], counts["val"]
+        sizes = {
+            "supernet.batch_size": config.supernet.batch_size,
+            "retrain.batch_size": config.retrain.batch_size,
+        }
+        if config.search.recalibration_batches:
+            sizes["search.recalibration_batch_size"] = config.search.recalibration_batch_size
+        for name, size in sizes.items():
+            if size > train:
+                raise ValueError(
+                    f"{name} must be at most the {train:,} training samples, but got {size:,}; lower {name}"
+                )
+        for training in (config.supernet, config.retrain):
+            if training.mixes and training.batch_size % 2:
+                raise ValueError(
+                    f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
+                    f"{training.batch_size}"
+                )
+        if val < FEWEST_VALIDATION:
+            raise ValueError(
+                f"there are {val} validation samples, on which no network can be chosen; {FEWEST_VALIDATION} are the "
+                "least, and a hundred the first that mean something"
+            )
+
+    def _check_patterns(self) -> None:
+        probability = self.config.search.mutation_probability
+        choices = list(self.space.walk())
+        for pattern in probability if isinstance(probability, dict) else ():
+            if not any(matches(pattern, name) for name, _ in choices):
+                raise ValueError(
+                    f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
+                    f"there are {', '.join(name_patterns(choices))}"
+                )
+
+    def _check_network(self, arch: Arch) -> None:
+        """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
+        import torch
+
+        task = self.task
+        with torch.random.fork_rng(devices=[]):
+            network = self.make(arch)
+        batch = next(
+            iter(task.eval_batches("val", min(8, task.counts["val"]), indices=np.arange(min(8, task.counts["val"]))))
+        )
+        evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+        batch_size(task.unpack(batch).targets)
+
+
+def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
+    """Return up to `count` different architectures, drawn uniformly."""
+    rng = np.random.default_rng(seed)
+    found: dict[Arch, None] = {}
+    for _ in range(100 * count):
+        if len(found) == min(count, archs.size_bounds[1]):
+            break
+        found.setdefault(archs.sample(rng))
+    return list(found)
+
+
+def repeated_parts(arch: Arch) -> Sequence[BlockDrawing]:
+    """Return a box for each repeated part with its choices, or one for an architecture without repeated parts."""
+    from nasx.cost import split
+
+    shared, parts = split(arch)
+    if not parts:
+        return (BlockDrawing("network", 0.3, tuple(f"{name} {value}" for name, value in shared.items())),)
+    return tuple(
+        BlockDrawing(f"{name} {index}", 0.3, tuple(f"{key} {value}" for key, value in choices.items()))
+        for (name, index), choices in parts.items()
+    )

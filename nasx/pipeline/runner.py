@@ -1,0 +1,251 @@
+"""Running a problem: its stages in a run directory, resumed where they were left, and what was found."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nasx.arch import Arch
+from nasx.pipeline.changes import (
+    changeable_sections,
+    explain_changes,
+    finished_stages,
+    note_settings,
+    set_aside_changed,
+)
+from nasx.pipeline.context import Context
+from nasx.pipeline.errors import Diverged, Refused
+from nasx.pipeline.estimate import Measure, estimates
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.networks import load_weights, read_weights
+from nasx.pipeline.outcome import outcome_of, versions, write_outcome
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.progress import Progress, bars, silent
+from nasx.pipeline.ranks import execute
+from nasx.pipeline.run_status import write_stages
+from nasx.pipeline.stages import EvaluationStage, RunStage
+from nasx.pipeline.task import FEW_VALIDATION
+from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
+from nasx.run.files import Json
+from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FrontNetwork:
+    """A network of a Pareto front: no other that was trained has both a better score and lower costs."""
+
+    arch: Arch
+    params: float
+    macs: float
+    val_score: float
+    test_score: float
+    weights: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run found."""
+
+    arch: Arch
+    network: nn.Module
+    """The network with its trained weights, on the CPU, in evaluation mode."""
+    summary: Mapping[str, Any]
+    """What `summary.json` holds."""
+    front: tuple[FrontNetwork, ...]
+    """The trade-off of score and cost that a Pareto search found, the cheapest first; else the one network."""
+    directory: Path
+    tests: Mapping[str, Mapping[str, Any]]
+    """By evaluation stage, the networks that it scored, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run's stages came to: results and seconds by name, and whether all of it was there before."""
+
+    results: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    already: bool
+
+
+def run(
+    problem: Problem[Any],
+    directory: str | Path,
+    *,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    recorded: Mapping[str, Json] | None = None,
+) -> Found:
+    """Search, or continue the search in a directory, and return what was found.
+
+    The same call continues after any interruption with the same bits on a CPU; a finished run is only read. `machine`
+    is that of the environment (NASX_DEVICE and so on) by default, `progress` shows bars on standard error, and
+    `recorded` is kept beside the settings. Under torchrun all ranks call it alike.
+
+    Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
+    another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
+    the same call continues; Diverged where a training's loss stays infinite; CorruptWeights for damaged files;
+    BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError where the disk is full or fails.
+    """
+    directory = Path(directory)
+    with joined_group(machine) as (group, at):
+        finished = run_stages(problem, directory, machine=at, group=group, progress=progress, recorded=recorded)
+        if not any(isinstance(stage, EvaluationStage) for stage in problem.stages()):
+            raise Refused("the stages of a run end in an EvaluationStage; run_stages runs others")
+        found: tuple[Any, ...] = ()
+        if group.first:
+            outcome = outcome_of(problem, finished.results, finished.seconds)
+            if not finished.already or not (directory / "summary.json").exists():
+                write_outcome(directory, problem, finished.results, outcome)
+            found = outcome.summary, outcome.winner, outcome.front, outcome.tests
+        summary, winner, front, tests = group.from_first(found)
+    arch = problem.space.canonical(winner["arch"])
+    weights = read_weights(directory / winner["weights"], winner["sha256"])
+    network = load_weights(problem.make(arch), weights).eval()
+    networks = tuple(
+        FrontNetwork(
+            arch=problem.space.canonical(row["arch"]),
+            weights=directory / row["weights"],
+            **{key: row[key] for key in ("params", "macs", "val_score", "test_score")},
+        )
+        for row in front
+    )
+    return Found(arch, network, summary, networks, directory, tests)
+
+
+@contextlib.contextmanager
+def joined_group(machine: Machine | None = None) -> Iterator[tuple[Group, Machine]]:
+    """Join the processes of torchrun, if any; Refused says that there is no such device."""
+    try:
+        at = machine or Machine.from_environment()
+        device = pick_device(at.device)
+    except ValueError as error:
+        raise Refused(told(error)) from error
+    if at.deterministic:
+        use_deterministic_algorithms()
+    with process_group(device) as group:
+        yield group, at
+
+
+def run_stages(
+    problem: Problem[Any],
+    directory: Path,
+    *,
+    machine: Machine,
+    group: Group,
+    progress: Progress | None = None,
+    recorded: Mapping[str, Json] | None = None,
+) -> Finished:
+    """Run a problem's stages, or what is missing of them; raises what `run` does."""
+    stages = problem.stages()
+    try:
+        problem.check()
+        check_stages(problem, machine)
+        if problem.config.supernet.batch_size % group.size:
+            raise ValueError(
+                f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
+                "processes; choose a multiple"
+            )
+        opened = _opened(problem, directory, stages, group, recorded or {})
+    except (ConfigChanged, RunLocked):
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise Refused(told(error)) from error
+    if group.first:
+        for note in notes(problem):
+            logger.warning(note)
+    shown = nullcontext(progress or silent) if progress or not group.first else bars()
+    with opened as run_directory, shown as show:
+        if run_directory is not None:
+            set_aside_changed(directory, stages, problem.config)
+            write_stages(directory, stages)
+        context = _Work(problem, machine, group, show)
+        own = [Stage(stage.name, context.of(stage), stage.inputs) for stage in stages]
+        already = run_directory.is_finished(own) if run_directory else False
+        results = execute(run_directory, directory, own, group)
+        seconds = run_directory.seconds if run_directory else {}
+        return Finished(results, {name: seconds[name] for name in results if name in seconds}, already)
+
+
+def is_finished(problem: Problem[Any], directory: Path) -> bool:
+    """Return whether a directory holds the results of all of a problem's stages."""
+    return {stage.name for stage in problem.stages()} <= set(finished_stages(directory))
+
+
+def check_stages(problem: Problem[Any], machine: Machine) -> None:
+    """Refuse now what a later stage would refuse after hours."""
+    estimates(Measure(problem, machine, timing=False))
+    for training in (problem.config.supernet, problem.config.retrain):
+        problem.teacher_of(training)
+
+
+def notes(problem: Problem[Any]) -> Iterator[str]:
+    """Yield what a user should know before a run, though nothing forbids it."""
+    val = problem.task.counts["val"]
+    if val < FEW_VALIDATION and isinstance(problem.task.metric, str):
+        yield (
+            f"{val} validation samples tell accuracies apart by {100 / val:.1f} points at best; what is chosen on them "
+            "is chosen by chance"
+        )
+
+
+def told(error: BaseException) -> str:
+    """Return an error's message with its notes, in one line; a setting that pydantic refuses by its name."""
+    from pydantic import ValidationError
+
+    from nasx.cli import validation_message
+
+    if isinstance(error, ValidationError):
+        return validation_message(error)
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Hands each stage its context, and keeps what it ran with and how it failed."""
+
+    problem: Problem[Any]
+    machine: Machine
+    group: Group
+    progress: Progress
+
+    def of(self, stage: RunStage) -> Any:
+        """Return the work of a stage as `nasx.run` calls it."""
+
+        def work(place: StageContext) -> Json:
+            if self.group.first:
+                note_settings(place.directory, stage, self.problem.config)
+            try:
+                return stage.work(Context(self.problem, self.machine, self.group, self.progress, place))
+            except Diverged as error:
+                if self.group.first:
+                    note_settings(place.directory, stage, self.problem.config, failure=str(error))
+                raise
+
+        return work
+
+
+def _opened(
+    problem: Problem[Any], directory: Path, stages: Sequence[RunStage], group: Group, recorded: Mapping[str, Json]
+) -> "contextlib.AbstractContextManager[RunDirectory | None]":
+    if not group.first:
+        return nullcontext()
+    asked: dict[str, Any] = {
+        "recipe": problem.name,
+        **recorded,
+        "config": json.loads(problem.config.model_dump_json()),
+        "problem": problem.fingerprint(),
+        "split": problem.task.record(),
+    }
+    changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]
+    try:
+        return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)
+    except ConfigChanged as error:
+        raise ConfigChanged(explain_changes(directory, asked, changeable)) from error

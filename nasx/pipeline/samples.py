@@ -1,0 +1,179 @@
+"""Batches of any map-style dataset, each a pure function of (seed, step), so that any process can make any of them."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import TensorDataset, default_collate
+
+from nasx.data.readers import now_reading, read_ahead
+from nasx.data.seeding import derived_seed, globals_kept, seed_globals
+
+Indices = NDArray[np.int64]
+Collate = Callable[[list[Any]], Any]
+
+_ORDER, _SAMPLE = range(2)  # what a seed is used for
+_HASHED = 32  # samples of a part whose contents its digest covers
+
+
+class Samples(Protocol):
+    """A map-style dataset: as long as it says, with a sample at every position."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return a sample: a tuple that ends in the target, or a mapping that holds it."""
+
+
+class Steps(Protocol):
+    """Training batches by step."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps an epoch has."""
+
+    def steps(self, start: int, stop: int) -> Iterator[Any]:
+        """Yield the batches of steps start to stop - 1."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a dataset, and what makes a batch of them."""
+
+    dataset: Samples
+    indices: Indices
+    collate: Collate = default_collate
+    name: str = "training"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, positions: Indices, seeds: Sequence[Sequence[int]]) -> Any:
+        """Return the batch of the samples at some positions, each read with a seed of its own.
+
+        Random transforms that draw from Python's, numpy's or torch's global generator then give the same sample
+        wherever it is read.
+        """
+        chosen = self.indices[positions]
+        if isinstance(self.dataset, TensorDataset) and self.collate is default_collate:
+            rows = torch.from_numpy(chosen)
+            return tuple(tensor[rows] for tensor in self.dataset.tensors)
+        samples = []
+        with globals_kept():
+            for index, seed in zip(chosen.tolist(), seeds, strict=True):
+                now_reading(index)
+                seed_globals(derived_seed(*seed))
+                try:
+                    samples.append(self.dataset[index])
+                except Exception as error:
+                    error.add_note(f"while reading sample {index} of the {self.name} data")
+                    raise
+        return self.collate(samples)
+
+    def in_order(self, batch_size: int, indices: Indices | None = None, workers: int = 0) -> Iterator[Any]:
+        """Yield all samples, or those at some positions, in order; the last batch may be short."""
+        chosen = np.arange(len(self)) if indices is None else indices
+        parts = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+        yield from read_ahead(self._in_order, parts, workers)
+
+    def _in_order(self, positions: Indices) -> Any:
+        return self.batch(positions, [(0, _SAMPLE, 0, position) for position in positions.tolist()])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the number of samples and of the contents of up to 32, spread over the part."""
+        found = hashlib.sha256(f"{len(self)}\n".encode())
+        spread = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64))
+        with globals_kept():
+            for position in spread.tolist():
+                seed_globals(derived_seed(0, _SAMPLE, 0, position))
+                _update(found, self.dataset[int(self.indices[position])])
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """Shuffled training batches: epoch `step // steps_per_epoch` has an order of its own, from (seed, epoch).
+
+    An incomplete last batch is dropped. With `repeats` above 1 every sample comes that many times in a row, each read
+    with a seed of its own. `part=(rank, size)` yields one rank's rows of every batch.
+    """
+
+    samples: Part
+    batch_size: int
+    seed: int
+    repeats: int = 1
+    part: tuple[int, int] = (0, 1)
+    workers: int = 0
+    steps_per_epoch: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        rank, size = self.part
+        if not 1 <= self.batch_size <= len(self.samples):
+            raise ValueError(f"a batch holds 1 to {len(self.samples)} training samples, but got {self.batch_size}")
+        if self.batch_size % size:
+            raise ValueError(f"a batch of {self.batch_size} does not divide among {size} processes; choose a multiple")
+        if not 0 <= rank < size:
+            raise ValueError(f"part is (rank, size) with 0 <= rank < size, but got {self.part}")
+        object.__setattr__(self, "steps_per_epoch", len(self.samples) // self.batch_size)
+
+    def steps(self, start: int, stop: int) -> Iterator[Any]:
+        """Yield the batches of steps start to stop - 1."""
+        yield from read_ahead(self._read, range(start, stop), self.workers)
+
+    def _read(self, step: int) -> Any:
+        epoch, within = divmod(step, self.steps_per_epoch)
+        rank, size = self.part
+        share = self.batch_size // size
+        rows = within * self.batch_size + np.arange(rank * share, (rank + 1) * share)
+        places, copies = np.divmod(rows, self.repeats)
+        positions = epoch_order(len(self.samples), self.seed, epoch)[places]
+        seeds = [
+            (self.seed, _SAMPLE, 1 + epoch, position, copy)
+            for position, copy in zip(positions.tolist(), copies.tolist(), strict=True)
+        ]
+        return self.samples.batch(positions, seeds)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(samples: int, seed: int, epoch: int) -> Indices:
+    """Return the order of an epoch's samples."""
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(samples)
+
+
+def random_split(samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
+    """Return sorted indices of parts of some sizes, drawn without overlap, and last those of what is left."""
+    order = np.random.default_rng(seed).permutation(samples)
+    ends = np.cumsum(sizes)
+    return [np.sort(part) for part in np.split(order, ends)]
+
+
+def _update(digest: "hashlib._Hash", value: Any) -> None:
+    """Add a sample's contents to a digest; of values without contents that can be read, their type."""
+    if isinstance(value, Tensor):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            digest.update(str(key).encode())
+            _update(digest, value[key])
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            _update(digest, inner)
+    elif isinstance(value, str | bytes | int | float | bool | np.generic) or value is None:
+        digest.update(repr(value).encode())
+    elif hasattr(value, "tobytes"):  # a PIL image
+        digest.update(value.tobytes())
+    else:
+        digest.update(type(value).__qualname__.encode())
+    digest.update(b"\n")

@@ -1,0 +1,90 @@
+"""The searcher of a run, as the settings ask, and which of its candidates go on."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from nasx.arch import Arch
+from nasx.cost import Cost
+from nasx.pipeline.config import SEARCHER_NAMES, Search
+from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch
+from nasx.search.pareto import nondominated_ranks
+from nasx.space import ArchSet
+
+
+class AskTell(Protocol):
+    """A searcher: asked for candidates and told their scores until it is done (`nasx.testing.SearcherContract`)."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the search is over."""
+
+    def ask(self) -> Sequence[Arch]:
+        """Return the candidates that wait for a score."""
+
+    def tell(self, scores: Mapping[Arch, float]) -> None:
+        """Record scores, higher is better; NaN for a candidate that failed."""
+
+
+def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:
+    """Return the searcher that a configuration asks for, over some architectures."""
+    method, evaluations = config.method, config.population * config.generations
+    match method:
+        case "evolution":
+            return Evolution(
+                archs,
+                population=config.population,
+                generations=config.generations,
+                parents=config.parents,
+                mutation_probability=config.mutation_probability,
+                seed=seed,
+            )
+        case "random":
+            return RandomSearch(archs, evaluations=evaluations, batch=config.population, seed=seed)
+        case "pareto":
+            return ParetoSearch(
+                archs,
+                costs,
+                population=config.population,
+                generations=config.generations,
+                mutation_probability=config.mutation_probability,
+                seed=seed,
+            )
+        case "local":
+            return LocalSearch(archs, evaluations=evaluations, seed=seed)
+    if not isinstance(method, type) and all(hasattr(method, name) for name in SEARCHER_NAMES):
+        searcher: AskTell = copy.deepcopy(method)  # so that a run that is started again begins with none of its scores
+        return searcher
+    made: AskTell = method(archs, seed=seed)
+    if missing := [name for name in SEARCHER_NAMES if not hasattr(made, name)]:
+        raise ValueError(
+            f"search.method made a {type(made).__name__}, which has no `{missing[0]}`; see SearcherContract"
+        )
+    return made
+
+
+def best_of(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return the rows with the highest scores, best first, the earlier one of equals; failed ones never."""
+    valid = [row for row in rows if not math.isnan(row["score"])]
+    return sorted(valid, key=lambda row: -float(row["score"]))[:count]
+
+
+def front_of(rows: Sequence[dict[str, Any]], score: str = "score") -> list[dict[str, Any]]:
+    """Return the rows that no other beats in the score and in every cost (`costs`), the cheapest first."""
+    valid = [row for row in rows if not math.isnan(row[score])]
+    if not valid:
+        return []
+    ranks = nondominated_ranks(np.array([(-row[score], *row["costs"]) for row in valid]))
+    front = [row for row, rank in zip(valid, ranks, strict=True) if rank == 0]
+    return sorted(front, key=lambda row: tuple(row["costs"]))
+
+
+def spread_of(front: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return up to `count` rows of a front, its ends and others at equal steps between, the costliest first."""
+    if len(front) <= count:
+        return list(reversed(front))
+    places = np.unique(np.linspace(0, len(front) - 1, count).round().astype(int))
+    return [front[place] for place in reversed(places.tolist())]

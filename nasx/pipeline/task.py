@@ -1,0 +1,226 @@
+"""What networks learn: data, loss and metric."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch.nn.functional as F
+from torch.utils.data import ConcatDataset, default_collate
+
+from nasx.measure import Call
+from nasx.pipeline.config import RunConfig, Training
+from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, random_split
+from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
+
+PartName = Literal["train", "val", "test"]
+
+FEWEST_VALIDATION = 10
+"""Validation samples without which no choice is made on them."""
+FEW_VALIDATION = 100
+"""Validation samples below which a run says how coarse its scores are."""
+
+
+class BaseTask(ABC):
+    """What the stages of a run ask of a task; `Task` and `nasx.pipeline.images.ImageTask` are such tasks."""
+
+    loss: Loss
+    metric: Metric
+    unpack: Unpack
+    inert: frozenset[str] = frozenset()
+    """Fields of a training that this task has no use for: label_smoothing, mixup, cutmix, repeats, augment."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> Mapping[str, int]:
+        """How many samples there are of each part that is known without reading it: train and val at least."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Return what a run records of its data, as JSON values: how they were split, and digests of the parts."""
+
+    @abstractmethod
+    def train_batches(
+        self,
+        training: Training,
+        *,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+        workers: int = 0,
+        with_validation: bool = False,
+    ) -> Steps:
+        """Return the batches that a training takes; `part=(rank, size)` gives one rank's rows of each.
+
+        `with_validation` adds the validation samples to the training samples.
+        """
+
+    @abstractmethod
+    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
+        """Return the training batches that BatchNorm statistics are recomputed from."""
+
+    @abstractmethod
+    def eval_batches(
+        self, part: PartName, batch_size: int, *, indices: Indices | None = None, workers: int = 0
+    ) -> Iterable[Any]:
+        """Return the validation or test samples in order, all or those at some positions."""
+
+    @abstractmethod
+    def example(self, batch: int = 1) -> Unpacked:
+        """Return a few validation samples taken apart, for costs and checks."""
+
+    @cached_property
+    def call(self) -> Call:
+        """What a network is called with for one sample."""
+        args, kwargs, _ = self.example()
+        return Call(args, kwargs)
+
+    @property
+    def metric_name(self) -> str:
+        """What tables call the metric."""
+        return self.metric if isinstance(self.metric, str) else _name(self.metric)
+
+    @cached_property
+    def scores_hits(self) -> bool:
+        """Whether a sample is right or wrong, and nothing between."""
+        targets = self.example(2).targets
+        return isinstance(self.metric, str) and getattr(targets, "ndim", 0) == 1
+
+    @property
+    def loss_name(self) -> str:
+        """What messages call the loss."""
+        return _name(self.loss)
+
+    def loss_of(self, training: Training) -> Loss:
+        """Return the loss of a training, with its label smoothing where it applies."""
+        smoothing = 0.0 if "label_smoothing" in self.inert else training.loss_smoothing
+        return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else self.loss
+
+
+class Task(BaseTask):
+    """Any map-style datasets with a loss and a metric.
+
+    - `train`, `val` and `test` are torch datasets, or anything with a length and samples at positions: tuples that end
+      in the target, mappings with a key such as `labels` (`nasx.train.unpack`), tensors, texts with a `collate_fn`,
+      Hugging Face datasets. They stay as they are given. Where `val` or `test` is missing, `val_fraction` of `train` is
+      set aside for it, drawn by `seed`; the split is recorded.
+    - `loss(outputs, targets)` is the mean over a batch.
+    - `metric` is "accuracy", "top5", or a function of outputs and targets that returns a finite score for each sample,
+      shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several.
+    - `collate_fn` makes a batch of a list of samples, `unpack` takes a batch apart.
+
+    Transforms may draw from the global generators of Python, numpy and torch: they are seeded for every sample, so
+    that batches are a function of (seed, step). Raises ValueError or TypeError for what is no such dataset.
+    """
+
+    def __init__(
+        self,
+        train: Samples,
+        val: Samples | None = None,
+        test: Samples | None = None,
+        *,
+        loss: Loss = F.cross_entropy,
+        metric: Metric = "accuracy",
+        collate_fn: Collate | None = None,
+        unpack: Unpack = unpack,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        for name, dataset in (("train", train), ("val", val), ("test", test)):
+            _check_dataset(name, dataset)
+        if not callable(loss):
+            raise TypeError(f"`loss` must be a function of outputs and targets, but got {loss!r}")
+        if not callable(metric) and metric not in ("accuracy", "top5"):
+            raise ValueError(f"`metric` must be 'accuracy', 'top5' or a function, but got {metric!r}")
+        if not 0 < val_fraction < 0.5:
+            raise ValueError(f"`0 < val_fraction < 0.5` must hold, but got {val_fraction}")
+        self.train, self.val, self.test = train, val, test
+        self.loss, self.metric, self.unpack = loss, metric, unpack
+        self.collate_fn, self.val_fraction, self.seed = collate_fn or default_collate, val_fraction, seed
+        smooths = loss is F.cross_entropy
+        self.inert = frozenset({"mixup", "cutmix", "augment"} | (set() if smooths else {"label_smoothing"}))
+
+    @cached_property
+    def parts(self) -> Mapping[str, Part]:
+        """The training, validation and test samples of a run, each a part of one of the datasets given."""
+        total = len(self.train)
+        share = max(1, round(self.val_fraction * total))
+        taken = [share if dataset is None else 0 for dataset in (self.test, self.val)]
+        if sum(taken) >= total:
+            raise ValueError(f"`train` has {total} samples, which cannot be split; pass `val` and `test`")
+        test, val, train = random_split(total, taken, self.seed)
+        chosen = {"train": (self.train, train), "val": (self.train, val), "test": (self.train, test)}
+        if self.val is not None:
+            chosen["val"] = self.val, np.arange(len(self.val))
+        if self.test is not None:
+            chosen["test"] = self.test, np.arange(len(self.test))
+        names = {"train": "training", "val": "validation", "test": "test"}
+        return {key: Part(*dataset, self.collate_fn, names[key]) for key, dataset in chosen.items()}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many training, validation and test samples there are."""
+        return {name: len(part) for name, part in self.parts.items()}
+
+    def record(self) -> dict[str, Any]:
+        """Return how the data were split, with the number of samples and a digest of each part."""
+        drawn = [name for name, given in (("val", self.val), ("test", self.test)) if given is None]
+        shares = ", ".join(f"{name}: {len(self.parts[name])}" for name in drawn)
+        rule = f"{shares} of {len(self.train)} training samples, by seed" if drawn else "as given"
+        told = {name: {"samples": len(part), "sha256": part.digest} for name, part in self.parts.items()}
+        return {"seed": self.seed, "rule": rule, **told}
+
+    def train_batches(
+        self,
+        training: Training,
+        *,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+        workers: int = 0,
+        with_validation: bool = False,
+    ) -> EpochBatches:
+        """Return shuffled batches of the training samples."""
+        samples = self._joined if with_validation else self.parts["train"]
+        return EpochBatches(samples, training.batch_size, seed, training.repeats, part, workers)
+
+    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> EpochBatches:
+        """Return shuffled batches of the training samples for BatchNorm statistics."""
+        return EpochBatches(self.parts["train"], config.search.recalibration_batch_size, seed, workers=workers)
+
+    def eval_batches(
+        self, part: PartName, batch_size: int, *, indices: Indices | None = None, workers: int = 0
+    ) -> Iterable[Any]:
+        """Return the samples of a part in order, all or those at some positions."""
+        return self.parts[part].in_order(batch_size, indices, workers)
+
+    def example(self, batch: int = 1) -> Unpacked:
+        """Return the first validation samples, taken apart."""
+        count = min(batch, len(self.parts["val"]))
+        return self.unpack(next(iter(self.eval_batches("val", count, indices=np.arange(count)))))
+
+    @cached_property
+    def _joined(self) -> Part:
+        train, val = self.parts["train"], self.parts["val"]
+        if self.val is None:
+            return Part(self.train, np.sort(np.concatenate([train.indices, val.indices])), self.collate_fn)
+        both: Any = ConcatDataset([cast("Any", self.train), cast("Any", self.val)])
+        return Part(both, np.concatenate([train.indices, len(self.train) + val.indices]), self.collate_fn)
+
+
+def _check_dataset(name: str, dataset: object) -> None:
+    if dataset is None and name != "train":
+        return
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        what = type(dataset).__name__
+        raise TypeError(
+            f"`{name}` must be a map-style dataset, with a length and samples at positions, but got {what}; "
+            "read an iterable one into a list"
+        )
+    if not len(dataset):
+        raise ValueError(f"`{name}` has no samples")
+
+
+def _name(function: Any) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,0 +1,92 @@
+"""Networks to learn from: timm's with local weights, and exported ones."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nasx.arch import Arch
+from nasx.weights import read_state_dict
+
+if TYPE_CHECKING:
+    from nasx.pipeline.problem import Problem
+
+TIMM = "timm:"
+
+
+class Renormalised(nn.Module):
+    """A network for images that were normalised otherwise than it expects; both by mean and deviation per channel."""
+
+    factor: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        given: tuple[Sequence[float], Sequence[float]],
+        expected: tuple[Sequence[float], Sequence[float]],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        (mean, std), (wanted_mean, wanted_std) = (map(torch.tensor, pair) for pair in (given, expected))
+        self.register_buffer("factor", (std / wanted_std).view(-1, 1, 1))
+        self.register_buffer("shift", ((mean - wanted_mean) / wanted_std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the network's outputs for images (B, C, H, W)."""
+        return self.network(images * self.factor + self.shift)
+
+
+def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
+    """Return the network that a setting names: `timm:NAME=WEIGHTS`, or the folder of a run or of an exported network.
+
+    A folder holds `arch.json` and `model.safetensors` of the problem's own builder. Anything else is a ValueError.
+    """
+    if spec.startswith(TIMM):
+        return timm_teacher(spec, problem)
+    folder = Path(spec)
+    arch, weights = folder / "arch.json", folder / "model.safetensors"
+    if not (arch.is_file() and weights.is_file()):
+        raise ValueError(
+            f"a teacher is timm:NAME=WEIGHTS.safetensors, or a folder with arch.json and model.safetensors, but got "
+            f"{spec!r}"
+        )
+    network = problem.make(Arch.from_json(arch.read_text(encoding="utf-8")))
+    try:
+        network.load_state_dict(read_state_dict(weights))
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {weights} do not fit the network of {arch}: {error}") from error
+    return network.eval()
+
+
+def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
+    """Return a network of timm with weights from a file, for images normalised as the problem's are."""
+    from nasx.pipeline.images import ImageTask
+
+    name, equals, file = spec.removeprefix(TIMM).partition("=")
+    if not equals:
+        raise ValueError(f"{spec!r} names no weights; write {TIMM}{name}=WEIGHTS.safetensors, nothing is downloaded")
+    timm = import_module("timm")
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no network {name!r}; see timm.list_models()")
+    state = read_state_dict(file)
+    task = problem.task
+    settings: dict[str, Any] = {}
+    if isinstance(task, ImageTask):
+        settings = {"num_classes": len(task.dataset.classes), "in_chans": task.dataset.channels}
+    network: nn.Module = timm.create_model(name, pretrained=False, **settings)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {file} do not fit timm's {name}: {told}") from error
+    if not isinstance(task, ImageTask):
+        return network.eval()
+    described: Any = network.pretrained_cfg
+    expected = tuple(described["mean"]), tuple(described["std"])
+    if len(expected[0]) != task.dataset.channels:
+        return network.eval()
+    return Renormalised(network, task.statistics, expected).eval()

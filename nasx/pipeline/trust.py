@@ -1,0 +1,71 @@
+"""How far a supernet's ranking can be trusted: which architectures to train alone, and the answer (`nasx.ranking`)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nasx.arch import Arch
+from nasx.cost import AdditiveCost
+from nasx.pipeline.problem import different
+from nasx.ranking import rank_agreement, verdict
+from nasx.report import RankingPlot
+from nasx.run.files import write_json
+from nasx.space import ArchSet
+from nasx.train import StratifiedPaths
+
+COLUMNS = ("score", "trained_score", "macs")
+
+_TRIES = 100  # for an architecture that was not drawn yet
+
+
+def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the statistics and the verdict in words; the verdict alone where a ranking cannot be judged."""
+    scores, trained, costs = ([row[key] for row in rows] for key in COLUMNS)
+    try:
+        agreement = rank_agreement(scores, trained, costs, top_k=(1, min(5, len(rows))))
+    except ValueError as error:
+        return {"verdict": f"No verdict: {error}."}
+    statistics = {key: value for key, value in asdict(agreement).items() if key != "regret"}
+    regret = {str(k): value for k, value in agreement.regret.items()}
+    return {"agreement": {**statistics, "regret": regret}, "verdict": verdict(agreement)}
+
+
+def spread(archs: ArchSet, cost: AdditiveCost | None, n: int, seed: int) -> list[Arch]:
+    """Return up to n different architectures, one from each of n equal spans of the cost inside the budget.
+
+    Without a cost that adds up they are drawn uniformly.
+    """
+    if cost is None:
+        return different(archs, n, seed)
+    bounds = next((budget for budget in archs.budgets if budget.cost == cost), None)
+    low, high = (None, None) if bounds is None else (_int(bounds.lower), _int(bounds.upper))
+    paths = StratifiedPaths(archs.space, cost, n, seed, at_least=low, at_most=high)
+    found: dict[Arch, None] = {}
+    for step in range(_TRIES * n):
+        if (arch := paths(step)[0]) in archs:  # further budgets only filter
+            found.setdefault(arch)
+        if len(found) == n:
+            break
+    return list(found)
+
+
+def _int(bound: float) -> int | None:
+    return int(bound) if math.isfinite(bound) else None
+
+
+def write_trust(directory: Path, judged: Mapping[str, Any]) -> None:
+    """Write trust.json and the scatter plot trust.svg into a run directory."""
+    from nasx.report.figures import save_svg, supernet_rankings
+
+    write_json(directory / "trust.json", dict(judged))
+    save_svg(
+        supernet_rankings([ranking_plot(name, result) for name, result in judged.items()]), directory / "trust.svg"
+    )
+
+
+def ranking_plot(name: str, result: Mapping[str, Any]) -> RankingPlot:
+    """Return what the figure of a trust stage's result shows."""
+    scores, trained, costs = (tuple(row[key] for row in result["architectures"]) for key in COLUMNS)
+    return RankingPlot(name, scores, trained, costs, verdict=result["verdict"])

@@ -1,0 +1,107 @@
+"""Searches of vision transformers on images: what recipes of them share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from nasx.arch import Arch
+from nasx.cost import Budget, Cost
+from nasx.nn import ImageFrame
+from nasx.pipeline.config import RunConfig, Section
+from nasx.pipeline.images import ImageTask
+from nasx.pipeline.problem import Baseline, Problem
+from nasx.report import BlockDrawing
+from nasx.space import ArchSet, Space
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Configured = TypeVar("Configured", bound="ViTConfig")
+
+
+class ViTModel(Section):
+    """What all networks of a run share; the fields that a recipe's frame has are the frame's."""
+
+    patch_size: PositiveInt = 16
+    init_std: PositiveFloat = 0.02
+
+
+class ViTConfig(RunConfig):
+    """The settings of a run of vision transformers."""
+
+    model: ViTModel = ViTModel()
+    frame_type: ClassVar[type[ImageFrame]]
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        size, patch = self.data.image_size, self.model.patch_size
+        if size % patch:
+            fitting = max(1, round(size / patch)) * patch
+            raise ValueError(
+                f"data.image_size must be a multiple of model.patch_size, but got {size} and {patch}; write "
+                f"data.image_size={fitting}"
+            )
+        return self
+
+    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Any:
+        """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
+        known = {field.name for field in fields(self.frame_type)} - more.keys()
+        model = {name: value for name, value in self.model if name in known}
+        return self.frame_type(
+            image_size=self.data.image_size, in_channels=in_channels, num_classes=num_classes, **model, **more
+        )
+
+    def frame_for(self, task: ImageTask) -> Any:
+        """Return the frame of this run's networks for its images."""
+        return self.frame(in_channels=task.dataset.channels, num_classes=len(task.dataset.classes))
+
+
+class ViTProblem(Problem[Configured]):
+    """A search of vision transformers in one frame, which are built by `build(frame, arch, drop_path=, init_std=)`.
+
+    `supernet(space, frame, drop_path=, init_std=)` returns a supernet, `macs(frame)` and `params(frame)` the costs.
+    """
+
+    def __init__(
+        self,
+        config: Configured,
+        task: ImageTask,
+        *,
+        space: ArchSet,
+        frame: ImageFrame,
+        build: Callable[..., nn.Module],
+        supernet: Callable[..., nn.Module],
+        macs: Cost,
+        params: Cost,
+        budget: Sequence[Budget],
+        baselines: Mapping[str, Baseline],
+        draw: Callable[[Arch], Sequence[BlockDrawing]],
+        **more: Any,
+    ) -> None:
+        self.frame, self.images = frame, task
+        init_std = config.model.init_std
+
+        def supernet_of(make: Any, space: Space) -> nn.Module:
+            return supernet(space, frame, drop_path=config.supernet.drop_path, init_std=init_std)
+
+        super().__init__(
+            space,
+            partial(build, frame, init_std=init_std),
+            task,
+            budget=budget,
+            config=config,
+            supernet=supernet_of,
+            macs=macs,
+            params=params,
+            baselines=baselines,
+            draw=draw,
+            **more,
+        )
+
+    @property
+    def frame_settings(self) -> dict[str, Any]:
+        """The frame as JSON values, for those who build a network again."""
+        return asdict(self.frame)

@@ -1,0 +1,269 @@
+"""Slice rules: which elements of the largest tensor a network uses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nasx import Arch, Space, one_of, repeat
+from nasx.arch import Value
+from nasx.nn import Index, Rule, Stack, Supernet, centred, prefix, stacked, suffix
+from nasx.nn.layout import SliceRule, put, take
+
+few = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def places(rule: SliceRule, largest: int, wanted: int) -> list[int]:
+    return take(torch.arange(largest), (rule.along(largest, wanted),)).tolist()
+
+
+class OneWeight(nn.Module):
+    """One tensor whose sizes are an architecture's."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(*(int(value) for value in arch.values())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.square().sum()
+
+
+def numbered(layout: Any, **sizes: tuple[int, ...]) -> tuple[Supernet, Space]:
+    """Return the supernet of a tensor in which every element is its own number."""
+    space = Space(**{name: one_of(*values) for name, values in sizes.items()})
+    supernet = Supernet(OneWeight, space, layout=layout).double()
+    with torch.no_grad():
+        weight = supernet.get_parameter("weight")
+        weight.copy_(torch.arange(weight.numel()).view_as(weight))
+    return supernet, space
+
+
+def weight(supernet: Supernet, **sizes: int) -> Tensor:
+    return supernet.extract(Arch(sizes)).get_parameter("weight").detach()
+
+
+def test_one_dimension_of_each_rule() -> None:
+    assert places(prefix, 6, 2) == [0, 1]
+    assert places(suffix, 6, 2) == [4, 5]
+    assert places(centred, 7, 3) == [2, 3, 4]
+    assert places(centred, 6, 2) == [2, 3]
+    assert places(stacked(3), 9, 6) == [0, 1, 3, 4, 6, 7]
+    assert places(stacked(2, suffix), 8, 2) == [3, 7]
+    assert places(stacked(2, centred), 6, 2) == [1, 4]
+    assert places(stacked(3, stacked(2)), 24, 12) == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21]
+    assert places(stacked(2, stacked(2, suffix)), 12, 4) == [2, 5, 8, 11]
+
+
+@few
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(1, 4), st.data())
+def test_stacks_of_stacks_are_what_reshaping_gives(counts: list[int], inner: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.integers(1, inner))
+    rule: SliceRule = prefix
+    for count in reversed(counts):
+        rule = stacked(count, rule)
+    parts = torch.Size(counts).numel()
+    whole = torch.arange(parts * inner).view(*counts, inner)
+    assert places(rule, parts * inner, parts * wanted) == whole[..., :wanted].flatten().tolist()
+
+
+def test_a_slice_keeps_the_prefix_of_every_dimension() -> None:
+    supernet, space = numbered(None, a=(2, 4), b=(3, 5), c=(1, 2))
+    whole = supernet.get_parameter("weight")
+    for arch in space:
+        a, b, c = (int(value) for value in arch.values())
+        assert torch.equal(weight(supernet, a=a, b=b, c=c), whole[:a, :b, :c])
+
+
+def test_kernels_are_centred_and_channels_are_prefixes() -> None:
+    supernet, _ = numbered({"weight": centred}, out=(2, 4), into=(1, 3), height=(1, 3, 5), width=(3, 7))
+    whole = supernet.get_parameter("weight")
+    assert torch.equal(weight(supernet, out=2, into=1, height=3, width=3), whole[:2, :1, 1:4, 2:5])
+    assert torch.equal(weight(supernet, out=4, into=3, height=1, width=7), whole[:, :, 2:3])
+
+
+def test_rules_by_dimension_leave_the_others_prefixes() -> None:
+    layout = {"weight": {0: stacked(2), 1: suffix}}  # the gate of a GLU that reads the last channels
+    supernet, _ = numbered(layout, out=(4, 8), into=(3, 5), more=(2, 3))
+    whole = supernet.get_parameter("weight")
+    expected = whole[[0, 1, 4, 5]][:, 2:, :2]
+    assert torch.equal(weight(supernet, out=4, into=3, more=2), expected)
+    from_the_end, _ = numbered({"weight": {-1: suffix}}, out=(4, 8), into=(3, 5))
+    assert torch.equal(weight(from_the_end, out=4, into=3), from_the_end.get_parameter("weight")[:4, 2:])
+
+
+def test_a_stack_along_another_dimension() -> None:
+    supernet, _ = numbered({"weight": stacked(3, dim=1)}, into=(2, 4), out=(6, 12))
+    whole = supernet.get_parameter("weight")
+    assert torch.equal(weight(supernet, into=2, out=6), whole[:2, [0, 1, 4, 5, 8, 9]])
+    last, _ = numbered({"weight": stacked(3, dim=-1)}, into=(2, 4), out=(6, 12))
+    assert torch.equal(weight(last, into=2, out=6), whole[:2, [0, 1, 4, 5, 8, 9]])
+
+
+def test_heads_keep_their_rows_when_each_becomes_narrower() -> None:
+    """Plain prefixes of a stack would hand the second head's rows to the first one."""
+    supernet, _ = numbered({"weight": stacked(3, stacked(2))}, rows=(12, 24), dim=(1,))
+    rows = weight(supernet, rows=12, dim=1).flatten().view(3, 2, 2)
+    whole = torch.arange(24.0, dtype=torch.float64).view(3, 2, 4)
+    assert torch.equal(rows, whole[..., :2])
+
+
+def test_own_rules_are_given_the_name_both_shapes_and_the_choices_of_the_part() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def rule(name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: Mapping[str, Value]) -> list[Index]:
+        seen.append((name, largest, wanted, dict(choices)))
+        return [torch.arange(largest[0] - 1, largest[0] - 1 - wanted[0], -1), slice(0, wanted[1])]
+
+    part = Space(hidden=one_of(2, 3))
+
+    class Parts(nn.Module):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(
+                nn.Linear(int(arch["width"]), int(p["hidden"]), bias=False) for p in arch.parts("block")
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([block(x[:, : block.in_features]) for block in self.blocks], dim=1)
+
+    space = Space(width=one_of(2, 4), block=repeat(part, 2))
+    supernet = Supernet(Parts, space, layout={"blocks.*": rule})
+    arch, x = space.canonical({"width": 2, "block.0.hidden": 2, "block.1.hidden": 3}), torch.randn(4, 4)
+    seen.clear()
+    network = supernet.extract(arch)
+    assert seen == [
+        ("blocks.0.weight", (3, 4), (2, 2), {"width": 2, "hidden": 2}),
+        ("blocks.1.weight", (3, 4), (3, 2), {"width": 2, "hidden": 3}),
+    ]
+    assert torch.equal(network.get_parameter("blocks.0.weight"), supernet.get_parameter("blocks.0.weight")[[2, 1], :2])
+    torch.testing.assert_close(supernet(x, arch), network(x))
+
+
+def test_own_rules_of_one_dimension_and_stacks_of_positions() -> None:
+    def odd(name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: Mapping[str, Value]) -> list[Index]:
+        return [Stack(2, torch.arange(largest[0] // 2)[largest[0] // wanted[0] - 1 :: largest[0] // wanted[0]])]
+
+    supernet, _ = numbered({"weight": {0: odd}}, rows=(4, 8), dim=(2, 3))
+    found = weight(supernet, rows=4, dim=2)
+    assert torch.equal(found, supernet.get_parameter("weight")[[1, 3, 5, 7], :2])
+
+
+def test_the_most_exact_pattern_that_matches_a_name_or_its_module_decides() -> None:
+    def make(arch: Arch) -> nn.Module:
+        return nn.ModuleDict({name: nn.Linear(2, int(arch["out"])) for name in ("a", "b", "qkv")})
+
+    space = Space(out=one_of(3, 6))
+    supernet = Supernet(make, space, layout={"*": suffix, "qkv": stacked(3), "*.bias": prefix, "a.bias": suffix})
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.copy_(torch.arange(6.0).view(6, *[1] * (parameter.ndim - 1)).expand_as(parameter))
+    network = supernet.extract(space[0])
+    rows = {
+        name: parameter.detach().flatten(1)[:, 0].tolist()
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1
+    }
+    rows |= {name: parameter.tolist() for name, parameter in network.named_parameters() if parameter.ndim == 1}
+    assert rows == {
+        "a.weight": [3, 4, 5],
+        "a.bias": [3, 4, 5],
+        "b.weight": [3, 4, 5],
+        "b.bias": [0, 1, 2],
+        "qkv.weight": [0, 2, 4],
+        "qkv.bias": [0, 1, 2],
+    }
+
+
+indices: st.SearchStrategy[Any] = st.sampled_from(
+    [None, slice(0, 2), slice(2, 6), torch.tensor([5, 0, 3]), Stack(2, slice(0, 2)), Stack(3, torch.tensor([1]))]
+)
+
+
+@few
+@given(st.tuples(indices, indices))
+def test_what_is_put_is_what_is_taken_and_nothing_else_changes(chosen: tuple[Any, Any]) -> None:
+    tensor = torch.zeros(6, 6)
+    values = 1 + torch.arange(take(tensor, chosen).numel()).float().view(take(tensor, chosen).shape)
+    put(tensor, chosen, values)
+    assert torch.equal(take(tensor, chosen), values)
+    assert int((tensor != 0).sum()) == values.numel()
+
+
+@few
+@given(st.tuples(indices, indices))
+def test_gradients_of_a_slice_arrive_where_it_was_taken(chosen: tuple[Any, Any]) -> None:
+    tensor = torch.zeros(6, 6, requires_grad=True)
+    weights = 1 + torch.arange(take(tensor, chosen).numel()).float().view(take(tensor, chosen).shape)
+    (take(tensor, chosen) * weights).sum().backward()  # type: ignore[no-untyped-call]
+    expected = torch.zeros(6, 6)
+    put(expected, chosen, weights)
+    assert tensor.grad is not None
+    assert torch.equal(tensor.grad, expected)
+
+
+def test_slices_are_views_where_no_rule_needs_a_copy() -> None:
+    tensor = torch.zeros(6, 6)
+    assert take(tensor, (slice(0, 2), slice(2, 5))).data_ptr() == tensor[0, 2:].data_ptr()
+    assert take(tensor, (None, None)).data_ptr() == tensor.data_ptr()
+
+
+def fails(layout: Any, match: str, **sizes: tuple[int, ...]) -> None:
+    def use() -> None:
+        supernet, space = numbered(layout, **sizes)
+        for arch in space:
+            supernet(torch.ones(1), arch)
+
+    with pytest.raises(ValueError, match=match):
+        use()
+
+
+def test_rules_that_cannot_give_a_wanted_shape_are_refused() -> None:
+    def whole(
+        name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: Mapping[str, Value]
+    ) -> list[Index]:
+        return [slice(0, size) for size in largest]
+
+    def first(
+        name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: Mapping[str, Value]
+    ) -> list[Index]:
+        return [slice(0, wanted[0])]
+
+    sizes = {"a": (2, 4), "b": (5, 6)}
+    fails(
+        {"weight": {1: centred}},
+        r"'weight' gives no \(2, 5\) of \(4, 6\): 5 elements have no place in the centre of 6",
+        **sizes,
+    )
+    fails(
+        {"weight": stacked(4)},
+        r"'weight' gives no \(2, 5\) of \(4, 6\): 2 of 4 elements are no stack of 4 equal parts",
+        **sizes,
+    )
+    fails(
+        {"weight": centred},
+        r"`centred` slices kernel dimensions, .* 'weight' has the shape \(4, 6\); name a dimension",
+        **sizes,
+    )
+    fails({"weight": {2: suffix}}, r"the layout names dimension 2, but 'weight' has the shape \(4, 6\)", **sizes)
+    fails({"weight": whole}, r"'weight' gives the shape \(4, 6\) of \(4, 6\), but \(2, 5\) is wanted", **sizes)
+    fails({"weight": first}, r"'weight' gives 1 indices, but a tensor of the shape \(4, 6\) needs 2", **sizes)
+    fails(
+        {"weigth": suffix}, "the pattern 'weigth' of `layout` matches no parameter or module; names are weight", **sizes
+    )
+    with pytest.raises(ValueError, match="a stack has at least one part, but got 0"):
+        stacked(0)
+    with pytest.raises(TypeError, match="inside a stack stands a rule of one dimension, such as `suffix`, but got"):
+        stacked(2, whole)  # type: ignore[arg-type]
+    for wrong in ("suffix", {0: "suffix"}):
+        with pytest.raises(TypeError, match=r"the layout of 'weight' is a rule or \{dim: rule\}, but got"):
+            numbered({"weight": wrong}, **sizes)
+
+
+def test_the_rules_are_public_values() -> None:
+    rules: list[Rule] = [prefix, suffix, centred, stacked(2)]
+    assert len({repr(rule) for rule in rules}) == 4
+    assert stacked(2) == stacked(2, prefix) != stacked(3)
