@@ -65,18 +65,6 @@ class Attention(nn.Module):
         return f"heads={self.heads}, scale={self.scale}, dropout={self.dropout}"
 
 
-def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve each channel of (B, C, N) with its own odd kernel (C, 1, K), zeros at both ends, length kept.
-
-    The same numbers as `F.conv1d`, which copies its input to a channels-first layout that oneDNN trains slowly in.
-    As an image of height one, transposed tokens (B, N, C) stay as they lie in memory.
-    """
-    kernel_size, channels = weight.shape[-1], weight.shape[0]
-    image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    padding = (0, kernel_size // 2)
-    return F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=channels).squeeze(2)
-
-
 class FeedForward(nn.Module):
     """Linear to `hidden`, activation, Linear back to `dim`, dropout after each; the names are timm's."""
 
