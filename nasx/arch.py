@@ -125,7 +125,8 @@ class Arch(Mapping[str, Value]):
     def parts(self, name: str, count: int | None = None) -> list["Arch"]:
         """Return the repeated parts `name.0`, `name.1`, ... in order, each with its prefix stripped.
 
-        A ValueError says that they are not as many as `count`, where it is given.
+        A ValueError says that a number is missing before the last one, or that they are not as many as `count`, where
+        it is given.
         """
         found: dict[int, dict[str, Value]] = {}
         start = len(name) + 1
@@ -138,6 +139,12 @@ class Arch(Mapping[str, Value]):
             raise ValueError(
                 f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has those with the "
                 f"numbers {', '.join(map(str, sorted(found))) or 'none'}; it is of another space"
+            )
+        if found and max(found) >= len(found):
+            missing = next(i for i in range(len(found)) if i not in found)
+            raise ValueError(
+                f"the architecture has the part {name}.{max(found)}, but no {name}.{missing}; number parts from 0 "
+                "without gaps"
             )
         return [Arch.joined(found[i]) for i in sorted(found)]
 

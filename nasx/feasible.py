@@ -2,7 +2,8 @@
 
 A cost that adds up over parts (`nasx.cost.AdditiveCost`) turns the question into one about sums of integers: for each
 assignment of the shared choices (a "case") a table says how many ways lead from every partial sum into the budget
-(`nasx.sums`). Budgets on other costs, and predicates, filter the draws.
+(`nasx.sums`). Several additive costs are met together where the combinations of sums that occur are few enough.
+Budgets on other costs, and predicates, filter the draws.
 """
 
 import copy
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from nasx._cases import Case, cases_of, costs_of
 from nasx.arch import Arch, Value
-from nasx.cost import AdditiveCost, Budget
+from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, pick_genes
 from nasx.sums import Ints, SumTable
 
@@ -29,13 +30,15 @@ MAX_BYTES = 512 << 20
 MAX_TRIES = 1_000
 """Draws for one architecture before the filters are said to meet none."""
 
+_MAX_SUMS = 500_000  # combinations of sums that several budgets may have together: seconds
+_MAX_CHILD_SUMS = 20_000  # the same for the children of two parents: milliseconds
 _MAX_ENUMERATED = 1_000_000
 _MAX_KNOWN = 1 << 16  # answers of filters that are remembered
 _MAX_FILTERED = 100_000  # architectures that are filtered one by one to count them: seconds
 
 
 class NoneFound(EmptySet):
-    """As many draws as were allowed met the first budget and none of the others."""
+    """As many draws as were allowed met the budgets that are exact and none of the others."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,10 @@ class Attainable:
 class Feasible:
     """The architectures of a space that meet every budget and predicate; a `nasx.space.ArchSet`.
 
-    The first budget whose cost is additive is met exactly. Any others, and predicates, filter the draws: at most
-    `max_tries` for each architecture that is asked for, and `acceptance` says how many passed. Budgets on one cost
-    count as one budget, and percentages become numbers (`Budget.resolved`).
+    Budgets whose costs are additive are met exactly: all of them together where few enough combinations of their sums
+    occur, else the first. Any others, and predicates, filter the draws: at most `max_tries` for each architecture that
+    is asked for, and `acceptance` says how many passed. Budgets on one cost count as one budget, and percentages become
+    numbers (`Budget.resolved`).
 
     Raises EmptySet, with the attainable range, where it is certain that nothing is inside, and NoneFound where
     `max_tries` draws met nothing.
@@ -72,9 +76,11 @@ class Feasible:
         self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets])
         self.predicates = tuple(predicates)
         self.max_bytes, self.max_tries = max_bytes, max_tries
-        self._exact = next((b for b in self.budgets if isinstance(b.cost, AdditiveCost)), Budget(_Free()))
-        self._filter = _Filter(tuple(b for b in self.budgets if b is not self._exact), self.predicates)
-        self._inside = _Inside(space, self._exact, self._filter, max_bytes, max_tries, _DrawCounts())
+        additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)] or [Budget(_Free())]
+        tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS)
+        filters = tuple(budget for budget in self.budgets if budget not in tables.exact)
+        self._filter = _Filter(filters, self.predicates)
+        self._inside = _Inside(tables, self._filter, max_tries, _DrawCounts())
         self._refuse_empty()
 
     def __repr__(self) -> str:
@@ -82,23 +88,30 @@ class Feasible:
         return f"Feasible({self.space!r}, {conditions})"
 
     def _refuse_empty(self) -> None:
-        inside = self._inside
-        if inside.empty:
-            raise EmptySet(_nothing_inside(self._exact, inside.attainable()))
-        for budget in self._filter.budgets:
-            if isinstance(budget.cost, AdditiveCost):
-                costs = inside.costs_of(budget.cost)
-                reach, low, high = _extremes(inside.cases, costs), *inside.range_of(costs)
-                if budget.lower > reach.high or budget.upper < reach.low:
-                    raise EmptySet(_nothing_inside(budget, reach))
-                if budget.lower > high or budget.upper < low:
-                    raise EmptySet(
-                        f"no architecture meets both {self._exact} and {budget}: inside the first, "
-                        f"{low:,} to {high:,} {budget.unit} are attainable; change {_bounds(budget)} or "
-                        f"{_bounds(self._exact)}"
-                    )
-        if inside.rejects:
-            inside.with_counts(_DrawCounts()).draw(np.random.default_rng(0), 1)
+        tables = self._inside.tables
+        first = tables.additive[0]
+        if tables.empty and len(tables.exact) > 1:
+            tables = _Tables.of(self.space, [first], self.max_bytes, 0)  # for the ranges inside the first
+        if tables.empty:
+            raise EmptySet(_nothing_inside(first, tables.attainable()))
+        for budget in self._inside.tables.additive[1:]:
+            costs = tables.costs_of(budget.cost)
+            reach, low, high = _extremes(tables.cases, costs), *tables.range_of(costs)
+            if budget.lower > reach.high or budget.upper < reach.low:
+                raise EmptySet(_nothing_inside(budget, reach))
+            if budget.lower > high or budget.upper < low:
+                raise EmptySet(
+                    f"no architecture meets both {first} and {budget}: inside the first, {low:,} to {high:,} "
+                    f"{budget.unit} are attainable; change {_bounds(budget)} or {_bounds(first)}"
+                )
+        if self._inside.tables.empty:
+            together = self._inside.tables.exact
+            raise EmptySet(
+                f"no architecture meets {' and '.join(map(str, together))} at once, though some meet each of them; "
+                f"change {' or '.join(map(_bounds, together))}"
+            )
+        if self._inside.rejects:
+            self._inside.with_counts(_DrawCounts()).draw(np.random.default_rng(0), 1)
 
     # Counting
 
@@ -115,7 +128,7 @@ class Feasible:
     @cached_property
     def size_bounds(self) -> tuple[int, int]:
         """Least and greatest possible number of architectures; equal where costs were neither bucketed nor filtered."""
-        low, high = self._inside.count_bounds()
+        low, high = self._inside.tables.count_bounds()
         return (0 if self._filter else low), high
 
     @property
@@ -138,12 +151,12 @@ class Feasible:
 
         A ValueError says that no budget has an additive cost, so that the range is not known.
         """
-        if isinstance(self._exact.cost, _Free):
+        if isinstance(self._inside.tables.additive[0].cost, _Free):
             raise ValueError(
                 "the attainable range is not known: none of the budgets has an AdditiveCost, and other costs are only "
                 "known of the architectures that are drawn"
             )
-        return self._inside.attainable()
+        return self._inside.tables.attainable()
 
     # Smaller sets
 
@@ -167,11 +180,10 @@ class Feasible:
     def __contains__(self, arch: object) -> bool:
         if arch not in self.space:
             return False
-        found = Arch(arch)  # type: ignore[arg-type]
-        return found in self._exact and self._filter.passes(found)
+        return self._inside.holds(Arch(arch))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Arch]:
-        return filter(self._filter.passes, self._inside.enumerate())
+        return filter(self._filter.passes, self._inside.tables.enumerate())
 
     def canonical(self, arch: Mapping[str, Value]) -> Arch:
         """Return the architecture in the space's order; a ValueError names the entry or the budget it misses."""
@@ -191,7 +203,7 @@ class Feasible:
 
     def neighbours(self, arch: Mapping[str, Value]) -> Iterator[Arch]:
         """Yield every architecture of the set that differs in one gene."""
-        return (other for other in self.space.neighbours(arch) if other in self._exact and self._filter.passes(other))
+        return filter(self._inside.holds, self.space.neighbours(arch))
 
     # Draws
 
@@ -215,20 +227,20 @@ class Feasible:
         """
         generator = as_generator(rng)
         genes = pick_genes(self.space.genes(arch), generator, probability)
-        return self._inside.narrowed(self.space.mutations(arch, genes)).draw(generator, 1)[0]
+        return self._inside.narrowed(self.space.mutations(arch, genes), self.max_bytes).draw(generator, 1)[0]
 
     def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
         """Draw a child that has each gene from either parent, uniformly among those inside the budgets."""
-        return self._inside.narrowed(self.space.crossings(first, second)).draw(as_generator(rng), 1)[0]
+        return self._inside.narrowed(self.space.crossings(first, second), self.max_bytes).draw(as_generator(rng), 1)[0]
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:
     """Return the least and the greatest cost of a space's architectures, with architectures that have them."""
     cases = list(cases_of(space))
-    return _extremes(cases, [costs_of(case, cost) for case in cases])
+    return _extremes(cases, _costs(cases, cost))
 
 
-def _extremes(cases: Sequence[Case], costs: Sequence[tuple[int, list[Ints]]]) -> Attainable:
+def _extremes(cases: Sequence[Case], costs: "_Costs") -> Attainable:
     found = []
     for pick, best in ((np.argmin, min), (np.argmax, max)):
         options = [[int(pick(slot)) for slot in slots] for _, slots in costs]
@@ -291,68 +303,111 @@ class _Filter:
         return " and ".join([*budgets, *map(_named, self.predicates)])
 
 
-class _Inside:
-    """Draws from a space inside one additive budget, case by case, that pass a filter."""
+_Costs = list[tuple[int, list[Ints]]]
+"""Of each case, the fixed cost and the costs of each slot's options."""
+
+
+class _Tables:
+    """A space inside additive budgets, case by case: those in `exact` are met, the others are left to filters."""
 
     def __init__(
-        self, space: Space, budget: Budget, passing: _Filter, max_bytes: int, max_tries: int, counts: _DrawCounts
+        self, additive: Sequence[Budget], cases: Sequence[Case], costs: _Costs, tables: Sequence[SumTable], exact: int
     ) -> None:
-        assert isinstance(budget.cost, AdditiveCost)
-        self.counts = counts
-        self._budget, self._filter, self._max_bytes, self._max_tries = budget, passing, max_bytes, max_tries
-        self.cases = list(cases_of(space))
-        self._costs = self.costs_of(budget.cost)
-        each = max_bytes // len(self.cases)
-        self._tables = [
-            SumTable(slots, budget.lower - fixed, budget.upper - fixed, max_bytes=each) for fixed, slots in self._costs
-        ]
-        log_ways = np.array([table.log_ways for table in self._tables])
+        self.additive, self.exact = tuple(additive), tuple(additive[:exact])
+        self.cases, self.tables, self._first_costs = cases, tables, costs
+        log_ways = np.array([table.log_ways for table in tables])
         self.empty = bool(np.all(np.isneginf(log_ways)))
         if not self.empty:
             weights = np.exp(log_ways - log_ways.max())
-            self._case_weights: npt.NDArray[np.float64] = weights / weights.sum()
+            self.weights: npt.NDArray[np.float64] = weights / weights.sum()
 
-    def narrowed(self, space: Space) -> "_Inside":
-        """Return the same draws from the children of architectures, counted with these."""
-        inside = _Inside(space, self._budget, self._filter, self._max_bytes, self._max_tries, self.counts)
-        if inside.empty:
-            raise EmptySet(f"no child is inside {self._budget}; give parents that are inside it themselves")
-        return inside
-
-    def with_counts(self, counts: _DrawCounts) -> "_Inside":
-        same = copy.copy(self)
-        same.counts = counts
-        return same
-
-    def costs_of(self, cost: AdditiveCost) -> list[tuple[int, list[Ints]]]:
-        return [costs_of(case, cost) for case in self.cases]
-
-    def attainable(self) -> Attainable:
-        """Return the range of the budget's cost, whatever its bounds."""
-        return _extremes(self.cases, self._costs)
+    @classmethod
+    def of(cls, space: Space, additive: Sequence[Budget], max_bytes: int, max_sums: int) -> "_Tables":
+        cases = list(cases_of(space))
+        costs = [_costs(cases, budget.cost) for budget in additive]
+        if len(additive) > 1 and (joint := _joint_tables(additive, costs, max_sums // len(cases))) is not None:
+            return cls(additive, cases, costs[0], joint, len(additive))
+        first, each = additive[0], max_bytes // len(cases)
+        tables = [
+            SumTable(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
+        ]
+        return cls(additive, cases, costs[0], tables, 1)
 
     @property
-    def rejects(self) -> bool:
-        """Whether draws from the tables can fail to be inside."""
-        return bool(self._filter) or any(table.bucketed for table in self._tables)
+    def bucketed(self) -> bool:
+        """Whether an architecture that is drawn can be outside of an exact budget."""
+        return any(table.bucketed for table in self.tables)
+
+    def costs_of(self, cost: Cost) -> _Costs:
+        return _costs(self.cases, cost)
+
+    def attainable(self) -> Attainable:
+        """Return the range of the first budget's cost, whatever its bounds."""
+        return _extremes(self.cases, self._first_costs)
 
     def count_bounds(self) -> tuple[int, int]:
-        counts = [table.count_bounds() for table in self._tables]
+        counts = [table.count_bounds() for table in self.tables]
         return sum(low for low, _ in counts), sum(high for _, high in counts)
 
-    def range_of(self, costs: Sequence[tuple[int, list[Ints]]]) -> tuple[int, int]:
-        """Return the range of another cost inside the budget, or a little more where costs were bucketed."""
+    def range_of(self, costs: _Costs) -> tuple[int, int]:
+        """Return the range of another cost inside, or a little more where costs were bucketed."""
         found = [
             (fixed + inside[0], fixed + inside[1])
-            for table, (fixed, slots) in zip(self._tables, costs, strict=True)
+            for table, (fixed, slots) in zip(self.tables, costs, strict=True)
             if (inside := table.range_of(slots)) is not None
         ]
         return min(low for low, _ in found), max(high for _, high in found)
 
     def enumerate(self) -> Iterator[Arch]:
-        for case, table in zip(self.cases, self._tables, strict=True):
+        for case, table in zip(self.cases, self.tables, strict=True):
             for options in table.enumerate():
                 yield case.decode(options)
+
+
+def _costs(cases: Sequence[Case], cost: Cost) -> _Costs:
+    assert isinstance(cost, AdditiveCost)
+    return [costs_of(case, cost) for case in cases]
+
+
+def _joint_tables(additive: Sequence[Budget], costs: Sequence[_Costs], max_sums: int) -> list[SumTable] | None:
+    tables = []
+    for of_case in zip(*costs, strict=True):
+        windows = [
+            (budget.lower - fixed, budget.upper - fixed) for budget, (fixed, _) in zip(additive, of_case, strict=True)
+        ]
+        table = SumTable.joint([slots for _, slots in of_case], windows, max_sums=max_sums)
+        if table is None:
+            return None
+        tables.append(table)
+    return tables
+
+
+class _Inside:
+    """Draws from tables that pass a filter."""
+
+    def __init__(self, tables: _Tables, passing: _Filter, max_tries: int, counts: _DrawCounts) -> None:
+        self.tables, self.counts = tables, counts
+        self._filter, self._max_tries = passing, max_tries
+
+    def narrowed(self, space: Space, max_bytes: int) -> "_Inside":
+        """Return the same draws from the children of architectures, counted with these."""
+        tables = _Tables.of(space, self.tables.additive, max_bytes, _MAX_CHILD_SUMS)
+        if tables.empty:
+            budgets = " and ".join(map(str, self.tables.additive))
+            raise EmptySet(f"no child is inside {budgets}; give parents that are inside themselves")
+        return _Inside(tables, self._filter, self._max_tries, self.counts)
+
+    def with_counts(self, counts: _DrawCounts) -> "_Inside":
+        return _Inside(self.tables, self._filter, self._max_tries, counts)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether draws from the tables can fail to be inside."""
+        return bool(self._filter) or self.tables.bucketed
+
+    def holds(self, arch: Arch) -> bool:
+        """Whether an architecture of the space is inside."""
+        return all(arch in budget for budget in self.tables.exact) and self._filter.passes(arch)
 
     def draw(self, rng: np.random.Generator, n: int) -> Sequence[Arch]:
         cases = self._pick_cases(rng, n)
@@ -362,44 +417,45 @@ class _Inside:
             failed = []
             for c in np.unique(cases[missing]):
                 places = missing[cases[missing] == c]
-                rows, inside = self._tables[c].draw(rng, len(places))
+                rows, inside = self.tables.tables[c].draw(rng, len(places))
                 for place, row, ok in zip(places.tolist(), rows, inside.tolist(), strict=True):
-                    if ok and (not self._filter or self._filter.passes(self.cases[c].decode(row))):
+                    if ok and (not self._filter or self._filter.passes(self.tables.cases[c].decode(row))):
                         drawn[place] = row
                     else:
                         failed.append(place)
             self.counts.proposed += len(missing)
             self.counts.accepted += len(missing) - len(failed)
             if not failed:
-                return Draws(n, lambda i: self.cases[cases[i]].decode(drawn[i]))
+                return Draws(n, lambda i: self.tables.cases[cases[i]].decode(drawn[i]))
             missing = np.array(failed)
             # a refused draw starts over, or cases that pass rarely would be favoured
             cases[missing] = self._pick_cases(rng, len(missing))
         raise self._none_found()
 
     def draw_per_choice(self, rng: np.random.Generator) -> Arch:
-        shared = [i for i, table in enumerate(self._tables) if not table.empty]
+        shared = [i for i, table in enumerate(self.tables.tables) if not table.empty]
         for _ in range(self._max_tries):
-            c = shared[_choose([self.cases[i].shared for i in shared], rng)]
-            case, table = self.cases[c], self._tables[c]
+            c = shared[_choose([self.tables.cases[i].shared for i in shared], rng)]
+            case, table = self.tables.cases[c], self.tables.tables[c]
             taken: list[int] = []
             for slot in case.slots:
                 options = table.open_options(taken)
                 taken.append(int(options[_choose([slot.options[j] for j in options], rng)]))
             arch = case.decode(taken)
-            if arch in self._budget and self._filter.passes(arch):
+            if self.holds(arch):
                 return arch
         raise self._none_found()
 
     def _pick_cases(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-        if len(self.cases) == 1:
+        if len(self.tables.cases) == 1:
             return np.zeros(n, np.int64)
-        return rng.choice(len(self.cases), size=n, p=self._case_weights)
+        return rng.choice(len(self.tables.cases), size=n, p=self.tables.weights)
 
     def _none_found(self) -> NoneFound:
-        inside = "" if isinstance(self._budget.cost, _Free) else f" inside {self._budget}"
+        exact = [budget for budget in self.tables.exact if not isinstance(budget.cost, _Free)]
+        inside = f" inside {' and '.join(map(str, exact))}" if exact else ""
         wanted = f" meets {self._filter}" if self._filter else " has an exact cost inside it"
-        bounds = [_bounds(budget) for budget in (self._budget, *self._filter.budgets) if str(_bounds(budget))]
+        bounds = [_bounds(budget) for budget in (*exact, *self._filter.budgets) if _bounds(budget)]
         mend = f"loosen {' or '.join(dict.fromkeys(bounds))}" if bounds else "loosen the predicate"
         return NoneFound(f"none of {self._max_tries:,} architectures drawn{inside}{wanted}; {mend}")
 

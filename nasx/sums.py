@@ -10,6 +10,9 @@ list of those that occur. Where both would exceed `max_bytes`, costs are rounded
 widened by the largest possible error: rows drawn are then accepted on their exact sum, which keeps them uniform, and
 the count is an interval.
 
+Several kinds of costs can be in windows of their own at once (`SumTable.joint`): their sums become the digits of one
+number, so that what adds up is a number again, and the sums that occur are listed.
+
 Ways are floats, scaled per slot so that 2,000 options in 96 slots do not overflow. The exact count is computed
 separately, modulo several coprime integers (Chinese remainder theorem).
 """
@@ -30,6 +33,7 @@ Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
 
 _SMALL = 1 << 22  # cells (32 MB) up to which a dense table is always taken
+_LARGEST = 1 << 62
 _CHUNK = 4096  # rows drawn at a time: their weights stay in the cache
 
 
@@ -40,28 +44,43 @@ class SumTable:
     takes about `max_bytes` at most.
     """
 
+    _levels: Sequence[Any]
+
     def __init__(self, costs: Sequence[Ints], low: float, high: float, *, max_bytes: int) -> None:
-        least = sum(int(slot.min()) for slot in costs)
-        exact = [slot - slot.min() for slot in costs]
-        divisor = math.gcd(*(int(np.gcd.reduce(slot)) for slot in exact)) or 1
-        self._exact = [slot // divisor for slot in exact]
-        most = sum(int(slot.max()) for slot in self._exact)
-        low, high = max(low, least), min(high, least + most * divisor)
-        self._low, self._high = 1, 0  # empty
-        if low <= high:
-            self._low, self._high = -(-(int(low) - least) // divisor), (int(high) - least) // divisor
-        self._levels: Sequence[Any] = []
-        self._bucket = 1
-        if self._low <= self._high:
-            self._levels, self._bucket = self._planned(most, max_bytes)
-        self._reduced = [slot // self._bucket for slot in self._exact]  # what the table counts
-        self._distinct = [_Distinct.of(slot, _row_width(slot)) for slot in self._reduced] if self._levels else []
-        self._ways: list[_Floats] = []  # per level, of each sum
-        self._row_ways: list[_Floats] = []  # per level, of each row of distinct costs and each sum
-        self.log_ways = -math.inf
-        """Natural logarithm of the number of rows, an upper bound where costs were bucketed; -inf for none."""
-        if self._levels:
-            self._fill()
+        self._exact, self._low, self._high = _reduced(costs, low, high)
+        self._inside = _Window(((1, 0, self._low, self._high),))
+        self._levels, self._bucket = self._planned(max_bytes) if self._low <= self._high else ([], 1)
+        self._fill()
+
+    @classmethod
+    def joint(
+        cls, costs: Sequence[Sequence[Ints]], windows: Sequence[tuple[float, float]], *, max_sums: int
+    ) -> "SumTable | None":
+        """Return the table of the rows whose sums of several kinds of costs are inside a window each.
+
+        `costs` holds, for each kind, the costs of each slot's options. None where more than `max_sums` combinations of
+        sums occur, or where these do not fit 62 bits.
+        """
+        table, stride, digits = cls.__new__(cls), 1, []
+        table._exact = [np.zeros(len(slot), np.int64) for slot in costs[0]]
+        most = []
+        for of_kind, (low, high) in zip(costs, windows, strict=True):
+            exact, first, last = _reduced(of_kind, low, high)
+            base = sum(int(slot.max()) for slot in exact) + 1
+            if stride * base > _LARGEST:
+                return None
+            table._exact = [sums + stride * slot for sums, slot in zip(table._exact, exact, strict=True)]
+            most.append([int(slot.max()) for slot in exact])
+            digits.append((stride, base, first, last))
+            stride *= base
+        table._low, table._high, table._bucket = 0, stride, 1
+        table._inside = _Window(tuple(digits))
+        levels = _sparse_levels(table._exact, table._inside, most, max_sums)
+        if levels is None:
+            return None
+        table._levels = levels
+        table._fill()
+        return table
 
     @property
     def empty(self) -> bool:
@@ -77,12 +96,12 @@ class SumTable:
         """Return the least and the greatest possible number of rows; equal where costs were not bucketed."""
         if self.empty:
             return 0, 0
-        outer = self._count(*self._window_in_buckets())
+        outer = self._count(self._in_buckets())
         if not self.bucketed:
             return outer, outer
         error = len(self._exact) * (self._bucket - 1)
         sure_low, sure_high = -(-self._low // self._bucket), (self._high - error) // self._bucket
-        return (self._count(sure_low, sure_high) if sure_low <= sure_high else 0), outer
+        return (self._count(_Window(((1, 0, sure_low, sure_high),))) if sure_low <= sure_high else 0), outer
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Draw option numbers (n, slots), uniformly, and whether their exact sums are inside (n,)."""
@@ -92,7 +111,7 @@ class SumTable:
         if not self.bucketed:
             return options, np.ones(n, bool)
         total = sum((slot[options[:, k]] for k, slot in enumerate(self._exact)), np.zeros(n, np.int64))
-        return options, (total >= self._low) & (total <= self._high)
+        return options, self._inside.holds(total)
 
     def open_options(self, taken: Sequence[int]) -> Ints:
         """Return the options of the next slot from which the window can be reached after those taken so far."""
@@ -107,7 +126,7 @@ class SumTable:
         def below(k: int, total: int) -> Iterator[list[int]]:
             if k == len(self._reduced):
                 exact = sum(int(slot[option]) for slot, option in zip(self._exact, taken, strict=True))
-                if self._low <= exact <= self._high:
+                if self._inside.holds(np.array([exact]))[0]:
                     yield taken
                 return
             for option in self._open(k, total).tolist():
@@ -130,32 +149,35 @@ class SumTable:
         low = sum(most) - self._greatest([high - slot for slot, high in zip(others, most, strict=True)])
         return low, high
 
-    def _planned(self, most: int, max_bytes: int) -> tuple[Sequence[Any], int]:
+    def _planned(self, max_bytes: int) -> tuple[Sequence[Any], int]:
         """Return the partial sums of each level, and the size of buckets: 1 where no cost is rounded."""
+        most = [int(slot.max()) for slot in self._exact]
         rows = max((-(-len(np.unique(slot)) // _row_width(slot)) for slot in self._exact), default=1)
         limit, bucket = max_bytes // (8 * (rows + 1)), 1
         dense = _dense_levels(self._exact, self._low, self._high, bucket)
         cells = sum(level.length for level in dense)
         if cells > _SMALL:
-            sparse = _sparse_levels(self._exact, self._low, self._high, min(limit, cells // 8))
+            sparse = _sparse_levels(self._exact, self._inside, [most], min(limit, cells // 8))
             if sparse is not None:
                 return sparse, 1
-        while sum(level.length for level in dense) > limit and bucket <= most:
+        while sum(level.length for level in dense) > limit and bucket <= sum(most):
             bucket *= 2
             dense = _dense_levels(self._exact, self._low, self._high, bucket)
         return dense, bucket
 
-    def _window_in_buckets(self) -> tuple[int, int]:
-        return _bucketed((self._low, self._high), self._bucket, len(self._exact))
+    def _in_buckets(self) -> "_Window":
+        if not self.bucketed:
+            return self._inside
+        return _Window(((1, 0, *_bucketed((self._low, self._high), self._bucket, len(self._exact))),))
 
     def _backward(
-        self, low: int, high: int, modulus: int | None
+        self, window: "_Window", modulus: int | None
     ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], float]]:
         """Yield each level's ways by row and in all, last level first, and the logarithm of their divisor."""
         dtype = np.float64 if modulus is None else np.int64
         last = self._levels[-1]
         ways = np.zeros(last.length + 1, dtype)  # one more than the sums: where sums that do not occur point to
-        ways[:-1] = (last.sums() >= low) & (last.sums() <= high)
+        ways[:-1] = window.holds(last.sums())
         scale = 0.0
         yield ways[None], ways, scale
         for k in reversed(range(len(self._distinct))):
@@ -175,20 +197,30 @@ class SumTable:
             yield rows, ways, scale
 
     def _fill(self) -> None:
-        passes = list(self._backward(*self._window_in_buckets(), None))
+        """Count the ways from every partial sum into the window."""
+        self._reduced = [slot // self._bucket for slot in self._exact]  # what the table counts
+        self._ways: list[_Floats] = []  # per level, of each sum
+        self._row_ways: list[_Floats] = []  # per level, of each row of distinct costs and each sum
+        self.log_ways = -math.inf
+        """Natural logarithm of the number of rows, an upper bound where costs were bucketed; -inf for none."""
+        self._distinct: list[_Distinct] = []
+        if not self._levels:
+            return
+        self._distinct = [_Distinct.of(slot, _row_width(slot)) for slot in self._reduced]
+        passes = list(self._backward(self._in_buckets(), None))
         self._ways = [ways for _, ways, _ in reversed(passes)]
         self._row_ways = [rows for rows, _, _ in reversed(passes)]
         ways = float(self._ways[0][self._levels[0].locate(np.zeros(1, np.int64))][0])
         self.log_ways = math.log(ways) + passes[-1][2] if ways > 0 else -math.inf
 
-    def _count(self, low: int, high: int) -> int:
+    def _count(self, window: "_Window") -> int:
         options = [len(slot) for slot in self._reduced]
         total, product, residue = math.prod(options), 1, 0
         modulus = 1 << (62 - max(options, default=1).bit_length())  # sums of products then fit 63 bits
         while product <= total:
             while math.gcd(modulus, product) != 1:
                 modulus -= 1
-            *_, (_, ways, _) = self._backward(low, high, modulus)
+            *_, (_, ways, _) = self._backward(window, modulus)
             found = int(ways[self._levels[0].locate(np.zeros(1, np.int64))][0])
             residue += product * ((found - residue) * pow(product, -1, modulus) % modulus)
             product *= modulus
@@ -220,6 +252,24 @@ class SumTable:
             member = (rng.random(len(options)) * distinct.times[row, column]).astype(np.int64)
             options[:, k] = distinct.members[distinct.starts[row, column] + member]
             sums += distinct.costs[row, column]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Bounds, both inclusive, of each digit of a sum: (place value, base, low, high); a base of 0 is no digit's end."""
+
+    digits: tuple[tuple[int, int, int, int], ...]
+
+    def holds(self, sums: Ints) -> npt.NDArray[np.bool_]:
+        return self.reachable(sums, [0] * len(self.digits))
+
+    def reachable(self, sums: Ints, left: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Whether partial sums can still end inside, if each digit can grow by as much as is left."""
+        inside = np.ones(sums.shape, bool)
+        for (place, base, low, high), more in zip(self.digits, left, strict=True):
+            digit = sums // place % base if base else sums
+            inside &= (digit + more >= low) & (digit <= high)
+        return inside
 
 
 @dataclass(frozen=True)
@@ -301,6 +351,21 @@ class _Distinct:
         return cls(rows[0], rows[1], np.argsort(inverse, kind="stable"), rows[2])
 
 
+def _reduced(costs: Sequence[Ints], low: float, high: float) -> tuple[list[Ints], int, int]:
+    """Return costs that count from the cheapest row in units of their common divisor, and the window in these units.
+
+    A window that no sum can lie in is (1, 0).
+    """
+    least = sum(int(slot.min()) for slot in costs)
+    exact = [slot - slot.min() for slot in costs]
+    divisor = math.gcd(*(int(np.gcd.reduce(slot)) for slot in exact)) or 1
+    exact = [slot // divisor for slot in exact]
+    low, high = max(low, least), min(high, least + divisor * sum(int(slot.max()) for slot in exact))
+    if low > high:
+        return exact, 1, 0
+    return exact, -(-(int(low) - least) // divisor), (int(high) - least) // divisor
+
+
 def _row_width(costs: Ints) -> int:
     return max(1, math.isqrt(len(np.unique(costs))))
 
@@ -329,18 +394,21 @@ def _dense_levels(exact: Sequence[Ints], low: int, high: int, bucket: int) -> li
     return levels
 
 
-def _sparse_levels(exact: Sequence[Ints], low: int, high: int, limit: int) -> list[_Sparse] | None:
-    """Return the partial sums that occur, or None once they are more than `limit` in all."""
+def _sparse_levels(
+    exact: Sequence[Ints], window: _Window, most: Sequence[Sequence[int]], limit: int
+) -> list[_Sparse] | None:
+    """Return the partial sums from which all windows can be reached, or None once they are more than `limit` in all.
+
+    `most` holds, for each digit, the greatest cost of each slot.
+    """
     found = np.zeros(1, np.int64)
     levels, used = [_Sparse(found)], 0
-    left = sum(int(slot.max()) for slot in exact)
-    for slot in exact:
-        left -= int(slot.max())
+    for k, slot in enumerate(exact):
         distinct = np.unique(slot)
         if len(found) * len(distinct) > 8 * limit:
             return None
         found = np.unique(found[:, None] + distinct)
-        found = found[(found + left >= low) & (found <= high)]
+        found = found[window.reachable(found, [sum(of_digit[k + 1 :]) for of_digit in most])]
         used += len(found)
         if used > limit:
             return None

@@ -9,17 +9,21 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 
+import recipes.autoformer.cost
 import recipes.autoformer.model
 import recipes.autoformer.space
 import recipes.autoformer.supernet
+import recipes.glit.cost
 import recipes.glit.model
 import recipes.glit.space
 import recipes.glit.supernet
+import recipes.localvit.cost
 import recipes.localvit.model
 import recipes.localvit.space
 import recipes.localvit.supernet
 from nasx import Arch, Space, one_of, repeat
 from nasx.cells import cell_space
+from nasx.cost import AdditiveCost
 from nasx.nn import Cell, Supernet, centred, stacked
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
@@ -38,6 +42,8 @@ class Family:
     parts: Mapping[str, str] = field(default_factory=dict)
     additive: bool = True
     """Whether costs add up over repeated parts."""
+    formulas: Mapping[str, AdditiveCost] = field(default_factory=dict)
+    """A recipe's own costs, by kind; its tests compare them with counts."""
     derive: Callable[[], Supernet] | None = None
     """A recipe's own function that returns the supernet."""
 
@@ -361,6 +367,7 @@ def glit(name: str, space: Space, variant: Variant, sharing: Sharing) -> Family:
         space,
         partial(recipes.glit.model.build_in, frame, **settings),
         (images(1, 8),),
+        formulas={"macs": recipes.glit.cost.Macs(frame), "params": recipes.glit.cost.Params(frame)},
         derive=partial(recipes.glit.supernet.supernet, space, frame, sharing=sharing, **settings),
     )
 
@@ -397,6 +404,7 @@ def autoformer(qkv_bias: recipes.autoformer.supernet.QkvBias) -> Family:
         space,
         partial(recipes.autoformer.model.build_in, frame, rates_over=4, **settings),
         (images(1, 8),),
+        formulas={"macs": recipes.autoformer.cost.Macs(frame), "params": recipes.autoformer.cost.Params(frame)},
         derive=partial(recipes.autoformer.supernet.supernet, space, frame, qkv_bias=qkv_bias, **settings),
     )
 
@@ -413,6 +421,7 @@ def localvit() -> Family:
         space,
         partial(recipes.localvit.model.build_in, frame, **settings),
         (images(1, 8),),
+        formulas={"macs": recipes.localvit.cost.Macs(frame), "params": recipes.localvit.cost.Params(frame)},
         derive=partial(recipes.localvit.supernet.supernet, space, frame, **settings),
     )
 

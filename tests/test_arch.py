@@ -112,6 +112,16 @@ def test_views_below_a_prefix() -> None:
     assert BLOCKS.parts("width") == []
 
 
+def test_parts_have_no_gaps() -> None:
+    for numbers, message in (
+        ((0, 2), r"the part block\.2, but no block\.1; number"),
+        ((1,), r"block\.1, but no block\.0;"),
+    ):
+        arch = Arch({f"block.{number}.width": 4 for number in numbers})
+        with pytest.raises(ValueError, match=message):
+            arch.parts("block")
+
+
 def test_parts_come_in_the_order_of_their_numbers() -> None:
     arch = Arch({f"block.{i}.depth": i for i in reversed(range(12))})
     assert [part["depth"] for part in arch.parts("block")] == list(range(12))

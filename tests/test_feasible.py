@@ -344,6 +344,53 @@ def test_filtered_draws_are_uniform_too() -> None:
     assert abs(inside.acceptance - share) < 0.02
 
 
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(spaces(max_size=60, min_size=3), st.lists(COSTS, min_size=2, max_size=3, unique=True), SEEDS, st.data())
+def test_budgets_on_additive_costs_are_met_together(
+    space: Space, costs: list[ToyCost], seed: int, data: st.DataObject
+) -> None:
+    budgets = []
+    for cost in costs:
+        totals = [cost(arch) for arch in archs(space)]
+        budgets.append(Budget(cost, *data.draw(windows(min(totals), max(totals)))))
+    expected = _inside(space, *budgets)
+    if not expected:
+        with pytest.raises(EmptySet, match=r"attainable|at once, though some meet each of them; change"):
+            space.within(*budgets)
+        return
+    inside = space.within(*budgets)
+    assert inside.size == len(expected)
+    assert inside.size_bounds == (len(expected), len(expected))
+    assert sorted(arch.to_json() for arch in inside) == sorted(arch.to_json() for arch in expected)
+    first, second = inside.sample(seed, 2)
+    drawn = [*inside.sample(seed, 20), inside.sample_per_choice(seed), inside.mutate(first, seed, 0.5)]
+    assert {*drawn, inside.crossover(first, second, seed)} <= set(expected)
+    assert inside.acceptance == 1.0
+
+
+def test_what_one_architecture_of_a_billion_meets_is_found() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 10))
+    heavy, light = Total(lambda w: w * w), Total(lambda w: 10 * w)
+    inside = space.within(Budget(heavy, at_least=490), Budget(light, at_most=700))  # ten of 7, at 70 each
+    assert inside.size == 1
+    assert set(inside.sample(0, 5)) == set(inside) == {Arch({f"block.{i}.w": 7 for i in range(10)})}
+    with pytest.raises(EmptySet, match=r"inside the first, 700 to 700 MACs are attainable"):
+        space.within(Budget(heavy, at_least=490), Budget(light, at_most=699))
+
+
+def test_where_too_many_sums_occur_together_the_first_budget_is_exact_and_others_filter() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(100))), 12))
+    rng = np.random.default_rng(0)
+    worth = rng.integers(0, 10**6, 100).tolist()
+    inside = space.within(
+        Budget(Total(), at_least=590, at_most=600), Budget(Total(lambda w: int(worth[w])), at_most=5_900_000)
+    )
+    assert inside.size_bounds[0] == 0 < inside.size_bounds[1]
+    drawn = inside.sample(0, 200)
+    assert all(arch in inside for arch in drawn)
+    assert 0.1 < inside.acceptance < 0.9
+
+
 def test_a_filter_alone_filters_the_whole_space() -> None:
     budget = Budget(_distinct, at_most=4)
     inside = SHARED.within(budget)

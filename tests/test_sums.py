@@ -78,3 +78,44 @@ def test_draws_are_uniform_over_the_rows_inside(max_bytes: int) -> None:
     counts = Counter(tuple(row) for row in rows[inside].tolist())
     assert set(counts) == set(expected)
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(SLOTS.filter(bool), st.integers(1, 3), st.integers(0, 99), st.data())
+def test_windows_of_several_costs_hold_the_rows_that_are_inside_all(
+    slots: list[list[int]], kinds: int, seed: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    costs = [slots, *([rng.integers(-9, 9, len(slot)).tolist() for slot in slots] for _ in range(kinds - 1))]
+    rows = list(itertools.product(*(range(len(slot)) for slot in slots)))
+    windows = []
+    for of_kind in costs:
+        totals = st.sampled_from(sorted(_total(of_kind, row) for row in rows))
+        bounds = sorted(data.draw(st.tuples(totals, totals)))
+        windows.append((data.draw(st.sampled_from([bounds[0], -np.inf])), bounds[1]))
+    expected = [
+        row
+        for row in rows
+        if all(low <= _total(of_kind, row) <= high for of_kind, (low, high) in zip(costs, windows, strict=True))
+    ]
+    table = SumTable.joint([_arrays(of_kind) for of_kind in costs], windows, max_sums=10_000)
+    assert table is not None
+    assert not table.bucketed
+    assert table.empty == (not expected)
+    assert table.count_bounds() == (len(expected), len(expected))
+    assert [tuple(row) for row in map(list, table.enumerate())] == expected
+    if expected:
+        drawn, inside = table.draw(rng, 20)
+        assert inside.all()
+        assert {tuple(row) for row in drawn.tolist()} <= set(expected)
+        found = [_total(costs[-1], row) for row in expected]
+        assert table.range_of(_arrays(costs[-1])) == (min(found), max(found))
+
+
+def test_too_many_combinations_of_sums_are_not_listed() -> None:
+    rng = np.random.default_rng(0)
+    costs = [[rng.integers(0, 10**6, 50) for _ in range(8)] for _ in range(2)]
+    whole = (-np.inf, np.inf)
+    assert SumTable.joint(costs, [whole, whole], max_sums=10_000) is None
+    huge = [[np.array([0, 2**40]), np.array([0, 1])] for _ in range(2)]
+    assert SumTable.joint(huge, [whole, whole], max_sums=10_000) is None

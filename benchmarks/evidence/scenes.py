@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nasx import Arch, Space
-from nasx.data import Augment, ImageArray, TrainBatches, channel_statistics, eval_batches, load_digits
-from nasx.data.dataset import Images
+from nasx.data import Augment, ImageArray, Images, TrainBatches, channel_statistics, eval_batches, load_digits
 from nasx.train import Batches, Step, adamw, cosine_schedule, evaluate, seeded, train
 from recipes.glit.bench.settings import Settings, ordered_archs
 from recipes.glit.bench.training import load_parts

@@ -80,8 +80,8 @@ def load_hf_folder(
 
     The folder is what `DatasetDict.save_to_disk` wrote, or one that `datasets.load_dataset` reads, such as Parquet
     files (which it copies into its cache). Needs the splits `train` and `test`; `validation` takes the place of a
-    `test` that is not there. Class names are those of the label's `ClassLabel`, or else `classes`, or else the labels
-    themselves.
+    `test` that is not there or has no labels (-1, as on the Hub). Class names are those of the label's `ClassLabel`, or
+    else `classes`, or else the labels themselves.
 
     Needs the extra `hf`. Raises ImportError without it, and ValueError for splits or columns that are not there and for
     labels that are none of the classes.
@@ -99,11 +99,13 @@ def load_hf_folder(
     )
     root = Path(root)
     tables = _tables(root)
-    held_out = next((part for part in _HELD_OUT if part in tables), None)
+    there = [part for part in _HELD_OUT if part in tables]
+    held_out = next((part for part in there if not _is_unlabelled(tables[part], label_column)), None)
+    remarks = [] if not there or held_out == there[0] else [f"{there[0]} has no labels, so {held_out} is tested on"]
     if "train" not in tables or held_out is None:
         raise ValueError(
-            f"{root} has the splits {', '.join(tables) or 'none'}; needed are train, and test or validation for the "
-            "final evaluation"
+            f"{root} has the splits {', '.join(tables) or 'none'}; needed are train, and test or validation with "
+            "labels for the final evaluation"
         )
     found = []
     for part in ("train", held_out):
@@ -128,7 +130,11 @@ def load_hf_folder(
         numbers = numbered(of_part, classes, f"the rows of {part} in {root}")
         parts.append(Part(f"{part} of {root}", TableSource(plain, image_column, part), names, numbers, classes))
     train, test = parts
-    return assemble(root.resolve().name, train, replace(test, called=held_out), options)
+    return assemble(root.resolve().name, train, replace(test, called=held_out), options, remarks=remarks)
+
+
+def _is_unlabelled(table: Any, label_column: str) -> bool:
+    return label_column in table.column_names and all(label in (-1, None) for label in table[label_column])
 
 
 def _tables(root: Path) -> dict[str, Any]:

@@ -21,13 +21,15 @@ def stratified_split(
     present, counts = np.unique(labels, return_counts=True)
     most = int((counts - 1).sum())
     if not 0 < n_val < len(labels):
-        raise ValueError(f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val}")
+        raise ValueError(
+            f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val} (val_images)"
+        )
     if n_val > most:
         first = int(np.argmin(counts))
         name = repr(classes[present[first]]) if classes else str(present[first])
         raise ValueError(
             f"{n_val} validation images of {len(labels)} leave some class no training image, such as {name} "
-            f"({counts[first]} images); hold out {most} at most"
+            f"({counts[first]} images); hold out {most} at most (val_images)"
         )
     shares = _largest_remainder(counts, n_val)
     while (excess := int(np.maximum(shares - (counts - 1), 0).sum())) > 0:
@@ -53,7 +55,7 @@ def _largest_remainder(counts: NDArray[np.int64], total: int) -> NDArray[np.int6
 def images_to_hold_out(images: int, fraction: float) -> int:
     """Return how many of a set's images a fraction in (0, 1) is: rounded, at least two, for one tells nothing apart."""
     if not 0 < fraction < 1:
-        raise ValueError(f"the validation fraction must lie between 0 and 1, but got {fraction}")
+        raise ValueError(f"the validation fraction must lie between 0 and 1, but got val_fraction={fraction}")
     return max(2, round(images * fraction))
 
 

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.measure import count_macs, count_params
+from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.cost import Macs, Params
 from recipes.autoformer.model import Frame, build_in
 from recipes.autoformer.space import BASE, SMALL, TINY, Axes, uniform
-from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.autoformer.supernet import supernet
 
 AXES = Axes(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
 FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
@@ -48,8 +49,8 @@ class TestParams(CostContract):
 class TestSupernet(SupernetContract):
     space = AXES.space()
 
-    def make_supernet(self) -> AutoFormerSupernet:
-        return AutoFormerSupernet(AXES.largest(), FRAME, drop_path=0.2)
+    def make_supernet(self) -> Supernet:
+        return supernet(AXES.space(), FRAME, drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
@@ -58,8 +59,8 @@ class TestSupernet(SupernetContract):
 class TestPackedBiases(SupernetContract):
     space = AXES.space()
 
-    def make_supernet(self) -> AutoFormerSupernet:
-        return AutoFormerSupernet(AXES.largest(), FRAME, qkv_bias="packed", drop_path=0.2)
+    def make_supernet(self) -> Supernet:
+        return supernet(AXES.space(), FRAME, qkv_bias="packed", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.measure import count_macs, count_params
+from nasx.nn import Supernet
 from nasx.search import Evolution, ParetoSearch, RandomSearch, Searcher
 from nasx.space import ArchSet
 from nasx.testing import CostContract, RecipeContract, SearcherContract, SpaceContract, SupernetContract
@@ -15,9 +16,9 @@ from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.cost import macs as tiny_macs
 from recipes.glit.model import Frame, build_in
 from recipes.glit.space import GLIT, TABLE2, Axes, details_space, heads_space, same_heads, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet
 
-AXES = Axes(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5)
+AXES = Axes(blocks=3, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4), mlp_ratio=(2, 4))
 FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
 SMALL = table2(AXES)
 
@@ -63,8 +64,8 @@ class TestTinyMacs(CostContract):
 class TestSeparateWeights(SupernetContract):
     space = SMALL
 
-    def make_supernet(self) -> GLiTSupernet:
-        return GLiTSupernet(SMALL, FRAME, sharing="separate", drop_path=0.2)
+    def make_supernet(self) -> Supernet:
+        return supernet(SMALL, FRAME, sharing="separate", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
@@ -73,8 +74,8 @@ class TestSeparateWeights(SupernetContract):
 class TestEntangledWeights(SupernetContract):
     space = SMALL
 
-    def make_supernet(self) -> GLiTSupernet:
-        return GLiTSupernet(SMALL, FRAME, sharing="entangled", drop_path=0.2)
+    def make_supernet(self) -> Supernet:
+        return supernet(SMALL, FRAME, sharing="entangled", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.measure import count_macs, count_params
+from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.localvit.__main__ import main
 from recipes.localvit.cost import Macs, Params
 from recipes.localvit.model import Frame, build_in
 from recipes.localvit.space import LOCALVIT_SPACE, Axes, locality
-from recipes.localvit.supernet import LocalViTSupernet
+from recipes.localvit.supernet import supernet
 
 SPACE = locality(Axes(blocks=2, mlp_ratio=(2, 3), kernel_size=(3, 5), reduction=(4, 8)))
 FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=16, num_heads=2)
@@ -39,8 +40,8 @@ class TestParams(CostContract):
 class TestSupernet(SupernetContract):
     space = SPACE
 
-    def make_supernet(self) -> LocalViTSupernet:
-        return LocalViTSupernet(SPACE, FRAME, drop_path=0.2)
+    def make_supernet(self) -> Supernet:
+        return supernet(SPACE, FRAME, drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

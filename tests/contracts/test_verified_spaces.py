@@ -19,15 +19,15 @@ from recipes.autoformer import cost as autoformer_cost
 from recipes.autoformer import model as autoformer_model
 from recipes.autoformer.space import BASE_AXES, SMALL_AXES
 from recipes.autoformer.space import Axes as AutoFormerAxes
-from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.autoformer.supernet import supernet as autoformer_supernet
 from recipes.glit import cost as glit_cost
 from recipes.glit import model as glit_model
 from recipes.glit.space import GLIT, TINY, heads_space, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as glit_supernet
 from recipes.localvit import cost as localvit_cost
 from recipes.localvit import model as localvit_model
 from recipes.localvit.space import Axes, locality
-from recipes.localvit.supernet import LocalViTSupernet
+from recipes.localvit.supernet import supernet as localvit_supernet
 
 GLIT_FRAME = glit_model.Frame(image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=12)
 AUTOFORMER_FRAME = autoformer_model.Frame(
@@ -52,28 +52,30 @@ Subject = tuple[Space, Supernet, torch.Tensor, AdditiveCost | None, AdditiveCost
 
 
 def glit(space: Space, sharing: str) -> Subject:
-    supernet = GLiTSupernet(space, GLIT_FRAME, sharing=sharing)  # type: ignore[arg-type]
+    supernet = glit_supernet(space, GLIT_FRAME, sharing=sharing)  # type: ignore[arg-type]
     build = partial(glit_model.build_in, GLIT_FRAME)
     costs = glit_cost.Macs(GLIT_FRAME), glit_cost.Params(GLIT_FRAME)
     return space, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
 def autoformer(axes: AutoFormerAxes) -> Subject:
-    supernet = AutoFormerSupernet(axes.largest(), AUTOFORMER_FRAME)
+    supernet = autoformer_supernet(axes.space(), AUTOFORMER_FRAME)
     build = partial(autoformer_model.build_in, AUTOFORMER_FRAME)
     costs = autoformer_cost.Macs(AUTOFORMER_FRAME), autoformer_cost.Params(AUTOFORMER_FRAME)
     return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
 
 
 def localvit() -> Subject:
-    supernet = LocalViTSupernet(LOCAL, LOCALVIT_FRAME)
+    supernet = localvit_supernet(LOCAL, LOCALVIT_FRAME)
     build = partial(localvit_model.build_in, LOCALVIT_FRAME)
     costs = localvit_cost.Macs(LOCALVIT_FRAME), localvit_cost.Params(LOCALVIT_FRAME)
     return LOCAL, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
 def cell() -> Subject:
-    return cell_space(CELL, OPERATIONS), Cell(CELL, OPERATIONS), torch.randn(2, 3, 6, 6), None, None, None
+    space = cell_space(CELL, OPERATIONS)
+    supernet = Supernet(lambda arch: Cell(CELL, OPERATIONS, arch), space)
+    return space, supernet, torch.randn(2, 3, 6, 6), None, None, None
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
@@ -102,20 +104,15 @@ def test_fifty_random_architectures_pass_verification(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["GLiT, joint, separate", "GLiT, joint, entangled", "AutoFormer", "LocalViT"])
-@pytest.mark.parametrize("change", ["one block less", "one block more", "a gap"])
+@pytest.mark.parametrize("change", ["one block more", "a gap"])
 def test_an_architecture_with_other_blocks_is_refused_by_their_numbers(name: str, change: str) -> None:
     space, supernet, images, *_ = SUBJECTS[name]()
     arch = space.sample(0)
     last = len(arch.parts("block")) - 1
     part = arch.at(f"block.{last}")
-    others = {n: value for n, value in arch.items() if not n.startswith(f"block.{last}.")}
-    if change != "one block less":
-        others |= {f"block.{last + 1}.{n}": value for n, value in part.items()}
-    if change == "one block more":
-        others |= {f"block.{last}.{n}": value for n, value in part.items()}
-    foreign = Arch(others)
+    kept = arch if change == "one block more" else {n: v for n, v in arch.items() if not n.startswith(f"block.{last}.")}
+    foreign = Arch({**kept, **{f"block.{last + 1}.{n}": value for n, value in part.items()}})
+    message = rf"no '?blocks?\.{last + 1}\b|no block\.{last}; number parts|describes {last + 2} blocks"
     for use in (partial(supernet, images), supernet.extract):
-        with pytest.raises(
-            ValueError, match=rf"the {last + 1} parts block.0 to block.{last}, but|describes \d+ blocks"
-        ):
+        with pytest.raises(ValueError, match=message):
             use(foreign)

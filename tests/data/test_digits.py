@@ -74,5 +74,5 @@ def test_the_record_counts_what_is_there_and_is_json() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.0, 1.0, 1.5])
 def test_a_fraction_outside_of_0_and_1_is_refused(fraction: float) -> None:
-    with pytest.raises(ValueError, match=f"must lie between 0 and 1, but got {fraction}"):
+    with pytest.raises(ValueError, match=f"must lie between 0 and 1, but got val_fraction={fraction}"):
         load_digits(seed=0, val_fraction=fraction)

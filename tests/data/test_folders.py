@@ -229,7 +229,7 @@ def test_classes_that_differ(folder: Path) -> None:
 
 
 def test_too_many_validation_images(folder: Path) -> None:
-    with pytest.raises(ValueError, match="needs 1 to 29 of 30 images, but got 30"):
+    with pytest.raises(ValueError, match=r"needs 1 to 29 of 30 images, but got 30 \(val_images\)"):
         load_image_folder(folder, image_size=8, seed=0, val_images=30)
     with pytest.raises(ValueError, match=r"28 validation images of 30 leave some class.*hold out 27 at most"):
         load_image_folder(folder, image_size=8, seed=0, val_images=28)
@@ -242,7 +242,7 @@ def test_too_many_validation_images(folder: Path) -> None:
 def test_impossible_sizes(folder: Path) -> None:
     with pytest.raises(ValueError, match="image_size must be at least 1 pixel, but got 0"):
         load_image_folder(folder, image_size=0, seed=0)
-    with pytest.raises(ValueError, match=r"fraction must lie between 0 and 1, but got 1\.0"):
+    with pytest.raises(ValueError, match=r"must lie between 0 and 1, but got val_fraction=1\.0"):
         load_image_folder(folder, image_size=8, seed=0, val_fraction=1.0)
 
 

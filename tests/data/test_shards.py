@@ -210,8 +210,21 @@ def test_what_is_not_in_tables_is_refused_in_words(folder: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r"holds no data set that Hugging Face `datasets` reads"):
         load_hf_folder(tmp_path / "empty", image_size=12, seed=0)
     one = write_table(folder, tmp_path / "one", held_out="other")
-    with pytest.raises(ValueError, match="has the splits train, other; needed are train, and test or validation"):
+    with pytest.raises(ValueError, match="has the splits train, other; needed are train, and test or validation with"):
         load_hf_folder(one, image_size=12, seed=0)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_test_split_without_labels_does_not_hide_the_validation_split(folder: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    root = write_table(folder, tmp_path / "packed", held_out="validation")
+    parts = datasets.load_from_disk(str(root))
+    plain = load_hf_folder(root, image_size=12, seed=0)
+    hidden = parts["validation"].map(lambda row: {"label": -1}, features=parts["validation"].features)
+    datasets.DatasetDict({**parts, "test": hidden}).save_to_disk(str(tmp_path / "hub"))
+    dataset = load_hf_folder(tmp_path / "hub", image_size=12, seed=0)
+    assert dataset.split == plain.split
+    assert dataset.remarks[0] == "test has no labels, so validation is tested on"
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,9 @@ def test_builders_that_are_no_function_of_the_architecture_are_refused() -> None
         with pytest.raises(ValueError, match=match):
             Supernet(lambda arch: make(), DEPTH)
 
-    refuses(lambda: nn.Linear(6, next(counter)), r"two networks of one architecture differ in 'out_features': \d and \d")
+    refuses(
+        lambda: nn.Linear(6, next(counter)), r"two networks of one architecture differ in 'out_features': \d and \d"
+    )
     refuses(
         lambda: nn.Linear(6, int(torch.randint(1, 1000, ()))), "two networks of one architecture differ in 'out_fea"
     )

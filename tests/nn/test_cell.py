@@ -1,6 +1,5 @@
 """The module of a cell: sums along the graph, plain extracts, and equal functions for equal forms."""
 
-import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,28 +35,23 @@ OPERATIONS: dict[str, Callable[[], nn.Module] | None] = {
 class Network(nn.Module):
     """Two cells of their own architectures between two convolutions, so that something is trained by every path."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Arch) -> None:
         super().__init__()
         self.stem, self.head = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 1)
-        self.cells = nn.ModuleList(Cell(complete(4), OPERATIONS) for _ in range(2))
+        self.cells = nn.ModuleList(Cell(complete(4), OPERATIONS, choices) for choices in arch.parts("cell"))
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for cell, choices in zip(self.cells, arch.parts("cell"), strict=True):
-            x = cell(x, choices)
+        for cell in self.cells:
+            x = cell(x)
         return self.head(x)
-
-    def extract(self, arch: Arch) -> nn.Module:
-        cells = [cell.extract(choices) for cell, choices in zip(self.cells, arch.parts("cell"), strict=True)]  # type: ignore[operator]
-        ends = copy.deepcopy([self.stem, self.head])
-        return nn.Sequential(ends[0], *cells, ends[1]).train(self.training)
 
 
 class TestCellSupernet(SupernetContract):
     space = Space(cell=repeat(cell_space(complete(4), OPERATIONS), 2))
 
     def make_supernet(self) -> Supernet:
-        return Network()
+        return Supernet(Network, self.space)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 6, 6)
@@ -72,50 +66,58 @@ class Scale(nn.Module):
         return self.factor * x.square()
 
 
+def of_three(first: str, second: str, third: str) -> Arch:
+    return Arch({"edge.0-1": first, "edge.0-2": second, "edge.1-2": third})
+
+
 def test_a_node_is_the_sum_of_its_edges() -> None:
-    cell = Cell(complete(3), {"none": None, "skip_connect": nn.Identity, "scale": Scale})
-    a, b, c = (cell.get_submodule(f"edges.{edge}.on_scale") for edge in ("0-1", "0-2", "1-2"))
+    operations: dict[str, Callable[[], nn.Module] | None] = {"none": None, "skip_connect": nn.Identity, "scale": Scale}
     x = torch.randn(2, 5)
 
-    def run(first: str, second: str, third: str) -> Tensor:
-        return cell(x, Arch({"edge.0-1": first, "edge.0-2": second, "edge.1-2": third}))
+    def run(*names: str) -> tuple[Tensor, Callable[[str], nn.Module]]:
+        cell = Cell(complete(3), operations, of_three(*names))
+        return cell(x), lambda edge: cell.get_submodule(f"edges.{edge}.scale")
 
-    torch.testing.assert_close(run("scale", "scale", "scale"), b(x) + c(a(x)))
-    torch.testing.assert_close(run("scale", "skip_connect", "skip_connect"), x + a(x))
-    torch.testing.assert_close(run("none", "scale", "scale"), b(x))
-    torch.testing.assert_close(run("skip_connect", "skip_connect", "skip_connect"), 2 * x)
-    assert torch.equal(run("scale", "none", "none"), torch.zeros_like(x))
+    found, at = run("scale", "scale", "scale")
+    torch.testing.assert_close(found, at("0-2")(x) + at("1-2")(at("0-1")(x)))
+    found, at = run("scale", "skip_connect", "skip_connect")
+    torch.testing.assert_close(found, x + at("0-1")(x))
+    found, at = run("none", "scale", "scale")
+    torch.testing.assert_close(found, at("0-2")(x))
+    assert torch.equal(run("skip_connect", "skip_connect", "skip_connect")[0], 2 * x)
+    assert torch.equal(run("scale", "none", "none")[0], torch.zeros_like(x))
 
 
-def test_a_dead_edge_does_not_run() -> None:
-    cell = Cell(complete(3), OPERATIONS).train()
-    cell(torch.randn(2, 3, 4, 4), Arch({"edge.0-1": "none", "edge.0-2": "conv", "edge.1-2": "conv"})).sum().backward()
-    used = {name.split(".")[1] for name, parameter in cell.named_parameters() if parameter.grad is not None}
+def test_what_is_on_no_path_is_not_built() -> None:
+    cell = Cell(complete(3), OPERATIONS, of_three("none", "conv", "conv"))
+    assert {name.split(".")[1] for name in cell.state_dict()} == {"0-2"}
+    empty = Cell(complete(4), OPERATIONS, cell_space(complete(4), OPERATIONS)[0])
+    assert not list(empty.parameters())
+    x = torch.randn(1, 3, 4, 4)
+    assert torch.equal(empty(x), torch.zeros_like(x))
+
+
+def test_every_operation_of_every_edge_has_weights_of_its_own_in_a_supernet() -> None:
+    space = cell_space(complete(3), OPERATIONS)
+    supernet = Supernet(lambda arch: Cell(complete(3), OPERATIONS, arch), space).train()
+    assert {name.rpartition(".conv")[0] for name in supernet.state_dict()} == {"edges.0-1", "edges.0-2", "edges.1-2"}
+    supernet(torch.randn(2, 3, 4, 4), of_three("none", "conv", "conv")).sum().backward()
+    used = {name.split(".")[1] for name, parameter in supernet.named_parameters() if parameter.grad is not None}
     assert used == {"0-2"}
-    batches = {name.split(".")[1]: int(b) for name, b in cell.named_buffers() if name.endswith("tracked")}
+    batches = {name.split(".")[1]: int(b) for name, b in supernet.named_buffers() if name.endswith("tracked")}
     assert batches == {"0-1": 0, "0-2": 1, "1-2": 0}
 
 
-def test_an_extract_is_plain_torch_without_dead_parts() -> None:
-    cell = Cell(complete(4), OPERATIONS)
+def test_a_cell_is_plain_torch() -> None:
     arch = cell_space(complete(4), OPERATIONS)[0]
+    cell = Cell(complete(4), OPERATIONS, Arch({**arch, "edge.0-1": "conv", "edge.0-3": "conv", "edge.1-2": "conv"}))
     x = torch.randn(1, 3, 4, 4)
-    empty = cell.extract(arch)
-    assert torch.equal(empty(x), torch.zeros_like(x))
-    assert not list(empty.parameters())
-    network = cell.extract(Arch({**arch, "edge.0-1": "conv", "edge.0-3": "conv", "edge.1-2": "conv"}))
-    assert {name.split(".")[1] for name in network.state_dict()} == {"0-3"}
-    assert count_macs(network, x) == 16 * 3 * 3 * 9
-    assert all(type(module).__module__.startswith("torch.") for module in network.modules())
-    torch.export.export(network.eval(), (x,))
-
-
-def test_a_cell_compiles_whole() -> None:
-    cell = Cell(complete(4), OPERATIONS).eval()
-    run = torch.compile(cell, backend="eager", fullgraph=True)
-    x = torch.randn(1, 3, 4, 4)
-    for arch in cell_space(complete(4), OPERATIONS).sample(0, 2):
-        torch.testing.assert_close(run(x, arch), cell(x, arch))
+    assert {name.split(".")[1] for name in cell.state_dict()} == {"0-3"}
+    assert count_macs(cell, x) == 16 * 3 * 3 * 9
+    exported = torch.export.export(cell.eval(), (x,)).module()
+    torch.testing.assert_close(exported(x), cell(x))
+    compiled = torch.compile(cell, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), cell(x))
     torch._dynamo.reset()
 
 
@@ -144,21 +146,21 @@ def test_equal_forms_are_equal_functions_for_some_naming_of_the_weights(
 ) -> None:
     """The least output over all ways to hand out one pool of weights tells functions up to the names of weights."""
     graph = complete(nodes)
-    space, cell = cell_space(graph, operations), Cell(graph, operations).double()
+    space = cell_space(graph, operations)
     generator = torch.Generator().manual_seed(0)
     pool = [
         [nn.Parameter(torch.randn(*shape, generator=generator, dtype=torch.float64)) for shape in ((2, 2), (2,))]
-        for _ in cell.edges
+        for _ in graph.edges
     ]
     x = torch.randn(3, 2, generator=generator, dtype=torch.float64)
 
     @torch.no_grad()
     def least_output(arch: Arch) -> tuple[float, ...]:
-        network = cell.extract(arch)
+        network = Cell(graph, operations, arch).double()
         kinds: dict[str, list[Bend]] = defaultdict(list)
         for name, module in network.named_modules():
             if isinstance(module, Bend):
-                kinds[str(arch["edge." + name.removeprefix("edges.")])].append(module)
+                kinds[name.rpartition(".")[2]].append(module)
         outputs = []
         for handed in itertools.product(*(itertools.permutations(pool[: len(m)]) for m in kinds.values())):
             for modules, weights in zip(kinds.values(), handed, strict=True):
@@ -175,12 +177,11 @@ def test_equal_forms_are_equal_functions_for_some_naming_of_the_weights(
 
 
 def test_operations_and_architectures_that_do_not_fit_are_refused() -> None:
+    conv_only = of_three("conv", "conv", "conv")
     with pytest.raises(ValueError, match="at most one is None"):
-        Cell(complete(3), {"none": None, "zero": None, "conv": conv})
+        Cell(complete(3), {"none": None, "zero": None, "conv": conv}, conv_only)
     with pytest.raises(ValueError, match="at most one is None"):
-        Cell(complete(3), {"none": None})
-    cell, x = Cell(complete(3), OPERATIONS), torch.zeros(1, 3, 4, 4)
-    for arch in (Arch({"edge.0-1": "none", "edge.0-2": "none", "edge.1-2": "max"}), Arch({"edge.0-1": "none"})):
-        for use in (lambda arch=arch: cell(x, arch), lambda arch=arch: cell.extract(arch)):
-            with pytest.raises(ValueError, match=r"edge\.\d-2 must be one of none, skip_connect, conv, pool, but got"):
-                use()
+        Cell(complete(3), {"none": None}, of_three("none", "none", "none"))
+    for arch in (of_three("none", "none", "max"), Arch({"edge.0-1": "none"})):
+        with pytest.raises(ValueError, match=r"edge\.\d-2 must be one of none, skip_connect, conv, pool, but got"):
+            Cell(complete(3), OPERATIONS, arch)

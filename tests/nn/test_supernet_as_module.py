@@ -353,7 +353,7 @@ def test_networks_that_ran_hold_no_copies_of_the_weights() -> None:
 
 def test_copies_are_found_by_name_where_the_value_has_a_dot() -> None:
     space = Space(ratio=one_of(3, 3.5))
-    supernet = Supernet(lambda arch: nn.BatchNorm1d(int(arch["ratio"] * 2)), space, separate={"*": "ratio"})  # type: ignore[operator]
+    supernet = Supernet(lambda arch: nn.BatchNorm1d(int(arch["ratio"] * 2)), space, separate={"*": "ratio"})
     for name, parameter in supernet.named_parameters():
         assert supernet.get_parameter(name) is parameter
     for name, buffer in supernet.named_buffers():

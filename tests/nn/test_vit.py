@@ -1,11 +1,13 @@
-"""Vision transformers of any blocks: the supernet of a made-up block keeps the contract."""
+"""Vision transformers of any blocks: what stands around them, alone and in a supernet of made-up blocks."""
+
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.nn import Attention, DropPath, FeedForward, Switch, ViT, ViTFrame, ViTSupernet, drop_path_rates
+from nasx.nn import Attention, DropPath, FeedForward, Supernet, ViT, ViTFrame, drop_path_rates
 from nasx.testing import SupernetContract
 
 FRAME = ViTFrame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
@@ -13,28 +15,15 @@ SPACE = Space(block=repeat(Space(heads=one_of(2, 4), hidden=one_of(8, 24)), 3))
 
 
 class Block(nn.Module):
-    def __init__(self, attn: nn.Module, mlp: nn.Module, drop_path: float) -> None:
+    def __init__(self, part: Arch, drop_path: float) -> None:
         super().__init__()
-        self.attn, self.mlp, self.drop_path = attn, mlp, DropPath(drop_path)
+        self.attn = Attention(12, int(part["heads"]))
+        self.mlp = FeedForward(12, int(part["hidden"]))
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(x))
         return x + self.drop_path(self.mlp(x))
-
-
-class SuperBlock(nn.Module):
-    def __init__(self, drop_path: float) -> None:
-        super().__init__()
-        self.attn = Switch({heads: Attention(12, heads) for heads in (2, 4)})
-        self.mlp = Switch({hidden: FeedForward(12, hidden) for hidden in (8, 24)})
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor, part: Arch) -> Tensor:
-        x = x + self.drop_path(self.attn(x, part["heads"]))
-        return x + self.drop_path(self.mlp(x, part["hidden"]))
-
-    def extract(self, part: Arch) -> Block:
-        return Block(self.attn.extract(part["heads"]), self.mlp.extract(part["hidden"]), self.drop_path.rate)
 
 
 class WithoutClassToken(ViTFrame):
@@ -43,42 +32,39 @@ class WithoutClassToken(ViTFrame):
         return False
 
 
-class Supernet(ViTSupernet[ViT]):
-    plain = ViT
+MEANS = WithoutClassToken(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
+
+
+def build(frame: ViTFrame, arch: Arch) -> ViT:
+    rates = drop_path_rates(0.3, 3)
+    network = ViT(frame, [Block(part, rate) for part, rate in zip(arch.parts("block"), rates, strict=True)])
+    network.initialise(0.1)
+    return network
 
 
 class TestSupernet(SupernetContract):
     space, frame = SPACE, FRAME
 
     def make_supernet(self) -> Supernet:
-        supernet = Supernet(self.frame, (SuperBlock(rate) for rate in drop_path_rates(0.3, 3)))
-        supernet.initialise(0.1)
-        return supernet
+        separate = {"blocks.*.attn": "heads", "blocks.*.mlp": "hidden"}
+        return Supernet(partial(build, self.frame), SPACE, separate=separate)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(4, 1, 8, 8)
 
 
 class TestSupernetOfMeans(TestSupernet):
-    frame = WithoutClassToken(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
+    frame = MEANS
 
 
 def test_a_frame_counts_its_tokens() -> None:
     assert (FRAME.grid, FRAME.patches, FRAME.tokens) == (4, 16, 17)
-    assert TestSupernetOfMeans.frame.tokens == 16
-    network = TestSupernet().make_supernet().extract(SPACE.sample(0))
+    assert MEANS.tokens == 16
+    network = build(FRAME, SPACE.sample(0))
     assert network.embed(torch.zeros(2, 1, 8, 8)).shape == (2, 17, 12)
-    means = TestSupernetOfMeans().make_supernet().extract(SPACE.sample(0))
+    means = build(MEANS, SPACE.sample(0))
     assert means.cls_token is None
     assert means.embed(torch.zeros(2, 1, 8, 8)).shape == (2, 16, 12)
-
-
-def test_what_is_extracted_in_inference_mode_can_be_trained() -> None:
-    supernet = TestSupernet().make_supernet()
-    with torch.inference_mode():
-        network = supernet.extract(SPACE.sample(0))
-    network(torch.randn(2, 1, 8, 8)).sum().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(

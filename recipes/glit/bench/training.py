@@ -18,13 +18,13 @@ from nasx import Arch
 from nasx.data import (
     Augment,
     ImageArray,
+    Images,
     TrainBatches,
     channel_statistics,
     eval_batches,
     load_image_folder,
     stratified_split,
 )
-from nasx.data.dataset import Images
 from nasx.run import write_json
 from nasx.train import adamw, cosine_schedule, evaluate, seeded, train
 from recipes.glit.bench.settings import Settings
