@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import count_macs, count_params
-from nasx.nn.supernet import SupernetLike
+from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float64: 0.0, torch.float32: 1e-4}
@@ -140,7 +140,11 @@ def first_difference(
     whole = _exact(supernet, dtype).train(training)
     network, precision = _extract(whole, arch, dtype)
     tolerance = max(tolerance, precision)
-    sliced = _outputs(whole, lambda: whole(_cast(inputs, dtype), arch), seed)
+    if isinstance(whole, Supernet):  # whose modules are those of the network that it runs
+        subnet = Subnet(whole, arch)
+        sliced = _outputs(subnet.network, lambda: subnet(_cast(inputs, dtype)), seed)
+    else:
+        sliced = _outputs(whole, lambda: whole(_cast(inputs, dtype), arch), seed)
     own = _outputs(network, lambda: network(_cast(inputs, dtype)), seed)
     calls = [Counter(name for name, _ in outputs) for outputs in (sliced, own)]
     shared = [key for key in own if calls[0][key[0]] == calls[1][key[0]]]

@@ -15,6 +15,7 @@ from unittest import SkipTest
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
@@ -22,7 +23,7 @@ from nasx.arch import Value
 from nasx.cli import BadInput, print_json, run_command
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import Feasible
-from nasx.nn import ElasticFeedForward, Switch
+from nasx.nn import FeedForward, Supernet
 from nasx.search import Evolution, RandomSearch, Scored, Searcher
 from nasx.space import ArchSet, Probability, Rng
 from nasx.testing import CostContract, RecipeContract, SearcherContract, SpaceContract, SupernetContract
@@ -187,29 +188,42 @@ def linear_norm() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
 
 
+class SlicedFeedForward(FeedForward):
+    """The first hidden neurons of a feed-forward."""
+
+    def forward(self, x: Tensor, hidden: int = 0) -> Tensor:
+        x = self.drop(self.act(F.linear(x, self.fc1.weight[:hidden], self.fc1.bias[:hidden])))
+        return self.drop(F.linear(x, self.fc2.weight[:, :hidden], self.fc2.bias))
+
+    def extract(self, hidden: int) -> FeedForward:
+        plain = FeedForward(6, hidden, dropout=0.2).to(self.fc1.weight.dtype)
+        shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+        plain.load_state_dict({n: t[tuple(map(slice, shapes[n]))] for n, t in self.state_dict().items()})
+        return plain
+
+
 class Sound(nn.Module):
     """Separate weights in the operation, entangled ones in the feed-forward."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
-        self.ops = Switch({"a": linear_norm(), "b": linear_norm()})
-        self.ffn = ElasticFeedForward(6, 8, dropout=0.2)
+        self.ops = nn.ModuleDict({"a": linear_norm(), "b": linear_norm()})
+        self.ffn = SlicedFeedForward(6, 8, dropout=0.2)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        return self.head(self.ffn(self.ops(self.stem(x), arch["op"]), hidden=int(arch["hidden"])))
+        return self.head(self.ffn(self.ops[str(arch["op"])](self.stem(x)), hidden=int(arch["hidden"])))
 
     def extract(self, arch: Arch) -> nn.Module:
-        ffn = self.ffn.extract(6, hidden=int(arch["hidden"]))
-        stem, head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
-        return Plain(stem, self.ops.extract(arch["op"]), ffn, head).train(self.training)
+        stem, op, head = map(copy.deepcopy, (self.stem, self.ops[str(arch["op"])], self.head))
+        return Plain(stem, op, self.ffn.extract(int(arch["hidden"])), head).train(self.training)
 
 
 class RemembersTheArch(Sound):
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         self.arch = arch
         x = self.stem(x)
-        return self.head(self.ffn(self.ops(x, self.arch["op"]), hidden=int(self.arch["hidden"])))
+        return self.head(self.ffn(self.ops[str(self.arch["op"])](x), hidden=int(self.arch["hidden"])))
 
 
 class KeepsTheArchInAList(Sound):
@@ -222,7 +236,7 @@ class KeepsTheArchInAList(Sound):
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         self.current[:] = [arch]
         x = self.stem(x)
-        return self.head(self.ffn(self.ops(x, self.current[0]["op"]), hidden=int(self.current[0]["hidden"])))
+        return self.head(self.ffn(self.ops[str(self.current[0]["op"])](x), hidden=int(self.current[0]["hidden"])))
 
 
 class SharesMemory(Sound):
@@ -235,7 +249,7 @@ class SharesMemory(Sound):
 class SharesStatistics(Sound):
     def extract(self, arch: Arch) -> nn.Module:
         network = super().extract(arch)
-        norm, own = network.get_submodule("op.1"), self.ops[arch["op"]].get_submodule("1")
+        norm, own = network.get_submodule("op.1"), self.ops[str(arch["op"])].get_submodule("1")
         norm.running_mean = own.running_mean
         return network
 
@@ -243,8 +257,8 @@ class SharesStatistics(Sound):
 class RunsEveryCandidate(Sound):
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         x = self.stem(x)
-        outputs = {key: self.ops(x, key) for key in self.ops}
-        return self.head(self.ffn(outputs[arch["op"]], hidden=int(arch["hidden"])))
+        outputs = {key: op(x) for key, op in self.ops.items()}
+        return self.head(self.ffn(outputs[str(arch["op"])], hidden=int(arch["hidden"])))
 
 
 class ExtractsTheWrongSlice(Sound):
@@ -323,8 +337,14 @@ def test_supernets_of_any_inputs_and_outputs(kind: Callable[[Any], Any]) -> None
     assert with_supernet(lambda: Structured(RemembersTheArch()), inputs) == remembers
 
 
+def derived(arch: Arch) -> nn.Module:
+    return Plain(nn.Linear(3, 6), linear_norm(), FeedForward(6, int(arch["hidden"]), dropout=0.2), nn.Linear(6, 2))
+
+
 def test_supernets() -> None:
     assert with_supernet(Sound) == set()
+    assert with_supernet(lambda: Supernet(derived, SMALL)) == set()
+    assert with_supernet(lambda: Supernet(derived, SMALL, separate={"op": "op"})) == set()
     remembers = {"forward_keeps_nothing_of_the_architecture", "two_threads_run_two_architectures"}
     assert with_supernet(RemembersTheArch) == remembers
     assert with_supernet(KeepsTheArchInAList) == {"two_threads_run_two_architectures"}

@@ -111,6 +111,36 @@ def test_a_sound_supernet_passes_every_check(arch: Arch) -> None:
     assert all(check.difference is not None and check.difference < 1e-12 for check in report.checks)
 
 
+class Tabled(nn.Module):
+    """A network with a table that the builder computes in torch's default precision."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, int(arch["width"])), nn.Linear(int(arch["width"]), 2)
+        self.register_buffer("table", torch.linspace(0, 1, int(arch["width"])), persistent=False)
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.second(self.first(x) * self.get_buffer("table").cos()))
+
+
+def test_a_derived_supernet_passes_and_its_modules_are_named_where_it_does_not() -> None:
+    class Wrong(Supernet):
+        def extract(self, arch: Arch) -> nn.Module:
+            network = super().extract(arch)
+            nudge("second.bias", 1e-3)(network)
+            return network
+
+    space = Space(width=one_of(4, 8))
+    for arch in space:
+        report = verify(Supernet(Tabled, space), arch, inputs(), build=Tabled)
+        assert report.passed, str(report)
+        assert all(check.difference is not None and check.difference < 1e-12 for check in report.checks)
+    check = check_slice(Wrong(Tabled, space), space[0], inputs())
+    assert check.passed is False
+    assert "the first module that differs is 'second', after 'first' agrees" in check.detail
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_an_extracted_network_of_lower_precision_is_compared_as_exactly_as_it_can_be(training: bool) -> None:
     def lowered(network: Plain) -> None:
@@ -199,8 +229,8 @@ def test_nothing_that_is_handed_in_changes() -> None:
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
-def nudge(name: str, by: float = 1e-6) -> Callable[[Plain], object]:
-    def fault(network: Plain) -> None:
+def nudge(name: str, by: float = 1e-6) -> Callable[[nn.Module], object]:
+    def fault(network: nn.Module) -> None:
         with torch.no_grad():
             network.get_parameter(name).add_(by)
 

@@ -98,6 +98,20 @@ def call_builder(make: Make, arch: Arch) -> nn.Module:
     return network
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Build networks under a default precision; it is set for the whole process, where it is another one."""
+    outer = torch.get_default_dtype()
+    if outer == dtype:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(outer)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """What the blueprint of a network says of one of its parameters or shared buffers."""

@@ -15,7 +15,7 @@ from nasx.arch import Arch, Value
 from nasx.nn.layout import Index, Layout, Rule, Shape, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, default_dtype
 from nasx.nn.survey import Survey, survey
 from nasx.space import ArchSet
 
@@ -229,6 +229,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.make = make
+        self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space
         self._layout = dict(layout or {})
         lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
@@ -267,7 +268,8 @@ class Supernet(nn.Module):
     def extract(self, arch: Arch) -> nn.Module:
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
-            network = call_builder(self.make, arch)
+            with default_dtype(self._default_dtype):
+                network = call_builder(self.make, arch)
             network.to(*self._placement())
             for slot in self._slots(network, arch):
                 whole = slot.whole
@@ -383,7 +385,8 @@ class Supernet(nn.Module):
         return found
 
     def _make_skeleton(self, arch: Arch) -> _Skeleton:
-        network = build_skeleton(self.make, arch)
+        with default_dtype(self._default_dtype):
+            network = build_skeleton(self.make, arch)
         network.train(self.training)  # a constructor may have left modules in another mode
         slots = list(self._slots(network, arch))
         bound = {(id(slot.holder), slot.leaf) for slot in slots}

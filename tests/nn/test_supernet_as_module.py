@@ -95,6 +95,20 @@ def test_a_builder_of_two_precisions_keeps_both() -> None:
     assert network.get_parameter("stem.weight").dtype == torch.float32
 
 
+def test_networks_are_built_in_the_default_precision_that_the_supernet_was_built_in() -> None:
+    supernet = make().double().eval()
+    expected = [supernet(X.double(), arch) for arch in SPACE]
+    torch.set_default_dtype(torch.float64)
+    try:
+        fresh = copy.deepcopy(supernet)
+        for arch, outputs in zip(SPACE, expected, strict=True):
+            assert torch.equal(fresh(X.double(), arch), outputs)
+            assert torch.equal(fresh.extract(arch)(X.double()), outputs)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_it_moves_to_meta_and_is_made_there() -> None:
     moved = make().to("meta")
     with torch.device("meta"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasx import Arch
-from nasx.nn import Subnet, Switch
+from nasx import Arch, Space, one_of
+from nasx.nn import Subnet, Supernet
 from nasx.train import Unpacked, recalibrate
 
 LAYERS = [(nn.BatchNorm1d, (3,)), (nn.BatchNorm1d, (3, 7)), (nn.BatchNorm2d, (3, 4, 5)), (nn.BatchNorm3d, (3, 2, 3, 2))]
@@ -53,32 +53,45 @@ def test_dropout_stays_off_and_modes_and_weights_come_back() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-class Supernet(nn.Module):
-    def __init__(self) -> None:
+class Network(nn.Module):
+    def __init__(self, arch: Arch) -> None:
         super().__init__()
+        width = int(arch["width"])
         self.stem = nn.BatchNorm1d(3)
-        self.switch = Switch({width: nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width)) for width in (2, 4)})
+        self.block = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width))
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        return self.switch(self.stem(x), arch["width"])
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.stem(x))
 
 
-def test_other_candidates_keep_their_statistics() -> None:
-    supernet = Supernet()
+def of_block(supernet: nn.Module, width: int) -> dict[str, Tensor]:
+    return {n: t.clone() for n, t in supernet.state_dict().items() if n.endswith(f"@width={width}")}
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_other_candidates_keep_their_statistics(separate: bool) -> None:
+    space = Space(width=one_of(2, 4))
+    supernet = Supernet(Network, space, separate={"block": "width"} if separate else None)
     images = batches((3,))
     wide = Subnet(supernet, Arch({"width": 4}))
     wide_statistics = recalibrate(wide, images)
-    kept = copy.deepcopy(supernet.switch[4].state_dict())
-    untouched = copy.deepcopy(supernet.switch[2].state_dict())
-    assert float(untouched["1.num_batches_tracked"]) == 0
+    kept, untouched = of_block(supernet, 4), of_block(supernet, 2)
     statistics = recalibrate(Subnet(supernet, Arch({"width": 2})), batches((3,), 2))
     assert len(norms(statistics)) == 2
-    assert all(torch.equal(v, kept[k]) for k, v in supernet.switch[4].state_dict().items())
-    assert not torch.equal(supernet.switch[2][1].running_mean, untouched["1.running_mean"])  # type: ignore[index]
-    supernet.stem.reset_running_stats()
-    wide.load_state_dict(statistics | wide_statistics, strict=False)  # copies, which nothing has changed since
-    assert not torch.equal(supernet.stem.running_mean, torch.zeros(3))  # type: ignore[arg-type]
+    if separate:
+        assert float(untouched["block.1.num_batches_tracked@width=2"]) == 0
+        assert all(torch.equal(value, kept[name]) for name, value in of_block(supernet, 4).items())
+        changed = of_block(supernet, 2)["block.1.running_mean@width=2"]
+        assert not torch.equal(changed, untouched["block.1.running_mean@width=2"])
+    else:
+        assert torch.equal(supernet.get_buffer("block.1.running_mean")[:2], statistics["network.block.1.running_mean"])
+        last = wide_statistics["network.block.1.running_mean"][2:]
+        assert torch.equal(supernet.get_buffer("block.1.running_mean")[2:], last)
+    supernet.get_buffer("stem.running_mean").zero_()
+    wide.load_state_dict(wide_statistics, strict=False)  # copies, which nothing has changed since
+    assert bool(supernet.get_buffer("stem.running_mean").any())
     assert all(torch.equal(wide.state_dict()[name], value) for name, value in wide_statistics.items())
+    assert torch.equal(supernet.extract(Arch({"width": 4})).eval()(images[0][0]), wide.eval()(images[0][0]))
 
 
 def test_an_error_in_a_pass_leaves_modes_and_momenta_as_they_were() -> None:

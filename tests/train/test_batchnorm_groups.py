@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch
-from nasx.nn import ElasticBatchNorm1d, Subnet
+from nasx.nn import Subnet
 from nasx.train import BatchNormGroups, nesterov_sgd, train, train_supernet
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 
 
 def in_groups(norm: nn.Module, x: Tensor, sizes: list[int]) -> tuple[Tensor, list[Tensor]]:
@@ -28,7 +28,6 @@ def in_groups(norm: nn.Module, x: Tensor, sizes: list[int]) -> tuple[Tensor, lis
         (nn.BatchNorm1d(5), (12, 5)),
         (nn.BatchNorm1d(5), (12, 5, 3)),
         (nn.BatchNorm2d(5, affine=False, momentum=0.3), (12, 5, 4, 3)),
-        (ElasticBatchNorm1d(5), (12, 5)),
         (nn.BatchNorm1d(5, track_running_stats=False), (12, 5)),
     ],
 )
@@ -76,7 +75,7 @@ FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_d
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_supernet_and_extracted_network_train_alike_in_groups(sharing: str) -> None:
     torch.manual_seed(0)
-    supernet = GLiTSupernet(SPACE, FRAME, sharing=sharing).double()  # type: ignore[arg-type]
+    supernet = make_supernet(SPACE, FRAME, sharing=sharing).double()  # type: ignore[arg-type]
     arch = next(a for a in (SPACE.sample(seed) for seed in range(99)) if Arch(a)["block.0.global_heads"] == 0)
     network = supernet.extract(arch)
     whole = copy.deepcopy(network)

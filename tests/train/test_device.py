@@ -14,7 +14,7 @@ from nasx.train import (
 )
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 
 
 def test_threads_come_back_even_after_an_error() -> None:
@@ -48,7 +48,7 @@ def test_supernets_train_where_only_deterministic_algorithms_are_allowed(monkeyp
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     space = table2(Axes(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5))
     frame = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12)
-    supernet = GLiTSupernet(space, frame)
+    supernet = make_supernet(space, frame)
     batches = [(torch.randn(4, 1, 8, 8), torch.randint(10, (4,))) for _ in range(2)]
     try:
         use_deterministic_algorithms()

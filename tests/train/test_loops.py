@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.nn import Switch
+from nasx.nn import Supernet
 from nasx.train import (
     Distillation,
     NotFinite,
@@ -30,22 +30,20 @@ SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
 SPACE = Space(block=repeat(Space(width=one_of(3, 5, 7)), 2))
 
 
-class Supernet(nn.Module):
-    """Two blocks, three candidates each, with BatchNorm inside and a shared head."""
+class Network(nn.Module):
+    """Two blocks with BatchNorm inside, and a head."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.switches = [
-            Switch({width: nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 4))
-                    for width in (3, 5, 7)})
-            for _ in range(2)
-        ]  # fmt: skip
-        self.blocks = nn.ModuleList(self.switches)
+        sizes = [int(part["width"]) for part in arch.parts("block")]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 4)) for width in sizes
+        )
         self.head = nn.Linear(4, 3)
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        for block, choice in zip(self.blocks, arch.parts("block"), strict=True):
-            x = x + block(x, choice["width"])
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
         return self.head(x)
 
 
@@ -68,13 +66,22 @@ def widths(first: int, second: int) -> Arch:
 
 
 def reached_by(supernet: Supernet, arch: Arch) -> set[int]:
-    modules = [supernet.head, *(b[a["width"]] for b, a in zip(supernet.switches, arch.parts("block"), strict=True))]
-    return {id(tensor) for m in modules for tensor in m.state_dict(keep_vars=True).values()}
+    copies = {f"blocks.{i}.": f"@width={part['width']}" for i, part in enumerate(arch.parts("block"))}
+    return {
+        id(tensor)
+        for name, tensor in supernet.state_dict(keep_vars=True).items()
+        if name.startswith("head.") or any(name.startswith(b) and name.endswith(c) for b, c in copies.items())
+    }
+
+
+def head_weight(supernet: nn.Module) -> nn.Parameter:
+    return supernet.get_parameter("head.weight")
 
 
 def seeded_supernet() -> Supernet:
+    """Three candidates of each block, and a shared head."""
     torch.manual_seed(0)
-    return Supernet()
+    return Supernet(Network, SPACE, separate={"blocks.*": "width"})
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -121,11 +128,11 @@ def test_one_supernet_step_is_torch_sgd_on_the_extracted_path() -> None:
 
 def test_several_paths_share_one_optimizer_step() -> None:
     supernet = seeded_supernet()
-    head = supernet.head.weight.detach().clone()
+    head = head_weight(supernet).detach().clone()
     pair = (widths(3, 3), widths(7, 7))
     steps = list(train_supernet(supernet, batches(0, 1), Fixed(*pair), nesterov_sgd(supernet, lr=0.1, weight_decay=0)))
     assert [step.archs for step in steps] == [pair]
-    assert not torch.equal(supernet.head.weight, head)
+    assert not torch.equal(head_weight(supernet), head)
     expected = reached_by(supernet, pair[0]) | reached_by(supernet, pair[1])
     assert [id(p) in expected for p in supernet.parameters()] == [p.grad is not None for p in supernet.parameters()]
 
@@ -311,10 +318,10 @@ def test_the_average_of_a_supernet_follows_it_too() -> None:
     average = ema(supernet, decay=0.75)
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
     steps = train_supernet(supernet, batches(0, 3), UniformPaths(SPACE, seed=0), optimizer, average=average)
-    seen = [supernet.head.weight.detach().clone() for _ in steps]
+    seen = [head_weight(supernet).detach().clone() for _ in steps]
     assert isinstance(average.module, Supernet)
     expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
-    torch.testing.assert_close(average.module.head.weight.detach(), expected)
+    torch.testing.assert_close(head_weight(average.module).detach(), expected)
 
 
 def test_a_skipped_step_leaves_the_average_alone() -> None:
@@ -357,7 +364,7 @@ def test_gradients_of_several_paths_are_averaged_or_added() -> None:
 
 def test_in_place_distillation_of_a_regression_teaches_values() -> None:
     supernet = seeded_supernet()
-    plain = copy.deepcopy(supernet)
+    plain: nn.Module = copy.deepcopy(supernet)
     teacher, student = widths(7, 7), widths(3, 5)
     (x, _), *_ = batches(0, 1)
     y = torch.randn(6, 3)
@@ -367,7 +374,7 @@ def test_in_place_distillation_of_a_regression_teaches_values() -> None:
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
     (step,) = train_supernet(supernet, [(x, y)], Fixed(teacher, student), optimizer, loss=nn.MSELoss(), distill=True)
     assert step.loss == pytest.approx(float(loss.detach()), rel=1e-6)
-    torch.testing.assert_close(supernet.head.weight.grad, plain.head.weight.grad)
+    torch.testing.assert_close(head_weight(supernet).grad, head_weight(plain).grad)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nasx.measure import count_macs, count_params
 from recipes.autoformer.cost import macs, params
 from recipes.autoformer.model import Frame, build, build_in
 from recipes.autoformer.space import BASE, SMALL, TINY, Axes, uniform
-from recipes.autoformer.supernet import AutoFormerSupernet
+from recipes.autoformer.supernet import supernet as make_supernet
 
 
 def _alternating(embed_dim: int, depth: int) -> Arch:
@@ -54,7 +54,7 @@ def test_other_frames(relative_positions: bool) -> None:
         "max_offset": 2,
         "relative_positions": relative_positions,
     }
-    supernet = AutoFormerSupernet(axes.largest(), Frame(**settings))
+    supernet = make_supernet(axes.space(), Frame(**settings))
     images = torch.zeros(1, 1, 12, 12)
     for arch in axes.space().sample(np.random.default_rng(1), 25):
         for network in (build_in(Frame(**settings), arch), supernet.extract(arch)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.autoformer.layers import ElasticRelativeAttention, RelativePositions
+from recipes.autoformer.layers import RelativePositions
 
 
 def _vectors(vertical: Tensor, horizontal: Tensor, grid: tuple[int, int], max_offset: int) -> Tensor:
@@ -61,21 +61,6 @@ def test_the_published_grid_in_single_precision() -> None:
             table.normal_(std=0.5, generator=generator)
         q, k, v = torch.randn(3, 1, 2, 197, 64, generator=generator)
         torch.testing.assert_close(positions(q, k, v), _by_definition(positions, q, k, v, 14), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("qkv_bias", ["thirds", "packed"])
-def test_which_rows_a_smaller_attention_takes(qkv_bias: str) -> None:
-    positions = RelativePositions((2, 2), 4, max_offset=1)
-    attention = ElasticRelativeAttention(8, 3, head_dim=4, positions=positions, qkv_bias=qkv_bias)  # type: ignore[arg-type]
-    with torch.no_grad():
-        attention.qkv.bias.copy_(torch.arange(36))
-        attention.qkv.weight.copy_(torch.arange(36)[:, None].expand(-1, 8))
-    plain = attention.extract(5, heads=2)
-    thirds = [*range(8), *range(12, 20), *range(24, 32)]
-    assert plain.qkv.weight.shape == (24, 5)
-    assert plain.qkv.weight[:, 0].tolist() == thirds
-    assert plain.qkv.bias.tolist() == (thirds if qkv_bias == "thirds" else list(range(24)))
-    assert plain.proj.weight.shape == (5, 8)
 
 
 def test_negative_reach_is_refused() -> None:

@@ -23,7 +23,7 @@ from recipes.glit.model import (
     build_in,
 )
 from recipes.glit.space import BASE, SMALL, TINY, Axes, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 
 
 def test_published_networks() -> None:
@@ -92,7 +92,7 @@ def test_extracted_networks_cost_what_the_formula_says(sharing: str) -> None:
     axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
     frame = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48)
     settings = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 48}
-    supernet = GLiTSupernet(table2(axes), frame, sharing=sharing)  # type: ignore[arg-type]
+    supernet = make_supernet(table2(axes), frame, sharing=sharing)  # type: ignore[arg-type]
     for arch in table2(axes).sample(np.random.default_rng(0), 20):
         network = supernet.extract(arch)
         assert count_macs(network, torch.zeros(1, 1, 8, 8)) == macs.configured(**settings)(arch)

@@ -10,7 +10,7 @@ from nasx import Arch
 from nasx.verify import check_onnx
 from recipes.glit.model import Frame, GLiT, build_in
 from recipes.glit.space import Axes, table2, with_heads
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_a_network_trains_compiled_whole(variant: Variant) -> None:
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_an_extracted_network_compiles_whole(sharing: str) -> None:
     own = arch(OFFICIAL)
-    supernet = GLiTSupernet(table2(axes("conv1d")), frame(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
+    supernet = make_supernet(table2(axes("conv1d")), frame(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
     compiled = torch.compile(supernet.extract(own), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(IMAGES), supernet(IMAGES, own))
     torch.compiler.reset()

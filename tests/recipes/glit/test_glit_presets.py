@@ -25,7 +25,7 @@ from recipes.glit.config import PRESETS, Config
 from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
 from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_FRAME, Frame, build, build_in
 from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, Axes, table2
-from recipes.glit.supernet import GLiTSupernet
+from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER
 
 ROOT = Path(__file__).parents[3]
@@ -165,7 +165,7 @@ def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula
         images = torch.randn(2, 3, frame.image_size, frame.image_size)
         for i, arch in enumerate(space.sample(seed, count)):
             around = space.pin(arch.only("block.*.global_heads"))  # copying all of the space's modules takes longest
-            supernet = GLiTSupernet(around, frame, sharing=config.model.sharing, init_std=0.2)
+            supernet = make_supernet(around, frame, sharing=config.model.sharing, init_std=0.2)
             # three as ONNX, one for every locality
             onnx = i == 0 and (name, variant, sharing) == ("glit-tiny", "paper", "entangled")
             build = partial(build_in, frame, init_std=0.2)
