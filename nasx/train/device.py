@@ -41,6 +41,21 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+def seed_generators(seed: int) -> None:
+    """Seed torch's default generators, as `torch.manual_seed` does, in a fraction of the time.
+
+    For each kind of accelerator that is not in use, that function notes down the call stack.
+    """
+    torch.default_generator.manual_seed(seed)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return
+    if accelerator.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def use_deterministic_algorithms() -> None:
     """Make CUDA compute the same bits each time, more slowly; call it before the first CUDA operation.
 
