@@ -84,7 +84,7 @@ def _gradients(gradient: Tensor, image: Tensor, weight: Tensor, which: tuple[boo
 
 def kernel_gradient(gradient: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     """Return the gradient (C, 1, K) of the kernels, given that of the outputs and the inputs, both (B, C, 1, N)."""
-    taps = weight.shape[-1]
+    channels, _, taps = weight.shape
     if taps < 15:  # above, oneDNN has no kernel of its own for it
         return _gradients(gradient, image, weight, (False, True))[1].squeeze(2)
     # What tap k gathers is the sum over tokens n of gradient[n] * padded[n + k]. Both are cut into rows of _ROW tokens
@@ -92,12 +92,12 @@ def kernel_gradient(gradient: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     # gradient i with input i + k lie on a diagonal.
     reach = -(-(_ROW + taps - 1) // _ROW)
     length = -(-(image.shape[-1] + taps - 1) // _ROW) * _ROW
-    inputs = _channels_first(image, length, taps // 2).unflatten(1, (-1, _ROW))
-    gradients = _channels_first(gradient, length, 0).unflatten(1, (-1, _ROW)).transpose(1, 2)
+    inputs = _channels_first(image, length, taps // 2).view(channels, -1, _ROW)
+    gradients = _channels_first(gradient, length, 0).view(channels, -1, _ROW).transpose(1, 2)
     rows = inputs.shape[1]
     products = [torch.bmm(gradients[:, :, : rows - shift], inputs[:, shift:]) for shift in range(reach)]
     width = reach * _ROW
-    skewed = F.pad(torch.cat(products, dim=-1).flatten(1), (0, _ROW)).unflatten(1, (_ROW, width + 1))
+    skewed = F.pad(torch.cat(products, dim=-1).flatten(1), (0, _ROW)).view(channels, _ROW, width + 1)
     return skewed[:, :, :taps].sum(dim=1).unsqueeze(1)
 
 
