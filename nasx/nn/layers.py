@@ -5,7 +5,6 @@ Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits its inne
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -96,7 +95,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     _check_rate(rate)
     if rate == 0 or not training:
         return x
-    kept = torch.empty(x.shape[0], *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+    kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - rate)
     return x * kept.div_(1 - rate)
 
 

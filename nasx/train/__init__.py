@@ -4,7 +4,14 @@ from nasx.train.average import WeightAverage, ema
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.batchnorm_groups import BatchNormGroups
-from nasx.train.device import autocast, device_of, pick_device, use_deterministic_algorithms, use_threads
+from nasx.train.device import (
+    autocast,
+    device_of,
+    keep_freed_memory,
+    pick_device,
+    use_deterministic_algorithms,
+    use_threads,
+)
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate
@@ -15,6 +22,7 @@ from nasx.train.metrics import Metric
 from nasx.train.optim import adamw, cosine_schedule, nesterov_sgd
 from nasx.train.paths import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
 from nasx.train.recovery import NotFinite, Recovery
+from nasx.train.stacked import StackedNetworks, stacked_batches, stacked_loss
 from nasx.train.whole_batch import Rows, WholeBatch, sync_batch_norm
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "Recovery",
     "Rows",
     "SandwichPaths",
+    "StackedNetworks",
     "Step",
     "StratifiedPaths",
     "Training",
@@ -50,6 +59,7 @@ __all__ = [
     "ema",
     "evaluate",
     "is_cross_entropy",
+    "keep_freed_memory",
     "logits_of",
     "move",
     "nesterov_sgd",
@@ -58,6 +68,8 @@ __all__ = [
     "recalibrate",
     "run_jobs",
     "seeded",
+    "stacked_batches",
+    "stacked_loss",
     "sync_batch_norm",
     "train",
     "train_supernet",

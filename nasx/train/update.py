@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from nasx.train.average import WeightAverage
+from nasx.train.stacked import StackedNetworks
 
 
 class Update:
@@ -30,6 +31,7 @@ class Update:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
         self._parameters = list(model.parameters())
+        self._norm = model.norms if isinstance(model, StackedNetworks) else total_norm
         self._buffers = Buffers(model)
         self._scales = getattr(optimizer, "_step_supports_amp_scaling", False)
         self._takes_flag = _takes_flag(optimizer)
@@ -51,8 +53,8 @@ class Update:
         """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         # one number tells whether loss and gradients are finite: both end in the norm
-        norm = total_norm(gradients)
-        broken = (norm + loss).isfinite().logical_not()
+        norm = self._norm(gradients)
+        broken = (norm + loss).isfinite().all().logical_not()
         undone = bool(broken) if broken.is_cpu else broken  # which costs nothing there
         if undone is not True:
             self._step(gradients, norm, None if undone is False else broken.float())
@@ -72,10 +74,12 @@ class Update:
         given = {} if broken is None else {"found_inf": broken}
         if self.clip_norm is not None:
             factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grads_with_norm_ has it
-            if self._scales and factor.dtype == torch.float32:  # in the optimizer's own pass over the gradients
+            if factor.ndim:  # one for each of several networks
+                torch._foreach_mul_(gradients, [factor.view(-1, *(1,) * (g.ndim - 1)) for g in gradients])
+            elif self._scales and factor.dtype == torch.float32:  # in the optimizer's own pass over the gradients
                 given["grad_scale"] = factor.reciprocal()
             else:
-                torch._foreach_mul_(gradients, factor.to(gradients[0].device))
+                torch._foreach_mul_(gradients, factor)
         self._stepped = True
         vars(optimizer).update(given)
         try:
@@ -115,7 +119,8 @@ class Buffers:
     def __init__(self, model: nn.Module) -> None:
         self._all = list(model.buffers())
         # batch_norm writes its running statistics without the tensors' version counters knowing
-        self._silent = [b.is_floating_point() and b.ndim <= 1 for b in self._all]
+        vectors = 2 if isinstance(model, StackedNetworks) else 1
+        self._silent = [b.is_floating_point() and b.ndim <= vectors for b in self._all]
         self._before = [torch.empty_like(b) for b in self._all]
         self._versions = [-1] * len(self._all)
 
