@@ -14,7 +14,8 @@ from nasx.train.device import (
 )
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
-from nasx.train.evaluate import Evaluation, evaluate
+from nasx.train.evaluate import Evaluation, evaluate, recalibrate_and_evaluate
+from nasx.train.held import HeldSamples, hold
 from nasx.train.jobs import run_jobs
 from nasx.train.loops import Step, Training, seeded, train, train_supernet
 from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "FairPaths",
     "Group",
+    "HeldSamples",
     "Loss",
     "Metric",
     "NotFinite",
@@ -58,6 +60,7 @@ __all__ = [
     "device_of",
     "ema",
     "evaluate",
+    "hold",
     "is_cross_entropy",
     "keep_freed_memory",
     "logits_of",
@@ -66,6 +69,7 @@ __all__ = [
     "pick_device",
     "process_group",
     "recalibrate",
+    "recalibrate_and_evaluate",
     "run_jobs",
     "seeded",
     "stacked_batches",
