@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-AT_LEAST = 5  # rounds, however slow a function is
-
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -41,20 +39,26 @@ def alternate(
     seconds: float = 3.0,
     device: torch.device | str = "cpu",
     warm_up: int = 2,
+    wall: bool = False,
+    at_least: int = 5,
 ) -> Timings:
     """Run functions in turns for about `seconds`, every other round in reverse order, and return their times.
 
+    There are `at_least` so many rounds, however slow the functions are, after `warm_up` calls of each.
+
     On the CPU with one thread the clock is that of the process, which leaves out what other processes take of a busy
-    machine and is the same on an idle one; otherwise it is the wall clock, read when the device has finished.
+    machine and is the same on an idle one; otherwise, and with `wall` for what waits for disks or other processes, it
+    is the wall clock, read when the device has finished.
     """
     device = torch.device(device)
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    alone = device.type == "cpu" and torch.get_num_threads() == 1 and not wall
+    clock = time.process_time if alone else time.perf_counter
     for function in functions.values():
         for _ in range(warm_up):
             function()
     found: dict[str, list[float]] = {name: [] for name in functions}
     order, started = list(functions), time.perf_counter()
-    while len(found[order[0]]) < AT_LEAST or time.perf_counter() - started < seconds:
+    while len(found[order[0]]) < at_least or time.perf_counter() - started < seconds:
         for name in order:
             finish(device)
             begun = clock()
