@@ -83,15 +83,19 @@ class Augment:
     def draw(self, samples: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
         """Draw for a whole batch of images of size (H, W).
 
-        All is drawn whatever is switched on, so that switching one on leaves the others' draws alone.
+        All is drawn up to the last one that is switched on, so that switching one on leaves the others' draws alone.
         """
         tops, lefts = torch.randint(2 * self.pad_crop + 1, (2, samples), generator=generator)
         flips, erasures = torch.rand((2, samples), generator=generator)
-        rectangles = _draw_rectangles(samples, size, generator)
-        noise_seeds = torch.randint(2**62, (samples,), generator=generator)
-        angles, zooms = torch.rand((2, samples), generator=generator, dtype=torch.float64) * 2 - 1
-        angles = angles * math.radians(self.rotate)
-        turns = torch.stack([angles.cos(), angles.sin()], dim=1) / (1 + zooms * self.zoom)[:, None]
+        rectangles, noise_seeds = torch.zeros(samples, 4, dtype=torch.long), torch.zeros(samples, dtype=torch.long)
+        turns = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(samples, 2)
+        if self.erase or self.rotate or self.zoom:
+            rectangles = _draw_rectangles(samples, size, generator)
+            noise_seeds = torch.randint(2**62, (samples,), generator=generator)
+        if self.rotate or self.zoom:
+            angles, zooms = torch.rand((2, samples), generator=generator, dtype=torch.float64) * 2 - 1
+            angles = angles * math.radians(self.rotate)
+            turns = torch.stack([angles.cos(), angles.sin()], dim=1) / (1 + zooms * self.zoom)[:, None]
         return Draws(
             tops=tops,
             lefts=lefts,
@@ -103,20 +107,19 @@ class Augment:
         )
 
     def crop_and_flip(self, images: Tensor, draws: Draws) -> Tensor:
-        """Return uint8 images (R, C, H, W) shifted and mirrored as drawn for them."""
+        """Return uint8 images (R, C, H, W), on any device, shifted and mirrored as drawn for them."""
         if not (self.pad_crop or self.flip):
             return images
         samples, channels, height, width = images.shape
-        down = draws.tops[:, None] + torch.arange(height)
-        columns = torch.arange(width)
-        across = draws.lefts[:, None] + torch.where(draws.flipped[:, None], columns.flip(0), columns)
+        tops, lefts, flipped = (drawn.to(images.device) for drawn in (draws.tops, draws.lefts, draws.flipped))
+        columns = torch.arange(width, device=images.device)
+        down = tops[:, None] + torch.arange(height, device=images.device)
+        across = lefts[:, None] + torch.where(flipped[:, None], columns.flip(0), columns)
         padded = F.pad(images, (self.pad_crop,) * 4)
-        return padded[
-            torch.arange(samples)[:, None, None, None],
-            torch.arange(channels)[:, None, None],
-            down[:, None, :, None],
-            across[:, None, None, :],
-        ]
+        # gathered, which is several times as fast as indexing all four dimensions
+        places = (down[:, :, None] * padded.shape[-1] + across[:, None, :]).flatten(1)
+        taken = padded.flatten(2).gather(2, places[:, None].expand(samples, channels, -1))
+        return taken.view_as(images)
 
     def rotate_and_zoom(self, images: Tensor, draws: Draws) -> Tensor:
         """Return images (R, C, H, W), turned and scaled about their centre as drawn for them; float32 where so."""
@@ -124,22 +127,47 @@ class Augment:
             return images
         height, width = images.shape[-2:]
         # Pixels from the centre; element by element, because a matrix product may round by the number of rows.
-        y = (torch.arange(height) - (height - 1) / 2)[:, None]
-        x = (torch.arange(width) - (width - 1) / 2)[None]
-        cosines, sines = draws.turns[:, 0, None, None], draws.turns[:, 1, None, None]
+        y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
+        x = (torch.arange(width, device=images.device) - (width - 1) / 2)[None]
+        turns = draws.turns.to(images.device)
+        cosines, sines = turns[:, 0, None, None], turns[:, 1, None, None]
         from_x, from_y = cosines * x + sines * y, cosines * y - sines * x
         grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
         return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def erase_(self, images: Tensor, draws: Draws) -> Tensor:
-        """Erase in place from normalised images (R, C, H, W) as drawn for them; return them."""
-        for row in draws.erased.nonzero()[:, 0].tolist():
+        """Erase in place from normalised images (R, C, H, W), on any device, as drawn for them; return them."""
+        rows = draws.erased.nonzero()[:, 0].tolist() if self.erase else []
+        if not rows:
+            return images
+        channels = images.shape[1]
+        noises = []
+        for row in rows:
             # Each sample has its own noise, so a part of a batch need not draw the noise of all of it.
-            noise = torch.Generator().manual_seed(int(draws.noise_seeds[row]))
-            top, left, height, width = draws.rectangles[row].tolist()
-            region = images[row, :, top : top + height, left : left + width]
-            region.copy_(torch.randn(region.shape, generator=noise))
-        return images
+            generator = torch.Generator().manual_seed(int(draws.noise_seeds[row]))
+            height, width = draws.rectangles[row, 2:].tolist()
+            noises.append(torch.randn((channels, height, width), generator=generator))
+        if images.device.type == "cpu":
+            for row, noise in zip(rows, noises, strict=True):
+                top, left, height, width = draws.rectangles[row].tolist()
+                images[row, :, top : top + height, left : left + width] = noise
+            return images
+        return fill_rectangles_(images, draws, torch.cat([noise.flatten() for noise in noises]))
+
+
+def fill_rectangles_(images: Tensor, draws: Draws, values: Tensor) -> Tensor:
+    """Fill the drawn rectangles of images in place with values, one after the other, in one operation.
+
+    Accelerators take that better than a copy for each rectangle.
+    """
+    height, width = images.shape[-2:]
+    sizes = draws.rectangles * draws.erased[:, None]
+    tops, lefts, heights, widths = sizes.to(images.device).unbind(1)
+    down, across = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows = (down >= tops[:, None]) & (down < (tops + heights)[:, None])
+    columns = (across >= lefts[:, None]) & (across < (lefts + widths)[:, None])
+    inside = (rows[:, :, None] & columns[:, None, :])[:, None].expand_as(images)
+    return images.masked_scatter_(inside, values.to(images.device, non_blocking=True))
 
 
 def _draw_rectangles(samples: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nasx.data.augment import Augment
 from nasx.data.broken import BrokenImage, BrokenImageError, note_broken
-from nasx.data.dataset import Images, Indices, Photos
+from nasx.data.dataset import ImageArray, Images, Indices, Photos
 from nasx.data.readers import read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
 from nasx.data.views import random_views, timm_data, view_transform
@@ -44,6 +44,9 @@ class TrainBatches:
     from (seed, epoch, photograph), so targets stay as they are and any step can still be recomputed. Each is recorded
     in `broken` of the images and gives a BrokenImageWarning; more than 0.1 % end the steps with BrokenImageError.
     WorkerDied ends them when a worker process dies twice at the same place.
+
+    On another `device` pixels travel as bytes and are augmented, normalised and mixed there, by the same draws; image
+    arrays of up to 2 GiB stay on it.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class TrainBatches:
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
         repeats: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         rank, world = part
         if batch_size < 1:
@@ -91,11 +95,14 @@ class TrainBatches:
             view_transform(images.image_size, augment, tuple(mean))  # refuses what timm does not know
         self.steps_per_epoch = len(images) // batch_size
         self._images = images
+        self._photos = images if isinstance(images, Photos) else None  # asked once, because it takes long
+        self._device = torch.device(device)
+        self._resident = _resident(images, self._device)
         self._batch_size = batch_size
         self._seed = seed
         self._augment = augment
         self._mean = tuple(mean)
-        self._normalise = _normaliser(mean, std)
+        self._normalise = _normaliser(mean, std, self._device)
         self._mix_group = batch_size if mix_group is None else mix_group
         if self._mix_group < 1 or batch_size % self._mix_group:
             raise ValueError(f"mix_group must divide batch_size, but got {mix_group} and {batch_size}")
@@ -105,6 +112,7 @@ class TrainBatches:
         numbers = own // self._mix_group
         self._groups = [(group, own[numbers == group]) for group in sorted(set(numbers.tolist()))]
         self._rows = torch.cat([self._with_partners(group, rows) for group, rows in self._groups])
+        self._whole = len(own) == batch_size
         self._repeats = repeats
         self._workers = _useful_workers(images, workers, views=augment.of_photos)
 
@@ -124,8 +132,8 @@ class TrainBatches:
         for step, (images, faults) in zip(
             steps, _read_ahead(self._images, self._read, steps, self._workers), strict=True
         ):
-            if isinstance(self._images, Photos):
-                note_broken(self._images, faults)
+            if self._photos is not None:
+                note_broken(self._photos, faults)
             yield self._finish(step, images)
 
     def _members(self, step: int) -> tuple[Indices, Indices]:
@@ -141,14 +149,16 @@ class TrainBatches:
 
     def _read(self, step: int) -> _Read:
         indices, copies = self._members(step)
-        if not isinstance(self._images, Photos):
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._device)], {}
+        if self._photos is None:
             return self._images.load(indices), {}
         epoch = step // self.steps_per_epoch
-        pixels, faults = self._read_photos(self._images, indices, copies, epoch)
+        pixels, faults = self._read_photos(self._photos, indices, copies, epoch)
         taken = indices.copy()
         while len(rows := np.flatnonzero(np.isin(taken, list(faults)))):
             taken[rows] = [self._substitute(index, epoch, faults) for index in indices[rows]]
-            pixels[rows], more = self._read_photos(self._images, taken[rows], copies[rows], epoch)
+            pixels[rows], more = self._read_photos(self._photos, taken[rows], copies[rows], epoch)
             faults |= more
         return pixels, faults
 
@@ -172,7 +182,10 @@ class TrainBatches:
         augment, targets = self._augment, torch.from_numpy(self._images.labels[self._members(step)[0]])
         generator = torch.Generator().manual_seed(derived_seed(self._seed, _AUGMENTATION, step))
         height, width = images.shape[-2:]
-        draws = augment.draw(self._batch_size, (height, width), generator).take(self._rows)
+        draws = augment.draw(self._batch_size, (height, width), generator)
+        if not self._whole:
+            draws = draws.take(self._rows)
+        images, targets = to_device(images, self._device), to_device(targets, self._device)
         images = augment.rotate_and_zoom(augment.crop_and_flip(images, draws), draws)
         images = augment.erase_(self._normalise(images), draws)
         return self._mixed(step, images, targets) if self._mix else (images, targets)
@@ -195,6 +208,22 @@ def _epoch_order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(images)
 
 
+_RESIDENT = 2**31  # bytes of images that stay on a device
+
+
+def _resident(images: Images, device: torch.device) -> Tensor | None:
+    if device.type == "cpu" or not isinstance(images, ImageArray) or images.nbytes > _RESIDENT:
+        return None
+    return images.load(range(len(images))).to(device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; copies from the CPU to CUDA do not wait for what the device still computes."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def _read_ahead(images: Images, read: Callable[[T], R], requests: Sequence[T], workers: int) -> Iterator[R]:
     name = images.path if isinstance(images, Photos) else str
     return read_ahead(read, requests, workers, name=name)
@@ -214,23 +243,25 @@ def eval_batches(
     *,
     indices: Indices | None = None,
     workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all images, or those at some indices, in order; the last batch may be short.
 
-    Batches are float32 (B, C, H, W), normalised, with int64 (B,) labels.
+    Batches are float32 (B, C, H, W), normalised, with int64 (B,) labels, on a `device` where pixels arrive as bytes.
     `workers` processes read ahead, unless all is in memory. Raises ValueError for a batch size below 1 or a mean and
     std that cannot normalise, BrokenImageError for an image that cannot be read, WorkerDied as TrainBatches does.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but got {batch_size}")
-    normalise = _normaliser(mean, std)
+    device = torch.device(device)
+    normalise = _normaliser(mean, std, device)
     workers = _useful_workers(images, workers, views=False)
     chosen = np.arange(len(images)) if indices is None else indices
     parts = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for part, pixels in zip(parts, _read_ahead(images, images.load, parts, workers), strict=True):
-            yield normalise(pixels), torch.from_numpy(images.labels[part])
+            yield normalise(to_device(pixels, device)), to_device(torch.from_numpy(images.labels[part]), device)
 
     return batches()
 
@@ -264,13 +295,13 @@ def _load_readable(images: Images, indices: Indices) -> Tensor:
     return pixels[~np.isin(indices, list(faults))] if faults else pixels
 
 
-def _normaliser(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
+def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return the function from images in 0..255 to normalised float32 ones."""
     if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
         raise ValueError(
             f"mean and std have one value per channel, every std above 0, but got mean={tuple(mean)}, std={tuple(std)}"
         )
-    means, stds = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (mean, std))
+    means, stds = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
     return partial(_normalise, means=means, stds=stds)
 
 

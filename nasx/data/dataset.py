@@ -68,6 +68,11 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all pixels in bytes."""
+        return self._pixels.nbytes
+
     def load(self, indices: Indices | Sequence[int]) -> Tensor:
         """Return copies of the images at these positions, uint8 (B, C, H, W)."""
         return self._pixels[torch.as_tensor(indices, dtype=torch.long)]

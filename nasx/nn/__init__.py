@@ -1,8 +1,9 @@
 """Supernets derived from plain builders, slice rules, and plain layers that recipes share."""
 
 from nasx.nn.cell import Cell
+from nasx.nn.depthwise import depthwise_conv1d
 from nasx.nn.importance import Member, Units, heads, neurons, order_by_importance
-from nasx.nn.layers import Attention, DropPath, FeedForward, depthwise_conv1d, drop_path
+from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
 from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 from nasx.nn.vit import ImageFrame, PatchEmbed, ViT, ViTFrame, drop_path_rates

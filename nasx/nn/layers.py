@@ -5,7 +5,6 @@ Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits its inne
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,19 +66,6 @@ class Attention(nn.Module):
         return f"heads={self.heads}, scale={self.scale}, dropout={self.dropout}"
 
 
-def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve each channel of `x` (B, C, N) with its own odd kernel, zeros at both ends, length kept.
-
-    `weight` is (C, 1, K) and `bias` (C,). The same numbers as `F.conv1d`, which copies its input to a channels-first
-    layout that oneDNN trains slowly in. As an image of height one, transposed tokens (B, N, C) stay as they lie in
-    memory.
-    """
-    kernel_size, channels = weight.shape[-1], weight.shape[0]
-    image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    padding = (0, kernel_size // 2)
-    return F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=channels).squeeze(2)
-
-
 class FeedForward(nn.Module):
     """Linear from `dim` to `hidden`, activation, Linear back, dropout after each; the names are timm's.
 
@@ -114,7 +100,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     _check_rate(rate)
     if rate == 0 or not training:
         return x
-    kept = torch.empty(x.shape[0], *(1,) * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - rate)
+    kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - rate)
     return x * kept.div_(1 - rate)
 
 

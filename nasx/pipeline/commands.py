@@ -83,7 +83,9 @@ class CommandLine:
             help=f"which settings to start from: {', '.join(self.presets)} (default: {self.presets[0]}"
             + (f", with --data {FOLDER})" if FOLDER in self.presets else ")"),
         )
-        sub.add_argument("--data", type=Path, help="images: train/<class>/* and test/ or val/; or what data.source says")
+        sub.add_argument(
+            "--data", type=Path, help="images: train/<class>/* and test/ or val/; or what data.source says"
+        )
         sub.add_argument("--seed", type=int, help="seed of the run (default 0)")
         sub.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of the preset"

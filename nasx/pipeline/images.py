@@ -1,4 +1,4 @@
-"""The classification of images: the embedded digits, a folder in ImageNet's layout, tar shards or Hugging Face tables."""
+"""The classification of images: embedded digits, folders in ImageNet's layout, tar shards, Hugging Face tables."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -4,10 +4,18 @@ from nasx.train.average import WeightAverage, ema
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.batchnorm_groups import BatchNormGroups
-from nasx.train.device import autocast, device_of, pick_device, use_deterministic_algorithms, use_threads
+from nasx.train.device import (
+    autocast,
+    device_of,
+    keep_freed_memory,
+    pick_device,
+    use_deterministic_algorithms,
+    use_threads,
+)
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
-from nasx.train.evaluate import Evaluation, evaluate
+from nasx.train.evaluate import Evaluation, evaluate, recalibrate_and_evaluate
+from nasx.train.held import HeldSamples, hold
 from nasx.train.jobs import run_jobs
 from nasx.train.loops import Step, Training, seeded, train, train_supernet
 from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
@@ -15,6 +23,7 @@ from nasx.train.metrics import Metric
 from nasx.train.optim import adamw, cosine_schedule, nesterov_sgd
 from nasx.train.paths import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
 from nasx.train.recovery import NotFinite, Recovery
+from nasx.train.stacked import StackedNetworks, stacked_batches, stacked_loss
 from nasx.train.whole_batch import Rows, WholeBatch, sync_batch_norm
 
 __all__ = [
@@ -25,6 +34,7 @@ __all__ = [
     "Evaluation",
     "FairPaths",
     "Group",
+    "HeldSamples",
     "Loss",
     "Metric",
     "NotFinite",
@@ -32,6 +42,7 @@ __all__ = [
     "Recovery",
     "Rows",
     "SandwichPaths",
+    "StackedNetworks",
     "Step",
     "StratifiedPaths",
     "Training",
@@ -49,15 +60,20 @@ __all__ = [
     "device_of",
     "ema",
     "evaluate",
+    "hold",
     "is_cross_entropy",
+    "keep_freed_memory",
     "logits_of",
     "move",
     "nesterov_sgd",
     "pick_device",
     "process_group",
     "recalibrate",
+    "recalibrate_and_evaluate",
     "run_jobs",
     "seeded",
+    "stacked_batches",
+    "stacked_loss",
     "sync_batch_norm",
     "train",
     "train_supernet",

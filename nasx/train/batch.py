@@ -30,9 +30,11 @@ def unpack(batch: Any) -> Unpacked:
     """Take apart a batch as data loaders give it.
 
     `(inputs, targets)` calls the network with `inputs`, `(a, b, ..., targets)` with `a, b, ...`, and a mapping with
-    keyword arguments, its targets left out: the first present of `labels`, `label`, `targets` and `target`. Anything
-    else is a ValueError; pass a function of your own as `unpack` for it.
+    keyword arguments, its targets left out: the first present of `labels`, `label`, `targets` and `target`. What is
+    `Unpacked` already stays so. Anything else is a ValueError; pass a function of your own as `unpack` for it.
     """
+    if isinstance(batch, Unpacked):
+        return batch
     if isinstance(batch, Mapping):
         key = next((key for key in TARGET_KEYS if key in batch), None)
         if key is None:

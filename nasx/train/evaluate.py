@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.train.batch import Batches, Unpack, batch_size, move, unpack
+from nasx.train.batchnorm import recalibrate
 from nasx.train.device import autocast, device_of
 from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss
 from nasx.train.metrics import Metric, sample_scores
@@ -73,3 +74,25 @@ def evaluate(
             f"the metric must be finite, but got {scores[broken[0]]} for sample {broken[0]}, whose loss is finite"
         )
     return Evaluation(float(scores.mean()), mean_loss, len(scores), scores)
+
+
+def recalibrate_and_evaluate(
+    model: nn.Module,
+    recalibration: Batches,
+    batches: Batches,
+    *,
+    loss: Loss = F.cross_entropy,
+    metric: Metric = "accuracy",
+    unpack: Unpack = unpack,
+) -> tuple[Evaluation, dict[str, Tensor]]:
+    """Recompute BatchNorm's statistics from some batches and score a model on others, without noting gradients.
+
+    Returns what `evaluate` and `recalibrate` return. It runs in torch's inference mode, which saves the bookkeeping of
+    views: tensors that the model makes in it and keeps, such as a table that is filled in by its first call, cannot be
+    trained with afterwards. Give both kinds of batches from `hold` where several models are scored.
+    """
+    with torch.inference_mode():
+        statistics = recalibrate(model, recalibration, unpack=unpack)
+        scored = evaluate(model, batches, loss=loss, metric=metric, unpack=unpack)
+    with torch.no_grad():
+        return scored, {name: tensor.clone() for name, tensor in statistics.items()}

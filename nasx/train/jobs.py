@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from nasx.run.signals import Interrupted
-from nasx.train.device import use_threads
+from nasx.train.device import keep_freed_memory, use_threads
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -112,6 +112,7 @@ def _start(reports: Any, stop: Any, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
 
 def _end_with_parent() -> None:

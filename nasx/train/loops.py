@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nasx.arch import Arch
 from nasx.train.average import WeightAverage
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
-from nasx.train.device import autocast, device_of
+from nasx.train.device import autocast, device_of, seed_generators
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
 from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, targets_like, without_smoothing
@@ -231,7 +231,7 @@ def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator
     Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state.
     """
     for step, batch in enumerate(batches, start_step):
-        torch.manual_seed((seed << 32) + step)
+        seed_generators((seed << 32) + step)
         yield batch
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from nasx.train.stacked import StackedNetworks
+
 
 def nesterov_sgd(
     model: nn.Module,
@@ -29,8 +31,8 @@ def nesterov_sgd(
     if decay not in ("all", "matrices"):
         raise ValueError(f"`decay` must be 'all' or 'matrices', but got {decay!r}")
     parameters = list(model.parameters())
-    decayed = [p for p in parameters if decay == "all" or p.ndim > 1]
-    spared = [p for p in parameters if decay == "matrices" and p.ndim <= 1]
+    decayed = [p for p in parameters if decay == "all" or not _is_vector(model, p)]
+    spared = [p for p in parameters if decay == "matrices" and _is_vector(model, p)]
     groups = [{"params": decayed, "weight_decay": weight_decay}]
     groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
     # fused: small networks spend their step in the optimizer otherwise
@@ -56,10 +58,14 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
     for stored, parameter in model.named_parameters():
         name = stored.partition("@")[0]
         last = name.rpartition(".")[2]
-        spared = parameter.ndim <= 1 or last in ("cls_token", "pos_embed") or name in named or stored in named
+        spared = _is_vector(model, parameter) or last in ("cls_token", "pos_embed") or name in named or stored in named
         (free if spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def _is_vector(model: nn.Module, parameter: nn.Parameter) -> bool:
+    return parameter.ndim <= (2 if isinstance(model, StackedNetworks) else 1)  # the first dimension is the networks'
 
 
 def cosine_schedule(

@@ -7,12 +7,14 @@ what the forward pass did to buffers, such as BatchNorm's statistics, is undone 
 
 import warnings
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from nasx.train.average import WeightAverage
+from nasx.train.stacked import StackedNetworks
 
 
 class Update:
@@ -29,7 +31,9 @@ class Update:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
         self._parameters = list(model.parameters())
+        self._norm = model.norms if isinstance(model, StackedNetworks) else total_norm
         self._buffers = Buffers(model)
+        self._scales = getattr(optimizer, "_step_supports_amp_scaling", False)
         self._takes_flag = _takes_flag(optimizer)
         self._stepped = False
 
@@ -49,26 +53,40 @@ class Update:
         """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         # one number tells whether loss and gradients are finite: both end in the norm
-        norm = nn.utils.get_total_norm(gradients)
-        broken = (norm + loss).isfinite().logical_not()
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
-        if self._takes_flag:
-            self._stepped = True
-            self.optimizer.found_inf = broken.float()  # type: ignore[attr-defined]
-            try:
-                self.optimizer.step()
-            finally:
-                del self.optimizer.found_inf  # type: ignore[attr-defined]
-        elif not broken:
-            self._stepped = True
-            self.optimizer.step()
+        norm = self._norm(gradients)
+        broken = (norm + loss).isfinite().all().logical_not()
         undone = bool(broken) if broken.is_cpu else broken  # which costs nothing there
+        if undone is not True:
+            self._step(gradients, norm, None if undone is False else broken.float())
         self._buffers.undo(undone)
         if self.average is not None:
             self.average.update(self.model, undone)
         self.advance()
         return broken
+
+    def _step(self, gradients: list[Tensor], norm: Tensor, broken: Tensor | None) -> None:
+        """Clip and step, unless the flag on the device says that nothing is to change."""
+        optimizer: Any = self.optimizer
+        if broken is not None and not self._takes_flag:
+            if broken:
+                return
+            broken = None
+        given = {} if broken is None else {"found_inf": broken}
+        if self.clip_norm is not None:
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grads_with_norm_ has it
+            if factor.ndim:  # one for each of several networks
+                torch._foreach_mul_(gradients, [factor.view(-1, *(1,) * (g.ndim - 1)) for g in gradients])
+            elif self._scales and factor.dtype == torch.float32:  # in the optimizer's own pass over the gradients
+                given["grad_scale"] = factor.reciprocal()
+            else:
+                torch._foreach_mul_(gradients, factor)
+        self._stepped = True
+        vars(optimizer).update(given)
+        try:
+            optimizer.step()
+        finally:
+            for name in given:
+                delattr(optimizer, name)
 
     def advance(self) -> None:
         """Move the schedule on; it counts every step, also one that was not finite or left out."""
@@ -101,7 +119,8 @@ class Buffers:
     def __init__(self, model: nn.Module) -> None:
         self._all = list(model.buffers())
         # batch_norm writes its running statistics without the tensors' version counters knowing
-        self._silent = [b.is_floating_point() and b.ndim <= 1 for b in self._all]
+        vectors = 2 if isinstance(model, StackedNetworks) else 1
+        self._silent = [b.is_floating_point() and b.ndim <= vectors for b in self._all]
         self._before = [torch.empty_like(b) for b in self._all]
         self._versions = [-1] * len(self._all)
 
@@ -134,6 +153,21 @@ class Buffers:
 
     def _changed(self) -> list[int]:
         return [i for i, b in enumerate(self._all) if self._silent[i] or b._version != self._versions[i]]
+
+
+_FEW = 2**20  # elements, of which one copy costs less than a pass over each tensor
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the 2-norm of all gradients together, as a number on the first one's device; 0 where there are none."""
+    if not gradients:
+        return torch.tensor(0.0)
+    device, dtype = gradients[0].device, gradients[0].dtype
+    if any(g.device != device or g.dtype != dtype or g.is_sparse for g in gradients):
+        return nn.utils.get_total_norm(gradients)
+    if device.type == "cpu" and sum(g.numel() for g in gradients) <= _FEW:
+        return torch.linalg.vector_norm(torch.cat([g.reshape(-1) for g in gradients]))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

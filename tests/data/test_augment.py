@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nasx.data import Augment, ImageArray, Images, TrainBatches, load_digits
+from nasx.data.augment import fill_rectangles_
 
 DIGITS = load_digits(seed=0).train
 ONE = ImageArray(
@@ -69,6 +70,21 @@ def test_erasing_fills_one_rectangle_of_2_to_33_percent_with_unit_noise() -> Non
     shares = changed[touched].float().mean(dim=(1, 2))
     assert shares.min() < 0.05
     assert shares.max() > 0.28
+
+
+def test_rectangles_filled_in_one_operation_are_those_filled_one_by_one() -> None:
+    # what accelerators do, here on the CPU
+    augment = Augment(erase=0.6)
+    draws = augment.draw(40, (12, 9), torch.Generator().manual_seed(0))
+    images = torch.zeros(40, 3, 12, 9)
+    one_by_one = augment.erase_(images.clone(), draws)
+    regions = [
+        one_by_one[row, :, top : top + height, left : left + width].flatten()
+        for row in draws.erased.nonzero()[:, 0].tolist()
+        for top, left, height, width in [draws.rectangles[row].tolist()]
+    ]
+    assert torch.equal(fill_rectangles_(images.clone(), draws, torch.cat(regions)), one_by_one)
+    assert not torch.equal(one_by_one, images)
 
 
 def spot_movements(augment: Augment) -> tuple[torch.Tensor, torch.Tensor]:

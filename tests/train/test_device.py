@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from nasx.train import (
     use_deterministic_algorithms,
     use_threads,
 )
+from nasx.train.device import seed_generators
 from recipes.glit.model import Frame
 from recipes.glit.space import Axes, table2
 from recipes.glit.supernet import supernet as make_supernet
@@ -32,6 +36,39 @@ def test_threads_come_back_even_after_an_error() -> None:
 def test_the_cpu_computes_in_full_precision() -> None:
     with autocast(torch.device("cpu")):
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32
+
+
+FAULTS = """
+import resource, sys, torch
+from nasx.train import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit(3)
+def use():
+    return [torch.zeros(2**20) for _ in range(8)]
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_that_was_freed_is_kept_for_what_comes_next() -> None:
+    def faults(what: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True)
+        if done.returncode == 3:
+            pytest.skip("this system's C library is not glibc")
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert faults("keep") < faults("as it is") / 10
+
+
+def test_generators_are_seeded_as_torch_seeds_them() -> None:
+    torch.manual_seed(2**40 + 3)
+    expected = torch.rand(3)
+    seed_generators(2**40 + 3)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_modules_device_is_that_of_its_parameters() -> None:

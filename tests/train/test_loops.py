@@ -290,6 +290,32 @@ def test_clipping_bounds_the_gradient_and_spares_small_ones() -> None:
     assert moved(free * 4) == pytest.approx(free, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "nesterov_sgd", "plain SGD", "foreach Adam"])
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+def test_clipped_steps_are_those_of_torchs_own_clipping(kind: str, clip_norm: float) -> None:
+    def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+        match kind:
+            case "adamw":
+                return adamw(model, lr=0.01, weight_decay=0.1)
+            case "nesterov_sgd":
+                return nesterov_sgd(model, lr=0.1, weight_decay=0.01)
+            case "plain SGD":
+                return torch.optim.SGD(model.parameters(), lr=0.1)
+            case _:
+                return torch.optim.Adam(model.parameters(), lr=0.01, foreach=True)
+
+    ours, theirs = plain_model(), plain_model()
+    train(ours, batches(0, 4), optimizer_of(ours), clip_norm=clip_norm).run()
+    optimizer = optimizer_of(theirs)
+    for images, labels in batches(0, 4):
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
+        optimizer.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
 def test_label_smoothing_of_soft_targets_is_that_of_the_labels_mixed() -> None:
     # smoothing is linear in the target: smoothing a mixture is mixing smoothed labels (DeiT's order)
     (x, y), (_, other) = batches(0, 2)

@@ -1,0 +1,83 @@
+"""Results beside those of another time: ratios on any machine, times and rates where both were measured on the same."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Results = Mapping[str, Any]
+
+MACHINE = "machine"
+"""The key of a document that says what its results were measured on; all others are benchmarks."""
+
+RATIOS = frozenset({
+    "ratio",
+    "share of the matrix rate",
+    "share of the other",
+    "share of training",
+    "share of making the network",
+    "skeleton over step",
+    "checkpoint over step",
+    "median relative error",
+})  # fmt: skip
+"""Columns that are ratios of two measurements taken side by side, so that they mean something on another machine."""
+
+
+def machine() -> Row:
+    """Return what results were measured on."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def same_machine(now: Results, then: Results) -> bool:
+    """Return whether two documents were measured on machines of the same kind."""
+    return all(now[MACHINE].get(key) == then[MACHINE].get(key) for key in ("processor", "cores", "accelerator"))
+
+
+def compared(now: Results, then: Results) -> Iterator[Row]:
+    """Yield every measurement that both documents have, row by row: then, now, and now over then.
+
+    A row is known by its texts and whole numbers; its other numbers were measured. Times and rates of another kind of
+    machine are left out.
+    """
+    everything = same_machine(now, then)
+    for name, rows in now.items():
+        if name == MACHINE or name not in then:
+            continue
+        before = {_what(row): row for row in then[name]}
+        for row in rows:
+            other = before.get(_what(row), {})
+            for column, value in row.items():
+                old = other.get(column)
+                if isinstance(value, float) and isinstance(old, float) and (everything or column in RATIOS):
+                    yield {
+                        "benchmark": name,
+                        "row": ", ".join(_what(row)),
+                        "column": column,
+                        "then": old,
+                        "now": value,
+                        "now / then": value / old if old else float("nan"),
+                    }
+
+
+def _what(row: Row) -> Sequence[str]:
+    return tuple(str(value) for value in row.values() if not isinstance(value, float))

@@ -1,0 +1,138 @@
+"""Several networks of one architecture, computed and trained as one.
+
+A small network does not fill a GPU: most of a step passes between its many short operations. Networks that differ in
+their seeds alone have the same operations, so that one operation can do the work of all.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
+
+from nasx.train.losses import Loss, compute_loss
+
+
+class StackedNetworks(nn.Module):
+    """Networks of one architecture as one module, whose parameters and buffers have a first dimension for them.
+
+    It is called with inputs (K, B, ...), a batch for each of the K networks, and gives outputs (K, B, ...). Parameters
+    have the networks' own names. Train it as any module:
+
+    >>> stacked = StackedNetworks([make(arch) for seed in range(8)])
+    >>> optimizer = adamw(stacked, lr=1e-3, weight_decay=0.05)
+    >>> train(stacked, stacked_batches(*batches), optimizer, loss=stacked_loss(F.cross_entropy)).run()
+    >>> networks = stacked.unstack()
+
+    Each network learns as it would alone: BatchNorm's statistics, clipping by the norm and weight decay are its own.
+    Dropout and stochastic depth draw for all at once, so their masks are not those of separate trainings. A step that
+    is not finite for one of them is left out for all.
+
+    Raises ValueError for networks of different architectures. The computing is that of `torch.func.vmap`, which
+    supports networks without control flow that depends on values.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("there are no networks to stack; give at least one")
+        first = _signature(networks[0])
+        for number, network in enumerate(networks):
+            if _signature(network) != first:
+                raise ValueError(
+                    f"networks that are trained as one need the same architecture, but number {number} differs from "
+                    "the first in its modules or in the names or shapes of its tensors"
+                )
+        self.count = len(networks)
+        self.train(networks[0].training)
+        self.stack = copy.deepcopy(networks[0])
+        self.__dict__["_skeleton"] = copy.deepcopy(networks[0]).to("meta")  # no submodule: it holds no weights
+        for source in ("_parameters", "_buffers"):
+            for path, module in self.stack.named_modules(remove_duplicate=False):
+                holder = getattr(module, source)
+                for leaf, tensor in holder.items():
+                    if tensor is None:
+                        continue
+                    own = [getattr(network.get_submodule(path), leaf).detach() for network in networks]
+                    stacked = torch.stack(own).contiguous()
+                    trained = source == "_parameters"
+                    holder[leaf] = nn.Parameter(stacked, requires_grad=tensor.requires_grad) if trained else stacked
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs of all networks (K, B, ...) for a batch each."""
+        skeleton: nn.Module = self.__dict__["_skeleton"]
+        if skeleton.training != self.training:
+            skeleton.train(self.training)
+        tensors = dict(chain(self.stack.named_parameters(), self.stack.named_buffers()))
+        call = vmap(partial(_call, skeleton), randomness="different")
+        on_cpu = next(iter(tensors.values())).device.type == "cpu"
+        # the CPU's fused attention would run network by network
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            return call(tensors, args, kwargs)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names that the networks' own method of this name spares, as timm's models have it."""
+        return {f"stack.{name}" for name in getattr(self.stack, "no_weight_decay", set)()}
+
+    def norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the 2-norm of each network's gradients, (K,)."""
+        each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+        return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+    @torch.no_grad()
+    def unstack(self) -> list[nn.Module]:
+        """Return the networks as modules of their own, with copies of their tensors."""
+        found = []
+        for number in range(self.count):
+            network = copy.deepcopy(self.__dict__["_skeleton"])
+            for source in ("_parameters", "_buffers"):
+                for path, module in self.stack.named_modules(remove_duplicate=False):
+                    for leaf, tensor in getattr(module, source).items():
+                        if tensor is None:
+                            continue
+                        own = tensor[number].clone()
+                        if source == "_parameters":
+                            own = nn.Parameter(own, requires_grad=tensor.requires_grad)
+                        getattr(network.get_submodule(path), source)[leaf] = own
+            found.append(network.train(self.training))
+        return found
+
+
+def stacked_batches(*batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield one batch of each source as one, every tensor in it with a first dimension for the sources.
+
+    It ends with the first source that does. All must give batches of the same shapes.
+    """
+    for parts in zip(*batches, strict=False):
+        yield tree_map(lambda *tensors: torch.stack(tensors) if isinstance(tensors[0], Tensor) else tensors[0], *parts)
+
+
+def stacked_loss(loss: Loss) -> Callable[[Any, Any], Tensor]:
+    """Return a loss of stacked outputs and targets, (K, B, ...): the mean over the networks of theirs.
+
+    Its gradient is that of their sum, so that each network's gradient is its own.
+    """
+
+    def mean(outputs: Any, targets: Any) -> Tensor:
+        each = vmap(partial(compute_loss, loss))(outputs, targets)
+        total = each.sum()
+        return total + (each.mean() - total).detach()
+
+    return mean
+
+
+def _call(skeleton: nn.Module, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return functional_call(skeleton, tensors, args, kwargs)
+
+
+def _signature(network: nn.Module) -> list[Any]:
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    shapes: list[Any] = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors]
+    return [*shapes, *((name, type(module)) for name, module in network.named_modules())]
