@@ -15,12 +15,12 @@ from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
 from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
-from recipes.autoformer.config import PRESETS, Config
-from recipes.autoformer.cost import Macs, Params
-from recipes.autoformer.model import Frame, build_in
-from recipes.autoformer.official import load_supernet
-from recipes.autoformer.space import Axes, uniform
-from recipes.autoformer.supernet import supernet
+from .config import PRESETS, Config
+from .cost import Macs, Params
+from .model import Frame, build_in
+from .official import load_supernet
+from .space import Axes, uniform
+from .supernet import supernet
 
 
 def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:

@@ -19,15 +19,15 @@ from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
-from recipes.glit.config import PRESETS, TINY, Budgets, Config, fit
-from recipes.glit.cost import Macs, PaperMacs, Params
-from recipes.glit.latency import GLiTBlocks
-from recipes.glit.model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
-from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
-from recipes.glit.picture import block_drawings
-from recipes.glit.space import Axes, details_space, heads_space, reduced, same_heads, table2
-from recipes.glit.supernet import supernet
-from recipes.glit.variant import Variant
+from .config import PRESETS, TINY, Budgets, Config, fit
+from .cost import Macs, PaperMacs, Params
+from .latency import GLiTBlocks
+from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
+from .official import infer_deit, infer_glit, load_deit, load_glit
+from .picture import block_drawings
+from .space import Axes, details_space, heads_space, reduced, same_heads, table2
+from .supernet import supernet
+from .variant import Variant
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def build(frame: Any, arch: Arch) -> nn.Module:
     """Return an untrained network in a frame: a global-local one, or timm's."""
     if "timm" not in arch:
         return build_in(frame, arch)
-    from recipes.glit import timm_problem
+    from . import timm_problem
 
     return timm_problem.build_in(frame, arch)
 
@@ -179,7 +179,7 @@ def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | N
     """Return the training of a network outside the space, which is one of timm's; None for others."""
     if "timm" not in arch:
         return None
-    from recipes.glit.timm_problem import timm_problem  # timm takes its time to import
+    from .timm_problem import timm_problem  # timm takes its time to import
 
     return timm_problem(config, task, arch)
 
@@ -188,7 +188,7 @@ def foreign(name: str) -> Arch | None:
     """Return the architecture that `timm:NAME` stands for, None for other names."""
     if not name.startswith("timm:"):
         return None
-    from recipes.glit.timm_problem import timm_arch
+    from .timm_problem import timm_arch
 
     return timm_arch(name)
 

@@ -7,7 +7,7 @@ import timm.data
 import timm.models
 from torch import Tensor, nn
 
-from recipes.glit.model import GLIT_TINY, Frame, GLiT
+from .model import GLIT_TINY, Frame, GLiT
 
 __all__ = ["TimmGLiT", "glit_tiny_patch16_224"]
 

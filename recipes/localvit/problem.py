@@ -11,12 +11,12 @@ from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, 
 from nasx.pipeline.stages import Pick, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
-from recipes.localvit.config import PRESETS, Config
-from recipes.localvit.cost import Macs, Params
-from recipes.localvit.model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
-from recipes.localvit.official import infer_localvit, load_localvit
-from recipes.localvit.space import locality, variant
-from recipes.localvit.supernet import supernet
+from .config import PRESETS, Config
+from .cost import Macs, Params
+from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
+from .official import infer_localvit, load_localvit
+from .space import locality, variant
+from .supernet import supernet
 
 
 def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
