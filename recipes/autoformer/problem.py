@@ -101,6 +101,13 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     return Imported(network, options.arch, frame, ("A slice of a published supernet of AutoFormer.",))
 
 
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_autoformer.__name__
+
+
 RECIPE = Recipe(
     name="autoformer",
     title="AutoFormer",
@@ -111,4 +118,5 @@ RECIPE = Recipe(
     build=build_in,
     read_official=read_official,
     free=("budget.at_least=null", "budget.at_most=null"),
+    register_with_timm=register_with_timm,
 )

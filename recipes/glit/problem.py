@@ -150,13 +150,13 @@ def frame_of(settings: Mapping[str, Any]) -> ImageFrame:
     return Frame(**{**settings, "variant": Variant(**settings["variant"])})
 
 
-def build(frame: Any, arch: Arch) -> nn.Module:
+def build(frame: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
     """Return an untrained network in a frame: a global-local one, or timm's."""
     if "timm" not in arch:
-        return build_in(frame, arch)
+        return build_in(frame, arch, drop_path=drop_path)
     from . import timm_problem
 
-    return timm_problem.build_in(frame, arch)
+    return timm_problem.build_in(frame, arch, drop_path=drop_path)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
@@ -193,6 +193,13 @@ def foreign(name: str) -> Arch | None:
     return timm_arch(name)
 
 
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_glit.__name__
+
+
 RECIPE = Recipe(
     name="glit",
     title="GLiT",
@@ -218,4 +225,5 @@ RECIPE = Recipe(
         "budget.details_at_most=null",
     ),
     blocks=GLiTBlocks,
+    register_with_timm=register_with_timm,
 )

@@ -77,6 +77,13 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     return Imported(network, arch, frame, tuple(remarks))
 
 
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_localvit.__name__
+
+
 RECIPE = Recipe(
     name="localvit",
     title="LocalViT",
@@ -91,4 +98,5 @@ RECIPE = Recipe(
         "localvit-tiny-act3": KnownNetwork(LOCALVIT_TINY_ACT3, "localvit-tiny"),
     },
     free=("budget.at_least=null", "budget.at_most=null"),
+    register_with_timm=register_with_timm,
 )
