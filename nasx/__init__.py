@@ -5,4 +5,4 @@ from nasx.cost import Budget
 from nasx.space import Space, one_of, repeat
 
 __all__ = ["Arch", "Budget", "Space", "one_of", "repeat"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

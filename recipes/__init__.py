@@ -1,1 +1,4 @@
-"""Complete searches built on nasx's public names, run from a checkout: `python -m recipes.glit`."""
+"""Complete searches built on nasx's public names.
+
+`nasx glit` runs one of them; in a checkout without installation, `python -m recipes.glit` does.
+"""

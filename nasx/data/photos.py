@@ -90,8 +90,7 @@ class PhotoSet:
     ) -> tuple[Tensor, dict[int, BrokenImage]]:
         size = self.image_size
         pixels = np.zeros((len(indices), self.channels, size, size), dtype=np.uint8)
-        transforms = _torchvision("transforms.functional")
-        shorter_side = resized_side(size)
+        _torchvision("transforms.functional")  # refused here, and not in a thread
 
         def read(row: int) -> BrokenImage | None:
             index = int(indices[row])
@@ -100,14 +99,10 @@ class PhotoSet:
                 image = self.photo(index)
             except BrokenImageError as error:
                 return error.broken[0]
-            if image.size != (shorter_side, shorter_side):
-                try:
-                    refuse_sizes(image.size, shorter_side)
-                except ValueError as error:
-                    return BrokenImage(self.path(index), str(error))
-                image = transforms.resize(image, shorter_side, transforms.InterpolationMode.BICUBIC)
-            square = np.asarray(transforms.center_crop(image, size))
-            pixels[row] = square.reshape(size, size, self.channels).transpose(2, 0, 1)
+            try:
+                pixels[row] = fit_photo(image, size)
+            except ValueError as error:
+                return BrokenImage(self.path(index), str(error))
             return None
 
         faults: dict[int, BrokenImage] = {}
@@ -120,6 +115,20 @@ class PhotoSet:
                         faults[int(indices[row])] = fault
                     on_read()
         return torch.from_numpy(pixels), faults
+
+
+def fit_photo(photo: Any, image_size: int) -> NDArray[np.uint8]:
+    """Return the centred square of a PIL image in RGB or grey, as `PhotoSet` has it: uint8 (C, image_size, image_size).
+
+    A ValueError says that the image, once resized, would have too many pixels.
+    """
+    transforms = _torchvision("transforms.functional")
+    side = resized_side(image_size)
+    if photo.size != (side, side):
+        refuse_sizes(photo.size, side)
+        photo = transforms.resize(photo, side, transforms.InterpolationMode.BICUBIC)
+    square = np.asarray(transforms.center_crop(photo, image_size))
+    return np.ascontiguousarray(square.reshape(image_size, image_size, -1).transpose(2, 0, 1))
 
 
 def resized_side(image_size: int) -> int:

@@ -141,6 +141,17 @@ def walk_classes(directory: Path, order: ClassOrder = "text") -> ClassFolders:
     )
 
 
+def walk_images(directory: Path) -> tuple[list[Path], PassedOver]:
+    """Return the images below a directory, at any depth and sorted by name, and what was left out.
+
+    What counts as an image, and which errors there are, is as for `walk_classes`.
+    """
+    root = directory.resolve()
+    walk = _Walk(root.parent)
+    found = sorted(walk.images(root))
+    return [directory / Path(path).relative_to(root) for path in found], walk.passed_over
+
+
 def readable_suffixes() -> tuple[str, ...]:
     """Return the extensions of images that the installed Pillow reads."""
     known = pillow().registered_extensions()

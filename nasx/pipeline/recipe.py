@@ -1,8 +1,13 @@
 """A recipe as its command line sees it: presets, the problem that settings state, and its published networks."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
+
+from nasx.cli import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,11 +45,13 @@ class Recipe:
 
     - `presets` are settings by name; `default_preset` is what commands without data start from.
     - `problem(config, task)` states the search of a run.
-    - `frame(settings)` is the frame that exported settings describe, `build(frame, arch)` an untrained network in it.
+    - `frame(settings)` is the frame that exported settings describe, `build(frame, arch, *, drop_path=0.0)` an
+      untrained network in it.
     - `known` are networks by name, `fit(facts)` the settings for a folder of images, where the recipe has such.
     - `read_official(state, options)` reads published weights.
     - `alone(config, task, arch)` is the problem of training a network outside the space, None for others.
     - `blocks(frame, batch_size)` builds what latencies are measured of.
+    - `register_with_timm()` lets `timm.create_model` build the recipe's networks, and returns the name to ask it for.
     """
 
     name: str
@@ -53,7 +60,7 @@ class Recipe:
     default_preset: str
     problem: "Callable[[Any, ImageTask], ViTProblem[Any]]"
     frame: "Callable[[Mapping[str, Any]], ImageFrame]"
-    build: "Callable[[Any, Arch], nn.Module]"
+    build: "Callable[..., nn.Module]"
     read_official: "Callable[[Mapping[str, Any], ImportOptions], Imported]"
     known: Mapping[str, KnownNetwork] = field(default_factory=dict)
     fit: "Callable[[FolderFacts], ViTConfig] | None" = None
@@ -63,6 +70,7 @@ class Recipe:
     free: Sequence[str] = ()
     """Changes of the settings that leave every network of the space alone: what training one network takes."""
     blocks: "Callable[[Any, int], Blocks] | None" = None
+    register_with_timm: "Callable[[], str] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,30 @@ class ImportOptions:
     image_size: int | None = None
     heads: int | None = None
     arch: "Arch | None" = None
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the library."""
+    import nasx.recipes
+
+    return sorted(module.name for module in iter_modules(nasx.recipes.__path__) if module.ispkg)
+
+
+def recipe_module(name: str, module: str) -> Any:
+    """Return a module of one of the library's recipes, such as `problem`; a ValueError says that there is none such.
+
+    In a checkout that runs `recipes.<name>`, it is that copy of the files.
+    """
+    if name not in recipe_names():
+        raise ValueError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
+    package = f"recipes.{name}" if f"recipes.{name}" in sys.modules else f"nasx.recipes.{name}"
+    return import_module(f"{package}.{module}")
+
+
+def open_recipe(name: str) -> Recipe:
+    """Return one of the library's recipes; a ValueError says that there is none such."""
+    recipe: Recipe = recipe_module(name, "problem").RECIPE
+    return recipe
 
 
 def as_sentence(remark: str) -> str:

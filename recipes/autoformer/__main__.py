@@ -8,7 +8,7 @@ from nasx.pipeline.recipe import Recipe
 
 
 def _load() -> Recipe:
-    from recipes.autoformer.problem import RECIPE
+    from .problem import RECIPE
 
     return RECIPE
 

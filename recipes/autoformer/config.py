@@ -7,8 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from nasx import Arch
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
 from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
-from recipes.autoformer.model import Frame
-from recipes.autoformer.space import (
+from .model import Frame
+from .space import (
     BASE_AXES,
     BASE_SUPERNET,
     SMALL_AXES,

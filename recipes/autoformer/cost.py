@@ -11,8 +11,8 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.autoformer.layers import attended_width
-from recipes.autoformer.model import Frame, hidden_width
+from .layers import attended_width
+from .model import Frame, hidden_width
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward, ImageFrame, drop_path_rates
-from recipes.autoformer.layers import Embedding, RelativeAttention, RelativePositions
+from .layers import Embedding, RelativeAttention, RelativePositions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

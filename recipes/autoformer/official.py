@@ -10,8 +10,8 @@ from nasx import Arch, Space, one_of
 from nasx.nn import Supernet
 from nasx.space import Repeat
 from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
-from recipes.autoformer.model import Frame
-from recipes.autoformer.supernet import supernet as make_supernet
+from .model import Frame
+from .supernet import supernet as make_supernet
 
 _OURS_TO_THEIRS = (
     (r"^embed\.proj\.", "patch_embed_super.proj."),

@@ -15,12 +15,12 @@ from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
 from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
-from recipes.autoformer.config import PRESETS, Config
-from recipes.autoformer.cost import Macs, Params
-from recipes.autoformer.model import Frame, build_in
-from recipes.autoformer.official import load_supernet
-from recipes.autoformer.space import Axes, uniform
-from recipes.autoformer.supernet import supernet
+from .config import PRESETS, Config
+from .cost import Macs, Params
+from .model import Frame, build_in
+from .official import load_supernet
+from .space import Axes, uniform
+from .supernet import supernet
 
 
 def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
@@ -101,6 +101,13 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     return Imported(network, options.arch, frame, ("A slice of a published supernet of AutoFormer.",))
 
 
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_autoformer.__name__
+
+
 RECIPE = Recipe(
     name="autoformer",
     title="AutoFormer",
@@ -111,4 +118,5 @@ RECIPE = Recipe(
     build=build_in,
     read_official=read_official,
     free=("budget.at_least=null", "budget.at_most=null"),
+    register_with_timm=register_with_timm,
 )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from nasx import Space
 from nasx.nn import Supernet, prefix, stacked
-from recipes.autoformer.model import Frame, build_in
+from .model import Frame, build_in
 
 QkvBias = Literal["thirds", "packed"]
 

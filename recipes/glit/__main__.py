@@ -14,7 +14,7 @@ METHODS = ("hierarchical", "spos", "random")
 
 
 def _load() -> Recipe:
-    from recipes.glit.problem import RECIPE
+    from .problem import RECIPE
 
     return RECIPE
 
@@ -32,14 +32,14 @@ def _choose(config: Any, options: argparse.Namespace) -> Any:
 
 def _ablate(options: argparse.Namespace) -> int:
     with bad_input():  # the extra that recipes need may be missing
-        from recipes.glit import ablations
+        from . import ablations
     return ablations.command(_line, options)
 
 
 def _heatmaps(options: argparse.Namespace) -> int:
     with bad_input():
         from nasx.report.figures import save_figure
-        from recipes.glit.heatmaps import heat_maps_of_run
+        from .heatmaps import heat_maps_of_run
 
         save_figure(heat_maps_of_run(options.run, options.data, options.count), options.out)
     print_json({"figure": str(options.out)}) if options.json else print(f"figure: {options.out}")

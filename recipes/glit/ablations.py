@@ -28,11 +28,11 @@ from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import NetworkRow, percent, si
 from nasx.run import write_json
-from recipes.glit.config import Config
-from recipes.glit.cost import PaperMacs
-from recipes.glit.model import Frame
-from recipes.glit.problem import glit_problem, hierarchical_stages, joint_stages, levels_of, random_stage
-from recipes.glit.space import same_heads
+from .config import Config
+from .cost import PaperMacs
+from .model import Frame
+from .problem import glit_problem, hierarchical_stages, joint_stages, levels_of, random_stage
+from .space import same_heads
 
 Plan = Callable[[ViTProblem[Config]], list[RunStage]]
 Settings = Callable[[Config], Sequence[str]]

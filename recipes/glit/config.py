@@ -9,10 +9,10 @@ from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retrain
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
-from recipes.glit.cost import Macs
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, SpaceAxes, same_heads
-from recipes.glit.variant import VARIANTS, Variant
+from .cost import Macs
+from .model import Frame
+from .space import Axes, SpaceAxes, same_heads
+from .variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")

@@ -10,7 +10,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.glit.model import BlockChoices, Frame
+from .model import BlockChoices, Frame
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from nasx.pipeline.images import ImageSource, load_images
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import read_run
 from nasx.report.figures import heat_maps
-from recipes.glit.config import Config
-from recipes.glit.model import GLiT
-from recipes.glit.problem import glit_problem
+from .config import Config
+from .model import GLiT
+from .problem import glit_problem
 
 NETWORKS = {"deit_shaped": "DeiT-shaped", "searched": "searched"}
 

@@ -8,7 +8,7 @@ import torch
 from nasx import Arch
 from nasx.arch import Value
 from nasx.latency import Timed
-from recipes.glit.model import Block, Frame, GLiT, build_in
+from .model import Block, Frame, GLiT, build_in
 
 
 @dataclass(frozen=True, slots=True)

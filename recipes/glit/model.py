@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
-from recipes.glit.layers import Heads, LocalConv
-from recipes.glit.space import BASE, SMALL, TINY, block_arch, same_heads
-from recipes.glit.variant import OFFICIAL, Variant
+from .layers import Heads, LocalConv
+from .space import BASE, SMALL, TINY, block_arch, same_heads
+from .variant import OFFICIAL, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

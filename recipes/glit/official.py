@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
-from recipes.glit.model import Frame, GLiT, build_in
+from .model import Frame, GLiT, build_in
 
 PUBLISHED_HEADS = {  # (width, depth): the name of the size, and how many heads it has
     (192, 12): ("tiny", 3),

@@ -19,15 +19,15 @@ from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
-from recipes.glit.config import PRESETS, TINY, Budgets, Config, fit
-from recipes.glit.cost import Macs, PaperMacs, Params
-from recipes.glit.latency import GLiTBlocks
-from recipes.glit.model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
-from recipes.glit.official import infer_deit, infer_glit, load_deit, load_glit
-from recipes.glit.picture import block_drawings
-from recipes.glit.space import Axes, details_space, heads_space, reduced, same_heads, table2
-from recipes.glit.supernet import supernet
-from recipes.glit.variant import Variant
+from .config import PRESETS, TINY, Budgets, Config, fit
+from .cost import Macs, PaperMacs, Params
+from .latency import GLiTBlocks
+from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
+from .official import infer_deit, infer_glit, load_deit, load_glit
+from .picture import block_drawings
+from .space import Axes, details_space, heads_space, reduced, same_heads, table2
+from .supernet import supernet
+from .variant import Variant
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def frame_of(settings: Mapping[str, Any]) -> ImageFrame:
     return Frame(**{**settings, "variant": Variant(**settings["variant"])})
 
 
-def build(frame: Any, arch: Arch) -> nn.Module:
+def build(frame: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
     """Return an untrained network in a frame: a global-local one, or timm's."""
     if "timm" not in arch:
-        return build_in(frame, arch)
-    from recipes.glit import timm_problem
+        return build_in(frame, arch, drop_path=drop_path)
+    from . import timm_problem
 
-    return timm_problem.build_in(frame, arch)
+    return timm_problem.build_in(frame, arch, drop_path=drop_path)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
@@ -179,7 +179,7 @@ def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | N
     """Return the training of a network outside the space, which is one of timm's; None for others."""
     if "timm" not in arch:
         return None
-    from recipes.glit.timm_problem import timm_problem  # timm takes its time to import
+    from .timm_problem import timm_problem  # timm takes its time to import
 
     return timm_problem(config, task, arch)
 
@@ -188,9 +188,16 @@ def foreign(name: str) -> Arch | None:
     """Return the architecture that `timm:NAME` stands for, None for other names."""
     if not name.startswith("timm:"):
         return None
-    from recipes.glit.timm_problem import timm_arch
+    from .timm_problem import timm_arch
 
     return timm_arch(name)
+
+
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_glit.__name__
 
 
 RECIPE = Recipe(
@@ -218,4 +225,5 @@ RECIPE = Recipe(
         "budget.details_at_most=null",
     ),
     blocks=GLiTBlocks,
+    register_with_timm=register_with_timm,
 )

@@ -4,8 +4,8 @@ from pydantic import PositiveInt
 
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.vit import ViTConfig, ViTModel
-from recipes.localvit.model import Frame
-from recipes.localvit.space import Axes
+from .model import Frame
+from .space import Axes
 
 
 class Model(ViTModel):

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
-from recipes.localvit.layers import eca_kernel_size
-from recipes.localvit.model import FFNChoices, Frame
+from .layers import eca_kernel_size
+from .model import FFNChoices, Frame
 
 _Same = TypeVar("_Same", bound="_LocalViTCost")
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
-from recipes.localvit.layers import (
+from .layers import (
     EfficientChannelAttention,
     LocalFeedForward,
     SqueezeExcitation,
     squeezed_width,
 )
-from recipes.localvit.space import variant
+from .space import variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

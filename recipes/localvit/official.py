@@ -13,9 +13,9 @@ import torch
 from nasx import Arch
 from nasx.arch import Value
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
-from recipes.localvit.layers import squeezed_width
-from recipes.localvit.model import Frame, LocalViT, build_in
-from recipes.localvit.space import VARIANTS
+from .layers import squeezed_width
+from .model import Frame, LocalViT, build_in
+from .space import VARIANTS
 
 PUBLISHED_HEADS = {(192, 12): ("tiny", 4), (384, 12): ("small", 8)}
 """The published sizes by width and depth: the name, and how many heads it has."""

@@ -11,12 +11,12 @@ from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, 
 from nasx.pipeline.stages import Pick, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
-from recipes.localvit.config import PRESETS, Config
-from recipes.localvit.cost import Macs, Params
-from recipes.localvit.model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
-from recipes.localvit.official import infer_localvit, load_localvit
-from recipes.localvit.space import locality, variant
-from recipes.localvit.supernet import supernet
+from .config import PRESETS, Config
+from .cost import Macs, Params
+from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
+from .official import infer_localvit, load_localvit
+from .space import locality, variant
+from .supernet import supernet
 
 
 def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
@@ -77,6 +77,13 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     return Imported(network, arch, frame, tuple(remarks))
 
 
+def register_with_timm() -> str:
+    """Let timm build the networks of this recipe, and return the name to ask it for."""
+    from . import timm  # which takes its time
+
+    return timm.nasx_localvit.__name__
+
+
 RECIPE = Recipe(
     name="localvit",
     title="LocalViT",
@@ -91,4 +98,5 @@ RECIPE = Recipe(
         "localvit-tiny-act3": KnownNetwork(LOCALVIT_TINY_ACT3, "localvit-tiny"),
     },
     free=("budget.at_least=null", "budget.at_most=null"),
+    register_with_timm=register_with_timm,
 )

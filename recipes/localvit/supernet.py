@@ -4,7 +4,7 @@ from functools import partial
 
 from nasx import Space
 from nasx.nn import Rule, Supernet, centred
-from recipes.localvit.model import Frame, build_in
+from .model import Frame, build_in
 
 
 def supernet(space: Space, frame: Frame, *, drop_path: float = 0.0, init_std: float = 0.02) -> Supernet:

@@ -4,6 +4,6 @@
 `CARD.md` beside this file for how they were made and what they can show.
 """
 
-from recipes.glit.bench.table import Row, Table, table
+from .table import Row, Table, table
 
 __all__ = ["Row", "Table", "table"]

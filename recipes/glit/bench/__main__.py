@@ -14,9 +14,9 @@ import torch
 from nasx.cli import DONE, INTERRUPTED, BadInput, print_json, run_command
 from nasx.run import Interrupted, StopFlag
 from nasx.train import run_jobs
-from recipes.glit.bench.settings import Settings, ordered_archs
-from recipes.glit.bench.table import pack, table
-from recipes.glit.bench.training import Job, load_parts, result_path, train_job
+from .settings import Settings, ordered_archs
+from .table import pack, table
+from .training import Job, load_parts, result_path, train_job
 
 
 def _run(options: argparse.Namespace) -> int:

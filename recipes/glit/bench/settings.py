@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasx import Arch, Space
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, heads_space
+from ..model import Frame
+from ..space import Axes, heads_space
 
 
 @dataclass(frozen=True)

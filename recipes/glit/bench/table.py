@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasx import Arch
-from recipes.glit.bench.settings import Settings
+from .settings import Settings
 
 PATH = Path(__file__).with_name("cifar10.npz")
 """The table that comes with the recipe."""
@@ -78,7 +78,7 @@ class Table(Sequence[Row]):
 @lru_cache(maxsize=1)
 def table(path: Path = PATH) -> Table:
     """Return the results; `print(table())` says how many networks they cover."""
-    from recipes.glit.cost import Macs, Params
+    from ..cost import Macs, Params
 
     with np.load(path) as packed:
         document = json.loads(packed["document"].tobytes())
@@ -112,7 +112,7 @@ def table(path: Path = PATH) -> Table:
 
 def pack(results: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], path: Path = PATH) -> None:
     """Write a table from the results of trainings, as `train_job` writes them."""
-    from recipes.glit.bench.training import unpacked
+    from .training import unpacked
 
     if not results:
         raise ValueError("there are no results to pack; run the benchmark first")

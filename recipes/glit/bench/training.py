@@ -27,8 +27,8 @@ from nasx.data import (
 )
 from nasx.run import write_json
 from nasx.train import adamw, cosine_schedule, evaluate, seeded, train
-from recipes.glit.bench.settings import Settings
-from recipes.glit.model import build_in
+from .settings import Settings
+from ..model import build_in
 
 CURVE = 60  # points of a loss curve
 
