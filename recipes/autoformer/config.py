@@ -7,6 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from nasx import Arch
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
 from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+
 from .model import Frame
 from .space import (
     BASE_AXES,

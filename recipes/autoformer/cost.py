@@ -11,6 +11,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
+
 from .layers import attended_width
 from .model import Frame, hidden_width
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward, ImageFrame, drop_path_rates
+
 from .layers import Embedding, RelativeAttention, RelativePositions
 
 

@@ -10,6 +10,7 @@ from nasx import Arch, Space, one_of
 from nasx.nn import Supernet
 from nasx.space import Repeat
 from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
+
 from .model import Frame
 from .supernet import supernet as make_supernet
 

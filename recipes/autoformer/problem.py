@@ -15,6 +15,7 @@ from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
 from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
+
 from .config import PRESETS, Config
 from .cost import Macs, Params
 from .model import Frame, build_in

@@ -5,6 +5,7 @@ from typing import Literal
 
 from nasx import Space
 from nasx.nn import Supernet, prefix, stacked
+
 from .model import Frame, build_in
 
 QkvBias = Literal["thirds", "packed"]

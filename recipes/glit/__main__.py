@@ -39,6 +39,7 @@ def _ablate(options: argparse.Namespace) -> int:
 def _heatmaps(options: argparse.Namespace) -> int:
     with bad_input():
         from nasx.report.figures import save_figure
+
         from .heatmaps import heat_maps_of_run
 
         save_figure(heat_maps_of_run(options.run, options.data, options.count), options.out)

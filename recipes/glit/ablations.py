@@ -28,6 +28,7 @@ from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import NetworkRow, percent, si
 from nasx.run import write_json
+
 from .config import Config
 from .cost import PaperMacs
 from .model import Frame

@@ -9,6 +9,7 @@ from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retrain
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+
 from .cost import Macs
 from .model import Frame
 from .space import Axes, SpaceAxes, same_heads

@@ -10,6 +10,7 @@ from typing import Any
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
+
 from .model import BlockChoices, Frame
 
 

@@ -13,6 +13,7 @@ from nasx.pipeline.images import ImageSource, load_images
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import read_run
 from nasx.report.figures import heat_maps
+
 from .config import Config
 from .model import GLiT
 from .problem import glit_problem

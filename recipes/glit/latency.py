@@ -8,6 +8,7 @@ import torch
 from nasx import Arch
 from nasx.arch import Value
 from nasx.latency import Timed
+
 from .model import Block, Frame, GLiT, build_in
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
+
 from .layers import Heads, LocalConv
 from .space import BASE, SMALL, TINY, block_arch, same_heads
 from .variant import OFFICIAL, Variant

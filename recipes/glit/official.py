@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
+
 from .model import Frame, GLiT, build_in
 
 PUBLISHED_HEADS = {  # (width, depth): the name of the size, and how many heads it has

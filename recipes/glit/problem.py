@@ -19,6 +19,7 @@ from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
+
 from .config import PRESETS, TINY, Budgets, Config, fit
 from .cost import Macs, PaperMacs, Params
 from .latency import GLiTBlocks

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.pipeline.config import Section
+
 from .variant import Locality
 
 Number = Annotated[int | float, Field(gt=0)]

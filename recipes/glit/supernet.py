@@ -10,6 +10,7 @@ import torch
 from nasx import Space
 from nasx.arch import Value
 from nasx.nn import Index, Rule, Supernet, centred, prefix, stacked, suffix
+
 from .model import Frame, build_in
 
 Sharing = Literal["separate", "entangled"]

@@ -19,7 +19,7 @@ class TimmGLiT(TimmViT, GLiT):
     """A GLiT network with the methods that timm's models have; weights are named as in `build`."""
 
 
-default_cfgs = {
+default_cfgs = {  # type: ignore[assignment]
     **default_cfgs("nasx_glit", paper_name=_PAPER),
     **default_cfgs("glit_tiny_patch16_224", paper_name=_PAPER, crop_pct=0.9),
 }

@@ -17,6 +17,7 @@ from nasx.nn import ImageFrame
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
+
 from .config import Config
 
 PREFIX = "timm:"

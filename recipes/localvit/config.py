@@ -4,6 +4,7 @@ from pydantic import PositiveInt
 
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.vit import ViTConfig, ViTModel
+
 from .model import Frame
 from .space import Axes
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
+
 from .layers import eca_kernel_size
 from .model import FFNChoices, Frame
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
+
 from .layers import (
     EfficientChannelAttention,
     LocalFeedForward,

@@ -13,6 +13,7 @@ import torch
 from nasx import Arch
 from nasx.arch import Value
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
+
 from .layers import squeezed_width
 from .model import Frame, LocalViT, build_in
 from .space import VARIANTS

@@ -11,6 +11,7 @@ from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, 
 from nasx.pipeline.stages import Pick, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
+
 from .config import PRESETS, Config
 from .cost import Macs, Params
 from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in

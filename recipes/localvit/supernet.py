@@ -4,6 +4,7 @@ from functools import partial
 
 from nasx import Space
 from nasx.nn import Rule, Supernet, centred
+
 from .model import Frame, build_in
 
 

@@ -14,6 +14,7 @@ import torch
 from nasx.cli import DONE, INTERRUPTED, BadInput, print_json, run_command
 from nasx.run import Interrupted, StopFlag
 from nasx.train import run_jobs
+
 from .settings import Settings, ordered_archs
 from .table import pack, table
 from .training import Job, load_parts, result_path, train_job

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasx import Arch, Space
+
 from ..model import Frame
 from ..space import Axes, heads_space
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasx import Arch
+
 from .settings import Settings
 
 PATH = Path(__file__).with_name("cifar10.npz")

@@ -27,8 +27,9 @@ from nasx.data import (
 )
 from nasx.run import write_json
 from nasx.train import adamw, cosine_schedule, evaluate, seeded, train
-from .settings import Settings
+
 from ..model import build_in
+from .settings import Settings
 
 CURVE = 60  # points of a loss curve
 
