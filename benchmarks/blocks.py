@@ -14,7 +14,7 @@ from nasx.measure import count_macs
 from nasx.nn import FeedForward
 from nasx.train import use_threads
 from recipes.glit.layers import Heads, LocalConv
-from recipes.glit.model import Block, Frame
+from recipes.glit.model import Block, GLiTConfig
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ def shares(seconds: float = 2.0) -> list[Row]:
     with use_threads(1):
         product = MatrixProduct()
         for case in (digits_case(), bench_case(), tiny_case(8)):
-            kernel, expansion = (31, 4) if case.frame.tokens > 100 else (5, 4)
-            for piece in pieces(case.frame, kernel, expansion):
-                timed = alternate({"piece": run(piece, case.frame, case.batch), "product": product}, seconds=seconds)
-                tokens = torch.zeros(1, case.frame.tokens, piece.channels)
+            kernel, expansion = (31, 4) if case.vit.tokens > 100 else (5, 4)
+            for piece in pieces(case.vit, kernel, expansion):
+                timed = alternate({"piece": run(piece, case.vit, case.batch), "product": product}, seconds=seconds)
+                tokens = torch.zeros(1, case.vit.tokens, piece.channels)
                 macs = count_macs(piece.module, tokens)
                 share = training_flops(macs, case.batch) / product.flops / timed.ratio("piece", to="product")
                 rows.append(
                     {
-                        "size": f"{case.frame.tokens} tokens, width {case.frame.embed_dim}, batch {case.batch}",
+                        "size": f"{case.vit.tokens} tokens, width {case.vit.embed_dim}, batch {case.batch}",
                         "part": piece.name,
                         "MACs": macs,
                         "share of the matrix rate": share,
@@ -53,12 +53,12 @@ def shares(seconds: float = 2.0) -> list[Row]:
     return rows
 
 
-def pieces(frame: Frame, kernel_size: int, expansion: int, mlp_ratio: float = 4) -> list[Piece]:
-    """Return the kinds of blocks of a frame, and the parts that they consist of."""
-    dim, heads = frame.embed_dim, frame.num_heads
+def pieces(vit: GLiTConfig, kernel_size: int, expansion: int, mlp_ratio: float = 4) -> list[Piece]:
+    """Return the kinds of blocks of a ViT config, and the parts that they consist of."""
+    dim, heads = vit.embed_dim, vit.num_heads
     common: Mapping[str, Value] = {"kernel_size": kernel_size, "expansion": expansion, "qkv_ratio": 1.0}
     blocks = [
-        Piece(name, Block(frame, {"global_heads": count, "mlp_ratio": mlp_ratio, **common}), dim)
+        Piece(name, Block(vit, {"global_heads": count, "mlp_ratio": mlp_ratio, **common}), dim)
         for name, count in (("block, all global", heads), ("block, one global head", 1), ("block, all local", 0))
     ]
     return [
@@ -70,10 +70,10 @@ def pieces(frame: Frame, kernel_size: int, expansion: int, mlp_ratio: float = 4)
     ]
 
 
-def run(piece: Piece, frame: Frame, batch: int, device: torch.device | str = "cpu") -> Run:
+def run(piece: Piece, vit: GLiTConfig, batch: int, device: torch.device | str = "cpu") -> Run:
     """Return a function that computes a piece forward and backward."""
     generator = torch.Generator().manual_seed(0)
-    shape = batch, frame.tokens, piece.channels
+    shape = batch, vit.tokens, piece.channels
     tokens, gradient = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     tokens.requires_grad_()
     module = piece.module.to(device)

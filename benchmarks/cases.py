@@ -13,7 +13,7 @@ from nasx.train import adamw, autocast
 from recipes.glit.bench.settings import Settings
 from recipes.glit.config import DIGITS, TINY
 from recipes.glit.cost import Macs
-from recipes.glit.model import GLIT_TINY, Frame, build_in
+from recipes.glit.model import GLIT_TINY, GLiTConfig, build_in
 from recipes.glit.space import heads_space, table2
 
 Row = dict[str, Any]
@@ -22,10 +22,10 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Case:
-    """Networks of one frame and space, in batches of one size; `arch` is the one that stands for them."""
+    """Networks of one size and space, in batches of one size; `arch` is the one that stands for them."""
 
     name: str
-    frame: Frame
+    vit: GLiTConfig
     space: Space
     arch: Arch
     batch: int
@@ -34,11 +34,11 @@ class Case:
     def network(self, arch: Arch | None = None, device: torch.device | str = "cpu") -> nn.Module:
         """Return a network with fresh weights."""
         torch.manual_seed(0)
-        return build_in(self.frame, arch or self.arch, init_std=self.init_std).to(device)
+        return build_in(self.vit, arch or self.arch, init_std=self.init_std).to(device)
 
     def images(self, batch: int | None = None, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return a batch of noise with labels."""
-        f, generator = self.frame, torch.Generator().manual_seed(0)
+        f, generator = self.vit, torch.Generator().manual_seed(0)
         size = (batch or self.batch, f.in_channels, f.image_size, f.image_size)
         images = torch.randn(size, generator=generator)
         labels = torch.randint(f.num_classes, size[:1], generator=generator)
@@ -47,26 +47,26 @@ class Case:
     @property
     def macs(self) -> int:
         """Multiply-adds of its network for one image."""
-        return Macs(self.frame)(self.arch)
+        return Macs(self.vit)(self.arch)
 
 
 def digits_case() -> Case:
     """Return the networks of the preset `digits` with one local, two mixed and one global block."""
-    frame = DIGITS.frame(in_channels=1, num_classes=10)
+    vit = DIGITS.vit(in_channels=1, num_classes=10)
     space = heads_space(DIGITS.axes())
-    return Case("digits", frame, space, with_heads(space, (0, 1, 2, 3)), DIGITS.supernet.batch_size, init_std=0.2)
+    return Case("digits", vit, space, with_heads(space, (0, 1, 2, 3)), DIGITS.supernet.batch_size, init_std=0.2)
 
 
 def bench_case() -> Case:
     """Return the networks of the tabular benchmark on CIFAR-10."""
     settings = Settings()
     arch = with_heads(settings.space, (0, 1, 2, 3))
-    return Case("cifar10 table", settings.frame, settings.space, arch, settings.batch_size, settings.init_std)
+    return Case("cifar10 table", settings.vit, settings.space, arch, settings.batch_size, settings.init_std)
 
 
 def tiny_case(batch: int = 4) -> Case:
     """Return GLiT-Tiny at 224 pixels; its space is the joint one."""
-    return Case("GLiT-Tiny", TINY.frame(), table2(TINY.axes()), GLIT_TINY, batch)
+    return Case("GLiT-Tiny", TINY.vit(), table2(TINY.axes()), GLIT_TINY, batch)
 
 
 def with_heads(space: Space, heads: tuple[int, ...]) -> Arch:

@@ -108,7 +108,7 @@ def scoring(seconds: float = 6.0) -> list[Row]:
         images.train, batch_size=config.recalibration_batch_size, seed=0, mean=mean, std=std, augment=augment
     )
     with use_threads(1):
-        whole = supernet(case.space, case.frame, init_std=case.init_std).eval()
+        whole = supernet(case.space, case.vit, init_std=case.init_std).eval()
         cpu = torch.device("cpu")
         first = hold(training.steps(0, config.recalibration_batches), cpu)
         second = hold(eval_batches(images.val, 512, mean, std), cpu)

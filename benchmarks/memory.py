@@ -51,14 +51,14 @@ def main(name: str, kind: str) -> None:
 
     case: Case = CASES[name]()
     with use_threads(1):
-        other = Case("", case.frame, case.space, case.arch, batch=1)
+        other = Case("", case.vit, case.space, case.arch, batch=1)
         training_step(other.network(), *other.images())()  # loads what the first step loads
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         images, labels = case.images()
         if kind == "network":
             step = training_step(case.network(), images, labels)
         else:
-            whole = supernet(case.space, case.frame, sharing=kind, init_std=case.init_std)  # type: ignore[arg-type]
+            whole = supernet(case.space, case.vit, sharing=kind, init_std=case.init_std)  # type: ignore[arg-type]
             optimizer = adamw(whole, lr=1e-4, weight_decay=0.05)
             step = training_step(whole, images, labels, case.arch, optimizer=optimizer)
         for _ in range(3):

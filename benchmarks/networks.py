@@ -33,14 +33,14 @@ def pairs(device: torch.device | str = "cpu", batch: int = 8) -> dict[str, tuple
     assert isinstance(glit, GLiT)
     found: dict[str, tuple[nn.Module, nn.Module, int]] = {
         "GLiT-Tiny": (glit, PlainGLiT(tiny.arch).load(glit), tiny.macs),
-        "DeiT-Tiny": (build(DEIT_TINY), timm.create_model("deit_tiny_patch16_224"), Macs(tiny.frame)(DEIT_TINY)),
+        "DeiT-Tiny": (build(DEIT_TINY), timm.create_model("deit_tiny_patch16_224"), Macs(tiny.vit)(DEIT_TINY)),
     }
     return {name: (ours.to(device), other.to(device), macs) for name, (ours, other, macs) in found.items()}
 
 
 def plain(case: Case) -> nn.Module:
     """Return a small network of a case written the plain way, with the same weights."""
-    f, network = case.frame, case.network()
+    f, network = case.vit, case.network()
     assert isinstance(network, GLiT)
     sizes: dict[str, Any] = {
         "image_size": f.image_size,

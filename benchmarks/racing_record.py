@@ -22,7 +22,7 @@ from nasx.search import Evolution
 from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded, train_supernet, use_threads
 from recipes.glit.config import CIFAR10, Config, Model
 from recipes.glit.cost import Macs
-from recipes.glit.space import SpaceAxes, table2
+from recipes.glit.space import SpaceConfig, table2
 from recipes.glit.supernet import supernet as make_supernet
 
 Bools = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ def light() -> Config:
         update={
             "threads": 1,
             "model": Model(patch_size=8, embed_dim=96, init_std=0.05, sharing="entangled"),
-            "space": SpaceAxes(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9),
+            "space": SpaceConfig(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9),
             "supernet": supernet,
             "search": search,
         }
@@ -53,7 +53,7 @@ def record(data: Path, out: Path) -> None:
     config = light()
     task = load_images(ImageSource(config.data, config.seed, data))
     space = table2(config.axes())
-    cost = Macs(config.frame_for(task))
+    cost = Macs(config.vit_for(task))
     with use_threads(config.threads):
         supernet = _trained(config, task, space, cost)
         hits = _searched(config, task, space, cost, supernet)
@@ -78,7 +78,7 @@ def record(data: Path, out: Path) -> None:
 def _trained(config: Config, task: ImageTask, space: Space, cost: Macs) -> Supernet:
     training, seed = config.supernet, config.seed
     torch.manual_seed(seed)
-    supernet = make_supernet(space, cost.frame, sharing=config.model.sharing, init_std=config.model.init_std)
+    supernet = make_supernet(space, cost.vit, sharing=config.model.sharing, init_std=config.model.init_std)
     batches = task.train_batches(training, seed=seed)
     total, warmup = (round(n * batches.steps_per_epoch) for n in (training.epochs, training.warmup_epochs))
     optimizer = adamw(supernet, lr=training.lr, weight_decay=training.weight_decay)

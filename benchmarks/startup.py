@@ -54,7 +54,7 @@ def supernets() -> list[Row]:
         for case in (digits_case(), tiny_case()):
             for sharing in ("separate", "entangled"):
                 begun = time.process_time()
-                whole = supernet(case.space, case.frame, sharing=sharing, init_std=case.init_std)
+                whole = supernet(case.space, case.vit, sharing=sharing, init_std=case.init_std)
                 built = time.process_time() - begun
                 timed = alternate(
                     {

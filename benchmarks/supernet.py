@@ -10,8 +10,8 @@ from benchmarks.pairs import alternate
 from nasx import Arch, Space
 from nasx.nn import Subnet
 from nasx.train import adamw, use_threads
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, heads_space, reduced, table2
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, heads_space, reduced, table2
 from recipes.glit.supernet import Sharing, supernet
 
 SHARINGS: tuple[Sharing, ...] = ("separate", "entangled")
@@ -38,7 +38,7 @@ def steps(seconds: float = 8.0) -> list[Row]:
 def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
     """Return what a supernet's steps on some paths take, and the same of the extracted networks."""
     started = time.process_time()
-    whole = supernet(case.space, case.frame, sharing=sharing, init_std=case.init_std)
+    whole = supernet(case.space, case.vit, sharing=sharing, init_std=case.init_std)
     built = time.process_time() - started
     images, labels = case.images()
     optimizer = adamw(whole, lr=1e-4, weight_decay=0.05)
@@ -70,18 +70,18 @@ def growth(seconds: float = 2.0) -> list[Row]:
         ]
 
 
-MIDDLE = Frame(image_size=32, patch_size=4, embed_dim=96, num_classes=10)
-AXES = Axes(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9)
+MIDDLE = GLiTConfig(image_size=32, patch_size=4, embed_dim=96, num_classes=10)
+AXES = GLiTSpace(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9)
 
 
 def _grown() -> Iterator[tuple[str, int, Case, Arch]]:
-    frames = {
+    vits = {
         "tokens": [replace(MIDDLE, patch_size=size) for size in (8, 4, 2)],
         "width": [replace(MIDDLE, embed_dim=width) for width in (48, 96, 192)],
     }
-    for axis, of_axis in frames.items():
-        for frame in of_axis:
-            yield axis, frame.tokens if axis == "tokens" else frame.embed_dim, *_case(frame, reduced(AXES))
+    for axis, of_axis in vits.items():
+        for vit in of_axis:
+            yield axis, vit.tokens if axis == "tokens" else vit.embed_dim, *_case(vit, reduced(AXES))
     for blocks in (2, 4, 8, 16):
         yield "blocks", blocks, *_case(MIDDLE, reduced(AXES.with_blocks(blocks)))
     for make in (heads_space, reduced, table2):
@@ -89,6 +89,6 @@ def _grown() -> Iterator[tuple[str, int, Case, Arch]]:
         yield "candidates a block", sum(1 for _ in space.parts("block")[0]), *_case(MIDDLE, space)
 
 
-def _case(frame: Frame, space: Space) -> tuple[Case, Arch]:
+def _case(vit: GLiTConfig, space: Space) -> tuple[Case, Arch]:
     arch = space.pin({"block.*.global_heads": 1}).sample(0)  # attention and convolution in every block
-    return Case("", frame, space, arch, batch=16), arch
+    return Case("", vit, space, arch, batch=16), arch

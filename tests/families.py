@@ -344,10 +344,10 @@ Sharing = Literal["separate", "entangled"]
 SHARINGS: tuple[Sharing, ...] = ("separate", "entangled")
 SMALL_IMAGES: dict[str, Any] = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
 FEW: dict[str, Any] = {"blocks": 2, "expansion": (1, 4), "qkv_ratio": (0.5, 1.0), "mlp_ratio": (2, 4)}
-LOCALITIES: dict[Locality, recipes.glit.space.Axes] = {
-    "conv1d": recipes.glit.space.Axes(kernel_size=(3, 9), held_kernel_size=9, **FEW),
-    "conv2d": recipes.glit.space.Axes(locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, **FEW),
-    "window": recipes.glit.space.Axes(locality="window", window=(2, 8), held_window=8, **FEW),
+LOCALITIES: dict[Locality, recipes.glit.space.GLiTSpace] = {
+    "conv1d": recipes.glit.space.GLiTSpace(kernel_size=(3, 9), held_kernel_size=9, **FEW),
+    "conv2d": recipes.glit.space.GLiTSpace(locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, **FEW),
+    "window": recipes.glit.space.GLiTSpace(locality="window", window=(2, 8), held_window=8, **FEW),
 }
 VARIANTS = {
     "official": OFFICIAL,
@@ -360,15 +360,15 @@ VARIANTS = {
 
 def glit(name: str, space: Space, variant: Variant, sharing: Sharing) -> Family:
     """Return a small space of GLiT."""
-    frame = recipes.glit.model.Frame(embed_dim=24, variant=variant, **SMALL_IMAGES)
+    vit = recipes.glit.model.GLiTConfig(embed_dim=24, variant=variant, **SMALL_IMAGES)
     settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         f"glit, {name}, {sharing}",
         space,
-        partial(recipes.glit.model.build_in, frame, **settings),
+        partial(recipes.glit.model.build_in, vit, **settings),
         (images(1, 8),),
-        formulas={"macs": recipes.glit.cost.Macs(frame), "params": recipes.glit.cost.Params(frame)},
-        derive=partial(recipes.glit.supernet.supernet, space, frame, sharing=sharing, **settings),
+        formulas={"macs": recipes.glit.cost.Macs(vit), "params": recipes.glit.cost.Params(vit)},
+        derive=partial(recipes.glit.supernet.supernet, space, vit, sharing=sharing, **settings),
     )
 
 
@@ -394,35 +394,35 @@ def glit_families() -> list[Family]:
 
 def autoformer(qkv_bias: recipes.autoformer.supernet.QkvBias) -> Family:
     """Return a small space of AutoFormer."""
-    space = recipes.autoformer.space.Axes(
+    space = recipes.autoformer.space.AutoFormerSpace(
         embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2)
     ).space()
-    frame = recipes.autoformer.model.Frame(head_dim=8, max_offset=2, **SMALL_IMAGES)
+    vit = recipes.autoformer.model.AutoFormerConfig(head_dim=8, max_offset=2, **SMALL_IMAGES)
     settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         f"autoformer, {qkv_bias}",
         space,
-        partial(recipes.autoformer.model.build_in, frame, rates_over=4, **settings),
+        partial(recipes.autoformer.model.build_in, vit, rates_over=4, **settings),
         (images(1, 8),),
-        formulas={"macs": recipes.autoformer.cost.Macs(frame), "params": recipes.autoformer.cost.Params(frame)},
-        derive=partial(recipes.autoformer.supernet.supernet, space, frame, qkv_bias=qkv_bias, **settings),
+        formulas={"macs": recipes.autoformer.cost.Macs(vit), "params": recipes.autoformer.cost.Params(vit)},
+        derive=partial(recipes.autoformer.supernet.supernet, space, vit, qkv_bias=qkv_bias, **settings),
     )
 
 
 def localvit() -> Family:
     """Return a small space of LocalViT."""
     space = recipes.localvit.space.locality(
-        recipes.localvit.space.Axes(blocks=2, mlp_ratio=(2, 4), kernel_size=(3, 5), reduction=(2, 8))
+        recipes.localvit.space.LocalViTSpace(blocks=2, mlp_ratio=(2, 4), kernel_size=(3, 5), reduction=(2, 8))
     )
-    frame = recipes.localvit.model.Frame(embed_dim=8, num_heads=2, **SMALL_IMAGES)
+    vit = recipes.localvit.model.LocalViTConfig(embed_dim=8, num_heads=2, **SMALL_IMAGES)
     settings: dict[str, Any] = {"drop_path": 0.3, "init_std": 0.2}
     return Family(
         "localvit",
         space,
-        partial(recipes.localvit.model.build_in, frame, **settings),
+        partial(recipes.localvit.model.build_in, vit, **settings),
         (images(1, 8),),
-        formulas={"macs": recipes.localvit.cost.Macs(frame), "params": recipes.localvit.cost.Params(frame)},
-        derive=partial(recipes.localvit.supernet.supernet, space, frame, **settings),
+        formulas={"macs": recipes.localvit.cost.Macs(vit), "params": recipes.localvit.cost.Params(vit)},
+        derive=partial(recipes.localvit.supernet.supernet, space, vit, **settings),
     )
 
 

@@ -11,8 +11,8 @@ from nasx.completion import completable
 from nasx.feasible import Feasible
 from nasx.space import EmptySet
 from recipes.glit.cost import Macs, macs
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, heads_space, reduced
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, heads_space, reduced
 from tests.strategies import ToyCost, archs
 
 # Each block has a kind, which opens details; stage one holds the details, stage two decides them.
@@ -116,8 +116,8 @@ def test_budgets_of_two_stages_that_do_not_meet_are_refused_with_what_is_attaina
 
 
 def test_the_only_heads_of_ten_to_the_twelve_that_have_details_in_the_budget_are_found() -> None:
-    axes = Axes(num_heads=12, global_heads=tuple(range(13)), kernel_size=(3, 5, 9), held_kernel_size=5)
-    cost = Macs(Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48, num_heads=12))
+    axes = GLiTSpace(num_heads=12, global_heads=tuple(range(13)), kernel_size=(3, 5, 9), held_kernel_size=5)
+    cost = Macs(GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48, num_heads=12))
     last = reduced(axes).within(Budget(cost, at_least="10M", at_most="11M"))
     heads = completable(heads_space(axes).within(Budget(cost, at_most="6M")), last, "block.*.global_heads")
     assert heads.space.size == 13**12

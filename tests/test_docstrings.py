@@ -65,8 +65,8 @@ def f(images, size, *rest):
     """Resize `images` to a `size`."""
 
 @dataclass
-class Frame:
-    """A frame of a width."""
+class GLiTConfig:
+    """A ViT config of one width."""
     width: int
     height: int
     depth: int = 3
@@ -75,7 +75,7 @@ class Frame:
     (tmp_path / "some.py").write_text(source)
     module = loaded("some", tmp_path)
     assert unexplained(module["f"]) == ["rest"]
-    assert unexplained(module["Frame"]) == ["height"]
+    assert unexplained(module["GLiTConfig"]) == ["height"]
 
 
 def test_every_public_name_is_in_the_reference() -> None:

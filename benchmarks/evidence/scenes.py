@@ -16,8 +16,8 @@ from nasx.train import Batches, Step, adamw, cosine_schedule, evaluate, seeded, 
 from recipes.glit.bench.settings import Settings, ordered_archs
 from recipes.glit.bench.training import load_parts
 from recipes.glit.cost import Macs
-from recipes.glit.model import Frame, build_in
-from recipes.glit.space import Axes, heads_space
+from recipes.glit.model import GLiTConfig, build_in
+from recipes.glit.space import GLiTSpace, heads_space
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Scene:
-    """Images, frame and stage one's axes of a small GLiT."""
+    """Images, sizes and stage one's axes of a small GLiT."""
 
     name: str
     train: Images
     val: Images
     test: Images
-    frame: Frame
-    axes: Axes
+    vit: GLiTConfig
+    axes: GLiTSpace
     init_std: float
     alone: Training
     supernet: Training
@@ -55,7 +55,7 @@ class Scene:
     @property
     def macs(self) -> Macs:
         """The cost of its networks."""
-        return Macs(self.frame)
+        return Macs(self.vit)
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,7 +82,7 @@ class Scene:
         batches = self.batches(self.alone, seed)
         total = round(epochs * batches.steps_per_epoch)
         torch.manual_seed(seed)
-        network = build_in(self.frame, arch, init_std=self.init_std)
+        network = build_in(self.vit, arch, init_std=self.init_std)
         optimizer = adamw(network, lr=self.alone.lr, weight_decay=self.alone.weight_decay)
         warmup = round(self.alone.warmup_epochs * batches.steps_per_epoch)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=min(warmup, total - 1))
@@ -106,8 +106,8 @@ def digits() -> Scene:
         train=data.train,
         val=data.val,
         test=data.open_test(),
-        frame=Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3),
-        axes=Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
+        vit=GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3),
+        axes=GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
         init_std=0.2,
         alone=Training(5e-3, 64, 3, Augment(pad_crop=1)),
         supernet=Training(1e-2, 64, 2, Augment()),
@@ -126,7 +126,7 @@ def cifar10(data: Path) -> Scene:
         train=parts.train,
         val=parts.val,
         test=parts.test,
-        frame=settings.frame,
+        vit=settings.vit,
         axes=settings.axes,
         init_std=settings.init_std,
         alone=training,

@@ -84,7 +84,7 @@ def _trained(scene: Scene, setting: Setting, seed: int) -> tuple[Supernet, Super
     share = 4 if setting.paths == "four" else 1
     total = round(setting.epochs * batches.steps_per_epoch / share)
     torch.manual_seed(seed)
-    network = supernet(scene.space, scene.frame, sharing=setting.sharing, init_std=scene.init_std)
+    network = supernet(scene.space, scene.vit, sharing=setting.sharing, init_std=scene.init_std)
     optimizer = adamw(network, lr=training.lr, weight_decay=training.weight_decay)
     warmup = min(round(training.warmup_epochs * batches.steps_per_epoch / share), total - 1)
     average = None if setting.ema is None else ema(network, setting.ema)

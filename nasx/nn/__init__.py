@@ -6,14 +6,14 @@ from nasx.nn.importance import Member, Units, heads, neurons, order_by_importanc
 from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
 from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
-from nasx.nn.vit import ImageFrame, PatchEmbed, ViT, ViTFrame, drop_path_rates
+from nasx.nn.vit import ImageConfig, PatchEmbed, ViT, ViTConfig, drop_path_rates
 
 __all__ = [
     "Attention",
     "Cell",
     "DropPath",
     "FeedForward",
-    "ImageFrame",
+    "ImageConfig",
     "Index",
     "Member",
     "PatchEmbed",
@@ -24,7 +24,7 @@ __all__ = [
     "SupernetLike",
     "Units",
     "ViT",
-    "ViTFrame",
+    "ViTConfig",
     "centred",
     "depthwise_conv1d",
     "drop_path",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFrame:
+class ImageConfig:
     """Square images cut into square patches. Defaults are ImageNet's.
 
     Raises ValueError where the image is no whole number of patches wide.
@@ -57,8 +57,8 @@ class ImageFrame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViTFrame(ImageFrame):
-    """An `ImageFrame` with one width and one number of heads for all blocks. Defaults are DeiT-Tiny's."""
+class ViTConfig(ImageConfig):
+    """An `ImageConfig` with one width and one number of heads for all blocks. Defaults are DeiT-Tiny's."""
 
     embed_dim: int = 192
     """Channels of a token, a multiple of `num_heads`."""
@@ -67,7 +67,7 @@ class ViTFrame(ImageFrame):
     """Attention heads of a block."""
 
     def __post_init__(self) -> None:
-        ImageFrame.__post_init__(self)
+        ImageConfig.__post_init__(self)
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
@@ -75,11 +75,11 @@ class ViTFrame(ImageFrame):
 
 
 class PatchEmbed(nn.Module):
-    """Cut images (B, C, H, W) into the patches of a `frame` and project each to a token of its width."""
+    """Cut images (B, C, H, W) into the patches of a `vit` config and project each to a token of its width."""
 
-    def __init__(self, frame: ViTFrame) -> None:
+    def __init__(self, vit: ViTConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(frame.in_channels, frame.embed_dim, frame.patch_size, stride=frame.patch_size)
+        self.proj = nn.Conv2d(vit.in_channels, vit.embed_dim, vit.patch_size, stride=vit.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one token per patch, row by row."""
@@ -89,18 +89,18 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """A vision transformer of any blocks: images (B, C, H, W) in, logits (B, classes) out; the names are timm's.
 
-    `frame` says what the images are cut into and how wide tokens are. `blocks` map tokens (B, N, D) to their own shape.
+    `vit` says what the images are cut into and how wide tokens are. `blocks` map tokens (B, N, D) to their own shape.
     """
 
-    def __init__(self, frame: ViTFrame, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, vit: ViTConfig, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.frame = frame
-        self.patch_embed = PatchEmbed(frame)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, frame.embed_dim)) if frame.has_class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, frame.tokens, frame.embed_dim))
+        self.vit = vit
+        self.patch_embed = PatchEmbed(vit)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, vit.embed_dim)) if vit.has_class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, vit.tokens, vit.embed_dim))
         self.blocks = nn.ModuleList(blocks)
-        self.norm: nn.Module = nn.LayerNorm(frame.embed_dim, eps=1e-6)
-        self.head: nn.Module = nn.Linear(frame.embed_dim, frame.num_classes)
+        self.norm: nn.Module = nn.LayerNorm(vit.embed_dim, eps=1e-6)
+        self.head: nn.Module = nn.Linear(vit.embed_dim, vit.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of images."""

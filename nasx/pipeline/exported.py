@@ -17,7 +17,7 @@ from nasx.pipeline.images import recorded_images
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import FinishedRun
 from nasx.pipeline.recipe import Recipe, one_network
-from nasx.pipeline.vit import ViTConfig, ViTProblem
+from nasx.pipeline.vit import ViTProblem, ViTRunConfig
 from nasx.run import write_bytes, write_json, write_text
 from nasx.verify import compare_onnx, export_onnx
 from nasx.weights import fit_weights
@@ -30,7 +30,7 @@ KEY = "nasx"  # the one key of the weights' metadata, because safetensors orders
 class ExportedModel:
     """A network in evaluation mode, its architecture, and what it was trained to expect and to answer.
 
-    `frame` rebuilds it (`Recipe.frame`): sizes in pixels, channels and classes at least. `classes` are names, or their
+    `vit` rebuilds it (`Recipe.vit`): sizes in pixels, channels and classes at least. `classes` are names, or their
     number where they have none. `mean` and `std` are of images in 0..1. `accuracies` are in 0..1, `origin` is a
     sentence.
     """
@@ -38,7 +38,7 @@ class ExportedModel:
     recipe: str
     network: nn.Module
     arch: Arch
-    frame: Mapping[str, Any]
+    vit: Mapping[str, Any]
     classes: tuple[str, ...] | int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,15 +52,15 @@ class ExportedModel:
 
     def images(self, batch: int) -> Tensor:
         """Return random images (B, C, H, W) of the size that it takes."""
-        size, generator = self.frame["image_size"], torch.Generator().manual_seed(0)
-        return torch.randn(batch, self.frame["in_channels"], size, size, generator=generator)
+        size, generator = self.vit["image_size"], torch.Generator().manual_seed(0)
+        return torch.randn(batch, self.vit["in_channels"], size, size, generator=generator)
 
     def counts(self) -> dict[str, int]:
         """Return its parameters and multiply-adds, counted."""
         return {"params": count_params(self.network), "macs": count_macs(self.network, self.images(1))}
 
 
-def config_of(recipe: Recipe, run: FinishedRun) -> ViTConfig:
+def config_of(recipe: Recipe, run: FinishedRun) -> ViTRunConfig:
     """Return the settings of a run; a ValueError where they are of no preset of the recipe."""
     any_preset = next(iter(recipe.presets.values()))
     return type(any_preset).model_validate(run.config)
@@ -96,7 +96,7 @@ def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
         recipe=recipe.name,
         network=_with_weights(problem.make(run.arch), weights),
         arch=run.arch,
-        frame=problem.frame_settings,
+        vit=problem.vit_settings,
         classes=names,
         mean=tuple(run.summary["normalisation"]["mean"]),
         std=tuple(run.summary["normalisation"]["std"]),
@@ -111,7 +111,7 @@ def from_file(recipe: Recipe, path: Path) -> ExportedModel:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})[KEY])
         arch, classes = Arch(described["arch"]), described["classes"]
-        frame = recipe.frame(described["frame"])
+        vit = recipe.vit(described["vit"])
     except KeyError:
         raise ValueError(
             f"{path} does not say which network it belongs to; name it with --arch and --preset, or give what "
@@ -123,9 +123,9 @@ def from_file(recipe: Recipe, path: Path) -> ExportedModel:
         raise ValueError(f"{path} is a network of the recipe {described['recipe']!r}; use that recipe's commands")
     return ExportedModel(
         recipe=recipe.name,
-        network=_with_weights(recipe.build(frame, arch), load_file(path)),
+        network=_with_weights(recipe.build(vit, arch), load_file(path)),
         arch=arch,
-        frame=described["frame"],
+        vit=described["vit"],
         classes=classes if isinstance(classes, int) else tuple(classes),
         mean=tuple(described["mean"]),
         std=tuple(described["std"]),
@@ -154,7 +154,7 @@ def write_safetensors(model: ExportedModel, directory: Path, *, force: bool = Fa
     described = {
         "recipe": model.recipe,
         "arch": dict(model.arch),
-        "frame": dict(model.frame),
+        "vit": dict(model.vit),
         "classes": model.classes,
         "mean": model.mean,
         "std": model.std,
@@ -184,14 +184,14 @@ def write_onnx(model: ExportedModel, directory: Path, *, force: bool = False, to
 
 def card(model: ExportedModel, weights: str) -> str:
     """Return the model card: what the network is, expects, answers, costs and achieves, and how it is loaded."""
-    frame, counts, size = model.frame, model.counts(), model.frame["image_size"]
+    vit, counts, size = model.vit, model.counts(), model.vit["image_size"]
     name = str(model.arch.get("timm", model.recipe))
     lines = [f"# {name}, {model.num_classes} classes, {size} x {size} pixels", ""]
     lines += [model.origin, ""] if model.origin else []
     lines += ["| | |", "|---|---|"]
     lines += [f"| {part} accuracy | {accuracy:.2%} |" for part, accuracy in model.accuracies.items()]
     lines += [f"| parameters | {counts['params']:,} |", f"| multiply-adds, one image | {counts['macs']:,} |"]
-    lines += [f"| input | float32, (batch, {frame['in_channels']}, {size}, {size}) |"]
+    lines += [f"| input | float32, (batch, {vit['in_channels']}, {size}, {size}) |"]
     lines += [f"| normalisation, of 0..1 | mean {_listed(model.mean)}; std {_listed(model.std)} |"]
     lines += [f"| output | logits, (batch, {model.num_classes}), in the order of classes.json |", ""]
     lines += ["Images are resized by the shorter side, bicubic, and the centre is cropped.", ""]

@@ -85,9 +85,7 @@ class NetworkCommands:
             sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
 
     def _add_preset(self, sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--preset", help="the preset whose space and frame it has (default: that of the network's size)"
-        )
+        sub.add_argument("--preset", help="the preset whose space and vit it has (default: that of the network's size)")
         sub.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it"
         )
@@ -183,8 +181,8 @@ class NetworkCommands:
             images = held_out_images(
                 config.data,
                 options.data.resolve() if options.data else None,
-                image_size=model.frame["image_size"],
-                channels=model.frame["in_channels"],
+                image_size=model.vit["image_size"],
+                channels=model.vit["in_channels"],
                 classes=model.classes if isinstance(model.classes, tuple) else None,
                 max_bytes=int(machine.image_memory_gib * 2**30),
             )
@@ -223,8 +221,8 @@ class NetworkCommands:
                 recipe=recipe.name,
                 network=imported.network,
                 arch=imported.arch,
-                frame=asdict(imported.frame),
-                classes=imported.frame.num_classes,
+                vit=asdict(imported.vit),
+                classes=imported.vit.num_classes,
                 mean=options.mean or IMAGENET_MEAN,
                 std=options.std or IMAGENET_STD,
                 origin=" ".join(remarks),
@@ -268,9 +266,9 @@ class NetworkCommands:
             weights = run.supernet(stage) if run and stage else None
             if weights:
                 supernet.load_state_dict(weights)
-            frame = problem.frame
+            vit = problem.vit
             generator = torch.Generator().manual_seed(problem.config.seed)
-            images = torch.randn(2, frame.in_channels, frame.image_size, frame.image_size, generator=generator)
+            images = torch.randn(2, vit.in_channels, vit.image_size, vit.image_size, generator=generator)
             found = verify(
                 supernet, arch, images, macs=problem.macs, params=problem.params, build=problem.make, onnx=options.onnx
             )
@@ -283,7 +281,7 @@ class NetworkCommands:
             ]
             print_json({"passed": passed, "weights": told, "checks": rows})
         else:
-            print(f"{told}, {len(arch.parts('block'))} blocks, {frame.image_size} pixels")
+            print(f"{told}, {len(arch.parts('block'))} blocks, {vit.image_size} pixels")
             print("\n".join(map(str, checks)))
         return DONE if passed else FAILED
 
@@ -297,7 +295,7 @@ class NetworkCommands:
             recipe = self.line.recipe()
             assert recipe.blocks is not None
             problem = self._preset_problem(recipe, options, None)
-            blocks = recipe.blocks(problem.frame, options.batch_size)
+            blocks = recipe.blocks(problem.vit, options.batch_size)
             device = Machine.from_environment().device
             table = measure_latency(problem.space, blocks, device=device, rounds=options.rounds)
             table.save(options.out)
@@ -357,7 +355,7 @@ class NetworkCommands:
         return Arch.from_json(path.read_text(encoding="utf-8")), None
 
     def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
-        """Return an architecture with the problem whose space and frame it has: its run's, or a preset's."""
+        """Return an architecture with the problem whose space and vit it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
         from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN
@@ -427,7 +425,7 @@ class NetworkCommands:
             model = self._opened(path)
             if (path / RUN).is_file():
                 return model, config_of(recipe, read_run(path, recipe.name))
-            grey = model.frame["in_channels"] == 1
+            grey = model.vit["in_channels"] == 1
             return model, recipe.presets[self.line.presets[0] if grey else recipe.default_preset]
         if options.run:
             raise ValueError("a run directory knows its network; remove --arch")
@@ -446,7 +444,7 @@ class NetworkCommands:
             recipe=recipe.name,
             network=network,
             arch=arch,
-            frame=problem.frame_settings,
+            vit=problem.vit_settings,
             classes=task.dataset.classes,
             mean=mean,
             std=std,

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
     from nasx.arch import Arch
     from nasx.latency import Blocks
-    from nasx.nn import ImageFrame
+    from nasx.nn import ImageConfig
     from nasx.pipeline.images import FolderFacts, ImageTask
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.stages import RunStage
-    from nasx.pipeline.vit import ViTConfig, ViTProblem
+    from nasx.pipeline.vit import ViTProblem, ViTRunConfig
 
 
 @dataclass(frozen=True, slots=True)
 class KnownNetwork:
-    """A network with a name of its own, and the preset whose frame and space it belongs to."""
+    """A network with a name of its own, and the preset whose sizes and space it belongs to."""
 
     arch: "Arch"
     preset: str
@@ -35,7 +35,7 @@ class Imported:
 
     network: "nn.Module"
     arch: "Arch"
-    frame: "ImageFrame"
+    vit: "ImageConfig"
     remarks: tuple[str, ...] = ()
 
 
@@ -45,25 +45,25 @@ class Recipe:
 
     - `presets` are settings by name; `default_preset` is what commands without data start from.
     - `problem(config, task)` states the search of a run.
-    - `frame(settings)` is the frame that exported settings describe, `build(frame, arch, *, drop_path=0.0)` an
-      untrained network in it.
+    - `vit(settings)` is the ViT config that exported settings describe, `build(vit, arch, *, drop_path=0.0)` an
+      untrained network of it.
     - `known` are networks by name, `fit(facts)` the settings for a folder of images, where the recipe has such.
     - `read_official(state, options)` reads published weights.
     - `alone(config, task, arch)` is the problem of training a network outside the space, None for others.
-    - `blocks(frame, batch_size)` builds what latencies are measured of.
+    - `blocks(vit, batch_size)` builds what latencies are measured of.
     - `register_with_timm()` lets `timm.create_model` build the recipe's networks, and returns the name to ask it for.
     """
 
     name: str
     title: str
-    presets: "Mapping[str, ViTConfig]"
+    presets: "Mapping[str, ViTRunConfig]"
     default_preset: str
     problem: "Callable[[Any, ImageTask], ViTProblem[Any]]"
-    frame: "Callable[[Mapping[str, Any]], ImageFrame]"
+    vit: "Callable[[Mapping[str, Any]], ImageConfig]"
     build: "Callable[..., nn.Module]"
     read_official: "Callable[[Mapping[str, Any], ImportOptions], Imported]"
     known: Mapping[str, KnownNetwork] = field(default_factory=dict)
-    fit: "Callable[[FolderFacts], ViTConfig] | None" = None
+    fit: "Callable[[FolderFacts], ViTRunConfig] | None" = None
     alone: "Callable[[Any, ImageTask, Arch], ViTProblem[Any] | None] | None" = None
     foreign: "Callable[[str], Arch | None]" = lambda name: None
     """The architecture that a name outside the space stands for, such as that of a network of timm."""

@@ -14,7 +14,7 @@ import timm.models
 from torch import Tensor, nn
 
 from nasx.arch import Arch
-from nasx.nn import ImageFrame
+from nasx.nn import ImageConfig
 from nasx.pipeline.recipe import Recipe
 
 Pool = Literal["token", "avg", ""]
@@ -169,13 +169,13 @@ def create_timm_model(
     recipe: Recipe,
     name: str,
     pretrained: bool,
-    default: tuple[Arch, ImageFrame],
+    default: tuple[Arch, ImageConfig],
     settings: Mapping[str, Any],
 ) -> nn.Module:
     """Return a network of a recipe as timm's function for `name` does, an instance of `kind`.
 
     `settings` are timm's: `num_classes`, `in_chans`, `img_size`, `drop_rate`, `drop_path_rate`, `global_pool`,
-    `features_only` and so on; beside them `arch` and `frame`, as an exported `config.json` has them; `default` stands
+    `features_only` and so on; beside them `arch` and `vit`, as an exported `config.json` has them; `default` stands
     for those that are left out. A ValueError says that there are no weights to download, or that images are not square.
     """
     source = settings.get("pretrained_cfg") or {}
@@ -187,7 +187,7 @@ def create_timm_model(
 
     def build(
         arch: Mapping[str, Any] = default[0],
-        frame: Mapping[str, Any] | None = None,
+        vit: Mapping[str, Any] | None = None,
         num_classes: int = 1000,
         in_chans: int = 3,
         img_size: int | Sequence[int] = 224,
@@ -199,7 +199,7 @@ def create_timm_model(
         if height != width:
             raise ValueError(f"images are square, but got an img_size of {img_size}")
         sizes = {"image_size": height, "in_channels": in_chans, "num_classes": num_classes or 1}
-        whole = recipe.frame({**frame_settings(default[1]), **(frame or {}), **sizes})
+        whole = recipe.vit({**vit_settings(default[1]), **(vit or {}), **sizes})
         network = recipe.build(whole, Arch(arch), drop_path=drop_path_rate)
         network.__class__ = kind  # its methods join the network's own; weights and their names stay
         assert isinstance(network, TimmViT)
@@ -229,6 +229,6 @@ def default_cfgs(name: str, **more: Any) -> Any:
     return timm.models.generate_default_cfgs({name: settings | more})
 
 
-def frame_settings(frame: ImageFrame) -> dict[str, Any]:
-    """Return a frame as JSON values."""
-    return asdict(frame)
+def vit_settings(vit: ImageConfig) -> dict[str, Any]:
+    """Return a ViT config as JSON values."""
+    return asdict(vit)

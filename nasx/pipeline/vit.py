@@ -10,7 +10,7 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.cost import Budget, Cost
-from nasx.nn import ImageFrame
+from nasx.nn import ImageConfig
 from nasx.pipeline.config import RunConfig, Section
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
@@ -19,21 +19,21 @@ from nasx.space import ArchSet, Space
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Configured = TypeVar("Configured", bound="ViTConfig")
+Configured = TypeVar("Configured", bound="ViTRunConfig")
 
 
 class ViTModel(Section):
-    """What all networks of a run share; the fields that a recipe's frame has are the frame's."""
+    """What all networks of a run share; the fields that a recipe's ViT config has are the ViT config's."""
 
     patch_size: PositiveInt = 16
     init_std: PositiveFloat = 0.02
 
 
-class ViTConfig(RunConfig):
+class ViTRunConfig(RunConfig):
     """The settings of a run of vision transformers."""
 
     model: ViTModel = ViTModel()
-    frame_type: ClassVar[type[ImageFrame]]
+    vit_type: ClassVar[type[ImageConfig]]
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Self:
@@ -46,23 +46,23 @@ class ViTConfig(RunConfig):
             )
         return self
 
-    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Any:
-        """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
-        known = {field.name for field in fields(self.frame_type)} - more.keys()
+    def vit(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Any:
+        """Return the ViT config of this run's networks for a data set; the defaults are ImageNet's."""
+        known = {field.name for field in fields(self.vit_type)} - more.keys()
         model = {name: value for name, value in self.model if name in known}
-        return self.frame_type(
+        return self.vit_type(
             image_size=self.data.image_size, in_channels=in_channels, num_classes=num_classes, **model, **more
         )
 
-    def frame_for(self, task: ImageTask) -> Any:
-        """Return the frame of this run's networks for its images."""
-        return self.frame(in_channels=task.dataset.channels, num_classes=len(task.dataset.classes))
+    def vit_for(self, task: ImageTask) -> Any:
+        """Return the ViT config of this run's networks for its images."""
+        return self.vit(in_channels=task.dataset.channels, num_classes=len(task.dataset.classes))
 
 
 class ViTProblem(Problem[Configured]):
-    """A search of vision transformers in one frame, which are built by `build(frame, arch, drop_path=, init_std=)`.
+    """A search of vision transformers of one size, which are built by `build(vit, arch, drop_path=, init_std=)`.
 
-    `supernet(space, frame, drop_path=, init_std=)` returns a supernet, `macs(frame)` and `params(frame)` the costs.
+    `supernet(space, vit, drop_path=, init_std=)` returns a supernet, `macs(vit)` and `params(vit)` the costs.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ViTProblem(Problem[Configured]):
         task: ImageTask,
         *,
         space: ArchSet,
-        frame: ImageFrame,
+        vit: ImageConfig,
         build: Callable[..., nn.Module],
         supernet: Callable[..., nn.Module],
         macs: Cost,
@@ -81,15 +81,15 @@ class ViTProblem(Problem[Configured]):
         draw: Callable[[Arch], Sequence[BlockDrawing]],
         **more: Any,
     ) -> None:
-        self.frame, self.images = frame, task
+        self.vit, self.images = vit, task
         init_std = config.model.init_std
 
         def supernet_of(make: Any, space: Space) -> nn.Module:
-            return supernet(space, frame, drop_path=config.supernet.drop_path, init_std=init_std)
+            return supernet(space, vit, drop_path=config.supernet.drop_path, init_std=init_std)
 
         super().__init__(
             space,
-            partial(build, frame, init_std=init_std),
+            partial(build, vit, init_std=init_std),
             task,
             budget=budget,
             config=config,
@@ -102,6 +102,6 @@ class ViTProblem(Problem[Configured]):
         )
 
     @property
-    def frame_settings(self) -> dict[str, Any]:
-        """The frame as JSON values, for those who build a network again."""
-        return asdict(self.frame)
+    def vit_settings(self) -> dict[str, Any]:
+        """`vit` as JSON values, from which a network can be built again."""
+        return asdict(self.vit)

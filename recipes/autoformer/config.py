@@ -6,9 +6,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
 
-from .model import Frame
+from .model import AutoFormerConfig
 from .space import (
     BASE_AXES,
     BASE_SUPERNET,
@@ -16,7 +16,7 @@ from .space import (
     SMALL_SUPERNET,
     TINY_AXES,
     TINY_SUPERNET,
-    Axes,
+    AutoFormerSpace,
 )
 
 
@@ -56,12 +56,12 @@ class Finetuning(Section):
         return self
 
 
-class Config(ViTConfig):
+class Config(ViTRunConfig):
     """A run of the AutoFormer recipe."""
 
-    frame_type = Frame
+    vit_type = AutoFormerConfig
     model: Model = Model()
-    space: Axes = Axes()
+    space: AutoFormerSpace = AutoFormerSpace()
     budget: ParamBudgets = ParamBudgets()
     finetune: Finetuning = Finetuning()
 
@@ -85,7 +85,7 @@ DIGITS = Config(
     threads=1,
     data=Data(source="digits", image_size=8, val_fraction=0.2),
     model=Model(patch_size=2, head_dim=8, max_offset=3, init_std=0.1),
-    space=Axes(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
+    space=AutoFormerSpace(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
     budget=ParamBudgets(at_least=25e3, at_most=50e3),
     supernet=SupernetTraining(
         optimizer="adamw", epochs=60, batch_size=64, lr=3e-3, weight_decay=0.05, warmup_epochs=3, clip_norm=1.0
@@ -103,7 +103,7 @@ _SEARCH = Search(  # the paper's text; its code has the two probabilities the ot
 )
 
 
-def _imagenet(name: str, axes: Axes, supernet: Arch, at_least: float, at_most: float) -> Config:
+def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float, at_most: float) -> Config:
     return Config(
         preset=name,
         model=Model(supernet_dim=int(supernet["embed_dim"])),

@@ -13,16 +13,16 @@ from nasx.arch import Value
 from nasx.cost import AdditiveCost
 
 from .layers import attended_width
-from .model import Frame, hidden_width
+from .model import AutoFormerConfig, hidden_width
 
 
 @dataclass(frozen=True)
 class _AutoFormerCost(AdditiveCost):
-    frame: Frame = field(default_factory=Frame)
+    vit: AutoFormerConfig = field(default_factory=AutoFormerConfig)
 
     def configured(self, **changes: Any) -> "_AutoFormerCost":
-        """Return the same cost in another frame: `macs.configured(image_size=32, patch_size=4)`."""
-        return replace(self, frame=replace(self.frame, **changes))
+        """Return the same cost in another ViT config: `macs.configured(image_size=32, patch_size=4)`."""
+        return replace(self, vit=replace(self.vit, **changes))
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Macs(_AutoFormerCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the MACs of patch embedding and head at the shared width."""
-        f = self.frame
+        f = self.vit
         return int(shared["embed_dim"]) * ((f.tokens - 1) * f.in_channels * f.patch_size**2 + f.num_classes)
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block at the shared width."""
-        f, dim, heads = self.frame, int(shared["embed_dim"]), int(choices["num_heads"])
+        f, dim, heads = self.vit, int(shared["embed_dim"]), int(choices["num_heads"])
         linear = f.tokens * dim * (4 * heads * f.head_dim + 2 * hidden_width(dim, choices))
         if not f.relative_positions:
             return linear + heads * 2 * f.tokens**2 * f.head_dim
@@ -59,13 +59,13 @@ class Params(_AutoFormerCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the parameters of patch embedding, class token, positions, last norm and head at the shared width."""
-        f, dim = self.frame, int(shared["embed_dim"])
+        f, dim = self.vit, int(shared["embed_dim"])
         embedding = dim * (f.in_channels * f.patch_size**2 + 1) + dim * (f.tokens + 1)
         return embedding + 2 * dim + (dim + 1) * f.num_classes
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the parameters of one block at the shared width."""
-        f, dim = self.frame, int(shared["embed_dim"])
+        f, dim = self.vit, int(shared["embed_dim"])
         inner, hidden = int(choices["num_heads"]) * f.head_dim, hidden_width(dim, choices)
         attention = (dim + 1) * 3 * inner + (inner + 1) * dim
         tables = 4 * (2 * f.max_offset + 2) * f.head_dim if f.relative_positions else 0

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import DropPath, FeedForward, ImageFrame, drop_path_rates
+from nasx.nn import DropPath, FeedForward, ImageConfig, drop_path_rates
 
 from .layers import Embedding, RelativeAttention, RelativePositions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame(ImageFrame):
+class AutoFormerConfig(ImageConfig):
     """All that is not searched: images, patches, classes, the heads' width, how far offsets reach.
 
     The number of vectors in a table of relative positions is 2 max_offset + 2. Defaults are the paper's.
@@ -53,10 +53,10 @@ def hidden_width(embed_dim: int, choices: Mapping[str, Value]) -> int:
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, frame: Frame, dim: int, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
+    def __init__(self, vit: AutoFormerConfig, dim: int, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = RelativeAttention(dim, int(part["num_heads"]), head_dim=frame.head_dim, positions=frame.positions())
+        self.attn = RelativeAttention(dim, int(part["num_heads"]), head_dim=vit.head_dim, positions=vit.positions())
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, hidden_width(dim, part))
         self.drop_path = DropPath(drop_path)
@@ -76,7 +76,7 @@ class AutoFormer(nn.Module):
 
     def __init__(
         self,
-        frame: Frame,
+        vit: AutoFormerConfig,
         arch: Arch,
         *,
         drop_path: float = 0.0,
@@ -86,12 +86,12 @@ class AutoFormer(nn.Module):
         super().__init__()
         depth, dim = depth_of(arch), int(arch["embed_dim"])
         rates = drop_path_rates(drop_path, max(depth, rates_over or 0))
-        self.embed = Embedding(dim, tokens=frame.tokens, in_channels=frame.in_channels, patch_size=frame.patch_size)
+        self.embed = Embedding(dim, tokens=vit.tokens, in_channels=vit.in_channels, patch_size=vit.patch_size)
         self.blocks = nn.ModuleList(
-            Block(frame, dim, part, rate) for part, rate in zip(arch.parts("block"), rates, strict=False)
+            Block(vit, dim, part, rate) for part, rate in zip(arch.parts("block"), rates, strict=False)
         )
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, frame.num_classes)
+        self.head = nn.Linear(dim, vit.num_classes)
         self.initialise(init_std)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def build(
     init_std: float = 0.02,
 ) -> AutoFormer:
     """Return the network of an architecture with fresh weights; the defaults are the paper's on ImageNet."""
-    frame = Frame(
+    vit = AutoFormerConfig(
         image_size=image_size,
         patch_size=patch_size,
         in_channels=in_channels,
@@ -138,11 +138,11 @@ def build(
         max_offset=max_offset,
         relative_positions=relative_positions,
     )
-    return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
+    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 
 def build_in(
-    frame: Frame, arch: Arch, *, drop_path: float = 0.0, rates_over: int | None = None, init_std: float = 0.02
+    vit: AutoFormerConfig, arch: Arch, *, drop_path: float = 0.0, rates_over: int | None = None, init_std: float = 0.02
 ) -> AutoFormer:
-    """Return the network of an architecture in a frame, with fresh weights."""
-    return AutoFormer(frame, arch, drop_path=drop_path, rates_over=rates_over, init_std=init_std)
+    """Return an architecture's network with fresh weights."""
+    return AutoFormer(vit, arch, drop_path=drop_path, rates_over=rates_over, init_std=init_std)

@@ -11,7 +11,7 @@ from nasx.nn import Supernet
 from nasx.space import Repeat
 from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
 
-from .model import Frame
+from .model import AutoFormerConfig
 from .supernet import supernet as make_supernet
 
 _OURS_TO_THEIRS = (
@@ -34,8 +34,8 @@ def load_supernet(state_dict: Mapping[str, Any]) -> Supernet:
     `nasx.weights.read_state_dict`. One that does not fit is a ValueError with the first name and shape that differ.
     """
     state = named_tensors(state_dict)
-    frame, largest = infer_supernet(state)
-    supernet = make_supernet(_only(largest), frame, qkv_bias="packed")
+    vit, largest = infer_supernet(state)
+    supernet = make_supernet(_only(largest), vit, qkv_bias="packed")
     places = {_their_name(ours): (ours, tuple(tensor.shape)) for ours, tensor in supernet.state_dict().items()}
     weights = fit_weights(state, places)
     for name, weight in weights.items():
@@ -45,8 +45,8 @@ def load_supernet(state_dict: Mapping[str, Any]) -> Supernet:
     return supernet
 
 
-def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
-    """Return what published names and shapes say: the frame, and the largest network."""
+def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[AutoFormerConfig, Arch]:
+    """Return what published names and shapes say: the ViT config, and the largest network."""
     shapes = Shapes(state_dict)
     dim, channels, patch_size = shapes.square_patch("patch_embed_super.proj.weight")
     table = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
@@ -54,7 +54,7 @@ def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
     if rows % 2 or rows < 4:
         raise shapes.refusal(table, "it has an even number of rows, 4 or more")
     depth = shapes.depth("blocks")
-    frame = Frame(
+    vit = AutoFormerConfig(
         image_size=shapes.side("pos_embed") * patch_size,
         patch_size=patch_size,
         in_channels=channels,
@@ -69,7 +69,7 @@ def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[Frame, Arch]:
             raise shapes.refusal(packed, f"it has 3 times {head_dim} rows for each head")
         largest[f"block.{i}.num_heads"] = shapes[packed][0] // (3 * head_dim)
         largest[f"block.{i}.mlp_ratio"] = ratio_of(hidden, dim)
-    return frame, Arch(largest)
+    return vit, Arch(largest)
 
 
 def _only(largest: Arch) -> Space:

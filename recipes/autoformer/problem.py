@@ -18,9 +18,9 @@ from nasx.report import BlockDrawing
 
 from .config import PRESETS, Config
 from .cost import Macs, Params
-from .model import Frame, build_in
+from .model import AutoFormerConfig, build_in
 from .official import load_supernet
-from .space import Axes, uniform
+from .space import AutoFormerSpace, uniform
 from .supernet import supernet
 
 
@@ -29,14 +29,14 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
 
     It is compared with the smallest network whose blocks are all alike, as DeiT's are; that can lie below the budget.
     """
-    frame, axes = config.frame_for(task), config.space
-    macs, params = Macs(frame), Params(frame)
+    vit, axes = config.vit_for(task), config.space
+    macs, params = Macs(vit), Params(vit)
     alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
     return ViTProblem(
         config,
         task,
         space=axes.space(),
-        frame=frame,
+        vit=vit,
         build=build_in,
         supernet=partial(wide_supernet, axes, config.model.supernet_dim),
         macs=macs,
@@ -52,11 +52,13 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     )
 
 
-def wide_supernet(axes: Axes, width: int | None, space: Space, frame: Frame, **settings: Any) -> nn.Module:
+def wide_supernet(
+    axes: AutoFormerSpace, width: int | None, space: Space, vit: AutoFormerConfig, **settings: Any
+) -> nn.Module:
     """Return the largest network, of which all others are slices; it may be wider than any of them."""
     if width and width not in axes.embed_dim:
         space = axes.model_copy(update={"embed_dim": (*axes.embed_dim, width)}).space()
-    return supernet(space, frame, **settings)
+    return supernet(space, vit, **settings)
 
 
 def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
@@ -98,8 +100,8 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     supernet = load_supernet(state)
     assert isinstance(supernet, Supernet)
     network = supernet.extract(supernet.space.canonical(options.arch)).eval()
-    frame = supernet.make.args[0]  # type: ignore[attr-defined]
-    return Imported(network, options.arch, frame, ("A slice of a published supernet of AutoFormer.",))
+    vit = supernet.make.args[0]  # type: ignore[attr-defined]
+    return Imported(network, options.arch, vit, ("A slice of a published supernet of AutoFormer.",))
 
 
 def register_with_timm() -> str:
@@ -115,7 +117,7 @@ RECIPE = Recipe(
     presets=PRESETS,
     default_preset="autoformer-tiny",
     problem=autoformer_problem,
-    frame=lambda settings: Frame(**settings),
+    vit=lambda settings: AutoFormerConfig(**settings),
     build=build_in,
     read_official=read_official,
     free=("budget.at_least=null", "budget.at_most=null"),

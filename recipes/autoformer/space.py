@@ -6,7 +6,7 @@ from nasx import Arch, Space, one_of, repeat
 from nasx.pipeline.config import Section
 
 
-class Axes(Section):
+class AutoFormerSpace(Section):
     """What is searched: one width and one depth for the network, heads and MLP ratio for each of its blocks.
 
     Every head has the same width, so the heads of a block say how wide its queries, keys and values are. The section
@@ -35,9 +35,9 @@ def uniform(embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Arc
     return Arch({"embed_dim": embed_dim, "block.count": depth, **blocks})
 
 
-TINY_AXES = Axes()
-SMALL_AXES = Axes(embed_dim=(320, 384, 448), num_heads=(5, 6, 7), mlp_ratio=(3, 3.5, 4))
-BASE_AXES = Axes(embed_dim=(528, 576, 624), depth=(14, 15, 16), num_heads=(9, 10), mlp_ratio=(3, 3.5, 4))
+TINY_AXES = AutoFormerSpace()
+SMALL_AXES = AutoFormerSpace(embed_dim=(320, 384, 448), num_heads=(5, 6, 7), mlp_ratio=(3, 3.5, 4))
+BASE_AXES = AutoFormerSpace(embed_dim=(528, 576, 624), depth=(14, 15, 16), num_heads=(9, 10), mlp_ratio=(3, 3.5, 4))
 """Heads as the authors' released code has them; the paper's table begins at 8."""
 
 TINY, SMALL, BASE = TINY_AXES.space(), SMALL_AXES.space(), BASE_AXES.space()

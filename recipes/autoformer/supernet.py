@@ -6,13 +6,13 @@ from typing import Literal
 from nasx import Space
 from nasx.nn import Supernet, prefix, stacked
 
-from .model import Frame, build_in
+from .model import AutoFormerConfig, build_in
 
 QkvBias = Literal["thirds", "packed"]
 
 
 def supernet(
-    space: Space, frame: Frame, *, qkv_bias: QkvBias = "thirds", drop_path: float = 0.0, init_std: float = 0.02
+    space: Space, vit: AutoFormerConfig, *, qkv_bias: QkvBias = "thirds", drop_path: float = 0.0, init_std: float = 0.02
 ) -> Supernet:
     """Return the supernet of a space: prefixes of blocks, widths, heads and hidden neurons (paper, section 3.2).
 
@@ -24,6 +24,6 @@ def supernet(
     if qkv_bias not in ("thirds", "packed"):
         raise ValueError(f'qkv_bias must be "thirds" or "packed", but got {qkv_bias!r}')
     deepest = len(space.parts("block"))
-    make = partial(build_in, frame, drop_path=drop_path, rates_over=deepest, init_std=init_std)
+    make = partial(build_in, vit, drop_path=drop_path, rates_over=deepest, init_std=init_std)
     bias = stacked(3) if qkv_bias == "thirds" else prefix
     return Supernet(make, space, layout={"*.attn.qkv.weight": stacked(3), "*.attn.qkv.bias": bias})

@@ -7,7 +7,7 @@ from torch import nn
 
 from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
 
-from .model import AutoFormer, Frame
+from .model import AutoFormer, AutoFormerConfig
 from .problem import RECIPE
 from .space import uniform
 
@@ -29,6 +29,6 @@ default_cfgs = default_cfgs(
 
 @timm.models.register_model
 def nasx_autoformer(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Return the network of an `arch` in a `frame`, the largest of AutoFormer-Tiny by default."""
-    default = uniform(240, 14, 4, 4), Frame()
+    """Return the network of an `arch` of the sizes `vit`, the largest of AutoFormer-Tiny by default."""
+    default = uniform(240, 14, 4, 4), AutoFormerConfig()
     return create_timm_model(TimmAutoFormer, RECIPE, "nasx_autoformer", pretrained, default, settings)

@@ -31,7 +31,7 @@ from nasx.run import write_json
 
 from .config import Config
 from .cost import PaperMacs
-from .model import Frame
+from .model import GLiTConfig
 from .problem import glit_problem, hierarchical_stages, joint_stages, levels_of, random_stage
 from .space import same_heads
 
@@ -332,8 +332,8 @@ def _run(row: Row, problem: ViTProblem[Config], directory: Path, machine: Machin
     network = found.tests[f"{row.tested}/test"]["winner"]
     kept = {key: network[key] for key in ("params", "macs", "val_accuracy", "test_accuracy", "arch")}
     seconds = sum(stage["seconds"] for stage in found.summary["stages"].values())
-    assert isinstance(problem.frame, Frame)
-    by_paper = PaperMacs(problem.frame)(Arch(network["arch"]))
+    assert isinstance(problem.vit, GLiTConfig)
+    by_paper = PaperMacs(problem.vit)(Arch(network["arch"]))
     return {"seconds": round(seconds, 2), "paper_macs": by_paper, **kept}
 
 

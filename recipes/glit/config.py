@@ -8,11 +8,11 @@ from pydantic import Field, PositiveInt, model_validator
 from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTConfig, ViTModel
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
 
 from .cost import Macs
-from .model import Frame
-from .space import Axes, SpaceAxes, same_heads
+from .model import GLiTConfig
+from .space import GLiTSpace, SpaceConfig, same_heads
 from .variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
@@ -20,7 +20,7 @@ METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
 
 class Model(ViTModel):
-    """The frame that all networks share, and how the supernet holds its candidates."""
+    """The sizes that all networks share, and how the supernet holds its candidates."""
 
     embed_dim: PositiveInt = 192
     num_heads: PositiveInt = 3
@@ -47,13 +47,13 @@ class Budgets(CostBounds):
         return self
 
 
-class Config(ViTConfig):
+class Config(ViTRunConfig):
     """A run of the GLiT recipe."""
 
-    frame_type = Frame
+    vit_type = GLiTConfig
     method: Method = "hierarchical"
     model: Model = Model()
-    space: SpaceAxes = SpaceAxes()
+    space: SpaceConfig = SpaceConfig()
     budget: Budgets = Budgets()
 
     @model_validator(mode="after")
@@ -73,7 +73,7 @@ class Config(ViTConfig):
             )
         if self.data.image_size % model.patch_size:
             return self  # refused with the fields of all recipes
-        grid, patches = self.frame().grid, self.frame().patches
+        grid, patches = self.vit().grid, self.vit().patches
         reach = 2 * grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(
@@ -90,19 +90,19 @@ class Config(ViTConfig):
         """The method, which names runs and stands in their reports."""
         return (self.method,)
 
-    def axes(self) -> Axes:
+    def axes(self) -> GLiTSpace:
         """Return the axes of the search as the space functions take them."""
-        return Axes(num_heads=self.model.num_heads, **self.space.model_dump())
+        return GLiTSpace(num_heads=self.model.num_heads, **self.space.model_dump())
 
     def variant(self) -> Variant:
         """Return how blocks compute: the named variant with this run's locality."""
         return replace(VARIANTS[self.model.variant], locality=self.space.locality)
 
-    def frame(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> Frame:
-        """Return the frame of this run's networks for a data set; the defaults are ImageNet's."""
+    def vit(self, *, in_channels: int = 3, num_classes: int = 1000, **more: Any) -> GLiTConfig:
+        """Return the ViT config of this run's networks for a data set; the defaults are ImageNet's."""
         variant = self.variant()
-        frame: Frame = super().frame(in_channels=in_channels, num_classes=num_classes, variant=variant, **more)
-        return frame
+        vit: GLiTConfig = super().vit(in_channels=in_channels, num_classes=num_classes, variant=variant, **more)
+        return vit
 
 
 DIGITS = Config(
@@ -110,7 +110,7 @@ DIGITS = Config(
     threads=1,  # a second thread gains nothing on networks this small
     data=Data(source="digits", image_size=8, val_fraction=0.2),
     model=Model(patch_size=2, embed_dim=36, init_std=0.2),
-    space=SpaceAxes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
+    space=SpaceConfig(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
     budget=Budgets(heads_at_most=1.35e6, details_at_least=0.9e6, details_at_most=1.35e6),
     supernet=SupernetTraining(
         optimizer="adamw", epochs=25, batch_size=64, lr=1e-2, weight_decay=0.05, warmup_epochs=2, clip_norm=1.0
@@ -134,7 +134,7 @@ CIFAR10 = Config(
     preset="cifar10",
     data=Data(image_size=32, val_images=5000),
     model=Model(patch_size=4, init_std=0.05),
-    space=SpaceAxes(blocks=6, kernel_size=(5, 9, 17), held_kernel_size=9),
+    space=SpaceConfig(blocks=6, kernel_size=(5, 9, 17), held_kernel_size=9),
     budget=Budgets(heads_at_most=2.2e8, details_at_least=1.5e8, details_at_most=2.2e8),
     supernet=SupernetTraining(
         optimizer="adamw",
@@ -165,7 +165,7 @@ def imagenet(
         preset=preset,
         data=Data(image_size=224, val_images=50_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         model=Model(embed_dim=embed_dim, num_heads=num_heads, init_std=0.02),
-        space=SpaceAxes(global_heads=global_heads),
+        space=SpaceConfig(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
         supernet=SupernetTraining(
             optimizer="sgd",
@@ -233,7 +233,7 @@ def fit(facts: FolderFacts) -> Config:
     train = max(1, facts.train - round(val_fraction * facts.train))
     batch_size = fitting_batch_size(train)
     model = Model(patch_size=patch_size, embed_dim=192 if large else 96, init_std=0.05)
-    space = SpaceAxes(blocks=12 if large else 6, kernel_size=kernels, held_kernel_size=kernels[1])
+    space = SpaceConfig(blocks=12 if large else 6, kernel_size=kernels, held_kernel_size=kernels[1])
     augment = Augmentation(pad_crop=max(1, size // 8), flip=True)
     config = Config(
         preset=FITTED,
@@ -269,7 +269,7 @@ def fit(facts: FolderFacts) -> Config:
             augment=augment.model_copy(update={"erase": 0.25}),
         ),
     )
-    deit = Macs(config.frame(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
+    deit = Macs(config.vit(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
     budget = Budgets(
         heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit)
     )

@@ -11,16 +11,16 @@ from typing import Any
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
 
-from .model import BlockChoices, Frame
+from .model import BlockChoices, GLiTConfig
 
 
 @dataclass(frozen=True)
 class _GlitCost(AdditiveCost):
-    frame: Frame = field(default_factory=Frame)
+    vit: GLiTConfig = field(default_factory=GLiTConfig)
 
     def configured(self, **changes: Any) -> "_GlitCost":
-        """Return the same cost in another frame: `macs.configured(image_size=32, patch_size=4)`."""
-        return replace(self, frame=replace(self.frame, **changes))
+        """Return the same cost in another ViT config: `macs.configured(image_size=32, patch_size=4)`."""
+        return replace(self, vit=replace(self.vit, **changes))
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Macs(_GlitCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the MACs of patch embedding and head."""
-        f = self.frame
+        f = self.vit
         return f.embed_dim * (f.patches * f.in_channels * f.patch_size**2 + f.num_classes)
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block."""
-        f, c = self.frame, BlockChoices.of(self.frame, choices)
+        f, c = self.vit, BlockChoices.of(self.vit, choices)
         local_heads = f.num_heads - c.global_heads
         total = f.tokens * 2 * f.embed_dim * f.hidden_width(c.mlp_ratio)
         if f.variant.projection == "joint":
@@ -79,13 +79,13 @@ class Params(_GlitCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the parameters of patch embedding, class token, positions, last norm and head."""
-        f = self.frame
+        f = self.vit
         embedding = f.embed_dim * (f.in_channels * f.patch_size**2 + 1 + f.tokens + f.has_class_token)
         return embedding + 2 * f.embed_dim + (f.embed_dim + 1) * f.num_classes
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the parameters of one block."""
-        f, c = self.frame, BlockChoices.of(self.frame, choices)
+        f, c = self.vit, BlockChoices.of(self.vit, choices)
         mlp = f.hidden_width(c.mlp_ratio)
         total = 4 * f.embed_dim + 2 * f.embed_dim * mlp + mlp + f.embed_dim
         if f.variant.projection == "joint":
@@ -103,26 +103,26 @@ class Params(_GlitCost):
         return total
 
 
-def attention_macs(f: Frame, heads: int, qkv_ratio: float, *, pairs: int) -> int:
+def attention_macs(f: GLiTConfig, heads: int, qkv_ratio: float, *, pairs: int) -> int:
     """Return the MACs of some attention heads in which a number of pairs of tokens see each other."""
     read, inner, values, projected = _attention_widths(f, heads, qkv_ratio)
     return f.tokens * (read * (2 * inner + values) + values * projected) + pairs * (inner + values)
 
 
-def attention_params(f: Frame, heads: int, qkv_ratio: float) -> int:
+def attention_params(f: GLiTConfig, heads: int, qkv_ratio: float) -> int:
     """Return the parameters of some attention heads."""
     read, inner, values, projected = _attention_widths(f, heads, qkv_ratio)
     return (read + 1) * (2 * inner + values) + (values + 1) * projected
 
 
-def _attention_widths(f: Frame, heads: int, qkv_ratio: float) -> tuple[int, int, int, int]:
+def _attention_widths(f: GLiTConfig, heads: int, qkv_ratio: float) -> tuple[int, int, int, int]:
     """Return what is read, the queries (as the keys), the values, and the outputs of the heads' own projection."""
     channels, inner = f.channels(heads), f.inner_width(heads, qkv_ratio)
     own = f.variant.projection == "separate"
     return f.channels_read(heads), inner, inner if own else channels, channels if own else 0
 
 
-def kernel_area(f: Frame, c: BlockChoices) -> int:
+def kernel_area(f: GLiTConfig, c: BlockChoices) -> int:
     """Return the weights of a depthwise kernel."""
     return c.kernel_size ** (2 if f.variant.locality == "conv2d" else 1)
 

@@ -31,9 +31,9 @@ def token_maps(network: GLiT, images: Tensor) -> Tensor:
     tokens = network.embed(images)
     for block in network.blocks:
         tokens = block(tokens)
-    frame = network.frame
-    patches = tokens[:, frame.tokens - frame.patches :]
-    return patches.mean(dim=2).reshape(-1, frame.grid, frame.grid)
+    vit = network.vit
+    patches = tokens[:, vit.tokens - vit.patches :]
+    return patches.mean(dim=2).reshape(-1, vit.grid, vit.grid)
 
 
 def first_of_each_class(labels: NDArray[np.int64], count: int) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
+from nasx.nn import DropPath, FeedForward, ViT, ViTConfig, drop_path_rates
 
 from .layers import Heads, LocalConv
 from .space import BASE, SMALL, TINY, block_arch, same_heads
@@ -17,7 +17,7 @@ from .variant import OFFICIAL, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame(ViTFrame):
+class GLiTConfig(ViTConfig):
     """All that a network's blocks share: images, patches, width, heads, classes, and how they compute.
 
     Defaults are Tiny's.
@@ -55,9 +55,9 @@ class Frame(ViTFrame):
         return hidden
 
 
-TINY_FRAME = Frame()
-SMALL_FRAME = Frame(embed_dim=384, num_heads=6)
-BASE_FRAME = Frame(embed_dim=768, num_heads=12)
+TINY_VIT = GLiTConfig()
+SMALL_VIT = GLiTConfig(embed_dim=384, num_heads=6)
+BASE_VIT = GLiTConfig(embed_dim=768, num_heads=12)
 
 
 class BlockChoices(NamedTuple):
@@ -71,8 +71,8 @@ class BlockChoices(NamedTuple):
     mlp_ratio: float
 
     @classmethod
-    def of(cls, frame: Frame, part: Mapping[str, Value]) -> "BlockChoices":
-        """Return the choices of one part of an architecture; a ValueError names what a frame's block needs of it."""
+    def of(cls, vit: GLiTConfig, part: Mapping[str, Value]) -> "BlockChoices":
+        """Return the choices of one part of an architecture; ValueError names the choice that a block lacks."""
         c = cls(
             int(part["global_heads"]),
             float(part.get("qkv_ratio", 0)),
@@ -81,46 +81,46 @@ class BlockChoices(NamedTuple):
             int(part.get("window", 0)),
             float(part["mlp_ratio"]),
         )
-        windows = frame.variant.locality == "window"
-        if c.global_heads < frame.num_heads:
+        windows = vit.variant.locality == "window"
+        if c.global_heads < vit.num_heads:
             if not all((c.window, c.qkv_ratio) if windows else (c.kernel_size, c.expansion)):
                 names = "'window' and 'qkv_ratio'" if windows else "'kernel_size' and 'expansion'"
                 raise ValueError(
-                    f"local heads need {names} where the locality is {frame.variant.locality!r}, but got {c}; "
-                    "take Axes of this locality"
+                    f"local heads need {names} where the locality is {vit.variant.locality!r}, but got {c}; "
+                    "take GLiTSpace of this locality"
                 )
-            if windows and frame.patches % c.window:
-                raise ValueError(f"a window must divide the {frame.patches} patches, but got {c.window}")
+            if windows and vit.patches % c.window:
+                raise ValueError(f"a window must divide the {vit.patches} patches, but got {c.window}")
         return c
 
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "swish": nn.SiLU}
 
 
-def make_heads(frame: Frame, heads: int, qkv_ratio: float, window: int | None = None) -> Heads:
+def make_heads(vit: GLiTConfig, heads: int, qkv_ratio: float, window: int | None = None) -> Heads:
     """Return some heads of attention, global or in windows: inner width qkv_ratio times their channels."""
     return Heads(
-        frame.channels_read(heads),
+        vit.channels_read(heads),
         heads,
-        inner=frame.inner_width(heads, qkv_ratio),
-        channels=frame.channels(heads),
-        projected=frame.variant.projection == "separate",
+        inner=vit.inner_width(heads, qkv_ratio),
+        channels=vit.channels(heads),
+        projected=vit.variant.projection == "separate",
         window=window,
-        dropout=frame.variant.attention_dropout,
+        dropout=vit.variant.attention_dropout,
     )
 
 
-def make_local(frame: Frame, c: BlockChoices) -> LocalConv | Heads:
+def make_local(vit: GLiTConfig, c: BlockChoices) -> LocalConv | Heads:
     """Return the sub-module of a block's local heads."""
-    heads, variant = frame.num_heads - c.global_heads, frame.variant
+    heads, variant = vit.num_heads - c.global_heads, vit.variant
     if variant.locality == "window":
-        return make_heads(frame, heads, c.qkv_ratio, c.window)
+        return make_heads(vit, heads, c.qkv_ratio, c.window)
     return LocalConv(
-        frame.channels(heads),
+        vit.channels(heads),
         expansion=c.expansion,
         kernel_size=c.kernel_size,
-        in_channels=frame.channels_read(heads),
-        grid=frame.grid if variant.locality == "conv2d" else None,
+        in_channels=vit.channels_read(heads),
+        grid=vit.grid if variant.locality == "conv2d" else None,
         norm_every=variant.local_norm == "every",
         dropout=variant.local_dropout,
     )
@@ -133,22 +133,22 @@ class Block(nn.Module):
     layer projects both.
     """
 
-    def __init__(self, frame: Frame, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
+    def __init__(self, vit: GLiTConfig, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
-        c, dim, variant = BlockChoices.of(frame, part), frame.embed_dim, frame.variant
+        c, dim, variant = BlockChoices.of(vit, part), vit.embed_dim, vit.variant
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = make_heads(frame, c.global_heads, c.qkv_ratio) if c.global_heads else None
-        self.local = make_local(frame, c) if c.global_heads < frame.num_heads else None
+        self.attn = make_heads(vit, c.global_heads, c.qkv_ratio) if c.global_heads else None
+        self.local = make_local(vit, c) if c.global_heads < vit.num_heads else None
         self.proj = nn.Linear(dim, dim) if variant.projection == "joint" else None
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = FeedForward(
             dim,
-            frame.hidden_width(c.mlp_ratio),
+            vit.hidden_width(c.mlp_ratio),
             activation=ACTIVATIONS[variant.ffn_activation],
             dropout=variant.ffn_dropout,
         )
         self.drop_path = DropPath(drop_path)
-        self.split = None if variant.submodule_input == "full" else frame.channels(c.global_heads)
+        self.split = None if variant.submodule_input == "full" else vit.channels(c.global_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D) to tokens (B, N, D)."""
@@ -170,16 +170,16 @@ class Block(nn.Module):
 class GLiT(ViT):
     """A global-local vision transformer: images (B, C, H, W) in, logits (B, classes) out."""
 
-    frame: Frame
+    vit: GLiTConfig
 
     def __init__(
-        self, frame: Frame, parts: Sequence[Mapping[str, Value]], *, drop_path: float = 0.0, init_std: float = 0.02
+        self, vit: GLiTConfig, parts: Sequence[Mapping[str, Value]], *, drop_path: float = 0.0, init_std: float = 0.02
     ) -> None:
         rates = drop_path_rates(drop_path, len(parts))
-        super().__init__(frame, [Block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+        super().__init__(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
         # the released code draws nn.Linear alone; its pointwise convolutions keep torch's uniform weights and biases
         pointwise = {layer for m in self.modules() if isinstance(m, LocalConv) for layer in (m.expand, m.project)}
-        self.initialise(init_std, spared=pointwise if frame.variant.pointwise_init == "uniform" else ())
+        self.initialise(init_std, spared=pointwise if vit.variant.pointwise_init == "uniform" else ())
 
 
 def build(
@@ -196,7 +196,7 @@ def build(
     init_std: float = 0.02,
 ) -> GLiT:
     """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet."""
-    frame = Frame(
+    vit = GLiTConfig(
         image_size=image_size,
         patch_size=patch_size,
         in_channels=in_channels,
@@ -205,15 +205,15 @@ def build(
         num_heads=num_heads,
         variant=variant,
     )
-    return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
+    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 
-def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> GLiT:
-    """Return the network of an architecture in a frame, with fresh weights."""
+def build_in(vit: GLiTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> GLiT:
+    """Return an architecture's network with fresh weights."""
     parts = arch.parts("block")
     if not parts:
         raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.global_heads': {dict(arch)}")
-    return GLiT(frame, parts, drop_path=drop_path, init_std=init_std)
+    return GLiT(vit, parts, drop_path=drop_path, init_std=init_std)
 
 
 def _published() -> Arch:
@@ -243,7 +243,7 @@ DEIT_TINY = same_heads(3)
 """DeiT-Tiny as a point of the space: all heads global."""
 
 DEIT_SMALL = same_heads(6, SMALL)
-"""DeiT-Small, in `SMALL_FRAME`."""
+"""DeiT-Small, in `SMALL_VIT`."""
 
 DEIT_BASE = same_heads(12, BASE)
-"""DeiT-Base, in `BASE_FRAME`."""
+"""DeiT-Base, in `BASE_VIT`."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from nasx import Arch
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
 
-from .model import Frame, GLiT, build_in
+from .model import GLiT, GLiTConfig, build_in
 
 PUBLISHED_HEADS = {  # (width, depth): the name of the size, and how many heads it has
     (192, 12): ("tiny", 3),
@@ -55,8 +55,8 @@ def load_glit(
     ValueError that names the first that differs, or `num_heads`.
     """
     state = named_tensors(state_dict)
-    frame, arch = infer_glit(state, num_heads, note=note)
-    return _load(state, frame, arch, _published_glit_name, num_classes, image_size, seed)
+    vit, arch = infer_glit(state, num_heads, note=note)
+    return _load(state, vit, arch, _published_glit_name, num_classes, image_size, seed)
 
 
 def load_deit(
@@ -70,23 +70,23 @@ def load_deit(
 ) -> GLiT:
     """Return the network of DeiT's or timm's ViT weights of any size; arguments and refusals are `load_glit`'s."""
     state = named_tensors(state_dict)
-    frame, arch = infer_deit(state, num_heads, note=note)
-    return _load(state, frame, arch, lambda name: name, num_classes, image_size, seed)
+    vit, arch = infer_deit(state, num_heads, note=note)
+    return _load(state, vit, arch, lambda name: name, num_classes, image_size, seed)
 
 
 def infer_glit(
     state_dict: Mapping[str, Any], num_heads: int | None = None, *, note: Note = log_assumption
-) -> tuple[Frame, Arch]:
-    """Return what the published names and shapes say: the frame, and the architecture of its blocks."""
+) -> tuple[GLiTConfig, Arch]:
+    """Return what the published names and shapes say: the ViT config, and the architecture of its blocks."""
     shapes = Shapes(state_dict)
     depth = shapes.depth("blocks")
-    frame = _frame(shapes, depth, num_heads, note)
-    return frame, _joined([_glit_block(shapes, frame, f"blocks.{i}.0") for i in range(depth)])
+    vit = _vit(shapes, depth, num_heads, note)
+    return vit, _joined([_glit_block(shapes, vit, f"blocks.{i}.0") for i in range(depth)])
 
 
 def infer_deit(
     state_dict: Mapping[str, Any], num_heads: int | None = None, *, note: Note = log_assumption
-) -> tuple[Frame, Arch]:
+) -> tuple[GLiTConfig, Arch]:
     """Return the same of DeiT's or timm's ViT weights: a network whose heads are all global."""
     shapes = Shapes(state_dict)
     if "dist_token" in shapes:
@@ -94,19 +94,19 @@ def infer_deit(
             "the weights do not fit: 'dist_token' is of a distilled DeiT, which has two heads; give the plain weights"
         )
     depth = shapes.depth("blocks")
-    frame = _frame(shapes, depth, num_heads, note)
+    vit = _vit(shapes, depth, num_heads, note)
     blocks = [
-        {"global_heads": frame.num_heads}
-        | _attention(shapes, frame, f"blocks.{i}", frame.num_heads)
+        {"global_heads": vit.num_heads}
+        | _attention(shapes, vit, f"blocks.{i}", vit.num_heads)
         | _ffn(shapes, f"blocks.{i}")
         for i in range(depth)
     ]
-    return frame, _joined(blocks)
+    return vit, _joined(blocks)
 
 
-def _frame(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> Frame:
+def _vit(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> GLiTConfig:
     width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
-    return Frame(
+    return GLiTConfig(
         image_size=shapes.side("pos_embed") * patch,
         patch_size=patch,
         in_channels=in_channels,
@@ -116,13 +116,13 @@ def _frame(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> Fra
     )
 
 
-def _glit_block(shapes: Shapes, frame: Frame, prefix: str) -> dict[str, float]:
-    local, heads = f"{prefix}.attn.net.1.weight", frame.num_heads
+def _glit_block(shapes: Shapes, vit: GLiTConfig, prefix: str) -> dict[str, float]:
+    local, heads = f"{prefix}.attn.net.1.weight", vit.num_heads
     entries: dict[str, float] = {}
     if local in shapes:
         rows, channels, _ = shapes.of(local, 3)
-        wide = frame.embed_dim // frame.num_heads
-        if rows % (2 * channels) or channels % wide or channels > frame.embed_dim:
+        wide = vit.embed_dim // vit.num_heads
+        if rows % (2 * channels) or channels % wide or channels > vit.embed_dim:
             raise shapes.refusal(local, f"it gives 2E rows for each channel of some heads of {wide}")
         heads -= channels // wide
         depthwise = f"{prefix}.attn.net.3.conv.weight"
@@ -131,16 +131,16 @@ def _glit_block(shapes: Shapes, frame: Frame, prefix: str) -> dict[str, float]:
             raise shapes.refusal(depthwise, "its kernel is odd")
         entries = {"kernel_size": kernel_size, "expansion": rows // (2 * channels)}
     if heads:
-        entries |= _attention(shapes, frame, prefix, heads)
+        entries |= _attention(shapes, vit, prefix, heads)
     return {"global_heads": heads} | entries | _ffn(shapes, prefix)
 
 
-def _attention(shapes: Shapes, frame: Frame, prefix: str, heads: int) -> dict[str, float]:
+def _attention(shapes: Shapes, vit: GLiTConfig, prefix: str, heads: int) -> dict[str, float]:
     name = f"{prefix}.attn.qkv.weight"
     rows, channels = shapes.of(name, 2)
-    if rows % (3 * heads) or channels != frame.channels(heads):
+    if rows % (3 * heads) or channels != vit.channels(heads):
         raise shapes.refusal(
-            name, f"it gives queries, keys and values of {heads} heads for {frame.channels(heads)} channels"
+            name, f"it gives queries, keys and values of {heads} heads for {vit.channels(heads)} channels"
         )
     return {"qkv_ratio": ratio_of(rows // 3, channels)}
 
@@ -164,7 +164,7 @@ def _published_glit_name(ours: str) -> str:
 
 def _load(
     state: Mapping[str, Tensor],
-    frame: Frame,
+    vit: GLiTConfig,
     arch: Arch,
     published_name: Callable[[str], str],
     num_classes: int | None,
@@ -172,7 +172,7 @@ def _load(
     seed: int,
 ) -> GLiT:
     with torch.device("meta"):
-        own = {name: tuple(tensor.shape) for name, tensor in build_in(frame, arch).state_dict().items()}
+        own = {name: tuple(tensor.shape) for name, tensor in build_in(vit, arch).state_dict().items()}
     places = {}
     for ours, shape in own.items():
         name = published_name(ours)
@@ -180,25 +180,25 @@ def _load(
         places[name] = ours, (*shape, 1) if pointwise else shape
     weights = {ours: tensor.reshape(own[ours]) for ours, tensor in fit_weights(state, places).items()}
     wanted = replace(
-        frame,
-        num_classes=frame.num_classes if num_classes is None else num_classes,
-        image_size=frame.image_size if image_size is None else image_size,
+        vit,
+        num_classes=vit.num_classes if num_classes is None else num_classes,
+        image_size=vit.image_size if image_size is None else image_size,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_in(wanted, arch)
-    if wanted.num_classes != frame.num_classes:
+    if wanted.num_classes != vit.num_classes:
         weights |= {name: network.state_dict()[name] for name in ("head.weight", "head.bias")}
-    if wanted.image_size != frame.image_size:
+    if wanted.image_size != vit.image_size:
         weights["pos_embed"] = _interpolated(weights["pos_embed"], wanted)
     network.load_state_dict(weights)
     return network.eval()
 
 
-def _interpolated(positions: Tensor, frame: Frame) -> Tensor:
+def _interpolated(positions: Tensor, vit: GLiTConfig) -> Tensor:
     """Return position embeddings (1, N, D) for another grid of patches, bicubic, that of the class token kept."""
     class_token, patches = positions[:, :1].float(), positions[:, 1:].float()
-    old, new = math.isqrt(patches.shape[1]), math.isqrt(frame.patches)
+    old, new = math.isqrt(patches.shape[1]), math.isqrt(vit.patches)
     grid = patches.transpose(1, 2).reshape(1, -1, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([class_token, grid.flatten(2).transpose(1, 2)], dim=1)

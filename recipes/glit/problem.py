@@ -12,7 +12,7 @@ from nasx import Arch, Budget
 from nasx.completion import completable
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
-from nasx.nn import ImageFrame
+from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
@@ -23,10 +23,10 @@ from nasx.pipeline.vit import ViTProblem
 from .config import PRESETS, TINY, Budgets, Config, fit
 from .cost import Macs, PaperMacs, Params
 from .latency import GLiTBlocks
-from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, Frame, build_in
+from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, GLiTConfig, build_in
 from .official import infer_deit, infer_glit, load_deit, load_glit
 from .picture import block_drawings
-from .space import Axes, details_space, heads_space, reduced, same_heads, table2
+from .space import GLiTSpace, details_space, heads_space, reduced, same_heads, table2
 from .supernet import supernet
 from .variant import Variant
 
@@ -35,7 +35,7 @@ from .variant import Variant
 class Levels:
     """The architectures of the hierarchical search's two levels (paper, section 3.3), and of the joint one."""
 
-    axes: Axes
+    axes: GLiTSpace
     cost: AdditiveCost
     budget: Budgets
     further: tuple[Budget, ...] = ()
@@ -59,43 +59,43 @@ class Levels:
         return details_space(heads, self.axes).within(self.details_budget, *self.further)
 
 
-def levels_in(frame: Frame, config: Config) -> Levels:
-    """Return the levels of the search that the settings ask for, for networks in a frame."""
-    macs, budget = Macs(frame), config.budget
-    cost = macs if budget.cost == "macs" else PaperMacs(frame)
-    return Levels(config.axes(), cost, budget, tuple(budget.further(macs, Params(frame))))
+def levels_in(vit: GLiTConfig, config: Config) -> Levels:
+    """Return the levels of the search that the settings ask for."""
+    macs, budget = Macs(vit), config.budget
+    cost = macs if budget.cost == "macs" else PaperMacs(vit)
+    return Levels(config.axes(), cost, budget, tuple(budget.further(macs, Params(vit))))
 
 
 def levels_of(problem: ViTProblem[Config]) -> Levels:
     """Return the levels of a problem's search."""
-    assert isinstance(problem.frame, Frame)
-    return levels_in(problem.frame, problem.config)
+    assert isinstance(problem.vit, GLiTConfig)
+    return levels_in(problem.vit, problem.config)
 
 
 def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     """Return the search that the settings ask for; it is compared with the network whose heads are all global."""
-    frame, axes = config.frame_for(task), config.axes()
-    levels = levels_in(frame, config)
+    vit, axes = config.vit_for(task), config.axes()
+    levels = levels_in(vit, config)
     deit = same_heads(config.model.num_heads, axes)
 
     def describe(arch: Arch) -> dict[str, Any]:
-        return {"paper_macs": PaperMacs(frame)(arch), "variant": config.model.variant, "locality": axes.locality}
+        return {"paper_macs": PaperMacs(vit)(arch), "variant": config.model.variant, "locality": axes.locality}
 
     return ViTProblem(
         config,
         task,
         space=table2(axes),
-        frame=frame,
+        vit=vit,
         build=build_in,
         supernet=partial(supernet, sharing=config.model.sharing),
-        macs=Macs(frame),
-        params=Params(frame),
+        macs=Macs(vit),
+        params=Params(vit),
         budget=[levels.details_budget, *levels.further],
         baselines={"deit_shaped": Baseline("DeiT-shaped (all heads global)", deit)},
         draw=partial(block_drawings, num_heads=config.model.num_heads),
         describe=describe,
         stages=partial(glit_stages, levels),
-        check=partial(check_blocks, frame, axes),
+        check=partial(check_blocks, vit, axes),
         name="glit",
         title="GLiT",
         drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
@@ -137,27 +137,27 @@ def random_stage(problem: Problem[Any]) -> RunStage:
     return RetrainStage("random/retrain", archs=tuple(archs))
 
 
-def check_blocks(frame: Frame, axes: Axes) -> None:
+def check_blocks(vit: GLiTConfig, axes: GLiTSpace) -> None:
     """Refuse widths that do not divide, without computing: every block of the space is built once."""
     with torch.device("meta"):
         for block in table2(axes.with_blocks(1)):
-            build_in(frame, block)
+            build_in(vit, block)
 
 
-def frame_of(settings: Mapping[str, Any]) -> ImageFrame:
-    """Return the frame that exported settings describe; that of a network of timm says sizes, channels, classes."""
+def vit_of(settings: Mapping[str, Any]) -> ImageConfig:
+    """Return the config that exported settings describe; timm's networks have an `ImageConfig`."""
     if "variant" not in settings:
-        return ImageFrame(**settings)
-    return Frame(**{**settings, "variant": Variant(**settings["variant"])})
+        return ImageConfig(**settings)
+    return GLiTConfig(**{**settings, "variant": Variant(**settings["variant"])})
 
 
-def build(frame: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
-    """Return an untrained network in a frame: a global-local one, or timm's."""
+def build(vit: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
+    """Return an untrained network: a global-local one, or timm's."""
     if "timm" not in arch:
-        return build_in(frame, arch, drop_path=drop_path)
+        return build_in(vit, arch, drop_path=drop_path)
     from . import timm_problem
 
-    return timm_problem.build_in(frame, arch, drop_path=drop_path)
+    return timm_problem.build_in(vit, arch, drop_path=drop_path)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
@@ -165,15 +165,15 @@ def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
     remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
     load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
-    frame, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
+    vit, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
     network = load(
-        state, frame.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
+        state, vit.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
     )
-    if network.frame.num_classes != frame.num_classes:
-        remarks.append(f"The head for {network.frame.num_classes} classes is new and not trained.")
-    if network.frame.image_size != frame.image_size:
-        remarks.append(f"Positions are interpolated from images of {frame.image_size} pixels.")
-    return Imported(network, arch, network.frame, tuple(remarks))
+    if network.vit.num_classes != vit.num_classes:
+        remarks.append(f"The head for {network.vit.num_classes} classes is new and not trained.")
+    if network.vit.image_size != vit.image_size:
+        remarks.append(f"Positions are interpolated from images of {vit.image_size} pixels.")
+    return Imported(network, arch, network.vit, tuple(remarks))
 
 
 def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
@@ -207,7 +207,7 @@ RECIPE = Recipe(
     presets=PRESETS,
     default_preset=TINY.preset,
     problem=glit_problem,
-    frame=frame_of,
+    vit=vit_of,
     build=build,
     read_official=read_official,
     known={

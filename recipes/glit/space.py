@@ -14,7 +14,7 @@ from .variant import Locality
 Number = Annotated[int | float, Field(gt=0)]
 
 
-class SpaceAxes(Section):
+class SpaceConfig(Section):
     """What each axis of a block offers, and the values that are held while an axis is not searched.
 
     The section `space` of the settings. `global_heads` counts the attention heads G of a block; the others are local.
@@ -54,8 +54,8 @@ class SpaceAxes(Section):
         return self
 
 
-class Axes(SpaceAxes):
-    """The same with the number of attention heads that a block shares out, which the frame has too."""
+class GLiTSpace(SpaceConfig):
+    """The same with the number of attention heads that a block shares out, which the ViT config has too."""
 
     num_heads: PositiveInt = 3
 
@@ -91,24 +91,24 @@ class Axes(SpaceAxes):
         used = {name for heads in self.global_heads for name in self.details(heads)}
         return {f"block.*.{name}": value for name, value in self.held_details().items() if name in used}
 
-    def with_blocks(self, blocks: int) -> "Axes":
+    def with_blocks(self, blocks: int) -> "GLiTSpace":
         """Return the same axes for another depth."""
         return self.model_copy(update={"blocks": blocks})
 
 
-TINY = Axes()
+TINY = GLiTSpace()
 # DeiT's other widths: heads go over in thirds
-SMALL = Axes(num_heads=6, global_heads=(0, 2, 4, 6))
-BASE = Axes(num_heads=12, global_heads=(0, 4, 8, 12))
+SMALL = GLiTSpace(num_heads=6, global_heads=(0, 2, 4, 6))
+BASE = GLiTSpace(num_heads=12, global_heads=(0, 4, 8, 12))
 
-TINY_WINDOW = Axes(locality="window")
+TINY_WINDOW = GLiTSpace(locality="window")
 """Table 6: attention in windows of patches as locality."""
 
-TINY_CONV2D = Axes(locality="conv2d", kernel_size=(3, 5, 7), held_kernel_size=5)
+TINY_CONV2D = GLiTSpace(locality="conv2d", kernel_size=(3, 5, 7), held_kernel_size=5)
 """Table 6: convolution over the grid of patches as locality."""
 
 
-def table2(axes: Axes = TINY) -> Space:
+def table2(axes: GLiTSpace = TINY) -> Space:
     """Return the joint space: every block has all axes that it uses, 198 distinct blocks for three heads."""
 
     def block(heads: int) -> Space:
@@ -118,7 +118,7 @@ def table2(axes: Axes = TINY) -> Space:
     return Space(block=repeat(Space(global_heads=heads), axes.blocks))
 
 
-def reduced(axes: Axes = TINY) -> Space:
+def reduced(axes: GLiTSpace = TINY) -> Space:
     """Return the union of what stage two can search: nine candidates for each kind of block (section 3.3).
 
     An all-local block searches K and E, an all-global one d_k and d_z, a mixed one E and d_z. Where attention in
@@ -134,34 +134,34 @@ def reduced(axes: Axes = TINY) -> Space:
     return Space(block=repeat(Space(global_heads=heads), axes.blocks))
 
 
-def with_inert_axes(axes: Axes = TINY) -> Space:
+def with_unused_choices(axes: GLiTSpace = TINY) -> Space:
     """Return the space as the paper counts it, in which every block has every axis whether it uses it or not."""
     names = ("global_heads", *axes.all_details)
     return Space(block=repeat(Space(**{name: one_of(*getattr(axes, name)) for name in names}), axes.blocks))
 
 
-def heads_space(axes: Axes = TINY) -> Space:
+def heads_space(axes: GLiTSpace = TINY) -> Space:
     """Return stage one's space: the heads of every block, details held."""
     return table2(axes).pin(axes.held())
 
 
-def details_space(heads: Arch, axes: Axes = TINY) -> Space:
+def details_space(heads: Arch, axes: GLiTSpace = TINY) -> Space:
     """Return stage two's space: the details of every block, heads fixed as in an architecture."""
     return reduced(axes).pin(heads.only("block.*.global_heads"))
 
 
-def block_arch(axes: Axes, global_heads: int, details: Mapping[str, Value]) -> dict[str, Value]:
+def block_arch(axes: GLiTSpace, global_heads: int, details: Mapping[str, Value]) -> dict[str, Value]:
     """Return the entries of one block, without the details that it does not use."""
     return {"global_heads": global_heads} | {name: details[name] for name in axes.details(global_heads)}
 
 
-def with_heads(heads: Sequence[int], axes: Axes = TINY) -> Arch:
+def with_heads(heads: Sequence[int], axes: GLiTSpace = TINY) -> Arch:
     """Return the network that has these heads, block by block, with the details held."""
     blocks = [block_arch(axes, count, axes.held_details()) for count in heads]
     return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
 
 
-def same_heads(heads: int, axes: Axes = TINY) -> Arch:
+def same_heads(heads: int, axes: GLiTSpace = TINY) -> Arch:
     """Return the network that has the same heads in every block, details held: table 1's rows.
 
     With all heads global it is the DeiT-shaped network.

@@ -11,14 +11,14 @@ from nasx import Space
 from nasx.arch import Value
 from nasx.nn import Index, Rule, Supernet, centred, prefix, stacked, suffix
 
-from .model import Frame, build_in
+from .model import GLiTConfig, build_in
 
 Sharing = Literal["separate", "entangled"]
 Shape = tuple[int, ...]
 
 
 def supernet(
-    space: Space, frame: Frame, *, sharing: Sharing = "separate", drop_path: float = 0.0, init_std: float = 0.02
+    space: Space, vit: GLiTConfig, *, sharing: Sharing = "separate", drop_path: float = 0.0, init_std: float = 0.02
 ) -> Supernet:
     """Return the supernet of a GLiT space.
 
@@ -27,29 +27,29 @@ def supernet(
     largest of each (AutoFormer), laid out so that a shared element belongs to the same channel, head and hidden neuron
     in every network.
     """
-    make = partial(build_in, frame, drop_path=drop_path, init_std=init_std)
+    make = partial(build_in, vit, drop_path=drop_path, init_std=init_std)
     if sharing == "separate":
-        return Supernet(make, space, separate=separate(frame, space))
+        return Supernet(make, space, separate=separate(vit, space))
     if sharing == "entangled":
-        return Supernet(make, space, layout=layout(frame, space))
+        return Supernet(make, space, layout=layout(vit, space))
     raise ValueError(f'sharing must be "separate" or "entangled", but got {sharing!r}')
 
 
-def separate(frame: Frame, space: Space) -> dict[str, Sequence[str]]:
+def separate(vit: GLiTConfig, space: Space) -> dict[str, Sequence[str]]:
     """Return the choices that each sub-module of a space exists once for."""
-    local = ("window", "qkv_ratio") if frame.variant.locality == "window" else ("kernel_size", "expansion")
+    local = ("window", "qkv_ratio") if vit.variant.locality == "window" else ("kernel_size", "expansion")
     copies: dict[str, Sequence[str]] = {"blocks.*.mlp": ("mlp_ratio",)}
-    attention, convolution = _used(frame, space)
+    attention, convolution = _used(vit, space)
     if attention:
         copies["blocks.*.attn"] = ("global_heads", "qkv_ratio")
     if convolution:
         copies["blocks.*.local"] = ("global_heads", *local)
-    if frame.variant.projection == "joint":
+    if vit.variant.projection == "joint":
         copies["blocks.*.proj"] = ("global_heads",)  # what it joins depends on the heads alone
     return copies
 
 
-def layout(frame: Frame, space: Space) -> dict[str, Rule | Mapping[int, Rule]]:
+def layout(vit: GLiTConfig, space: Space) -> dict[str, Rule | Mapping[int, Rule]]:
     """Return which slices of the largest sub-modules a block uses.
 
     Attention has the first heads and channels of a block, the local sub-module the last, so that an element of a
@@ -57,8 +57,8 @@ def layout(frame: Frame, space: Space) -> dict[str, Rule | Mapping[int, Rule]]:
     and a head of any width is a prefix of the same head.
     """
     rules: dict[str, Rule | Mapping[int, Rule]] = {}
-    variant, (attention, local) = frame.variant, _used(frame, space)
-    rows, columns = HeadRows(frame, space), HeadColumns(frame, space)
+    variant, (attention, local) = vit.variant, _used(vit, space)
+    rows, columns = HeadRows(vit, space), HeadColumns(vit, space)
     if attention:
         rules["*.attn.qkv"] = rows
     if attention and variant.projection == "separate":
@@ -80,28 +80,28 @@ def layout(frame: Frame, space: Space) -> dict[str, Rule | Mapping[int, Rule]]:
     return rules
 
 
-def _used(frame: Frame, space: Space) -> tuple[bool, bool]:
+def _used(vit: GLiTConfig, space: Space) -> tuple[bool, bool]:
     """Return whether any block of a space has global heads, and whether any has local ones."""
     heads = {int(option["global_heads"]) for part in space.parts("block") for option in part}
-    return max(heads) > 0, min(heads) < frame.num_heads
+    return max(heads) > 0, min(heads) < vit.num_heads
 
 
 @dataclass(frozen=True)
 class _HeadWidths:
     """How wide queries, keys and values of a head are, at most and as a block wants them."""
 
-    frame: Frame
+    vit: GLiTConfig
     space: Space
 
     def of(self, name: str, choices: Mapping[str, Value]) -> tuple[list[tuple[int, int]], range, int]:
         """Return the largest and the wanted width of a head in each of q, k and v, the heads, and all heads' number."""
         _, number, module, *_ = name.split(".")
         options = list(self.space.parts("block")[int(number)])
-        frame, ratios = self.frame, [float(option["qkv_ratio"]) for option in options if "qkv_ratio" in option]
-        head = frame.channels(1)
+        vit, ratios = self.vit, [float(option["qkv_ratio"]) for option in options if "qkv_ratio" in option]
+        head = vit.channels(1)
         wide, own = (int(head * ratio) for ratio in (max(ratios), float(choices["qkv_ratio"])))
-        values = (wide, own) if frame.variant.projection == "separate" else (head, head)
-        total, heads = frame.num_heads, int(choices["global_heads"])
+        values = (wide, own) if vit.variant.projection == "separate" else (head, head)
+        total, heads = vit.num_heads, int(choices["global_heads"])
         counts = [int(option["global_heads"]) for option in options]
         if module == "attn":
             return [(wide, own), (wide, own), values], range(heads), max(counts)
@@ -125,7 +125,7 @@ class HeadRows(_HeadWidths):
         rows = torch.tensor(index)
         if len(largest) == 1:
             return (rows,)
-        local = name.split(".")[2] == "local" and self.frame.variant.submodule_input == "split"
+        local = name.split(".")[2] == "local" and self.vit.variant.submodule_input == "split"
         return rows, slice(largest[1] - wanted[1], largest[1]) if local else slice(0, wanted[1])
 
 

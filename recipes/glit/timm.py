@@ -7,7 +7,7 @@ from torch import nn
 
 from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
 
-from .model import GLIT_TINY, Frame, GLiT
+from .model import GLIT_TINY, GLiT, GLiTConfig
 from .problem import RECIPE
 
 __all__ = ["TimmGLiT", "glit_tiny_patch16_224", "nasx_glit"]
@@ -27,11 +27,11 @@ default_cfgs = {  # type: ignore[assignment]
 
 @timm.models.register_model
 def nasx_glit(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Return the network of an `arch` in a `frame`, GLiT-Tiny by default; other settings are timm's."""
-    return create_timm_model(TimmGLiT, RECIPE, "nasx_glit", pretrained, (GLIT_TINY, Frame()), settings)
+    """Return the network of an `arch` of the sizes `vit`, GLiT-Tiny by default; other settings are timm's."""
+    return create_timm_model(TimmGLiT, RECIPE, "nasx_glit", pretrained, (GLIT_TINY, GLiTConfig()), settings)
 
 
 @timm.models.register_model
 def glit_tiny_patch16_224(pretrained: bool = False, **settings: Any) -> nn.Module:
     """Return GLiT-Tiny; settings are timm's, such as `num_classes` and `features_only`."""
-    return create_timm_model(TimmGLiT, RECIPE, "glit_tiny_patch16_224", pretrained, (GLIT_TINY, Frame()), settings)
+    return create_timm_model(TimmGLiT, RECIPE, "glit_tiny_patch16_224", pretrained, (GLIT_TINY, GLiTConfig()), settings)

@@ -13,7 +13,7 @@ from nasx.arch import Value
 from nasx.cli import nearest
 from nasx.cost import AdditiveCost
 from nasx.measure import count_macs, count_params
-from nasx.nn import ImageFrame
+from nasx.nn import ImageConfig
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
@@ -50,13 +50,13 @@ def build_timm(
     raise ValueError(f"timm's {name!r} cannot be built for {num_classes} classes: {refusals[-1]}")
 
 
-def build_in(frame: ImageFrame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.0) -> nn.Module:
-    """Return a network of timm for the images of a frame; timm draws its weights as it does."""
+def build_in(vit: ImageConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.0) -> nn.Module:
+    """Return a network of timm for images of this size; its weights are drawn as timm draws them."""
     return build_timm(
         str(arch["timm"]),
-        num_classes=frame.num_classes,
-        image_size=frame.image_size,
-        in_channels=frame.in_channels,
+        num_classes=vit.num_classes,
+        image_size=vit.image_size,
+        in_channels=vit.in_channels,
         drop_path=drop_path,
     )
 
@@ -64,17 +64,17 @@ def build_in(frame: ImageFrame, arch: Arch, *, drop_path: float = 0.0, init_std:
 def timm_problem(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config]:
     """Return the training of one network of timm."""
     data = task.dataset
-    frame = ImageFrame(
+    vit = ImageConfig(
         image_size=data.image_size, patch_size=1, in_channels=data.channels, num_classes=len(data.classes)
     )
     with torch.device("meta"):  # computes nothing
-        network = build_in(frame, arch).eval()
+        network = build_in(vit, arch).eval()
         macs = count_macs(network, torch.zeros(1, data.channels, data.image_size, data.image_size))
     return ViTProblem(
         config,
         task,
         space=Space(**arch),
-        frame=frame,
+        vit=vit,
         build=build_in,
         supernet=_refuse,
         macs=_Constant(macs, "MACs"),

@@ -3,25 +3,25 @@
 from pydantic import PositiveInt
 
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, SupernetTraining
-from nasx.pipeline.vit import ViTConfig, ViTModel
+from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
-from .model import Frame
-from .space import Axes
+from .model import LocalViTConfig
+from .space import LocalViTSpace
 
 
 class Model(ViTModel):
-    """The frame that all networks share."""
+    """The sizes that all networks share."""
 
     embed_dim: PositiveInt = 192
     num_heads: PositiveInt = 4
 
 
-class Config(ViTConfig):
+class Config(ViTRunConfig):
     """A run of the LocalViT recipe."""
 
-    frame_type = Frame
+    vit_type = LocalViTConfig
     model: Model = Model()
-    space: Axes = Axes()
+    space: LocalViTSpace = LocalViTSpace()
     budget: Budgets = Budgets()
 
 
@@ -30,7 +30,7 @@ DIGITS = Config(
     threads=1,
     data=Data(source="digits", image_size=8, val_fraction=0.2),
     model=Model(patch_size=2, embed_dim=32, num_heads=4, init_std=0.2),
-    space=Axes(blocks=4, mlp_ratio=(2, 3, 4), kernel_size=(3, 5), reduction=(4, 8)),
+    space=LocalViTSpace(blocks=4, mlp_ratio=(2, 3, 4), kernel_size=(3, 5), reduction=(4, 8)),
     budget=Budgets(at_least=0.7e6, at_most=1.0e6),
     supernet=SupernetTraining(
         optimizer="adamw", epochs=25, batch_size=64, lr=1e-2, weight_decay=0.05, warmup_epochs=2, clip_norm=1.0

@@ -12,18 +12,18 @@ from nasx.arch import Value
 from nasx.cost import AdditiveCost
 
 from .layers import eca_kernel_size
-from .model import FFNChoices, Frame
+from .model import FFNChoices, LocalViTConfig
 
 _Same = TypeVar("_Same", bound="_LocalViTCost")
 
 
 @dataclass(frozen=True)
 class _LocalViTCost(AdditiveCost):
-    frame: Frame = field(default_factory=Frame)
+    vit: LocalViTConfig = field(default_factory=LocalViTConfig)
 
     def configured(self: _Same, **changes: Any) -> _Same:
-        """Return the same cost in another frame: `macs.configured(image_size=32, patch_size=4)`."""
-        return replace(self, frame=replace(self.frame, **changes))
+        """Return the same cost in another ViT config: `macs.configured(image_size=32, patch_size=4)`."""
+        return replace(self, vit=replace(self.vit, **changes))
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Macs(_LocalViTCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the MACs of patch embedding and head."""
-        f = self.frame
+        f = self.vit
         return f.embed_dim * (f.patches * f.in_channels * f.patch_size**2 + f.num_classes)
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the MACs of one block; the local feed-forward does not run on the class token."""
-        f, c = self.frame, FFNChoices.of(self.frame, choices)
+        f, c = self.vit, FFNChoices.of(self.vit, choices)
         attention = f.tokens * (4 * f.embed_dim**2 + 2 * f.tokens * f.embed_dim)
         if not c.kernel_size:
             return attention + f.tokens * 2 * f.embed_dim * c.hidden
@@ -57,13 +57,13 @@ class Params(_LocalViTCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the parameters of patch embedding, class token, positions, last norm and head."""
-        f = self.frame
+        f = self.vit
         embedding = f.embed_dim * (f.in_channels * f.patch_size**2 + 1) + f.embed_dim * (f.tokens + 1)
         return embedding + 2 * f.embed_dim + (f.embed_dim + 1) * f.num_classes
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the parameters of one block."""
-        c, dim = FFNChoices.of(self.frame, choices), self.frame.embed_dim
+        c, dim = FFNChoices.of(self.vit, choices), self.vit.embed_dim
         norm1_and_attention = 2 * dim + 4 * dim * (dim + 1)
         if not c.kernel_size:
             return norm1_and_attention + 2 * dim + (dim + 1) * c.hidden + (c.hidden + 1) * dim

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTFrame, drop_path_rates
+from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTConfig, drop_path_rates
 
 from .layers import (
     EfficientChannelAttention,
@@ -21,7 +21,7 @@ from .space import variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame(ViTFrame):
+class LocalViTConfig(ViTConfig):
     """All that a network's blocks share: images, patches, width, heads, classes. Defaults are Tiny's."""
 
     num_heads: int = 4
@@ -38,11 +38,11 @@ class FFNChoices(NamedTuple):
     gate: str
 
     @classmethod
-    def of(cls, frame: Frame, part: Mapping[str, Value]) -> "FFNChoices":
-        """Return the choices of one part of an architecture in a frame."""
-        hidden = int(frame.embed_dim * float(part["mlp_ratio"]))
+    def of(cls, vit: LocalViTConfig, part: Mapping[str, Value]) -> "FFNChoices":
+        """Return the choices of one part of an architecture."""
+        hidden = int(vit.embed_dim * float(part["mlp_ratio"]))
         if hidden < 1:
-            raise ValueError(f"mlp_ratio {part['mlp_ratio']} leaves no hidden width at width {frame.embed_dim}")
+            raise ValueError(f"mlp_ratio {part['mlp_ratio']} leaves no hidden width at width {vit.embed_dim}")
         if not part["depthwise"]:
             return cls(hidden, 0, "", "none", 0, "")
         attention = str(part["channel_attention"])
@@ -64,11 +64,11 @@ class Block(nn.Module):
     The local half has no LayerNorm and no stochastic depth, and the class token passes it unchanged.
     """
 
-    def __init__(self, frame: Frame, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
+    def __init__(self, vit: LocalViTConfig, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
-        c, dim = FFNChoices.of(frame, part), frame.embed_dim
+        c, dim = FFNChoices.of(vit, part), vit.embed_dim
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, frame.num_heads)
+        self.attn = Attention(dim, vit.num_heads)
         self.drop_path = DropPath(drop_path)
         if c.kernel_size:
             attention: nn.Module | None = None
@@ -99,7 +99,7 @@ class LocalViT(ViT):
     Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
     """
 
-    frame: Frame
+    vit: LocalViTConfig
 
 
 def build(
@@ -115,7 +115,7 @@ def build(
     init_std: float = 0.02,
 ) -> LocalViT:
     """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet."""
-    frame = Frame(
+    vit = LocalViTConfig(
         image_size=image_size,
         patch_size=patch_size,
         in_channels=in_channels,
@@ -123,22 +123,22 @@ def build(
         embed_dim=embed_dim,
         num_heads=num_heads,
     )
-    return build_in(frame, arch, drop_path=drop_path, init_std=init_std)
+    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 
-def build_in(frame: Frame, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> LocalViT:
-    """Return the network of an architecture in a frame, with fresh weights."""
+def build_in(vit: LocalViTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> LocalViT:
+    """Return an architecture's network with fresh weights."""
     parts = arch.parts("block")
     if not parts:
         raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.depthwise': {dict(arch)}")
     rates = drop_path_rates(drop_path, len(parts))
-    model = LocalViT(frame, [Block(frame, part, rate) for part, rate in zip(parts, rates, strict=True)])
+    model = LocalViT(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
     model.initialise(init_std)
     return model
 
 
-SMALL_FRAME = Frame(embed_dim=384, num_heads=8)
-"""LocalViT-Small's frame; Tiny's is the default one."""
+SMALL_VIT = LocalViTConfig(embed_dim=384, num_heads=8)
+"""LocalViT-Small's sizes; the defaults are Tiny's."""
 
 LOCALVIT_TINY_ACT1 = variant(1, mlp_ratio=6)
 """The published LocalViT-Tiny with ReLU6 and a hidden width of six times the block's."""
@@ -147,4 +147,4 @@ LOCALVIT_TINY_ACT3 = variant(3, reduction=192)
 """The published LocalViT-Tiny with h-swish and squeeze-excitation."""
 
 LOCALVIT_SMALL_ACT3 = variant(3, reduction=384)
-"""The published LocalViT-Small, which stands in `SMALL_FRAME`."""
+"""The published LocalViT-Small, which stands in `SMALL_VIT`."""

@@ -15,7 +15,7 @@ from nasx.arch import Value
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
 
 from .layers import squeezed_width
-from .model import Frame, LocalViT, build_in
+from .model import LocalViT, LocalViTConfig, build_in
 from .space import VARIANTS
 
 PUBLISHED_HEADS = {(192, 12): ("tiny", 4), (384, 12): ("small", 8)}
@@ -38,9 +38,9 @@ def load_localvit(
     `nasx.weights.read_state_dict`. Weights that do not fit are a ValueError that names the first that differs.
     """
     state = named_tensors(state_dict)
-    frame, arch = infer_localvit(state, act=act, num_heads=num_heads, note=note)
+    vit, arch = infer_localvit(state, act=act, num_heads=num_heads, note=note)
     with torch.device("meta"):
-        network = build_in(frame, arch)
+        network = build_in(vit, arch)
     own = network.state_dict()
     attended = {name.split(".")[1] for name in own if ".local.attention." in name}
     places = {}
@@ -59,8 +59,8 @@ def infer_localvit(
     act: int | None = None,
     num_heads: int | None = None,
     note: Note = log_assumption,
-) -> tuple[Frame, Arch]:
-    """Return what published names and shapes say: the frame, and the architecture of its blocks.
+) -> tuple[LocalViTConfig, Arch]:
+    """Return what published names and shapes say: the ViT config, and the architecture of its blocks.
 
     `act` is the variant, 1 to 5. By default it is 1 (ReLU6) without channel attention, where the weights of 2
     (h-swish) look the same, 3 with squeeze-excitation, and 4 (sigmoid gate) with ECA, where those of 5 (h-sigmoid
@@ -73,25 +73,25 @@ def infer_localvit(
         raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
     shapes = Shapes(state_dict)
     depth = shapes.depth("blocks")
-    frame = _frame(shapes, depth, num_heads, note)
+    vit = _vit(shapes, depth, num_heads, note)
     if act is None:
         _note_variant(shapes, depth, note)
     entries = {
         f"block.{i}.{name}": value
         for i in range(depth)
-        for name, value in _block(shapes, f"blocks.{i}", frame.embed_dim, act).items()
+        for name, value in _block(shapes, f"blocks.{i}", vit.embed_dim, act).items()
     }
-    return frame, Arch(entries)
+    return vit, Arch(entries)
 
 
-def _frame(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> Frame:
+def _vit(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> LocalViTConfig:
     width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
     if num_heads is None and not any(".conv.conv." in name for name in shapes):
         raise ValueError(
             "no block has LocalViT's feed-forward ('blocks.<i>.conv.conv'), so this is another network, such as DeiT; "
             "if it is meant, say how many heads it has with num_heads (--heads)"
         )
-    return Frame(
+    return LocalViTConfig(
         image_size=shapes.side("pos_embed") * patch,
         patch_size=patch,
         in_channels=in_channels,

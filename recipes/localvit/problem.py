@@ -14,7 +14,7 @@ from nasx.report import BlockDrawing
 
 from .config import PRESETS, Config
 from .cost import Macs, Params
-from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, Frame, build_in
+from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, LocalViTConfig, build_in
 from .official import infer_localvit, load_localvit
 from .space import locality, variant
 from .supernet import supernet
@@ -22,13 +22,13 @@ from .supernet import supernet
 
 def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     """Return the search that the settings ask for; it is compared with DeiT and with the published way."""
-    frame, blocks = config.frame_for(task), config.space.blocks
-    macs, params = Macs(frame), Params(frame)
+    vit, blocks = config.vit_for(task), config.space.blocks
+    macs, params = Macs(vit), Params(vit)
     return ViTProblem(
         config,
         task,
         space=locality(config.space),
-        frame=frame,
+        vit=vit,
         build=build_in,
         supernet=supernet,
         macs=macs,
@@ -71,11 +71,11 @@ def drawings(arch: Arch) -> Sequence[BlockDrawing]:
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of LocalViT's published weights."""
     remarks = ["Read from published weights of LocalViT."]
-    frame, arch = infer_localvit(
+    vit, arch = infer_localvit(
         state, num_heads=options.heads, note=lambda sentence: remarks.append(as_sentence(sentence))
     )
-    network = load_localvit(state, num_heads=frame.num_heads, note=lambda sentence: None)
-    return Imported(network, arch, frame, tuple(remarks))
+    network = load_localvit(state, num_heads=vit.num_heads, note=lambda sentence: None)
+    return Imported(network, arch, vit, tuple(remarks))
 
 
 def register_with_timm() -> str:
@@ -91,7 +91,7 @@ RECIPE = Recipe(
     presets=PRESETS,
     default_preset="localvit-tiny",
     problem=localvit_problem,
-    frame=lambda settings: Frame(**settings),
+    vit=lambda settings: LocalViTConfig(**settings),
     build=build_in,
     read_official=read_official,
     known={

@@ -15,7 +15,7 @@ from nasx.arch import Value
 from nasx.pipeline.config import Section
 
 
-class Axes(Section):
+class LocalViTSpace(Section):
     """What is searched in the feed-forward of each block; the section `space` of the settings.
 
     `depthwise` says whether the feed-forward has the depthwise stage, `kernel_size` is that convolution's, `mlp_ratio`
@@ -34,7 +34,7 @@ class Axes(Section):
     gate: tuple[Literal["sigmoid", "hardsigmoid"], ...] = ("sigmoid", "hardsigmoid")
 
     @model_validator(mode="after")
-    def _odd_kernels(self) -> "Axes":
+    def _odd_kernels(self) -> "LocalViTSpace":
         for size in self.kernel_size:
             if size % 2 == 0:
                 raise ValueError(
@@ -44,8 +44,8 @@ class Axes(Section):
         return self
 
 
-TINY = Axes()
-SMALL = Axes(reduction=(96, 192, 384))
+TINY = LocalViTSpace()
+SMALL = LocalViTSpace(reduction=(96, 192, 384))
 
 VARIANTS: dict[int, Mapping[str, Value]] = {
     1: {"activation": "relu6", "channel_attention": "none"},
@@ -57,7 +57,7 @@ VARIANTS: dict[int, Mapping[str, Value]] = {
 """The published variants by their numbers, "act 1" to "act 5"; squeeze-excitation has a reduction beside."""
 
 
-def locality(axes: Axes = TINY) -> Space:
+def locality(axes: LocalViTSpace = TINY) -> Space:
     """Return the space: 111 distinct blocks with the default axes."""
     opened = {"none": None, "se": Space(reduction=one_of(*axes.reduction)), "eca": Space(gate=one_of(*axes.gate))}
     ratio = one_of(*axes.mlp_ratio)

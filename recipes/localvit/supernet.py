@@ -5,17 +5,17 @@ from functools import partial
 from nasx import Space
 from nasx.nn import Rule, Supernet, centred
 
-from .model import Frame, build_in
+from .model import LocalViTConfig, build_in
 
 
-def supernet(space: Space, frame: Frame, *, drop_path: float = 0.0, init_std: float = 0.02) -> Supernet:
+def supernet(space: Space, vit: LocalViTConfig, *, drop_path: float = 0.0, init_std: float = 0.02) -> Supernet:
     """Return the supernet of a LocalViT space.
 
     Sizes are entangled: hidden widths, kernels and reductions are slices of the largest that the space reaches.
     Structures are separate: DeiT's feed-forward, the local one of each activation, and in that each kind of channel
     attention have weights (and BatchNorm statistics) of their own. Attention is one for all.
     """
-    make = partial(build_in, frame, drop_path=drop_path, init_std=init_std)
+    make = partial(build_in, vit, drop_path=drop_path, init_std=init_std)
     options = [option for part in space.parts("block") for option in part if option["depthwise"]]
     layout: dict[str, Rule] = {}
     separate: dict[str, tuple[str, ...]] = {}

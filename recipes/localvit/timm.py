@@ -7,7 +7,7 @@ from torch import nn
 
 from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
 
-from .model import LOCALVIT_TINY_ACT3, Frame, LocalViT
+from .model import LOCALVIT_TINY_ACT3, LocalViT, LocalViTConfig
 from .problem import RECIPE
 
 __all__ = ["TimmLocalViT", "nasx_localvit"]
@@ -22,5 +22,7 @@ default_cfgs = default_cfgs("nasx_localvit", paper_name="LocalViT: Bringing Loca
 
 @timm.models.register_model
 def nasx_localvit(pretrained: bool = False, **settings: Any) -> nn.Module:
-    """Return the network of an `arch` in a `frame`, LocalViT-Tiny by default; other settings are timm's."""
-    return create_timm_model(TimmLocalViT, RECIPE, "nasx_localvit", pretrained, (LOCALVIT_TINY_ACT3, Frame()), settings)
+    """Return the network of an `arch` of the sizes `vit`, LocalViT-Tiny by default; other settings are timm's."""
+    return create_timm_model(
+        TimmLocalViT, RECIPE, "nasx_localvit", pretrained, (LOCALVIT_TINY_ACT3, LocalViTConfig()), settings
+    )

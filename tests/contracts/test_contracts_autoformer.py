@@ -12,12 +12,12 @@ from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.cost import Macs, Params
-from recipes.autoformer.model import Frame, build_in
-from recipes.autoformer.space import BASE, SMALL, TINY, Axes, uniform
+from recipes.autoformer.model import AutoFormerConfig, build_in
+from recipes.autoformer.space import BASE, SMALL, TINY, AutoFormerSpace, uniform
 from recipes.autoformer.supernet import supernet
 
-AXES = Axes(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
+AXES = AutoFormerSpace(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
+VIT = AutoFormerConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
 
 
 class TestTiny(SpaceContract):
@@ -33,24 +33,24 @@ class TestBase(SpaceContract):
 
 
 class TestMacs(CostContract):
-    space, cost = AXES.space(), Macs(FRAME)
+    space, cost = AXES.space(), Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(FRAME, arch), torch.zeros(1, 1, 8, 8))
+        return count_macs(build_in(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestParams(CostContract):
-    space, cost = AXES.space(), Params(FRAME)
+    space, cost = AXES.space(), Params(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build_in(FRAME, arch))
+        return count_params(build_in(VIT, arch))
 
 
 class TestSupernet(SupernetContract):
     space = AXES.space()
 
     def make_supernet(self) -> Supernet:
-        return supernet(AXES.space(), FRAME, drop_path=0.2)
+        return supernet(AXES.space(), VIT, drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
@@ -60,7 +60,7 @@ class TestPackedBiases(SupernetContract):
     space = AXES.space()
 
     def make_supernet(self) -> Supernet:
-        return supernet(AXES.space(), FRAME, qkv_bias="packed", drop_path=0.2)
+        return supernet(AXES.space(), VIT, qkv_bias="packed", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

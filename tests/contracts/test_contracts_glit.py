@@ -14,12 +14,12 @@ from nasx.testing import CostContract, RecipeContract, SearcherContract, SpaceCo
 from recipes.glit.__main__ import main
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.cost import macs as tiny_macs
-from recipes.glit.model import Frame, build_in
-from recipes.glit.space import GLIT, TABLE2, Axes, details_space, heads_space, same_heads, table2
+from recipes.glit.model import GLiTConfig, build_in
+from recipes.glit.space import GLIT, TABLE2, GLiTSpace, details_space, heads_space, same_heads, table2
 from recipes.glit.supernet import supernet
 
-AXES = Axes(blocks=3, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4), mlp_ratio=(2, 4))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
+AXES = GLiTSpace(blocks=3, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4), mlp_ratio=(2, 4))
+VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
 SMALL = table2(AXES)
 
 
@@ -40,21 +40,21 @@ class TestDetails(SpaceContract):
 
 
 class TestMacs(CostContract):
-    space, cost = SMALL, Macs(FRAME)
+    space, cost = SMALL, Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(FRAME, arch), torch.zeros(1, 1, 8, 8))
+        return count_macs(build_in(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestPaperMacs(CostContract):
-    space, cost = SMALL, PaperMacs(FRAME)
+    space, cost = SMALL, PaperMacs(VIT)
 
 
 class TestParams(CostContract):
-    space, cost = SMALL, Params(FRAME)
+    space, cost = SMALL, Params(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build_in(FRAME, arch))
+        return count_params(build_in(VIT, arch))
 
 
 class TestTinyMacs(CostContract):
@@ -65,7 +65,7 @@ class TestSeparateWeights(SupernetContract):
     space = SMALL
 
     def make_supernet(self) -> Supernet:
-        return supernet(SMALL, FRAME, sharing="separate", drop_path=0.2)
+        return supernet(SMALL, VIT, sharing="separate", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
@@ -75,7 +75,7 @@ class TestEntangledWeights(SupernetContract):
     space = SMALL
 
     def make_supernet(self) -> Supernet:
-        return supernet(SMALL, FRAME, sharing="entangled", drop_path=0.2)
+        return supernet(SMALL, VIT, sharing="entangled", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

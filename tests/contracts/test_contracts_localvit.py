@@ -11,12 +11,12 @@ from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.localvit.__main__ import main
 from recipes.localvit.cost import Macs, Params
-from recipes.localvit.model import Frame, build_in
-from recipes.localvit.space import LOCALVIT_SPACE, Axes, locality
+from recipes.localvit.model import LocalViTConfig, build_in
+from recipes.localvit.space import LOCALVIT_SPACE, LocalViTSpace, locality
 from recipes.localvit.supernet import supernet
 
-SPACE = locality(Axes(blocks=2, mlp_ratio=(2, 3), kernel_size=(3, 5), reduction=(4, 8)))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=16, num_heads=2)
+SPACE = locality(LocalViTSpace(blocks=2, mlp_ratio=(2, 3), kernel_size=(3, 5), reduction=(4, 8)))
+VIT = LocalViTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=16, num_heads=2)
 
 
 class TestSpace(SpaceContract):
@@ -24,24 +24,24 @@ class TestSpace(SpaceContract):
 
 
 class TestMacs(CostContract):
-    space, cost = SPACE, Macs(FRAME)
+    space, cost = SPACE, Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(FRAME, arch), torch.zeros(1, 1, 8, 8))
+        return count_macs(build_in(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestParams(CostContract):
-    space, cost = SPACE, Params(FRAME)
+    space, cost = SPACE, Params(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build_in(FRAME, arch))
+        return count_params(build_in(VIT, arch))
 
 
 class TestSupernet(SupernetContract):
     space = SPACE
 
     def make_supernet(self) -> Supernet:
-        return supernet(SPACE, FRAME, drop_path=0.2)
+        return supernet(SPACE, VIT, drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

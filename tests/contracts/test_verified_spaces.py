@@ -16,8 +16,7 @@ from nasx.space import Space
 from nasx.verify import verify
 from recipes.autoformer import cost as autoformer_cost
 from recipes.autoformer import model as autoformer_model
-from recipes.autoformer.space import BASE_AXES, SMALL_AXES
-from recipes.autoformer.space import Axes as AutoFormerAxes
+from recipes.autoformer.space import BASE_AXES, SMALL_AXES, AutoFormerSpace
 from recipes.autoformer.supernet import supernet as autoformer_supernet
 from recipes.glit import cost as glit_cost
 from recipes.glit import model as glit_model
@@ -25,18 +24,18 @@ from recipes.glit.space import GLIT, TINY, heads_space, table2
 from recipes.glit.supernet import supernet as glit_supernet
 from recipes.localvit import cost as localvit_cost
 from recipes.localvit import model as localvit_model
-from recipes.localvit.space import Axes, locality
+from recipes.localvit.space import LocalViTSpace, locality
 from recipes.localvit.supernet import supernet as localvit_supernet
 
-GLIT_FRAME = glit_model.Frame(image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=12)
-AUTOFORMER_FRAME = autoformer_model.Frame(
+GLIT_VIT = glit_model.GLiTConfig(image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=12)
+AUTOFORMER_VIT = autoformer_model.AutoFormerConfig(
     image_size=8, patch_size=4, in_channels=1, num_classes=5, head_dim=4, max_offset=2
 )
-LOCALVIT_FRAME = localvit_model.Frame(
+LOCALVIT_VIT = localvit_model.LocalViTConfig(
     image_size=16, patch_size=4, in_channels=1, num_classes=5, embed_dim=96, num_heads=2
 )
 JOINT = table2(TINY.with_blocks(3))  # every kind of block; the twelve of the paper's space differ in nothing else
-LOCAL = locality(Axes(blocks=3))
+LOCAL = locality(LocalViTSpace(blocks=3))
 CELL = nx.DiGraph([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
 OPERATIONS: dict[str, Callable[[], nn.Module] | None] = {
     "none": None,
@@ -51,23 +50,23 @@ Subject = tuple[Space, Supernet, torch.Tensor, AdditiveCost | None, AdditiveCost
 
 
 def glit(space: Space, sharing: str) -> Subject:
-    supernet = glit_supernet(space, GLIT_FRAME, sharing=sharing)  # type: ignore[arg-type]
-    build = partial(glit_model.build_in, GLIT_FRAME)
-    costs = glit_cost.Macs(GLIT_FRAME), glit_cost.Params(GLIT_FRAME)
+    supernet = glit_supernet(space, GLIT_VIT, sharing=sharing)  # type: ignore[arg-type]
+    build = partial(glit_model.build_in, GLIT_VIT)
+    costs = glit_cost.Macs(GLIT_VIT), glit_cost.Params(GLIT_VIT)
     return space, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
-def autoformer(axes: AutoFormerAxes) -> Subject:
-    supernet = autoformer_supernet(axes.space(), AUTOFORMER_FRAME)
-    build = partial(autoformer_model.build_in, AUTOFORMER_FRAME)
-    costs = autoformer_cost.Macs(AUTOFORMER_FRAME), autoformer_cost.Params(AUTOFORMER_FRAME)
+def autoformer(axes: AutoFormerSpace) -> Subject:
+    supernet = autoformer_supernet(axes.space(), AUTOFORMER_VIT)
+    build = partial(autoformer_model.build_in, AUTOFORMER_VIT)
+    costs = autoformer_cost.Macs(AUTOFORMER_VIT), autoformer_cost.Params(AUTOFORMER_VIT)
     return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
 
 
 def localvit() -> Subject:
-    supernet = localvit_supernet(LOCAL, LOCALVIT_FRAME)
-    build = partial(localvit_model.build_in, LOCALVIT_FRAME)
-    costs = localvit_cost.Macs(LOCALVIT_FRAME), localvit_cost.Params(LOCALVIT_FRAME)
+    supernet = localvit_supernet(LOCAL, LOCALVIT_VIT)
+    build = partial(localvit_model.build_in, LOCALVIT_VIT)
+    costs = localvit_cost.Macs(LOCALVIT_VIT), localvit_cost.Params(LOCALVIT_VIT)
     return LOCAL, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
@@ -83,7 +82,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "GLiT, joint, separate": partial(glit, JOINT, "separate"),
     "GLiT, joint, entangled": partial(glit, JOINT, "entangled"),
     # the depths, heads and ratios of the published spaces; widths a twelfth of theirs
-    "AutoFormer": partial(autoformer, AutoFormerAxes(embed_dim=(16, 18, 20))),
+    "AutoFormer": partial(autoformer, AutoFormerSpace(embed_dim=(16, 18, 20))),
     "AutoFormer-Small": partial(autoformer, SMALL_AXES.model_copy(update={"embed_dim": (26, 32, 37)})),
     "AutoFormer-Base": partial(autoformer, BASE_AXES.model_copy(update={"embed_dim": (44, 48, 52)})),
     "LocalViT": localvit,

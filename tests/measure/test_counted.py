@@ -24,7 +24,7 @@ from nasx.measure import (
 )
 from nasx.testing import CostContract
 from recipes.glit.cost import Macs, Params
-from recipes.glit.model import Frame, build_in
+from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import TABLE2
 from tests.families import BY_NAME, FAMILIES, Family
 
@@ -136,19 +136,19 @@ def test_tables_that_would_take_too_many_passes_are_refused_before_they_are_made
 
 
 def test_glit_is_counted_as_its_formulas_say_in_a_few_passes() -> None:
-    frame = Frame(image_size=32, patch_size=8, num_classes=10, embed_dim=48)
+    vit = GLiTConfig(image_size=32, patch_size=8, num_classes=10, embed_dim=48)
     built: list[Arch] = []
 
     def make(arch: Arch) -> nn.Module:
         built.append(arch)
-        return build_in(frame, arch)
+        return build_in(vit, arch)
 
     macs = counted("macs", make, TABLE2, torch.zeros(1, 3, 32, 32))
     assert len(built) < 40  # 198 candidates, twelve in a network, and some networks to compare with
     params = counted("params", make, TABLE2, None)
     for arch in TABLE2.sample(1, 200):
-        assert macs(arch) == Macs(frame)(arch)
-        assert params(arch) == Params(frame)(arch)
+        assert macs(arch) == Macs(vit)(arch)
+        assert params(arch) == Params(vit)(arch)
     assert (macs.unit, params.unit) == ("MACs", "parameters")
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.nn import Attention, DropPath, FeedForward, Supernet, ViT, ViTFrame, drop_path_rates
+from nasx.nn import Attention, DropPath, FeedForward, Supernet, ViT, ViTConfig, drop_path_rates
 from nasx.testing import SupernetContract
 
-FRAME = ViTFrame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
+VIT = ViTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
 SPACE = Space(block=repeat(Space(heads=one_of(2, 4), hidden=one_of(8, 24)), 3))
 
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(x))
 
 
-class WithoutClassToken(ViTFrame):
+class WithoutClassToken(ViTConfig):
     @property
     def has_class_token(self) -> bool:
         return False
@@ -35,32 +35,32 @@ class WithoutClassToken(ViTFrame):
 MEANS = WithoutClassToken(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, num_heads=2)
 
 
-def build(frame: ViTFrame, arch: Arch) -> ViT:
+def build(vit: ViTConfig, arch: Arch) -> ViT:
     rates = drop_path_rates(0.3, 3)
-    network = ViT(frame, [Block(part, rate) for part, rate in zip(arch.parts("block"), rates, strict=True)])
+    network = ViT(vit, [Block(part, rate) for part, rate in zip(arch.parts("block"), rates, strict=True)])
     network.initialise(0.1)
     return network
 
 
 class TestSupernet(SupernetContract):
-    space, frame = SPACE, FRAME
+    space, vit = SPACE, VIT
 
     def make_supernet(self) -> Supernet:
         separate = {"blocks.*.attn": "heads", "blocks.*.mlp": "hidden"}
-        return Supernet(partial(build, self.frame), SPACE, separate=separate)
+        return Supernet(partial(build, self.vit), SPACE, separate=separate)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(4, 1, 8, 8)
 
 
 class TestSupernetOfMeans(TestSupernet):
-    frame = MEANS
+    vit = MEANS
 
 
 def test_a_frame_counts_its_tokens() -> None:
-    assert (FRAME.grid, FRAME.patches, FRAME.tokens) == (4, 16, 17)
+    assert (VIT.grid, VIT.patches, VIT.tokens) == (4, 16, 17)
     assert MEANS.tokens == 16
-    network = build(FRAME, SPACE.sample(0))
+    network = build(VIT, SPACE.sample(0))
     assert network.embed(torch.zeros(2, 1, 8, 8)).shape == (2, 17, 12)
     means = build(MEANS, SPACE.sample(0))
     assert means.cls_token is None
@@ -74,7 +74,7 @@ def test_a_frame_counts_its_tokens() -> None:
 def test_sizes_that_do_not_divide_are_refused(sizes: dict[str, int], told: str) -> None:
     fitting = {"image_size": 8, "patch_size": 2, "embed_dim": 12, "num_heads": 2}
     with pytest.raises(ValueError, match=told):
-        ViTFrame(**fitting | sizes)
+        ViTConfig(**fitting | sizes)
 
 
 def test_stochastic_depth_grows_to_its_rate() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nasx import Arch
 from nasx.nn import Subnet
 from nasx.train import BatchNormGroups, nesterov_sgd, train, train_supernet
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, table2
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 
 
@@ -68,14 +68,14 @@ def test_a_group_of_one_is_refused() -> None:
         BatchNormGroups(6, 1)
 
 
-SPACE = table2(Axes(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3)
+SPACE = table2(GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5))
+VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3)
 
 
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_supernet_and_extracted_network_train_alike_in_groups(sharing: str) -> None:
     torch.manual_seed(0)
-    supernet = make_supernet(SPACE, FRAME, sharing=sharing).double()  # type: ignore[arg-type]
+    supernet = make_supernet(SPACE, VIT, sharing=sharing).double()  # type: ignore[arg-type]
     arch = next(a for a in (SPACE.sample(seed) for seed in range(99)) if Arch(a)["block.0.global_heads"] == 0)
     network = supernet.extract(arch)
     whole = copy.deepcopy(network)

@@ -16,8 +16,8 @@ from nasx.train import (
     use_threads,
 )
 from nasx.train.device import seed_generators
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, table2
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 
 
@@ -86,9 +86,9 @@ def test_an_unknown_device_is_a_clear_error() -> None:
 
 def test_supernets_train_where_only_deterministic_algorithms_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    space = table2(Axes(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5))
-    frame = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12)
-    supernet = make_supernet(space, frame)
+    space = table2(GLiTSpace(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5))
+    vit = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12)
+    supernet = make_supernet(space, vit)
     batches = [(torch.randn(4, 1, 8, 8), torch.randint(10, (4,))) for _ in range(2)]
     try:
         use_deterministic_algorithms()

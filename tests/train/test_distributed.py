@@ -48,12 +48,12 @@ from nasx.train import (
     use_threads,
 )
 from recipes.glit.cost import macs
-from recipes.glit.model import Frame, build_in
-from recipes.glit.space import Axes, table2
+from recipes.glit.model import GLiTConfig, build_in
+from recipes.glit.space import GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 
-AXES = Axes(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3)
+AXES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
+VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3)
 SPACE: Space = table2(AXES)
 BATCH = 32
 Sharing = Literal["separate", "entangled"]
@@ -171,7 +171,7 @@ def supernet_run(
     group: Group, sharing: Sharing, dtype: torch.dtype, steps: int, kind: str, sandwich: bool = False
 ) -> tuple[State, State, list[float]]:
     torch.manual_seed(0)
-    supernet = make_supernet(SPACE, FRAME, sharing=sharing, drop_path=0.3, init_std=0.2).to(dtype)
+    supernet = make_supernet(SPACE, VIT, sharing=sharing, drop_path=0.3, init_std=0.2).to(dtype)
     make_optimizer = adamw if kind == "adamw" else nesterov_sgd
     optimizer = make_optimizer(supernet, lr=5e-3, weight_decay=0.05)
     paths = SandwichPaths(SPACE, macs.configured(image_size=8, patch_size=2, embed_dim=36), 1, random=1)
@@ -246,7 +246,7 @@ class Everything(nn.Module):
 def plain_run(group: Group, glit: bool, dtype: torch.dtype, steps: int, **options: Any) -> tuple[State, State]:
     torch.manual_seed(0)
     arch = SPACE.sample(3)
-    model = build_in(FRAME, arch, drop_path=0.3, init_std=0.2) if glit else Everything()
+    model = build_in(VIT, arch, drop_path=0.3, init_std=0.2) if glit else Everything()
     model.to(dtype)
     optimizer, average = adamw(model, lr=5e-3, weight_decay=0.05), ema(model, 0.9)
     batches = digits(group, dtype, steps, mixup=0.8, cutmix=1.0, label_smoothing=0.1)
@@ -422,7 +422,7 @@ def test_masks_that_cannot_be_shared_are_refused_and_harmless_calls_are_not() ->
 def unsampled_run(group: Group) -> dict[str, tuple[bool, bool, bool]]:
     """Two paths; for each parameter whether the second has a gradient, and whether weight or momentum moved."""
     torch.manual_seed(0)
-    supernet = make_supernet(SPACE, FRAME, init_std=0.2)
+    supernet = make_supernet(SPACE, VIT, init_std=0.2)
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0.1)
     archs = [SPACE.sample(0), SPACE.sample(1)]
     batches = list(digits(group, torch.float32, 4))
@@ -481,7 +481,7 @@ def score(supernet: nn.Module, arch: Arch) -> tuple[float, float]:
 
 
 def scores_run(group: Group, sharing: Sharing, state: State) -> dict[Arch, tuple[float, float]]:
-    supernet = make_supernet(SPACE, FRAME, sharing=sharing)
+    supernet = make_supernet(SPACE, VIT, sharing=sharing)
     supernet.load_state_dict(state)
     archs = [SPACE.sample(seed) for seed in range(7)]
     found: dict[Arch, tuple[float, float]] = {}

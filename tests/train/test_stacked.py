@@ -25,13 +25,13 @@ from recipes.glit.config import DIGITS
 from recipes.glit.model import build_in
 from recipes.glit.space import heads_space
 
-FRAME = DIGITS.frame(in_channels=1, num_classes=10)
+VIT = DIGITS.vit(in_channels=1, num_classes=10)
 ARCH = heads_space(DIGITS.axes()).sample(3)  # attention, convolution and BatchNorm
 
 
 def network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return build_in(FRAME, ARCH, init_std=0.2)
+    return build_in(VIT, ARCH, init_std=0.2)
 
 
 def batches(seed: int, steps: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
@@ -163,7 +163,7 @@ def test_a_step_that_breaks_one_network_changes_none() -> None:
 
 
 def test_networks_of_different_architectures_are_refused() -> None:
-    other = build_in(FRAME, heads_space(DIGITS.axes()).sample(5))
+    other = build_in(VIT, heads_space(DIGITS.axes()).sample(5))
     with pytest.raises(ValueError, match="the same architecture, but number 1 differs"):
         StackedNetworks([network(0), other])
     with pytest.raises(ValueError, match="no networks"):

@@ -1,4 +1,4 @@
-"""What every network of the benchmark has in common: images, frame, space and training."""
+"""What every network of the benchmark has in common: images, sizes, space and training."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import numpy as np
 
 from nasx import Arch, Space
 
-from ..model import Frame
-from ..space import Axes, heads_space
+from ..model import GLiTConfig
+from ..space import GLiTSpace, heads_space
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1)
 
     @property
-    def axes(self) -> Axes:
+    def axes(self) -> GLiTSpace:
         """The axes of stage one: the heads of every block, details held."""
-        return Axes(
+        return GLiTSpace(
             blocks=self.blocks,
             num_heads=self.num_heads,
             kernel_size=(3, self.kernel_size, 9),
@@ -57,9 +57,9 @@ class Settings:
         return heads_space(self.axes)
 
     @property
-    def frame(self) -> Frame:
+    def vit(self) -> GLiTConfig:
         """What all networks share."""
-        return Frame(
+        return GLiTConfig(
             image_size=self.image_size,
             patch_size=self.patch_size,
             in_channels=3,

@@ -85,7 +85,7 @@ def table(path: Path = PATH) -> Table:
         document = json.loads(packed["document"].tobytes())
         val, test = packed["val"], packed["test"]
     settings = Settings(**{**document["settings"], "seeds": tuple(document["settings"]["seeds"])})
-    macs, params = Macs(settings.frame), Params(settings.frame)
+    macs, params = Macs(settings.vit), Params(settings.vit)
     space, rows = settings.space, []
     for number, row in enumerate(document["rows"]):
         arch = space[row["index"]]

@@ -95,7 +95,7 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
     )
     total = settings.epochs * batches.steps_per_epoch
     torch.manual_seed(job.seed)
-    network = build_in(settings.frame, job.arch, init_std=settings.init_std).to(job.device)
+    network = build_in(settings.vit, job.arch, init_std=settings.init_std).to(job.device)
     optimizer = adamw(network, lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = cosine_schedule(optimizer, steps=total, warmup_steps=round(settings.warmup_share * total))
     loss = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)

@@ -38,14 +38,14 @@ def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
     networks = summary["networks"]
     assert list(networks) == ["searched", "fine-tuned", "retrained", "deit_shaped", "random"]
     config = PRESETS["digits"]
-    frame = config.frame(in_channels=1, num_classes=10)
+    vit = config.vit(in_channels=1, num_classes=10)
     arch = Arch(networks["searched"]["arch"])
     assert {json.dumps(networks[way]["arch"]) for way in ("fine-tuned", "retrained")} == {json.dumps(dict(arch))}
     assert isinstance(config.budget.at_least, float)
     assert isinstance(config.budget.at_most, float)
-    assert config.budget.at_least <= Params(frame)(arch) == networks["searched"]["params"] <= config.budget.at_most
+    assert config.budget.at_least <= Params(vit)(arch) == networks["searched"]["params"] <= config.budget.at_most
     weights = load_file(tmp_path / "model.safetensors")
-    build_in(frame, arch).load_state_dict(weights)
+    build_in(vit, arch).load_state_dict(weights)
     (number,) = {
         path.stem
         for path in (tmp_path / "sizes" / "inherit").glob("*.safetensors")

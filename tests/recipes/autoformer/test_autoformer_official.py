@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nasx import Arch
 from recipes.autoformer.official import infer_supernet, load_supernet
-from recipes.autoformer.space import TINY, Axes
+from recipes.autoformer.space import TINY, AutoFormerSpace
 
 SHAPES = Path(__file__).parents[4] / "shared/spec/checkpoints/autoformer_tiny_supernet_official.json"
 
@@ -114,7 +114,7 @@ def test_the_published_supernet_s_networks_equal_the_source_s() -> None:
 
 @torch.no_grad()
 def test_supernets_of_any_size_equal_the_source_s() -> None:
-    axes = Axes(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
+    axes = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
     state = _random(_shapes(), std=0.3)
     supernet = load_supernet(state).eval()
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -124,9 +124,9 @@ def test_supernets_of_any_size_equal_the_source_s() -> None:
 
 
 def test_sizes_are_read_from_the_tensors() -> None:
-    frame, largest = infer_supernet(_random(_shapes(dim=49, heads=2, hidden=1, depth=3), std=0.1))
+    vit, largest = infer_supernet(_random(_shapes(dim=49, heads=2, hidden=1, depth=3), std=0.1))
     assert [largest[name] for name in ("embed_dim", "block.count", "block.2.num_heads")] == [49, 3, 2]
-    assert (frame.image_size, frame.patch_size, frame.num_classes, frame.head_dim, frame.max_offset) == (8, 2, 10, 8, 2)
+    assert (vit.image_size, vit.patch_size, vit.num_classes, vit.head_dim, vit.max_offset) == (8, 2, 10, 8, 2)
 
 
 @pytest.mark.parametrize(

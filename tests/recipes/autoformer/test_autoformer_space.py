@@ -19,7 +19,7 @@ from recipes.autoformer.space import (
     TINY,
     TINY_AXES,
     TINY_SUPERNET,
-    Axes,
+    AutoFormerSpace,
     uniform,
 )
 
@@ -61,7 +61,7 @@ def test_supernets_hold_the_largest_networks_of_their_spaces() -> None:
         assert largest["block.count"] == supernet["block.count"]
 
 
-AXES = Axes(embed_dim=(192, 216), depth=(2, 3), num_heads=(3, 4), mlp_ratio=(3.5, 4))
+AXES = AutoFormerSpace(embed_dim=(192, 216), depth=(2, 3), num_heads=(3, 4), mlp_ratio=(3.5, 4))
 
 
 @pytest.mark.parametrize("cost", [params, macs], ids=["params", "macs"])

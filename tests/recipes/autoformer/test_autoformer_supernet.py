@@ -7,18 +7,18 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.nn import DropPath, Supernet
-from recipes.autoformer.model import AutoFormer, Frame, build
-from recipes.autoformer.space import Axes, uniform
+from recipes.autoformer.model import AutoFormer, AutoFormerConfig, build
+from recipes.autoformer.space import AutoFormerSpace, uniform
 from recipes.autoformer.supernet import QkvBias
 from recipes.autoformer.supernet import supernet as make_supernet
 
-AXES = Axes(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
+AXES = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
+VIT = AutoFormerConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
 SPACE = AXES.space()
 
 
 def make(qkv_bias: QkvBias = "thirds", **settings: float) -> Supernet:
-    supernet = make_supernet(SPACE, FRAME, qkv_bias=qkv_bias, **settings).double()
+    supernet = make_supernet(SPACE, VIT, qkv_bias=qkv_bias, **settings).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in supernet.parameters():
@@ -131,7 +131,7 @@ def test_architectures_that_do_not_fit_are_refused(arch: Arch, message: str) -> 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="packed"):
-        make_supernet(SPACE, FRAME, qkv_bias="both")  # type: ignore[arg-type]
+        make_supernet(SPACE, VIT, qkv_bias="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of the patch size, but got 225 and 16"):
         build(uniform(12, 1, 1, 1), image_size=225)
     with pytest.raises(ValueError, match="no hidden width"):

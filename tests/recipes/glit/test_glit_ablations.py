@@ -19,8 +19,8 @@ from recipes.glit.ablations import ablate, check, kernels, seeds_of, windows
 from recipes.glit.config import CIFAR10, DIGITS
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.heatmaps import first_of_each_class, heat_maps_of_run, token_maps
-from recipes.glit.model import Frame, GLiT, build_in
-from recipes.glit.space import Axes, same_heads
+from recipes.glit.model import GLiT, GLiTConfig, build_in
+from recipes.glit.space import GLiTSpace, same_heads
 from recipes.glit.variant import Locality, Variant
 from tests.pipeline.problems import glit
 
@@ -44,13 +44,13 @@ def rows(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_table_1_trains_every_number_of_global_heads_with_every_seed(tmp_path: Path) -> None:
     document = run("table1", tmp_path, seeds=(3, 5))
-    frame, axes = CONFIG.frame(in_channels=1, num_classes=10), CONFIG.axes()
+    vit, axes = CONFIG.vit(in_channels=1, num_classes=10), CONFIG.axes()
     for heads, row in zip((3, 2, 1, 0), document["rows"], strict=True):
         arch = same_heads(heads, axes)
         assert [Arch(network["arch"]) for network in row["networks"]] == [arch, arch]
         assert [network["seed"] for network in row["networks"]] == [3, 5]
-        assert (row["macs"]["mean"], row["params"]["mean"]) == (Macs(frame)(arch), Params(frame)(arch))
-        assert row["paper_macs"]["mean"] == PaperMacs(frame)(arch)
+        assert (row["macs"]["mean"], row["params"]["mean"]) == (Macs(vit)(arch), Params(vit)(arch))
+        assert row["paper_macs"]["mean"] == PaperMacs(vit)(arch)
         accuracies = [network["test_accuracy"] for network in row["networks"]]
         assert row["test_accuracy"] == {"mean": np.mean(accuracies), "std": statistics.stdev(accuracies)}
     assert [row["paper"]["accuracy"] for row in document["rows"]] == [72.20, 72.89, 73.98, 71.02]
@@ -148,12 +148,12 @@ def test_seeds_are_different_whole_numbers() -> None:
 
 @pytest.mark.parametrize("locality", ["conv1d", "conv2d"])
 def test_a_heat_map_is_the_mean_over_channels_of_what_the_last_norm_reads(locality: Locality) -> None:
-    frame = Frame(
+    vit = GLiTConfig(
         image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, variant=Variant(locality=locality)
     )
-    axes = Axes(blocks=2, locality=locality, kernel_size=(3,), held_kernel_size=3)
+    axes = GLiTSpace(blocks=2, locality=locality, kernel_size=(3,), held_kernel_size=3)
     torch.manual_seed(0)
-    network = build_in(frame, same_heads(1, axes), init_std=0.2).eval()
+    network = build_in(vit, same_heads(1, axes), init_std=0.2).eval()
     images = torch.randn(3, 1, 8, 8)
     read: list[torch.Tensor] = []
     network.norm.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))

@@ -21,7 +21,7 @@ from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS
 from recipes.glit.cost import macs, params
 from recipes.glit.model import GLIT_TINY, build
-from recipes.glit.space import Axes, table2
+from recipes.glit.space import GLiTSpace, table2
 
 KINDS = ("supernet", "search", "retrain")
 ROOT = Path(__file__).parents[3]
@@ -262,12 +262,12 @@ def test_a_run_and_its_continuation(
     assert json.loads((run / "summary.json").read_text()) == summary
     assert set(summary["networks"]) == {"searched", "deit_shaped", "random"}
     arch = Arch.from_json((run / "arch.json").read_text())
-    axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    axes = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
     assert arch in table2(axes)
-    frame = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 12}
+    vit = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 12}
     searched = summary["networks"]["searched"]
-    assert searched["params"] == params.configured(**frame)(arch)
-    assert searched["macs"] == macs.configured(**frame)(arch)
+    assert searched["params"] == params.configured(**vit)(arch)
+    assert searched["macs"] == macs.configured(**vit)(arch)
     assert all(0 <= network["test_accuracy"] <= 1 for network in summary["networks"].values())
     assert all(stage["seconds"] >= 0 for stage in summary["stages"].values())
     build(arch, 10, 8, patch_size=2, in_channels=1, embed_dim=12).load_state_dict(load_file(run / "model.safetensors"))

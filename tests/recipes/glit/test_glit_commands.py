@@ -24,7 +24,7 @@ from nasx.pipeline.exported import from_file
 from recipes.glit.__main__ import main
 from recipes.glit.model import GLIT_TINY, build
 from recipes.glit.problem import RECIPE
-from recipes.glit.space import Axes, with_heads
+from recipes.glit.space import GLiTSpace, with_heads
 from recipes.glit.timm_problem import build_timm
 
 SMALL = ("--set", "model.embed_dim=12")
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arch_file(tmp_path: Path) -> Path:
     """Return a file with a network of the digits' space."""
-    axes = Axes(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    axes = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
     (tmp_path / "own.json").write_text(with_heads([0, 1, 2, 3], axes).to_json())
     return tmp_path / "own.json"
 

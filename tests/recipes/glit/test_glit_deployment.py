@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.verify import check_onnx
-from recipes.glit.model import Frame, GLiT, build_in
-from recipes.glit.space import Axes, table2, with_heads
+from recipes.glit.model import GLiT, GLiTConfig, build_in
+from recipes.glit.space import GLiTSpace, table2, with_heads
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
@@ -24,12 +24,12 @@ KINDS = {
 every_kind = pytest.mark.parametrize("variant", KINDS.values(), ids=KINDS.keys())
 
 
-def frame(variant: Variant) -> Frame:
-    return Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
+def vit(variant: Variant) -> GLiTConfig:
+    return GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
 
 
-def axes(locality: Locality) -> Axes:
-    return Axes(blocks=3, locality=locality, kernel_size=(3, 5), held_kernel_size=3, window=(4, 8), held_window=4)
+def axes(locality: Locality) -> GLiTSpace:
+    return GLiTSpace(blocks=3, locality=locality, kernel_size=(3, 5), held_kernel_size=3, window=(4, 8), held_window=4)
 
 
 def arch(variant: Variant) -> Arch:
@@ -38,7 +38,7 @@ def arch(variant: Variant) -> Arch:
 
 def network(variant: Variant) -> GLiT:
     torch.manual_seed(0)
-    return build_in(frame(variant), arch(variant), init_std=0.2).eval()
+    return build_in(vit(variant), arch(variant), init_std=0.2).eval()
 
 
 @every_kind
@@ -57,7 +57,7 @@ def test_a_network_trains_compiled_whole(variant: Variant) -> None:
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_an_extracted_network_compiles_whole(sharing: str) -> None:
     own = arch(OFFICIAL)
-    supernet = make_supernet(table2(axes("conv1d")), frame(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
+    supernet = make_supernet(table2(axes("conv1d")), vit(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
     compiled = torch.compile(supernet.extract(own), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(IMAGES), supernet(IMAGES, own))
     torch.compiler.reset()

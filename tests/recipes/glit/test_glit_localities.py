@@ -14,15 +14,24 @@ from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.testing import CostContract, SpaceContract, SupernetContract
 from recipes.glit.cost import Macs, Params
-from recipes.glit.model import Frame, build_in
-from recipes.glit.space import TINY_CONV2D, TINY_WINDOW, Axes, details_space, heads_space, reduced, same_heads, table2
+from recipes.glit.model import GLiTConfig, build_in
+from recipes.glit.space import (
+    TINY_CONV2D,
+    TINY_WINDOW,
+    GLiTSpace,
+    details_space,
+    heads_space,
+    reduced,
+    same_heads,
+    table2,
+)
 from recipes.glit.supernet import supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # 16 patches
 AXES = {
-    "conv2d": Axes(blocks=2, locality="conv2d", kernel_size=(1, 3, 5), held_kernel_size=3),
-    "window": Axes(blocks=2, locality="window", window=(2, 4, 8), held_window=4),
+    "conv2d": GLiTSpace(blocks=2, locality="conv2d", kernel_size=(1, 3, 5), held_kernel_size=3),
+    "window": GLiTSpace(blocks=2, locality="window", window=(2, 4, 8), held_window=4),
 }
 KINDS: tuple[Locality, ...] = ("conv2d", "window")
 
@@ -30,9 +39,9 @@ both = pytest.mark.parametrize("locality", KINDS)
 in_both_variants = pytest.mark.parametrize("variant", [OFFICIAL, PAPER], ids=["official", "paper"])
 
 
-def frame(locality: Locality, variant: Variant = OFFICIAL) -> Frame:
+def vit(locality: Locality, variant: Variant = OFFICIAL) -> GLiTConfig:
     variant = replace(variant, locality=locality)
-    return Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
+    return GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
 
 
 @both
@@ -56,7 +65,7 @@ def test_sizes_and_what_stage_one_holds(locality: Locality) -> None:
 @in_both_variants
 @both
 def test_every_kind_of_block_costs_what_is_counted(locality: Locality, variant: Variant, projection: str) -> None:
-    own = frame(locality, replace(variant, projection=projection))  # type: ignore[arg-type]
+    own = vit(locality, replace(variant, projection=projection))  # type: ignore[arg-type]
     for arch in table2(AXES[locality].with_blocks(1)).sample(0, 30):
         network = build_in(own, arch)
         assert count_macs(network, IMAGES[:1]) == Macs(own)(arch)
@@ -68,17 +77,17 @@ class TestWindowSpace(SpaceContract):
 
 
 class TestConv2dMacs(CostContract):
-    space, cost = table2(AXES["conv2d"]), Macs(frame("conv2d"))
+    space, cost = table2(AXES["conv2d"]), Macs(vit("conv2d"))
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(frame("conv2d"), arch), IMAGES[:1])
+        return count_macs(build_in(vit("conv2d"), arch), IMAGES[:1])
 
 
 class TestWindowSupernet(SupernetContract):
     space = table2(AXES["window"])
 
     def make_supernet(self) -> Supernet:
-        return supernet(self.space, frame("window"), sharing="separate")
+        return supernet(self.space, vit("window"), sharing="separate")
 
     def make_inputs(self) -> Tensor:
         return IMAGES
@@ -88,7 +97,7 @@ def local_part(locality: Locality, **details: float) -> nn.Module:
     axes = AXES[locality].with_blocks(1)
     arch = Arch({**same_heads(0, axes), **{f"block.0.{name}": value for name, value in details.items()}})
     torch.manual_seed(0)
-    return build_in(frame(locality), arch, init_std=0.2).eval().get_submodule("blocks.0.local")
+    return build_in(vit(locality), arch, init_std=0.2).eval().get_submodule("blocks.0.local")
 
 
 @torch.no_grad()
@@ -128,7 +137,7 @@ def test_two_dimensional_convolution_sees_a_square_and_no_further_than_its_edges
 
 
 def test_conv2d_has_no_class_token_and_classifies_the_mean() -> None:
-    network = build_in(frame("conv2d"), same_heads(1, AXES["conv2d"]), init_std=0.2).eval()
+    network = build_in(vit("conv2d"), same_heads(1, AXES["conv2d"]), init_std=0.2).eval()
     assert "cls_token" not in network.state_dict()
     assert network.pos_embed.shape == (1, 16, 24)
     tokens = torch.randn(2, 16, 24)
@@ -138,7 +147,7 @@ def test_conv2d_has_no_class_token_and_classifies_the_mean() -> None:
 
 def test_kernels_and_windows_of_the_paper_run_at_its_size() -> None:
     for axes in (TINY_CONV2D, TINY_WINDOW):
-        own = Frame(variant=Variant(locality=axes.locality))
+        own = GLiTConfig(variant=Variant(locality=axes.locality))
         arch = table2(axes.with_blocks(3)).sample(0)
         with torch.device("meta"):
             network, image = build_in(own, arch), torch.zeros(1, 3, 224, 224)
@@ -148,12 +157,12 @@ def test_kernels_and_windows_of_the_paper_run_at_its_size() -> None:
 def test_blocks_of_another_locality_and_windows_that_do_not_divide_are_refused() -> None:
     pairs: list[tuple[Locality, Locality]] = [("conv2d", "window"), ("window", "conv2d")]
     for locality, other in pairs:
-        own, arch = frame(locality), same_heads(1, AXES[other])
+        own, arch = vit(locality), same_heads(1, AXES[other])
         uses: list[Callable[[Arch], object]] = [Macs(own), Params(own), partial(build_in, own)]
         for use in uses:
             with pytest.raises(ValueError, match=f"locality is '{locality}'"):
                 use(arch)
     with pytest.raises(ValueError, match=r"must divide the 16 patches, but got 5"):
-        build_in(frame("window"), Arch({**same_heads(0, AXES["window"]), "block.0.window": 5}))
+        build_in(vit("window"), Arch({**same_heads(0, AXES["window"]), "block.0.window": 5}))
     with pytest.raises(ValueError, match=r"must divide the 16 patches, but got 14"):
-        supernet(table2(TINY_WINDOW.with_blocks(1)), frame("window"), sharing="entangled")
+        supernet(table2(TINY_WINDOW.with_blocks(1)), vit("window"), sharing="entangled")

@@ -98,9 +98,9 @@ def released_glit(w: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def test_released_glit_is_the_published_network_and_computes_what_it_computes(glit: dict[str, Tensor]) -> None:
-    frame, arch = infer_glit(glit)
+    vit, arch = infer_glit(glit)
     assert arch == GLIT_TINY
-    assert (frame.image_size, frame.patch_size, frame.embed_dim, frame.num_heads) == (224, 16, 192, 3)
+    assert (vit.image_size, vit.patch_size, vit.embed_dim, vit.num_heads) == (224, 16, 192, 3)
     network = load_glit({"model": glit, "epoch": 300})
     assert not network.training
     assert count_params(network) == 7_264_456
@@ -137,8 +137,8 @@ def test_heads_of_published_sizes_are_those_of_timm_and_are_said(name: str, head
     assert source.blocks[0].attn.num_heads == heads
     told: list[str] = []
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in source.state_dict().items()}
-    frame, arch = infer_deit(StateDictOfShapes(meta), note=told.append)
-    assert (frame.num_heads, frame.embed_dim, len(arch.parts("block"))) == (heads, source.embed_dim, len(source.blocks))
+    vit, arch = infer_deit(StateDictOfShapes(meta), note=told.append)
+    assert (vit.num_heads, vit.embed_dim, len(arch.parts("block"))) == (heads, source.embed_dim, len(source.blocks))
     size = name.split("_")[1]
     assert told[0].startswith(f"assuming {heads} heads, as {size} has them ({source.embed_dim} channels")
 

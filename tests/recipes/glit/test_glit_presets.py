@@ -23,8 +23,8 @@ from nasx.verify import verify
 from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS, Config
 from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
-from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_FRAME, Frame, build, build_in
-from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, Axes, table2
+from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_VIT, GLiTConfig, build, build_in
+from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER
 
@@ -59,19 +59,19 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_configuration_without_variant_or_locality_means_the_released_code() -> None:
     plain = Config(preset="plain")
-    assert (plain.axes(), plain.frame()) == (Axes(), Frame())
+    assert (plain.axes(), plain.vit()) == (GLiTSpace(), GLiTConfig())
     assert plain.variant() == OFFICIAL
 
 
 def test_variant_and_locality_reach_frame_and_axes() -> None:
     plain = Config(preset="plain")
-    assert apply_settings(plain, ["model.variant=paper"]).frame().variant == PAPER
+    assert apply_settings(plain, ["model.variant=paper"]).vit().variant == PAPER
     windows = apply_settings(plain, ["space.locality=window"])
     assert windows.axes() == TINY_WINDOW
-    assert windows.frame().variant.locality == "window"
+    assert windows.vit().variant.locality == "window"
     grid = ["space.locality=conv2d", "space.kernel_size=[3,5,7]", "space.held_kernel_size=5"]
     assert apply_settings(plain, grid).axes() == TINY_CONV2D
-    assert not apply_settings(plain, grid).frame().has_class_token
+    assert not apply_settings(plain, grid).vit().has_class_token
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_presets_of_before_compute_as_before() -> None:
 @pytest.mark.parametrize(
     ("name", "axes", "bound"), [("glit-tiny", TINY, 1.4e9), ("glit-small", SMALL, 4.4e9), ("glit-base", BASE, 17.0e9)]
 )
-def test_presets_hold_the_papers_settings(name: str, axes: Axes, bound: float) -> None:
+def test_presets_hold_the_papers_settings(name: str, axes: GLiTSpace, bound: float) -> None:
     config = PRESETS[name]
     assert config.axes() == axes
-    assert config.frame().embed_dim == 64 * axes.num_heads
+    assert config.vit().embed_dim == 64 * axes.num_heads
     assert (config.data.image_size, config.model.patch_size, config.data.val_images) == (224, 16, 50_000)
     supernet, search, retrain = config.supernet, config.search, config.retrain
     assert (supernet.optimizer, supernet.lr, supernet.batch_size, supernet.epochs) == ("sgd", 0.2, 1024, 100)
@@ -114,12 +114,12 @@ def test_presets_hold_the_papers_settings(name: str, axes: Axes, bound: float) -
     assert (retrain.augment.auto_augment, retrain.augment.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
     budget = config.budget
     assert (budget.cost, budget.heads_at_most, budget.details_at_most) == ("paper_macs", bound, bound)
-    cost = PaperMacs(config.frame())
+    cost = PaperMacs(config.vit())
     assert min(cost(arch) for arch in table2(axes).sample(0, 200)) < bound < cost(table2(axes)[0]) * 10
 
 
 def test_the_published_network_lies_inside_its_preset() -> None:
-    assert PRESETS["glit-tiny"].frame() == TINY_FRAME
+    assert PRESETS["glit-tiny"].vit() == TINY_VIT
     budget = PRESETS["glit-tiny"].budget
     assert isinstance(budget.details_at_most, float)
     for arch in (GLIT_TINY, DEIT_TINY):
@@ -160,16 +160,16 @@ def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula
                 *LOCALITIES[locality],
             ],
         )
-        frame, space = config.frame(num_classes=3), table2(config.axes())
+        vit, space = config.vit(num_classes=3), table2(config.axes())
         torch.manual_seed(seed)
-        images = torch.randn(2, 3, frame.image_size, frame.image_size)
+        images = torch.randn(2, 3, vit.image_size, vit.image_size)
         for i, arch in enumerate(space.sample(seed, count)):
             around = space.pin(arch.only("block.*.global_heads"))  # copying all of the space's modules takes longest
-            supernet = make_supernet(around, frame, sharing=config.model.sharing, init_std=0.2)
+            supernet = make_supernet(around, vit, sharing=config.model.sharing, init_std=0.2)
             # three as ONNX, one for every locality
             onnx = i == 0 and (name, variant, sharing) == ("glit-tiny", "paper", "entangled")
-            build = partial(build_in, frame, init_std=0.2)
-            proof = verify(supernet, arch, images, macs=Macs(frame), params=Params(frame), build=build, onnx=onnx)
+            build = partial(build_in, vit, init_std=0.2)
+            proof = verify(supernet, arch, images, macs=Macs(vit), params=Params(vit), build=build, onnx=onnx)
             assert proof.passed, f"{variant}, {sharing}, {locality}, {dict(arch)}: {proof}"
             assert len(proof.checks) == 5 + onnx
             proven += 1

@@ -2,13 +2,23 @@
 
 from nasx import Space
 from recipes.glit.model import DEIT_TINY, GLIT_TINY
-from recipes.glit.space import BASE, GLIT, SMALL, TABLE2, details_space, heads_space, reduced, table2, with_inert_axes
+from recipes.glit.space import (
+    BASE,
+    GLIT,
+    SMALL,
+    TABLE2,
+    details_space,
+    heads_space,
+    reduced,
+    table2,
+    with_unused_choices,
+)
 
 
 def test_sizes() -> None:
     assert GLIT.size == 36**12
     assert TABLE2.size == 198**12
-    assert with_inert_axes().size == 324**12
+    assert with_unused_choices().size == 324**12
     assert heads_space().size == 4**12 == 16_777_216
     assert details_space(GLIT_TINY).size == 9**12 == 282_429_536_481
     for axes in (SMALL, BASE):

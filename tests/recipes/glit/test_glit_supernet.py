@@ -12,19 +12,19 @@ from torch import Tensor
 from nasx import Arch, Space
 from nasx.nn import Supernet
 from nasx.train import nesterov_sgd, train_supernet
-from recipes.glit.model import Frame
-from recipes.glit.space import Axes, details_space, heads_space, same_heads, table2
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, details_space, heads_space, same_heads, table2
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
-AXES = Axes(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5, mlp_ratio=(2, 4))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
+AXES = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5, mlp_ratio=(2, 4))
+VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
 SPACE = table2(AXES)
 
 
-def make(sharing: Literal["separate", "entangled"], space: Space = SPACE, frame: Frame = FRAME) -> Supernet:
+def make(sharing: Literal["separate", "entangled"], space: Space = SPACE, vit: GLiTConfig = VIT) -> Supernet:
     torch.manual_seed(0)
-    return make_supernet(space, frame, sharing=sharing, init_std=0.2).double()
+    return make_supernet(space, vit, sharing=sharing, init_std=0.2).double()
 
 
 def _batches(steps: int) -> list[tuple[Tensor, Tensor]]:
@@ -81,13 +81,13 @@ def test_a_stage_holds_only_what_its_space_reaches() -> None:
     }
     assert len(_candidates(SPACE)) == 3 * 3 + 3 * 9 + 2
     assert len(_candidates(details_space(same_heads(0, AXES), AXES))) == 9 + 1
-    with_paper = replace(FRAME, variant=PAPER)
+    with_paper = replace(VIT, variant=PAPER)
     joint = {f"global_heads={heads}" for heads in range(4)}
     assert {copy for part, copy in _candidates(heads_space(AXES), with_paper) if part == "proj"} == joint
 
 
-def _candidates(space: Space, frame: Frame = FRAME) -> set[tuple[str, str]]:
-    found = make("separate", space, frame).state_dict()
+def _candidates(space: Space, vit: GLiTConfig = VIT) -> set[tuple[str, str]]:
+    found = make("separate", space, vit).state_dict()
     return {(n.split(".")[2], n.partition("@")[2]) for n in found if n.startswith("blocks.0.") and "@" in n}
 
 
@@ -105,19 +105,19 @@ def test_unknown_sharing_is_refused() -> None:
         make("both")  # type: ignore[arg-type]
 
 
-LOCALITIES: dict[Locality, Axes] = {
-    "conv1d": Axes(blocks=1, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4)),
-    "conv2d": Axes(blocks=1, locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, expansion=(1, 4)),
-    "window": Axes(blocks=1, locality="window", window=(2, 8), held_window=8),
+LOCALITIES: dict[Locality, GLiTSpace] = {
+    "conv1d": GLiTSpace(blocks=1, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4)),
+    "conv2d": GLiTSpace(blocks=1, locality="conv2d", kernel_size=(1, 5), held_kernel_size=5, expansion=(1, 4)),
+    "window": GLiTSpace(blocks=1, locality="window", window=(2, 8), held_window=8),
 }
 
 Label = tuple[object, ...]
 
 
-def meanings(name: str, shape: torch.Size, part: Arch, frame: Frame) -> list[list[Label]]:
+def meanings(name: str, shape: torch.Size, part: Arch, vit: GLiTConfig) -> list[list[Label]]:
     """Return what each index into each dimension of a block's tensor stands for: a channel, a neuron, a place."""
-    variant, width, heads = frame.variant, frame.channels(1), frame.num_heads
-    everything: list[Label] = [("channel", c) for c in range(frame.embed_dim)]
+    variant, width, heads = vit.variant, vit.channels(1), vit.num_heads
+    everything: list[Label] = [("channel", c) for c in range(vit.embed_dim)]
     module, layer = name.split(".")[:2]
     own = range(int(part["global_heads"])) if module == "attn" else range(int(part["global_heads"]), heads)
     channels: list[Label] = [("channel", head * width + c) for head in own for c in range(width)]
@@ -158,8 +158,8 @@ def meanings(name: str, shape: torch.Size, part: Arch, frame: Frame) -> list[lis
 def test_a_shared_weight_stands_for_the_same_channels_heads_and_neurons_in_every_network(
     variant: Variant, locality: Locality
 ) -> None:
-    frame, space = replace(FRAME, variant=replace(variant, locality=locality)), table2(LOCALITIES[locality])
-    supernet = make("entangled", space, frame)
+    vit, space = replace(VIT, variant=replace(variant, locality=locality)), table2(LOCALITIES[locality])
+    supernet = make("entangled", space, vit)
     numbered, start = copy.deepcopy(supernet), 0
     with torch.no_grad():
         for tensor in numbered.state_dict().values():
@@ -172,7 +172,7 @@ def test_a_shared_weight_stands_for_the_same_channels_heads_and_neurons_in_every
         for name, tensor in numbered.extract(arch).state_dict().items():
             if not name.startswith("blocks.0.") or not tensor.is_floating_point():
                 continue
-            labels = meanings(name.removeprefix("blocks.0."), tensor.shape, part, frame)[: tensor.ndim]
+            labels = meanings(name.removeprefix("blocks.0."), tensor.shape, part, vit)[: tensor.ndim]
             assert [len(labels_of_dim) for labels_of_dim in labels] == list(tensor.shape), name
             for number, label in zip(tensor.flatten().long().tolist(), itertools.product(*labels), strict=True):
                 assert stands_for.setdefault(number, label) == label, f"{name} of {dict(part)}"

@@ -12,12 +12,12 @@ from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.testing import CostContract, SupernetContract
 from recipes.glit.cost import Macs, Params, macs, paper_macs, params
-from recipes.glit.model import DEIT_TINY, GLIT_TINY, Frame, GLiT, build, build_in
-from recipes.glit.space import Axes, same_heads, table2
+from recipes.glit.model import DEIT_TINY, GLIT_TINY, GLiT, GLiTConfig, build, build_in
+from recipes.glit.space import GLiTSpace, same_heads, table2
 from recipes.glit.supernet import supernet
 from recipes.glit.variant import OFFICIAL, PAPER, VARIANTS, Variant
 
-AXES = Axes(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5, expansion=(1, 4), mlp_ratio=(2, 4))
+AXES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5, expansion=(1, 4), mlp_ratio=(2, 4))
 SPACE = table2(AXES)
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -34,8 +34,8 @@ SWITCHES = [
 ]
 
 
-def frame(variant: Variant) -> Frame:
-    return Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
+def vit(variant: Variant) -> GLiTConfig:
+    return GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
 
 
 def spelled(variant: Variant) -> str:
@@ -48,7 +48,7 @@ every_switch = pytest.mark.parametrize("variant", SWITCHES, ids=spelled)
 
 @every_switch
 def test_every_kind_of_block_costs_what_is_counted(variant: Variant) -> None:
-    own, one = frame(variant), table2(AXES.with_blocks(1))
+    own, one = vit(variant), table2(AXES.with_blocks(1))
     for arch in itertools.islice(one, 0, None, 9):
         network = build_in(own, arch)
         assert count_macs(network, IMAGES[:1]) == Macs(own)(arch)
@@ -59,7 +59,7 @@ class TestPaperSeparate(SupernetContract):
     space = SPACE
 
     def make_supernet(self) -> Supernet:
-        return supernet(SPACE, frame(PAPER), sharing="separate", drop_path=0.2)
+        return supernet(SPACE, vit(PAPER), sharing="separate", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return IMAGES
@@ -69,25 +69,25 @@ class TestPaperEntangled(SupernetContract):
     space = SPACE
 
     def make_supernet(self) -> Supernet:
-        return supernet(SPACE, frame(PAPER), sharing="entangled", drop_path=0.2)
+        return supernet(SPACE, vit(PAPER), sharing="entangled", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return IMAGES
 
 
 class TestPaperMacs(CostContract):
-    space, cost = SPACE, Macs(frame(PAPER))
+    space, cost = SPACE, Macs(vit(PAPER))
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(frame(PAPER), arch), IMAGES[:1])
+        return count_macs(build_in(vit(PAPER), arch), IMAGES[:1])
 
 
 def network(variant: Variant, arch: Arch) -> GLiT:
-    return build_in(frame(variant), arch, init_std=0.2)
+    return build_in(vit(variant), arch, init_std=0.2)
 
 
 def test_the_released_code_is_the_default() -> None:
-    assert Frame().variant == OFFICIAL == Variant() == VARIANTS["official"]
+    assert GLiTConfig().variant == OFFICIAL == Variant() == VARIANTS["official"]
     assert VARIANTS["paper"] == PAPER
     assert OFFICIAL.locality == PAPER.locality == "conv1d"
     for switch in (f for f in fields(Variant) if f.name not in ("locality", "pointwise_init")):

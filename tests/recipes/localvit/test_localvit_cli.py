@@ -29,11 +29,11 @@ def test_a_run_finds_a_network_inside_its_mac_budget(tmp_path: Path, capsys: pyt
     assert main(["run", *TINY_RUN, "--run-dir", str(tmp_path), "--json"]) == 0
     networks = json.loads(capsys.readouterr().out)["networks"]
     assert list(networks) == ["searched", "deit_shaped", "localvit_shaped", "random"]
-    frame = PRESETS["digits"].frame(in_channels=1, num_classes=10)
+    vit = PRESETS["digits"].vit(in_channels=1, num_classes=10)
     for name in ("searched", "random"):
-        assert 3e5 <= networks[name]["macs"] == Macs(frame)(Arch(networks[name]["arch"])) <= 5e5
+        assert 3e5 <= networks[name]["macs"] == Macs(vit)(Arch(networks[name]["arch"])) <= 5e5
     arch = Arch.from_json((tmp_path / "arch.json").read_text())
-    build_in(frame, arch).load_state_dict(load_file(tmp_path / "model.safetensors"))
+    build_in(vit, arch).load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert "ECA" in (tmp_path / "report.html").read_text()
 
 

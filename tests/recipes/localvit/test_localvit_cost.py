@@ -11,12 +11,12 @@ from recipes.localvit.model import (
     LOCALVIT_SMALL_ACT3,
     LOCALVIT_TINY_ACT1,
     LOCALVIT_TINY_ACT3,
-    SMALL_FRAME,
-    Frame,
+    SMALL_VIT,
+    LocalViTConfig,
     build,
     build_in,
 )
-from recipes.localvit.space import LOCALVIT_SPACE, Axes, locality, variant
+from recipes.localvit.space import LOCALVIT_SPACE, LocalViTSpace, locality, variant
 
 DIGITS = {"image_size": 16, "patch_size": 4, "in_channels": 1, "num_classes": 7, "embed_dim": 24}
 
@@ -39,7 +39,7 @@ def test_without_the_depthwise_stage_it_is_deit() -> None:
 
 def test_published_small_network() -> None:
     with torch.device("meta"):
-        model = build_in(SMALL_FRAME, LOCALVIT_SMALL_ACT3)
+        model = build_in(SMALL_VIT, LOCALVIT_SMALL_ACT3)
         settings = {"embed_dim": 384, "num_heads": 8}
         parameters = params.configured(**settings)(LOCALVIT_SMALL_ACT3)
         multiply_adds = macs.configured(**settings)(LOCALVIT_SMALL_ACT3)
@@ -50,7 +50,7 @@ def test_published_small_network() -> None:
 
 
 class _Counted(CostContract):
-    space = locality(Axes(blocks=4, reduction=(2, 4, 8)))
+    space = locality(LocalViTSpace(blocks=4, reduction=(2, 4, 8)))
     samples = 12
 
 
@@ -69,10 +69,10 @@ class TestLocalViTParams(_Counted):
 
 
 def test_every_kind_of_block_costs_what_is_counted() -> None:
-    frame, image = Frame(**DIGITS), torch.zeros(1, 1, 16, 16, device="meta")
-    for arch in locality(Axes(blocks=1, reduction=(2, 4, 8))):
+    vit, image = LocalViTConfig(**DIGITS), torch.zeros(1, 1, 16, 16, device="meta")
+    for arch in locality(LocalViTSpace(blocks=1, reduction=(2, 4, 8))):
         with torch.device("meta"):
-            model = build_in(frame, arch)
+            model = build_in(vit, arch)
         assert count_macs(model, image) == macs.configured(**DIGITS)(arch)
         assert count_params(model) == params.configured(**DIGITS)(arch)
 

@@ -151,9 +151,9 @@ def published_network(w: State, images: Tensor, act: int, heads: int) -> Tensor:
 @torch.no_grad()
 def test_released_networks_compute_what_they_computed(file: str, act: int, arch: object, parameters: int) -> None:
     weights = random_weights(shapes_on_file(file))
-    frame, inferred = infer_localvit(weights)
+    vit, inferred = infer_localvit(weights)
     assert inferred == arch
-    assert (frame.image_size, frame.patch_size, frame.embed_dim, frame.num_heads) == (224, 16, 192, 4)
+    assert (vit.image_size, vit.patch_size, vit.embed_dim, vit.num_heads) == (224, 16, 192, 4)
     network = load_localvit({"model": weights, "epoch": 300})
     assert not network.training
     assert count_params(network) == parameters
@@ -196,8 +196,8 @@ def test_what_tensors_do_not_say_has_a_default_that_is_said(attention: str, defa
 def test_heads_of_published_sizes_are_assumed_and_of_others_asked_for() -> None:
     told: list[str] = []
     tiny = random_weights(shapes_on_file("localvit_tiny_mlp4_act3_r192_official.json"))
-    frame, _ = infer_localvit(tiny, note=told.append)
-    assert frame.num_heads == 4
+    vit, _ = infer_localvit(tiny, note=told.append)
+    assert vit.num_heads == 4
     assert told == [
         "assuming 4 heads, as tiny has them (192 channels, 12 blocks); give num_heads (--heads) where these weights "
         "have another number"

@@ -13,10 +13,10 @@ from recipes.localvit.model import (
     LOCALVIT_SMALL_ACT3,
     LOCALVIT_TINY_ACT1,
     LOCALVIT_TINY_ACT3,
-    Frame,
+    LocalViTConfig,
     build_in,
 )
-from recipes.localvit.space import LOCALVIT_SPACE, SMALL, TINY, Axes, locality, variant
+from recipes.localvit.space import LOCALVIT_SPACE, SMALL, TINY, LocalViTSpace, locality, variant
 
 
 class TestLocalViTSpace(SpaceContract):
@@ -30,13 +30,15 @@ class TestLocalViTSpace(SpaceContract):
     [
         TINY,
         SMALL,
-        Axes(blocks=3, depthwise=(True,), kernel_size=(3,), channel_attention=("se",), reduction=(2, 4)),
-        Axes(blocks=2, depthwise=(False,), mlp_ratio=(1, 2, 3, 4)),
-        Axes(blocks=5, mlp_ratio=(2,), activation=("relu6",), channel_attention=("none", "eca"), gate=("sigmoid",)),
+        LocalViTSpace(blocks=3, depthwise=(True,), kernel_size=(3,), channel_attention=("se",), reduction=(2, 4)),
+        LocalViTSpace(blocks=2, depthwise=(False,), mlp_ratio=(1, 2, 3, 4)),
+        LocalViTSpace(
+            blocks=5, mlp_ratio=(2,), activation=("relu6",), channel_attention=("none", "eca"), gate=("sigmoid",)
+        ),
     ],
     ids=["tiny", "small", "only-local", "only-plain", "no-squeeze"],
 )
-def test_size(axes: Axes) -> None:
+def test_size(axes: LocalViTSpace) -> None:
     attentions = {"none": 1, "se": len(axes.reduction), "eca": len(axes.gate)}
     local = len(axes.kernel_size) * len(axes.activation) * sum(attentions[name] for name in axes.channel_attention)
     block = len(axes.mlp_ratio) * ((False in axes.depthwise) + (True in axes.depthwise) * local)
@@ -59,12 +61,12 @@ def test_published_networks_and_all_variants_are_members() -> None:
 
 def test_no_two_architectures_are_one_network() -> None:
     with torch.device("meta"):
-        described = [str(build_in(Frame(), arch)) for arch in locality(Axes(blocks=1))]
+        described = [str(build_in(LocalViTConfig(), arch)) for arch in locality(LocalViTSpace(blocks=1))]
     assert len(described) == len(set(described)) == 111
 
 
 def test_architectures_hold_only_what_their_blocks_use() -> None:
-    block = Axes(blocks=1)
+    block = LocalViTSpace(blocks=1)
     for arch in locality(block):
         names = {name.split(".")[-1] for name in arch}
         kind = arch.get("block.0.channel_attention")
@@ -75,13 +77,13 @@ def test_architectures_hold_only_what_their_blocks_use() -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="'none', 'se' or 'eca'"):
-        locality(Axes(channel_attention=("squeeze",)))
+        locality(LocalViTSpace(channel_attention=("squeeze",)))
     with pytest.raises(ValueError, match="1, 2, 3, 4, 5, but got 6"):
         variant(6)
 
 
 def test_budgets_draw_exactly() -> None:
-    axes = Axes(blocks=2, kernel_size=(3, 5), reduction=(4, 8))
+    axes = LocalViTSpace(blocks=2, kernel_size=(3, 5), reduction=(4, 8))
     space, cost = locality(axes), macs.configured(image_size=16, patch_size=4, embed_dim=16, num_classes=3)
     costs = sorted(cost(arch) for arch in space)
     budget = Budget(cost, at_least=costs[len(costs) // 3], at_most=costs[len(costs) // 3 + 40])

@@ -8,12 +8,12 @@ from nasx import Space
 from nasx.nn import Subnet, Supernet
 from nasx.testing import SupernetContract
 from nasx.train import recalibrate
-from recipes.localvit.model import Frame
-from recipes.localvit.space import Axes, locality, variant
+from recipes.localvit.model import LocalViTConfig
+from recipes.localvit.space import LocalViTSpace, locality, variant
 from recipes.localvit.supernet import supernet as make_supernet
 
-AXES = Axes(blocks=3, reduction=(2, 4, 8))
-FRAME = Frame(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=8, num_heads=2)
+AXES = LocalViTSpace(blocks=3, reduction=(2, 4, 8))
+VIT = LocalViTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=8, num_heads=2)
 SPACE = locality(AXES)
 
 
@@ -23,7 +23,7 @@ def images(seed: int, count: int = 4) -> Tensor:
 
 def make(space: Space = SPACE) -> Supernet:
     torch.manual_seed(0)
-    return make_supernet(space, FRAME, init_std=0.2).double()
+    return make_supernet(space, VIT, init_std=0.2).double()
 
 
 class TestLocalViTSupernet(SupernetContract):
@@ -31,7 +31,7 @@ class TestLocalViTSupernet(SupernetContract):
     samples = 5
 
     def make_supernet(self) -> Supernet:
-        return make_supernet(SPACE, FRAME, drop_path=0.3, init_std=0.2)
+        return make_supernet(SPACE, VIT, drop_path=0.3, init_std=0.2)
 
     def make_inputs(self) -> Tensor:
         return images(0)
@@ -39,7 +39,7 @@ class TestLocalViTSupernet(SupernetContract):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_every_candidate_of_a_block_is_its_extracted_network(training: bool) -> None:
-    space = locality(Axes(blocks=1, reduction=AXES.reduction))
+    space = locality(LocalViTSpace(blocks=1, reduction=AXES.reduction))
     supernet = make(space)
     for arch in space:
         network = supernet.train(training).extract(arch)
