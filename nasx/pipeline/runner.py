@@ -33,7 +33,8 @@ from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
-from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms
+from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
+from nasx.train.compiled import missing_for_compilation
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,10 @@ def check_stages(problem: Problem[Any], machine: Machine) -> None:
     estimates(Measure(problem, machine, timing=False))
     for training in (problem.config.supernet, problem.config.retrain):
         problem.teacher_of(training)
+    if problem.config.retrain.compile is True:
+        missing = missing_for_compilation(pick_device(machine.device))
+        if missing is not None:
+            raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:
@@ -223,7 +228,8 @@ class _Work:
             if self.group.first:
                 note_settings(place.directory, stage, self.problem.config)
             try:
-                return stage.work(Context(self.problem, self.machine, self.group, self.progress, place))
+                with use_precision(self.problem.config.precision):
+                    return stage.work(Context(self.problem, self.machine, self.group, self.progress, place))
             except Diverged as error:
                 if self.group.first:
                     note_settings(place.directory, stage, self.problem.config, failure=str(error))
