@@ -45,7 +45,7 @@ BENCHMARKS = (
 )
 """Functions that return rows, by module; modules are imported when one of theirs runs."""
 
-ON_GPU = ("gpu.networks", "gpu.host", "gpu.data")
+ON_GPU = ("gpu.host", "gpu.data", "gpu.networks", "gpu.compiled")
 ON_IMAGES = {"racing.generations": "racing.generations_on"}
 """What runs in a benchmark's place where there is an image folder for it."""
 

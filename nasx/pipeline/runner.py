@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nasx.arch import Arch
@@ -20,7 +21,7 @@ from nasx.pipeline.changes import (
     set_aside_changed,
 )
 from nasx.pipeline.context import Context
-from nasx.pipeline.errors import Diverged, Refused
+from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.networks import load_weights, read_weights
@@ -92,7 +93,7 @@ def run(
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
     another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
-    the same call continues; Diverged where a training's loss stays infinite; CorruptWeights for damaged files;
+    the same call continues; Diverged where a training's loss stays infinite; OutOfMemory; CorruptWeights for damaged files;
     BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError where the disk is full or fails.
     """
     directory = Path(directory)
@@ -230,12 +231,28 @@ class _Work:
             try:
                 with use_precision(self.problem.config.precision):
                     return stage.work(Context(self.problem, self.machine, self.group, self.progress, place))
-            except Diverged as error:
+            except (Diverged, torch.OutOfMemoryError) as error:
+                failed = error if isinstance(error, Diverged) else _out_of_memory(stage, error)
                 if self.group.first:
-                    note_settings(place.directory, stage, self.problem.config, failure=str(error))
-                raise
+                    note_settings(place.directory, stage, self.problem.config, failure=str(failed))
+                if failed is error:
+                    raise
+                raise failed from error
 
         return work
+
+
+_SIZES = {
+    "supernet": "supernet.batch_size",
+    "search": "search.recalibration_batch_size",
+    "retrain": "retrain.batch_size",
+}
+
+
+def _out_of_memory(stage: RunStage, error: torch.OutOfMemoryError) -> OutOfMemory:
+    sizes = [size for section, size in _SIZES.items() if section in stage.sections]
+    lower = " or ".join(sizes) or "the batch size"
+    return OutOfMemory(f"{stage.name} ran out of memory; lower {lower} ({str(error).splitlines()[0]})")
 
 
 def _opened(

@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.measure import counted
-from nasx.pipeline import Diverged, Machine, Problem, Refused, RunConfig, Task, plan, report, run, status
+from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.config import Retraining, Search
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
@@ -223,6 +223,20 @@ def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(
     journal = (tmp_path / "journal.jsonl").read_text()
     assert '"event":"changed"' in journal
     assert "config.retrain.lr" in journal
+
+
+def test_a_training_without_enough_memory_names_the_setting_and_may_go_on_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*args: Any, **how: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nasx.pipeline.networks.train", limited)
+        with pytest.raises(OutOfMemory, match=r"retrain ran out of memory; lower retrain\.batch_size \(.*2\.00 GiB\.\)"):
+            searched(tmp_path)
+    assert [stage.state for stage in status(tmp_path).stages][:3] == ["done", "done", "failed"]
+    assert searched(tmp_path, changed(retrain={"batch_size": 8})).summary["networks"]
 
 
 def test_a_plan_reads_the_same_stages_and_a_report_is_written_again(finished: Any) -> None:
