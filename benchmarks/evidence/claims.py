@@ -88,7 +88,7 @@ def glit_table() -> str:
     ]
     table_text = grid(("heads of every block", "paper, ImageNet %", "here, CIFAR-10 %"), rows)
     claim = "a block of one global and two local heads is better than a block of either kind alone"
-    return "\n".join([table_text, "", *lines, "", _verdict(claim, differences)])
+    return "\n".join([table_text, "", *lines, "", verdict(claim, differences)])
 
 
 def localvit_table() -> str:
@@ -105,7 +105,7 @@ def localvit_table() -> str:
             "",
             f"- {difference.sentence('locality', 'the plain transformer')}",
             "",
-            _verdict("a depthwise convolution in the feed-forward raises accuracy", [difference]),
+            verdict("a depthwise convolution in the feed-forward raises accuracy", [difference]),
         ]
     )
 
@@ -115,7 +115,7 @@ def _accuracies(name: str) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({len(values)} seeds)"
 
 
-def _verdict(claim: str, differences: Sequence[Difference]) -> str:
+def verdict(claim: str, differences: Sequence[Difference]) -> str:
     """Return what the differences, which the claim says are all above 0, decide about it."""
     if all(difference.low > 0 for difference in differences):
         word = "holds"
