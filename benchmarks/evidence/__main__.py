@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import claims, page, results, scenes
-from benchmarks.evidence.scenes import Scene, spread
-from benchmarks.evidence.supernets import Setting, measure
+from benchmarks.evidence.scenes import spread
+from benchmarks.evidence.supernets import SCORINGS, Setting, measure
 from benchmarks.evidence.truth import measure_alone, measure_network
 from nasx.measure import count_macs
 from recipes.glit.bench.settings import Settings
@@ -32,39 +32,35 @@ def digits_truth(options: argparse.Namespace) -> Iterator[Work]:
 
 
 def digits_supernets(options: argparse.Namespace) -> Iterator[Work]:
-    """Supernets of the digits preset's stage one, trained in several ways."""
-    yield from _supernets(
-        scenes.digits(),
-        [
-            Setting("entangled", 25, ema=0.98),
-            Setting("separate", 25, ema=0.98),
-            Setting("entangled", 75, ema=0.98),
-            Setting("separate", 75, ema=0.98),
-            Setting("entangled", 75, "four", ema=0.98),
-            Setting("entangled", 75, "stratified", ema=0.98),
-        ],
-    )
+    """Supernets of the digits preset's stage one, trained and scored in several ways, with three seeds."""
+    scene = scenes.digits()
+    archs = spread(scene, NETWORKS[scene.name])
+    settings = [
+        Setting("entangled", 25, ema=0.98),
+        Setting("separate", 25, ema=0.98),
+        Setting("entangled", 75, ema=0.98),
+        Setting("separate", 75, ema=0.98),
+        Setting("entangled", 75, "four", ema=0.98),
+        Setting("entangled", 75, "stratified", ema=0.98),
+    ]
+    for seed, setting in itertools.product((0, 1, 2), settings):
+        yield f"{setting.name}-{seed}", partial(measure, scene, setting, seed, archs, SCORINGS)
 
 
 def cifar10_supernets(options: argparse.Namespace) -> Iterator[Work]:
-    """Supernets of the benchmark's networks, trained in several ways."""
-    yield from _supernets(
-        scenes.cifar10(options.data),
-        [
-            Setting("entangled", 50, ema=0.98),
-            Setting("separate", 50, ema=0.98),
-            Setting("entangled", 150, ema=0.98),
-            Setting("separate", 150, ema=0.98),
-            Setting("entangled", 50, "stratified", ema=0.98),
-            Setting("entangled", 50, "four", ema=0.98),
-        ],
-    )
-
-
-def _supernets(scene: Scene, settings: Sequence[Setting]) -> Iterator[Work]:
+    """Supernets of the benchmark's networks, trained in several ways: five seeds of the shortest, three of others."""
+    scene = scenes.cifar10(options.data)
     archs = spread(scene, NETWORKS[scene.name])
-    for seed, setting in itertools.product((0, 1, 2), settings):
-        yield f"{setting.name}-{seed}", partial(measure, scene, setting, seed, archs)
+    short = [Setting("entangled", 50, ema=0.98), Setting("separate", 50, ema=0.98)]
+    others = [
+        Setting("entangled", 50, "stratified", ema=0.98),
+        Setting("entangled", 50, "four", ema=0.98),
+        Setting("entangled", 100, ema=0.98),
+        Setting("separate", 100, ema=0.98),
+    ]
+    for seed, setting in [*itertools.product(range(5), short), *itertools.product(range(3), others)]:
+        scorings = ("none", "1024 plain", "1024 plain, averaged") if seed == 0 else ("1024 plain",)
+        yield f"{setting.name}-{seed}", partial(measure, scene, setting, seed, archs, scorings)
 
 
 def cifar10_claims(options: argparse.Namespace) -> Iterator[Work]:

@@ -36,11 +36,8 @@ from recipes.glit.supernet import supernet
 RECALIBRATION = {"none": (0, False), "256 plain": (1, False), "1024 plain": (4, False), "1024 augmented": (4, True)}
 """How BatchNorm statistics are recomputed: batches of 256 training images, augmented as in training or not."""
 
-SCORINGS = {
-    "digits": tuple(name + average for name in RECALIBRATION for average in ("", ", averaged")),
-    "cifar10": ("none", "1024 plain", "1024 plain, averaged"),
-}
-"""How the networks of a scene are scored: recalibrated in some way, with the last weights or with averaged ones."""
+SCORINGS = tuple(name + average for name in RECALIBRATION for average in ("", ", averaged"))
+"""How networks are scored: recalibrated in some way, with the last weights or with averaged ones."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,15 @@ class Setting:
         return "-".join(words)
 
 
-def measure(scene: Scene, setting: Setting, seed: int, archs: Sequence[Arch], path: Path) -> None:
-    """Train a supernet, score networks with it in several ways, and write what they got right."""
+def measure(
+    scene: Scene, setting: Setting, seed: int, archs: Sequence[Arch], scorings: Sequence[str], path: Path
+) -> None:
+    """Train a supernet, score networks with it in some of `SCORINGS`, and write what they got right."""
     started = time.monotonic()
     trained, average = _trained(scene, setting, seed)
     spent = time.monotonic() - started
     scores: dict[str, Any] = {}
-    for scoring in SCORINGS[scene.name]:
+    for scoring in scorings:
         recalibration, _, averaged = scoring.partition(", ")
         network = average if averaged else trained
         if network is not None:
