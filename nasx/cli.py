@@ -118,10 +118,12 @@ def validation_message(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
-        told = fault["msg"].removeprefix("Value error, ")
-        if where and told.startswith(f"{where}."):  # a rule of a section, which names the field itself
-            lines.append(told)
+        message = fault["msg"].removeprefix("Value error, ")
+        if where and message.startswith(f"{where}."):  # a rule of a section, which names the field itself
+            lines.append(message)
             continue
         # a rule of a whole section says itself which of its values it met
-        lines.append(f"{where}: {told}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}"))
+        lines.append(
+            f"{where}: {message}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}")
+        )
     return "; ".join(lines)

@@ -220,7 +220,7 @@ def measure_latency(
     fixed: dict[FixedKey, int] = {}
     parts: dict[PartKey, int] = {}
     table = Latency(_measured_on(where, runtime), fixed, parts, tuple(ignore), by_index)
-    attainable(space, _Wanted(table, fixed, parts))
+    attainable(space, _BlocksInUse(table, fixed, parts))
     modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
     found = time_modules(
         modules, device=device, rounds=rounds, seed=seed, clock=clock, runtime=runtime, on_ready=on_ready
@@ -232,8 +232,8 @@ def measure_latency(
 
 
 @dataclass(frozen=True)
-class _Wanted(AdditiveCost):
-    """Notes which blocks it is asked for, which are all that any budget can ask for."""
+class _BlocksInUse(AdditiveCost):
+    """Records the blocks whose cost is asked for: all that a budget can need."""
 
     table: Latency
     fixed_times: dict[FixedKey, int]

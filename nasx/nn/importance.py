@@ -122,8 +122,8 @@ def _instances(group: Units, state: Mapping[str, Tensor]) -> list[_Instance]:
     for members in found.values():
         units = {name: _units(name, state[name], member, group.width) for name, member in members.items()}
         if len(set(units.values())) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in units.items())
-            raise ValueError(f"the tensors of a group hold different numbers of units: {told}")
+            counts = ", ".join(f"{name} {count}" for name, count in units.items())
+            raise ValueError(f"the tensors of a group hold different numbers of units: {counts}")
     return [(members, group.width) for members in found.values()]
 
 

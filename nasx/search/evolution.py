@@ -3,7 +3,7 @@
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.search.searcher import Fresh, Searcher, check_probability
+from nasx.search.searcher import NewCandidates, Searcher, check_probability
 from nasx.space import ArchSet, Probability
 
 
@@ -46,7 +46,7 @@ class Evolution(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.population
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         parents = [scored.arch for scored in self.best(self.parents)]
         if not parents:
             return
@@ -58,6 +58,6 @@ class Evolution(Searcher):
             first, second = rng.choice(len(parents), size=2, replace=False)
             return self.space.crossover(parents[int(first)], parents[int(second)], rng)
 
-        fresh.draw(self.mutations, mutant)
+        candidates.draw(self.mutations, mutant)
         if len(parents) > 1:
-            fresh.draw(self.crossovers, cross)
+            candidates.draw(self.crossovers, cross)
