@@ -15,7 +15,7 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 class InMemorySamples:
     """Unpacked samples in the memory of one device.
 
-    `load_into_memory` makes them. Their batches are `Unpacked`, as `train`, `evaluate` and `recalibrate` take them.
+    `load_into_memory` makes them: `whole` is one batch of all `samples`. Their batches are `Unpacked`, as `train`, `evaluate` and `recalibrate` take them.
     """
 
     def __init__(self, whole: Unpacked, samples: int) -> None:
@@ -44,7 +44,7 @@ class InMemorySamples:
 def load_into_memory(
     batches: Batches, device: torch.device, *, unpack: Unpack = unpack, at_most: int = 2**30
 ) -> InMemorySamples | None:
-    """Copy all samples of some batches to a device, or return None where that is impossible.
+    """Copy all samples of some batches, split by `unpack`, to a device; return None where that is impossible.
 
     It is impossible where they take more than `at_most` bytes, where the tensors of two batches differ in more than
     their first dimension (texts padded batch by batch), or where the first dimension of a tensor differs from that of
