@@ -1,5 +1,6 @@
 """The code that README and the site show must run, and the commands that they show must exist."""
 
+import ast
 import importlib
 import os
 import re
@@ -37,6 +38,32 @@ def test_relative_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def texts() -> list[str]:
+    """Return the strings in the sources, with `{}` for what is filled in, and the names of classes."""
+    found = []
+    for folder in ("nasx", "recipes"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+                elif isinstance(node, ast.ClassDef):
+                    found.append(node.name)
+    return found
+
+
+def test_messages_that_are_explained_exist() -> None:
+    page = (DOCS / "messages.md").read_text()
+    cells = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `") or row.startswith("| the `")]
+    shown = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    assert len(shown) > 20
+    known = texts()
+    patterns = {text: ".*".join(map(re.escape, re.split(r"\.\.\.|\bN\b", text))) for text in shown}
+    missing = [text for text, pattern in patterns.items() if not any(re.search(pattern, k, re.DOTALL) for k in known)]
+    assert not missing, f"docs/messages.md explains messages that are not in the sources: {missing}"
 
 
 def code_of(page: Path) -> str:
