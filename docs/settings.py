@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from the settings themselves: `python docs/settings.py`."""
+"""Writes docs/settings.md from the settings themselves: `python docs/settings.py`; with `--print`, prints it."""
 
 import sys
 import types
@@ -20,11 +20,12 @@ from nasx.pipeline.recipe import recipe_module, recipe_names  # noqa: E402
 PAGE = Path(__file__).with_name("settings.md")
 
 INTRODUCTION = """\
-<!-- Written by docs/settings.py; change the descriptions of the fields, not this page. -->
 # Settings
 
-A run's settings are one typed value in sections. On the command line `--set section.field=value` changes a field of the preset, and `plan`
-prints every field with its value:
+<!-- Written by docs/settings.py: change the descriptions of the fields, not this page. -->
+
+A run's settings are one typed value in sections. On the command line, `--set section.field=value` changes a field of
+the preset, and `plan` prints every field with its value:
 
 ```bash
 python -m recipes.glit plan --no-timing --set search.population=30 --set retrain.epochs=50
@@ -38,9 +39,9 @@ from nasx.pipeline import RunConfig
 config = RunConfig(search={"population": 30}, retrain={"epochs": 50})
 ```
 
-Fields that you leave open are fitted to your data where that makes sense (batch sizes, epochs, warm-up, learning rate); the run records what was
-used. The tables list the fields of all recipes first, then those of each recipe. "none" as a default means that nothing is set. Accuracies and
-probabilities are shares between 0 and 1, and all times are in epochs unless a row says otherwise.
+Batch sizes, epochs, warm-up and learning rate are fitted to your data where you leave them open; the run records what
+was used. The tables list the fields of all recipes first, then those of each recipe. "none" as a default means that
+nothing is set. Accuracies and probabilities are shares between 0 and 1.
 """
 
 
@@ -49,16 +50,19 @@ def page() -> str:
     parts = [INTRODUCTION, *_sections(RunConfig, None)]
     parts.append("## `augment`\n")
     parts.append("The fields of `supernet.augment` and `retrain.augment`, such as `retrain.augment.flip`:\n")
-    parts.append(_table([(f"augment.{name}", field) for name, field in Augmentation.model_fields.items()], Augmentation))
+    parts.append(
+        _table([(f"augment.{name}", field) for name, field in Augmentation.model_fields.items()], Augmentation)
+    )
     for name in recipe_names():
         config = recipe_module(name, "config").Config
         parts.append(f"## Recipe {name}\n")
-        parts.append("Its presets: " + ", ".join(f"`{preset}`" for preset in recipe_module(name, "config").PRESETS) + ".\n")
+        presets = ", ".join(f"`{preset}`" for preset in recipe_module(name, "config").PRESETS)
+        parts.append(f"Its presets: {presets}.\n")
         parts.extend(_sections(config, RunConfig))
     parts.append("## The machine\n")
     parts.append(
-        "What belongs to the machine and not to the run comes from environment variables, or from `run(..., machine=Machine(...))`. "
-        "None of it changes a result on the CPU.\n"
+        "Settings of the machine come from environment variables, or from `run(..., machine=Machine(...))`. None of "
+        "them changes a result on the CPU.\n"
     )
     parts.append(_table([(f"{PREFIX}{name.upper()}", field) for name, field in Machine.model_fields.items()], Machine))
     return "\n".join(parts)
@@ -87,7 +91,9 @@ def _is_section(field: FieldInfo) -> bool:
 
 
 def _same(name: str, field: FieldInfo, shared: type[RunConfig] | None) -> bool:
-    return shared is not None and name in shared.model_fields and shared.model_fields[name].annotation is field.annotation
+    return (
+        shared is not None and name in shared.model_fields and shared.model_fields[name].annotation is field.annotation
+    )
 
 
 def _table(fields: list[tuple[str, FieldInfo]], section: type[BaseModel]) -> str:
@@ -152,4 +158,7 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    if sys.argv[1:] == ["--print"]:
+        sys.stdout.write(page())
+    else:
+        PAGE.write_text(page(), encoding="utf-8")

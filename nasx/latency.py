@@ -1,7 +1,7 @@
 """Latency as a cost: each distinct block is timed once on a device, and a table of whole microseconds adds them up.
 
 Blocks run one after the other in a new random order each round, as they would in a network: a block finds the caches
-as other blocks left them, and a change of the machine's speed meets all of them alike. Each gets the median of its
+as other blocks left them, and a change of the machine's speed affects all of them equally. Each gets the median of its
 rounds.
 
 Blocks run in torch, or in ONNX Runtime (`OnnxRuntime`) where networks are to be deployed with it.
@@ -107,7 +107,7 @@ class OnnxRuntime:
 
 
 Clock = Callable[[], float]
-"""Seconds, of which differences mean something."""
+"""Seconds from any start; only differences have a meaning."""
 
 FixedKey = Arch
 """The shared choices that matter."""
@@ -280,7 +280,7 @@ def latency_report(
     clock: Clock | None = None,
     runtime: OnnxRuntime | None = None,
 ) -> LatencyReport:
-    """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time.
+    """Compare a table's predictions with the measured latency of whole networks, ten of them by turns.
 
     A table that was measured in another runtime is a ValueError.
     """

@@ -116,7 +116,7 @@ def _look(source: Source, index: int, shorter_side: int | None, headers: Headers
 
 
 def _opened(source: Source, index: int, ends: FileEnds) -> Any:
-    """Return an image of which only the header was read."""
+    """Return an image with only its header read."""
     try:
         return pillow().open(io.BytesIO(ends.head))
     except Exception:

@@ -10,11 +10,11 @@ from nasx.space import ArchSet, Probability
 class Evolution(Searcher):
     """Breed each generation from the best candidates so far, half by mutation and half by crossover.
 
-    A generation has `population` candidates, the first of which are drawn uniformly. Each later generation is bred from
-    the best `parents` of all candidates: `mutations` children of single parents, in which each gene is drawn again with
-    `mutation_probability`, `crossovers` children of two parents (half a population of each by default), and uniform
-    draws for the rest. All children are inside the budget of `space` by construction. `generations` counts the first;
-    `seed` decides all draws. Source: the evolutionary search of SPOS.
+    A generation has `population` candidates; the first generation is drawn uniformly. Each later generation is bred
+    from the best `parents` of all candidates: `mutations` children of single parents, in which each gene is drawn again
+    with `mutation_probability`, `crossovers` children of two parents (half a population of each by default), and
+    uniform draws for the rest. All children are inside the budget of `space` by construction. `generations` counts the
+    first; `seed` decides all draws. Source: the evolutionary search of SPOS.
     """
 
     def __init__(

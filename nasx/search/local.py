@@ -18,7 +18,7 @@ class LocalSearch(Searcher):
     first generation is drawn uniformly, and its best is where the climb begins. Each later one holds neighbours of the
     best candidate of the climb, which differ from it in one gene; where the space or its budget leaves too few of them,
     in a few genes. After `patience` generations without a better candidate the next one is drawn uniformly, and another
-    climb begins. A strong baseline where scores are cheap and neighbours score alike.
+    climb begins. A strong baseline where scores are cheap and neighbours have similar scores.
     """
 
     def __init__(

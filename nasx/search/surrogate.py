@@ -82,7 +82,7 @@ class Surrogate:
 
 
 class SurrogateSearch(Searcher):
-    """Try the architectures of which a model of the scores so far expects most (`Surrogate`).
+    """Try the architectures that a model of the scores so far predicts to be best (`Surrogate`).
 
     A generation is `batch` candidates of `space`, and `evaluations` are made in all; `seed` decides all draws. The
     first generation is drawn uniformly. For each later one the model is fitted on all scores; each of its candidates is

@@ -87,9 +87,10 @@ def recalibrate_and_evaluate(
 ) -> tuple[Evaluation, dict[str, Tensor]]:
     """Recompute BatchNorm statistics from `recalibration` and score a model on `batches`, without gradients.
 
-    `loss`, `metric` and `unpack` are as for `evaluate`; returns what `evaluate` and `recalibrate` return. It runs in torch's inference mode, which saves the bookkeeping of
-    views: tensors that the model makes in it and keeps, such as a table that is filled in by its first call, cannot be
-    trained with afterwards. Give both kinds of batches from `load_into_memory` where several models are scored.
+    `loss`, `metric` and `unpack` are as for `evaluate`; returns what `evaluate` and `recalibrate` return. It runs in
+    torch's inference mode, which saves the bookkeeping of views: tensors that the model makes in it and keeps, such as
+    a table that is filled in by its first call, cannot be trained with afterwards. Give both kinds of batches from
+    `load_into_memory` where several models are scored.
     """
     with torch.inference_mode():
         statistics = recalibrate(model, recalibration, unpack=unpack)

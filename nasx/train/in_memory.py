@@ -15,7 +15,8 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 class InMemorySamples:
     """Unpacked samples in the memory of one device.
 
-    `load_into_memory` makes them: `whole` is one batch of all `samples`. Their batches are `Unpacked`, as `train`, `evaluate` and `recalibrate` take them.
+    `load_into_memory` makes them: `whole` is one batch of all `samples`. Their batches are `Unpacked`, as `train`,
+    `evaluate` and `recalibrate` take them.
     """
 
     def __init__(self, whole: Unpacked, samples: int) -> None:

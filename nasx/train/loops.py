@@ -131,7 +131,7 @@ def train(
       that goes back to a checkpoint then. The schedule counts all steps: the learning rate depends on the step alone.
     - On CUDA records come `delay` steps late, 2 by default, so that no step waits for a number to be read; elsewhere 0.
 
-    The ranks of a `group` train one network, every parameter of which each step must use: `batches` yields each rank's
+    The ranks of a `group` train one network, and each step must use all of its parameters: `batches` yields each rank's
     rows of the batches (`TrainBatches(part=group.part)`), and gradients (by DistributedDataParallel), BatchNorm
     statistics, dropout and stochastic depth are those of the whole batch. Give all ranks the same weights and
     generator states (`seeded`): they stay the same.

@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             run_jobs(train_job, jobs, processes=options.processes, on_result=show_count, stopping=stopping)
         except Interrupted:
-            print("stopped; the same command goes on with what is left")
+            print("stopped; the same command continues")
             return INTERRUPTED
     return DONE
 
