@@ -35,8 +35,8 @@ def add_metadata(content: bytes, model: ExportedModel, *, preprocess: bool = Fal
 def add_preprocessing(content: bytes, preprocessing: Preprocessing) -> bytes:
     """Return an ONNX file that takes uint8 images (B, H, W, C) of any height and width.
 
-    The nodes are Pillow's bicubic resize of the shorter side, the crop of the centre, and the normalisation. Pillow
-    rounds between its two passes, so pixels can differ from its by one level of 255.
+    The nodes are Pillow's bicubic resize of the shorter side, the crop of the centre, and the normalisation. A pixel in
+    a thousand or fewer can differ from Pillow's, whose weights are whole numbers, by one or two levels of 255.
     """
     onnx = import_module("onnx")
     proto = onnx.load_from_string(content)
@@ -85,20 +85,24 @@ def _preprocessing_graph(onnx: Any, preprocessing: Preprocessing) -> Any:
     shorter = add("ReduceMin", [sides], "shorter", keepdims=1)
     scaled = add("Mul", [sides, constant("side", np.array([preprocessing.resized_side], np.int64))], "scaled")
     new_sides = add("Div", [scaled, shorter], "new_sides")
-    sizes = add("Concat", [add("Shape", [planes], "batch", start=0, end=2), new_sides], "sizes", axis=0)
-    resized = add(
-        "Resize",
-        [planes, "", "", sizes],
-        "resized",
-        mode="cubic",
-        cubic_coeff_a=-0.5,  # Pillow's
-        antialias=1,
-        exclude_outside=1,  # at the borders, Pillow weights only pixels that exist
-        coordinate_transformation_mode="half_pixel",
-    )
-    rounded = add("Round", [resized], "rounded")
-    limits = [constant("black", np.array(0, np.float32)), constant("white", np.array(255, np.float32))]
-    levels = add("Clip", [rounded, *limits], "levels")
+    # As in Pillow, width before height, each followed by rounding to levels of 0..255.
+    batch, height = add("Shape", [planes], "batch", start=0, end=2), add("Shape", [planes], "height", start=2, end=3)
+    new_width = add("Gather", [new_sides, constant("second", np.array([1], np.int64))], "new_width")
+    half, black, white = (constant(f"level{level}", np.array(level, np.float32)) for level in (0.5, 0, 255))
+    levels = planes
+    for way, sizes in (("wide", [batch, height, new_width]), ("high", [batch, new_sides])):
+        resized = add(
+            "Resize",
+            [levels, "", "", add("Concat", sizes, f"{way}/sizes", axis=0)],
+            f"{way}/resized",
+            mode="cubic",
+            cubic_coeff_a=-0.5,  # Pillow's
+            antialias=1,
+            exclude_outside=1,  # at the borders, Pillow weights only pixels that exist
+            coordinate_transformation_mode="half_pixel",
+        )
+        rounded = add("Floor", [add("Add", [resized, half], f"{way}/raised")], f"{way}/rounded")
+        levels = add("Clip", [rounded, black, white], f"{way}/levels")
     # half of the margin, rounded half to even as Python does: floor((margin + (margin % 4 == 3)) / 2)
     margin = add("Sub", [new_sides, constant("size", np.array([size], np.int64))], "margin")
     is_three = add("Equal", [add("Mod", [margin, four], "remainder"), three], "is_three")
@@ -106,7 +110,7 @@ def _preprocessing_graph(onnx: Any, preprocessing: Preprocessing) -> Any:
     start = add("Div", [upwards, two], "start")
     end = add("Add", [start, constant("length", np.array([size], np.int64))], "end")
     cropped = add("Slice", [levels, start, end, constant("axes", np.array([2, 3], np.int64))], "cropped")
-    shares = add("Div", [cropped, limits[1]], "shares")
+    shares = add("Div", [cropped, white], "shares")
     centred = add("Sub", [shares, constant("mean", normaliser(preprocessing.mean))], "centred")
     add("Div", [centred, constant("std", normaliser(preprocessing.std))], "pixels")
     return onnx.helper.make_graph(nodes, "preprocess", [], [], constants)

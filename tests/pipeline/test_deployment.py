@@ -56,7 +56,8 @@ class Exports(NamedTuple):
     def folders(self) -> Iterator[tuple[str, str, Path]]:
         for recipe in self.models:
             for kind in ("safetensors", "onnx", "onnx-images", "pt2"):
-                yield recipe, kind, self.root / recipe / kind
+                if (folder := self.root / recipe / kind).exists():
+                    yield recipe, kind, folder
 
 
 def exported(recipe: str) -> ExportedModel:
@@ -107,8 +108,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     for recipe, model in models.items():
         write_safetensors(model, root / recipe / "safetensors")
         write_onnx(model, root / recipe / "onnx")
-        write_onnx(model, root / recipe / "onnx-images", preprocess=True)
         write_pt2(model, root / recipe / "pt2")
+    write_onnx(models["localvit"], root / "localvit" / "onnx-images", preprocess=True)
     return Exports(root, models)
 
 
@@ -145,7 +146,7 @@ def test_timm_builds_and_fills_the_network_from_the_folder(recipe: str, exports:
     network = TIMM.create_model(f"local-dir:{folder}", pretrained=True).eval()
     path = photo(tmp_path)
     data = TIMM.data.resolve_data_config({}, model=network)
-    assert (data["mean"], data["std"], data["input_size"]) == (MEAN, STD, (3, 96, 96))
+    assert [tuple(data[name]) for name in ("mean", "std", "input_size")] == [MEAN, STD, (3, 96, 96)]
     prepared = TIMM.data.create_transform(**data)(Image.open(path))
     torch.testing.assert_close(prepared, model.preprocessing(path))
     with torch.no_grad():
@@ -164,8 +165,9 @@ def test_config_json_is_what_timm_writes(recipe: str, exports: Exports, tmp_path
     labels = {"label_names": list(CLASSES)}
     TIMM.models.save_for_hf(network, str(tmp_path), model_config=labels, safe_serialization=True)
     own, theirs = (json.loads((place / "config.json").read_text()) for place in (folder, tmp_path))
-    for name in ("architecture", "num_classes", "num_features", "label_names", "model_args"):
+    for name in ("architecture", "num_classes", "num_features", "label_names"):
         assert own[name] == theirs[name], name
+    assert own["model_args"] == {name: theirs["model_args"][name] for name in ("arch", "vit")}
     for name, value in own["pretrained_cfg"].items():
         assert theirs["pretrained_cfg"][name] == value, name
     again = TIMM.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -182,10 +184,11 @@ def test_timm_crops_as_nasx_does_at_every_size() -> None:
         assert side == preprocessing.resized_side, size
 
 
-@every_recipe
-def test_onnx_describes_the_network(recipe: str, exports: Exports) -> None:
-    for kind in ("onnx", "onnx-images"):
-        path = exports.root / recipe / kind / "model.onnx"
+def test_onnx_describes_the_network(exports: Exports) -> None:
+    for recipe, kind, folder in exports.folders():
+        if not kind.startswith("onnx"):
+            continue
+        path = folder / "model.onnx"
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         described = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
         assert described["classes"] == list(CLASSES)
@@ -218,8 +221,8 @@ def test_the_graph_prepares_images_as_pillow_does(
     expected = preprocessing(path)
     assert torch.equal(found[0], found[1])
     levels = (found[0] - expected).abs() * torch.tensor(std).view(-1, 1, 1) * 255
-    assert float(levels.max()) < 1.01
-    assert float((levels > 0.5).float().mean()) < 0.15
+    assert float(levels.max()) < 2.01
+    assert float((levels > 0.5).float().mean()) < 0.002
 
 
 _CARDS = """
@@ -250,13 +253,13 @@ def test_the_code_of_every_card_runs_as_printed(exports: Exports, tmp_path: Path
     found = {
         name: (blocks, torch.tensor(logits)) for name, blocks, logits in map(json.loads, lines.stdout.splitlines())
     }
-    assert len(found) == len(folders) == 12
+    assert len(found) == len(folders) == 10
     for recipe, kind, folder in exports.folders():
         blocks, logits = found[str(folder)]
         assert blocks == {"safetensors": 3, "onnx": 2, "onnx-images": 1, "pt2": 2}[kind]
         expected = evaluated(exports.models[recipe], folder / "image.jpg")
-        exact = kind != "onnx-images"  # whose resized pixels may differ by one level of 255
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 if exact else 0.05)
+        exact = kind != "onnx-images"  # whose resized pixels may differ by two levels of 255
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 if exact else 0.02)
 
 
 _WITH_TORCH_ALONE = """
