@@ -39,18 +39,17 @@ def machine() -> Row:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parents[1]),
         "busy": _busy(),
     }
 
 
-def _commit() -> str:
-    """Return the commit of this checkout, with a plus sign where files differ from it; unknown outside of git."""
-    root = Path(__file__).parents[1]
+def commit_of(checkout: Path) -> str:
+    """Return the commit of a checkout, with a plus sign where files differ from it; unknown outside of git."""
     told = []
     for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
-            done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True)
+            done = subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
         told.append(done.stdout.strip())
