@@ -152,7 +152,7 @@ def test_images_are_augmented_and_held_as_on_a_cpu(device: str) -> None:
         (images, labels), *_ = training.steps(0, 1)
         held = hold(eval_batches(photos(), 16, (0.5,) * 3, (0.25,) * 3), torch.device(place))
         assert held is not None
-        (whole, *_), = [batch.args for batch in held.batches(64)]
+        ((whole, *_),) = [batch.args for batch in held.batches(64)]
         assert whole.device.type == place
         found[place] = images.cpu(), labels.cpu(), whole.cpu()
     for ours, theirs in zip(found[device], found["cpu"], strict=True):

@@ -233,7 +233,9 @@ def test_a_training_without_enough_memory_names_the_setting_and_may_go_on_with_a
 
     with monkeypatch.context() as patched:
         patched.setattr("nasx.pipeline.networks.train", limited)
-        with pytest.raises(OutOfMemory, match=r"retrain ran out of memory; lower retrain\.batch_size \(.*2\.00 GiB\.\)"):
+        with pytest.raises(
+            OutOfMemory, match=r"retrain ran out of memory; lower retrain\.batch_size \(.*2\.00 GiB\.\)"
+        ):
             searched(tmp_path)
     assert [stage.state for stage in status(tmp_path).stages][:3] == ["done", "done", "failed"]
     assert searched(tmp_path, changed(retrain={"batch_size": 8})).summary["networks"]
