@@ -81,7 +81,8 @@ def _sections(config: type[RunConfig], shared: type[RunConfig] | None) -> Iterat
             assert isinstance(section, type)
             assert issubclass(section, BaseModel)
             yield f"{'##' if shared is None else '###'} `{name}`\n"
-            known = shared.model_fields[name].annotation.model_fields if shared and name in shared.model_fields else {}
+            same: Any = shared.model_fields[name].annotation if shared and name in shared.model_fields else None
+            known = same.model_fields if same is not None else {}
             own = {n: f for n, f in section.model_fields.items() if n not in known or known[n].default != f.default}
             yield _table([(f"{name}.{n}", f) for n, f in own.items()], section)
 
