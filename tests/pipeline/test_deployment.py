@@ -339,6 +339,9 @@ def test_exports_do_not_overwrite_what_they_did_not_write(tmp_path: Path) -> Non
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a run directory nor"):
         nasx.load(tmp_path)
+    (tmp_path / "model.pt2").write_bytes(b"")
+    with pytest.raises(ValueError, match="--format safetensors"):
+        nasx.load(tmp_path)
     write_safetensors(exported("localvit"), tmp_path / "out")
     with pytest.raises(ValueError, match="recipe 'localvit'"):
         open_model(tmp_path / "out", open_recipe("glit"))
