@@ -123,7 +123,7 @@ def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
         for other in ("model.onnx", "model.pt2"):
             if (path / other).is_file():
                 raise ValueError(
-                    f"{path} holds {other}, which is for use without nasx, as its README.md shows; for nasx, export with "
+                    f"{path} holds {other}, for use without nasx, as its README.md shows; for nasx, export with "
                     "--format safetensors"
                 )
         raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")

@@ -16,7 +16,7 @@ from nasx.space import ArchSet
 
 
 class AskTell(Protocol):
-    """A searcher: asked for candidates and told their scores until it is done (`nasx.testing.SearcherContract`)."""
+    """A searcher with `ask` and `tell` (`nasx.testing.SearcherContract`)."""
 
     @property
     def done(self) -> bool:

@@ -1,4 +1,4 @@
-"""A run by several processes: the first rank owns the run directory, the others work along."""
+"""A run by several processes: the first rank owns the run directory, the others do a share of the work."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def execute(run: RunDirectory | None, directory: Path, stages: Sequence[Stage], 
     if run is not None:
         if group.size == 1:
             return run.execute(stages)
-        results = run.execute([_led(stage, group) for stage in stages])
+        results = run.execute([_announced(stage, group) for stage in stages])
         group.from_first((results,))
         return results
     works = {stage.name: stage for stage in stages}
@@ -56,7 +56,7 @@ def execute(run: RunDirectory | None, directory: Path, stages: Sequence[Stage], 
             works[name].work(context)
 
 
-def _led(stage: Stage, group: Group) -> Stage:
+def _announced(stage: Stage, group: Group) -> Stage:
     def work(context: StageContext) -> Json:
         group.from_first((context.name, dict(context.inputs), list(context.journal)))
         return stage.work(context)
