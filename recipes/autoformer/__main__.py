@@ -4,19 +4,10 @@ import sys
 
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
-from nasx.pipeline.recipe import Recipe
-
-
-def _load() -> Recipe:
-    from .problem import RECIPE
-
-    return RECIPE
-
 
 _line = CommandLine(
-    "autoformer",
+    __package__,
     "Search the sizes of a vision transformer.",
-    _load,
     presets=("digits", "autoformer-tiny", "autoformer-small", "autoformer-base"),
 )
 NetworkCommands(_line, ())

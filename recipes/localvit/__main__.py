@@ -4,19 +4,10 @@ import sys
 
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
-from nasx.pipeline.recipe import Recipe
-
-
-def _load() -> Recipe:
-    from .problem import RECIPE
-
-    return RECIPE
-
 
 _line = CommandLine(
-    "localvit",
+    __package__,
     "Search where a vision transformer's feed-forwards are local, and how.",
-    _load,
     presets=("digits", "localvit-tiny"),
 )
 NetworkCommands(_line, ("localvit-tiny-act1", "localvit-tiny-act3"))

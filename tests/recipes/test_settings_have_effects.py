@@ -244,7 +244,7 @@ def computed(recipe: str, config: Any, data: Path, section: str) -> str:
     problem = problem_of(recipe, config, data)
     task: Any = problem.task
     found = estimates(Measure(problem, MACHINE, timing=False))
-    line = CommandLine(recipe, "", lambda: None, presets=("digits",))  # type: ignore[arg-type, return-value]
+    line = CommandLine(f"recipes.{recipe}", "", presets=("digits",))
     whole = [
         line.run_name(problem.config, None),
         problem.fingerprint(),
