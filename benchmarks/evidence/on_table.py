@@ -15,7 +15,7 @@ from recipes.glit.bench import Table
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
-EVALUATIONS, BATCH = 40, 8
+EVALUATIONS, BATCH = 24, 4
 
 
 class Greedy(Searcher):

@@ -29,6 +29,9 @@ DEFAULT = {"digits": Setting("entangled", 25, ema=0.98), "cifar10": Setting("ent
 """How the presets `digits` and `cifar10` train their supernets."""
 
 EPOCHS = {"digits": 96, "cifar10": 50}
+ENOUGH = 10
+"""Networks that a ranking is judged by at least."""
+
 TITLES = {"digits": "digits", "cifar10": "CIFAR-10"}
 SCORING = "1024 plain"
 
@@ -50,7 +53,8 @@ def with_table(readme: str) -> str:
 def truths() -> Mapping[str, Truth]:
     """Return the accuracies of networks trained alone, by problem."""
     scored = results.records("cifar10-supernets")[0]["archs"]
-    return {"cifar10": results.cifar10_truth().among(scored), "digits": results.digits_truth()}
+    found = {"cifar10": results.cifar10_truth().among(scored), "digits": results.digits_truth()}
+    return {scene: truth for scene, truth in found.items() if len(truth.indices) >= ENOUGH}
 
 
 @lru_cache(maxsize=8)
@@ -141,20 +145,29 @@ PATHS = {"uniform": "one path a step", "four": "four paths a step, averaged", "s
 
 
 def scoring_table(scene: str) -> str:
-    """What BatchNorm statistics and averaged weights change."""
-    scorings = list(results.records(f"{scene}-supernets")[0]["hits"])
-    settings = list(by_setting(scene))
+    """What BatchNorm statistics and averaged weights change: of supernets that were scored in every way."""
+    records = results.records(f"{scene}-supernets")
+    scorings = max((list(record["hits"]) for record in records), key=len)
+    complete = [number for number, record in enumerate(records) if len(record["hits"]) == len(scorings)]
+    settings = list(dict.fromkeys(Setting(**records[number]["setting"]) for number in complete))
+    seeds = {number: records[number]["seed"] for number in complete}
     rows = []
     for scoring in scorings:
-        found = by_setting(scene, scoring)
         cells = []
         for setting in settings:
-            taus = [ranking.agreement.tau.value for ranking in found[setting]]
-            accuracy = float(np.mean([ranking.accuracy for ranking in found[setting]]))
-            cells.append(f"{100 * accuracy:.1f}, {np.mean(taus):.2f}")
+            of_setting = [
+                ranking
+                for ranking in ranked(scene, scoring)
+                if ranking.setting == setting and ranking.seed in seeds.values()
+            ]
+            accuracy = float(np.mean([ranking.accuracy for ranking in of_setting]))
+            cells.append(f"{100 * accuracy:.1f}, {np.mean([r.agreement.tau.value for r in of_setting]):.2f}")
         rows.append([scoring, *cells])
-    head = [f"{s.sharing}, {s.paths}, {s.epochs:g}" for s in settings]
+    head = [f"{s.sharing}, {s.paths}, {s.epochs:g} ({len(set(seeds.values()))})" for s in settings]
     return grid(("BatchNorm recalibration", *head), rows)
+
+
+PATHS = {"uniform": "one path a step", "four": "four paths a step, averaged", "stratified": "paths spread over MACs"}
 
 
 def spent(setting: Setting, scene: str) -> float:
@@ -326,10 +339,8 @@ def page() -> str:
     """Return the page."""
     parts = {
         "truth": truth_table(),
-        "supernets_cifar10": supernet_table("cifar10"),
-        "supernets_digits": supernet_table("digits"),
-        "scoring_cifar10": scoring_table("cifar10"),
-        "scoring_digits": scoring_table("digits"),
+        "supernets": {TITLES[scene]: supernet_table(scene) for scene in truths()},
+        "scorings": {TITLES[scene]: scoring_table(scene) for scene in truths()},
         "comparison": comparison_table(),
         "halving": halving_table(),
         "searchers": searcher_table(),

@@ -116,8 +116,10 @@ class Ranking:
 
 
 def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> Iterator[Ranking]:
-    """Yield how each supernet of an experiment ranked the networks whose truth is known."""
+    """Yield how each supernet that was scored in this way ranked the networks whose truth is known."""
     for record in records(experiment):
+        if scoring not in record["hits"]:
+            continue
         at = {index: place for place, index in enumerate(record["archs"])}
         hits = [unpacked(text, record["images"]) for text in record["hits"][scoring]]
         scores = np.array([hits[at[index]].mean() for index in truth.indices])
