@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
+from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, field_names, pick, print_json, run_command
 
 if TYPE_CHECKING:
     from nasx.pipeline.images import ImageTask
@@ -112,8 +112,8 @@ class CommandLine:
         with bad_input():
             return self.load()
 
-    def config(self, options: argparse.Namespace) -> Any:
-        """Return the configuration that the options choose."""
+    def config(self, options: argparse.Namespace, more: Sequence[str] = ()) -> Any:
+        """Return the configuration that the options choose, with some more settings; BadInput says what is wrong."""
         recipe = self.recipe()
         for setting in options.set:
             if setting.startswith("preset="):
@@ -126,7 +126,9 @@ class CommandLine:
         config = self._choose(config, options)
         if options.seed is not None:
             config = config.model_copy(update={"seed": options.seed})
-        return apply_settings(config, options.set)
+        config = apply_settings(config, [*options.set, *more])
+        refuse_unused(options.set, config.unused())
+        return config
 
     def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
         """Return the images that the options name, with remarks about them on standard error."""
@@ -154,7 +156,7 @@ class CommandLine:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
         if len(broken) > _BROKEN_NAMED:
             errors.print(f"and {len(broken) - _BROKEN_NAMED} more broken training images")
-        for remark in task.dataset.remarks:
+        for remark in task.remarks:
             errors.print(remark, soft_wrap=True, markup=False)
         return task
 
@@ -174,6 +176,7 @@ class CommandLine:
         task = self.task(options, config)
         with bad_input(), Console(stderr=True).status("counting architectures"):
             problem = (make or self.recipe().problem)(config, task)
+            refuse_unused(options.set, unread(problem))
             problem.check()
         return problem
 
@@ -268,7 +271,7 @@ class CommandLine:
 
         if options.n < 1:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
-        config = apply_settings(self.config(options), [f"trust.n={options.n}"])
+        config = self.config(options, [f"trust.n={options.n}"])
         problem = self.problem(options, config)
         problem = problem.with_stages(up_to_trust(problem.stages()))
         if not problem.stages():
@@ -333,6 +336,31 @@ def program(package: str | None) -> str:
     """Return how the recipe of a package is called: `nasx NAME` where it is installed, else by its module."""
     library, _, name = (package or "").rpartition(".")
     return f"nasx {name}" if library == "nasx.recipes" else f"python -m {package}"
+
+
+def refuse_unused(settings: Sequence[str], unused: Mapping[str, str]) -> None:
+    """Refuse, as BadInput, settings of fields that have no effect; `unused` says why they have none."""
+    for setting in settings:
+        name = setting.partition("=")[0]
+        if name in unused:
+            raise BadInput(f"{name} has no effect, because {unused[name]}; remove --set {setting}")
+
+
+def unread(problem: "Problem[Any]") -> dict[str, str]:
+    """Return the fields that none of a problem's stages reads, and why."""
+    kinds = {stage.kind for stage in problem.stages()}
+    read_elsewhere = {"top_k", "eval_batch_size"}  # how many networks are trained, and how all are scored
+    sections = {
+        "supernet": (problem.config.supernet, set[str](), "no supernet is trained"),
+        "search": (problem.config.search, read_elsewhere, "nothing is searched"),
+    }
+    return {
+        f"{section}.{field}": why
+        for section, (values, kept, why) in sections.items()
+        if section not in kinds
+        for field in field_names(values)
+        if field not in kept
+    }
 
 
 def attempt(work: Callable[[], Result], where: str) -> Result | None:

@@ -1,5 +1,7 @@
 """The settings of a run, as typed values in sections; recipes add sections of their own."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -41,7 +43,7 @@ def _known_method(method: Any) -> Any:
     if not known:
         raise ValueError(
             f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher or a function that "
-            "makes one"
+            "returns one"
         )
     return method
 
@@ -58,10 +60,20 @@ What makes one is called as `method(architectures, seed=...)`.
 """
 
 
+def with_settings_named(message: str, section: str, arguments: Sequence[str]) -> str:
+    """Return a message about arguments of the library with the names of the settings that they come from."""
+    return re.sub(rf"(?<![\w.])({'|'.join(arguments)})(?![\w.])", rf"{section}.\1", message)
+
+
 class Section(BaseModel):
     """A part of a configuration: immutable, without unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that have no effect beside the values of others, and why; those of sections by path."""
+        sections = {name: value for name, value in self if isinstance(value, Section)}
+        return {f"{name}.{field}": why for name, value in sections.items() for field, why in value.unused().items()}
 
 
 class Data(Section):
@@ -94,6 +106,12 @@ class Data(Section):
                 f"{self.source}; remove it"
             )
         return self
+
+    def unused(self) -> dict[str, str]:
+        """Return what the source, or another field, leaves no effect to."""
+        if self.source == "digits":
+            return dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
+        return {} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"}
 
     @property
     def expected_channels(self) -> int:
@@ -173,6 +191,18 @@ class Training(Section):
             )
         return self
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of a teacher, of mixed samples or of a warm-up, where there is none."""
+        at, found = self.section, dict[str, str]()
+        if self.teacher is None:
+            of_teacher = ("distillation", "distillation_weight", "distillation_temperature")
+            found |= dict.fromkeys(of_teacher, f"there is no {at}.teacher")
+        if not self.mixes:
+            found["mix_group"] = f"{at}.mixup and {at}.cutmix are 0"
+        if not self.warmup_epochs:
+            found["warmup_lr"] = f"{at}.warmup_epochs is 0"
+        return found
+
     @property
     def mixes(self) -> bool:
         """Whether samples are mixed, so that targets are probabilities."""
@@ -211,6 +241,17 @@ class SupernetTraining(Training):
     lr: PositiveFloat = 0.2
     weight_decay: float = Field(1e-4, ge=0)
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of other paths, or of another optimizer."""
+        found = super().unused()
+        if self.paths != "stratified":
+            found["strata"] = f"supernet.paths is {self.paths}, not stratified"
+        if self.paths not in ("sandwich", "fair"):
+            found["reduction"] = f"supernet.paths is {self.paths}, of which a step has one"
+        if self.optimizer == "adamw":
+            found["decay"] = "supernet.optimizer is adamw, which never decays vectors"
+        return found
+
 
 class Search(Section):
     """The search; a candidate is scored after its BatchNorm statistics were recomputed.
@@ -239,6 +280,18 @@ class Search(Section):
         description="how likely racing may cost the best of a generation 0.1 points; 0 scores all on all images",
     )
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of another method, or of recalibration where there is none."""
+        found: dict[str, str] = {}
+        if self.method in ("random", "pareto", "local"):
+            found["parents"] = f"search.method is {self.method}, not evolution"
+        if self.method in ("random", "local"):
+            found["mutation_probability"] = f"search.method is {self.method}, not evolution or pareto"
+        if not self.recalibration_batches:
+            of_it = ("recalibration_batch_size", "recalibration_augment")
+            found |= dict.fromkeys(of_it, "search.recalibration_batches is 0")
+        return found
+
 
 class Trust(Section):
     """How far a supernet's ranking can be trusted: the number of networks trained alone to find out, 0 for none."""
@@ -254,6 +307,10 @@ class Trust(Section):
                 f"trust.n must be at least {FEWEST} to judge a ranking, 10 and more give honest intervals, but got {n}"
             )
         return n
+
+    def unused(self) -> dict[str, str]:
+        """Return what has no effect where no ranking is judged."""
+        return {} if self.n else {"seeds": "trust.n is 0"}
 
 
 class Retraining(Training):
@@ -282,6 +339,15 @@ class Retraining(Training):
         "better", description="which weights are kept where there is an average: better on validation by default"
     )
     refit: bool = Field(False, description="train what was chosen again, on training and validation samples together")
+
+    def unused(self) -> dict[str, str]:
+        """Return what is of halving, or of an average of the weights, where there is none."""
+        found = super().unused()
+        if self.method != "halving":
+            found["start"] = f"retrain.method is {self.method}, not halving"
+        if self.ema is None:
+            found["keep"] = "there is no retrain.ema"
+        return found
 
 
 class CostBounds(Section):
@@ -314,7 +380,10 @@ class CostBounds(Section):
         if self.latency is not None:
             from nasx.latency import Latency
 
-            table = Latency.load(self.latency, measured_elsewhere=True)  # measured where the network is to run
+            try:
+                table = Latency.load(self.latency, measured_elsewhere=True)  # measured where the network is to run
+            except (OSError, ValueError) as error:
+                raise ValueError(f"budget.latency cannot be read: {error}") from error
             found.append(Budget(table, at_most=self.latency_at_most, names=("", "budget.latency_at_most")))
         return found
 

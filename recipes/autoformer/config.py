@@ -75,6 +75,18 @@ class Config(ViTRunConfig):
             )
         return self
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of BatchNorm, which AutoFormer's networks do not have, or of what is switched off."""
+        found = super().unused()
+        of_batch_norm = (
+            *("supernet.batch_norm_group", "retrain.batch_norm_group", "search.recalibration_batches"),
+            *("search.recalibration_batch_size", "search.recalibration_augment"),
+        )
+        found |= dict.fromkeys(of_batch_norm, "AutoFormer's networks have no BatchNorm")
+        if not self.model.relative_positions:
+            found["model.max_offset"] = "model.relative_positions is false"
+        return found
+
     def finetuning(self) -> Retraining:
         """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
         return self.retrain.model_copy(update=self.finetune.model_dump())

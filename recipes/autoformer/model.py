@@ -46,7 +46,10 @@ def hidden_width(embed_dim: int, choices: Mapping[str, Value]) -> int:
     """Return the hidden width of a block's feed-forward, at least 1."""
     hidden = int(embed_dim * float(choices["mlp_ratio"]))
     if hidden < 1:
-        raise ValueError(f"mlp_ratio {choices['mlp_ratio']} leaves no hidden width at width {embed_dim}")
+        raise ValueError(
+            f"mlp_ratio must leave a hidden width of at least 1 of {embed_dim}, but got {choices['mlp_ratio']}; "
+            "raise it"
+        )
     return hidden
 
 

@@ -44,6 +44,7 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         budget=config.budget.budgets(macs, params),
         baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
         draw=partial(drawings, max(axes.num_heads)),
+        one_block=axes.model_copy(update={"depth": (1,)}).space(),
         describe=lambda arch: {"embed_dim": arch["embed_dim"]},
         stages=autoformer_stages,
         name="autoformer",

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
+from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, HeadedModel, ViTRunConfig
 
 from .cost import Macs
 from .model import GLiTConfig
@@ -19,11 +19,9 @@ Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
 
-class Model(ViTModel):
+class Model(HeadedModel):
     """The sizes that all networks share, and how the supernet holds its candidates."""
 
-    embed_dim: PositiveInt = 192
-    num_heads: PositiveInt = 3
     sharing: Literal["separate", "entangled"] = "separate"
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
@@ -65,25 +63,32 @@ class Config(ViTRunConfig):
                 f"space.global_heads must lie in 0..{model.num_heads}, which is model.num_heads, but got "
                 f"{list(self.space.global_heads)}; write {list(range(0, model.num_heads + 1, third))}"
             )
-        if model.embed_dim % model.num_heads:
-            fitting = -(-model.embed_dim // model.num_heads) * model.num_heads
-            raise ValueError(
-                f"model.embed_dim must be a multiple of model.num_heads, but got {model.embed_dim} and "
-                f"{model.num_heads}; write model.embed_dim={fitting}"
-            )
         if self.data.image_size % model.patch_size:
             return self  # refused with the fields of all recipes
         grid, patches = self.vit().grid, self.vit().patches
         reach = 2 * grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(
-                f"space.kernel_size reaches every patch of the grid {grid} x {grid} with {reach}, but got "
-                f"{max(self.space.kernel_size)}; the paper's are space.kernel_size=[3,5,7], space.held_kernel_size=5"
+                f"space.kernel_size must be at most {reach}, which reaches all of {grid} x {grid} patches, but got "
+                f"{max(self.space.kernel_size)}; write space.kernel_size=[3,5,7] and space.held_kernel_size=5, as in "
+                "the paper"
             )
         for window in self.space.window if self.space.locality == "window" else ():
             if patches % window:
-                raise ValueError(f"space.window must divide the {patches} patches, but got {window}")
+                raise ValueError(
+                    f"space.window must divide the {patches} patches, but got {window}; write "
+                    f"{[size for size in range(2, patches) if patches % size == 0]}"
+                )
         return self
+
+    def unused(self) -> dict[str, str]:
+        """Return what has no effect with this method and this kind of locality."""
+        found = super().unused()
+        if self.method != "hierarchical":
+            found["budget.heads_at_most"] = f"method is {self.method}, which has no level of heads"
+        of_others = ("kernel_size", "expansion") if self.space.locality == "window" else ("window",)
+        why = f"space.locality is {self.space.locality}"
+        return found | {f"space.{prefix}{name}": why for name in of_others for prefix in ("", "held_")}
 
     @property
     def run_words(self) -> tuple[str, ...]:

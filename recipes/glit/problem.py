@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from nasx import Arch, Budget
@@ -95,7 +94,7 @@ def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         draw=partial(block_drawings, num_heads=config.model.num_heads),
         describe=describe,
         stages=partial(glit_stages, levels),
-        check=partial(check_blocks, vit, axes),
+        one_block=table2(axes.with_blocks(1)),
         name="glit",
         title="GLiT",
         drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
@@ -135,13 +134,6 @@ def random_stage(problem: Problem[Any]) -> RunStage:
     """Return random search: as many networks as a search retrains, drawn from the budget."""
     archs = problem.random_archs(problem.config.search.top_k, "random/retrain")
     return RetrainStage("random/retrain", archs=tuple(archs))
-
-
-def check_blocks(vit: GLiTConfig, axes: GLiTSpace) -> None:
-    """Refuse widths that do not divide, without computing: every block of the space is built once."""
-    with torch.device("meta"):
-        for block in table2(axes.with_blocks(1)):
-            build_in(vit, block)
 
 
 def vit_of(settings: Mapping[str, Any]) -> ImageConfig:

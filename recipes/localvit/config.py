@@ -3,16 +3,15 @@
 from pydantic import PositiveInt
 
 from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, SupernetTraining
-from nasx.pipeline.vit import ViTModel, ViTRunConfig
+from nasx.pipeline.vit import HeadedModel, ViTRunConfig
 
 from .model import LocalViTConfig
 from .space import LocalViTSpace
 
 
-class Model(ViTModel):
+class Model(HeadedModel):
     """The sizes that all networks share."""
 
-    embed_dim: PositiveInt = 192
     num_heads: PositiveInt = 4
 
 

@@ -42,7 +42,10 @@ class FFNChoices(NamedTuple):
         """Return the choices of one part of an architecture."""
         hidden = int(vit.embed_dim * float(part["mlp_ratio"]))
         if hidden < 1:
-            raise ValueError(f"mlp_ratio {part['mlp_ratio']} leaves no hidden width at width {vit.embed_dim}")
+            raise ValueError(
+                f"mlp_ratio must leave a hidden width of at least 1 of {vit.embed_dim}, but got {part['mlp_ratio']}; "
+                "raise it"
+            )
         if not part["depthwise"]:
             return cls(hidden, 0, "", "none", 0, "")
         attention = str(part["channel_attention"])

@@ -39,6 +39,7 @@ def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
             "localvit_shaped": Baseline("LocalViT (locality in every block)", variant(2, blocks=blocks)),
         },
         draw=drawings,
+        one_block=locality(config.space.model_copy(update={"blocks": 1})),
         stages=localvit_stages,
         name="localvit",
         title="LocalViT",
