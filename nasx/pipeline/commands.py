@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
+from nasx.pipeline.loggers import LOGS
 
 if TYPE_CHECKING:
     from nasx.pipeline.images import ImageTask
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from nasx.pipeline.runner import Found
 
 Result = TypeVar("Result")
-
-LOGS = ("tensorboard", "wandb", "mlflow")
-"""The tools that `--log` writes for (`nasx.pipeline.loggers`)."""
 
 FOLDER = "folder"
 """The preset that fits itself to an image folder."""

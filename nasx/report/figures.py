@@ -6,6 +6,7 @@ Every function returns a matplotlib `Figure` of its own; pyplot and its global s
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import wraps
 from pathlib import Path
@@ -397,7 +398,10 @@ def box_colours(shade: float) -> tuple[str, str]:
 def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG document without date, host or version."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):  # ticks are made, and ids hashed, when a figure is written
+    # ticks are made, and ids hashed, when a figure is written
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # text stays text, so it is the reader's fonts that must have an emoji
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     return buffer.getvalue().decode()
