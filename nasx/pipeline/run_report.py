@@ -239,9 +239,10 @@ def _searched(run: RunReader) -> Iterator[str]:
         yield f"{sentence}. No budget was set, so all of them were searched."
     samples = facts["samples"]
     counts = [f"{samples[part]:,} {name}" for part, name in _PARTS.items() if part in samples]
+    listed = f"{', '.join(counts[:-1])} and {counts[-1]}"
     classes = f" of {facts['classes']:,} classes" if "classes" in facts else ""
     yield (
-        f"The data are {' and '.join(counts)} samples{classes}. Networks learn with the loss {facts['loss']} and are "
+        f"The data are {listed} samples{classes}. Networks learn with the loss {facts['loss']} and are "
         f"scored by {facts['metric']}; validation samples choose, and test samples are read once, at the end."
     )
     config = run.config["search"]
@@ -250,8 +251,8 @@ def _searched(run: RunReader) -> Iterator[str]:
         generations = len({candidate.generation for candidate in search.candidates})
         none_failed = "" if not failed else f"; {failed} failed"
         yield (
-            f"In {search.name}, the search ({config['method']}) scored {len(search.candidates):,} candidates in "
-            f"{generations} generations with the weights of one supernet{none_failed}."
+            f"{_capital(search.name)}: {config['method']} scored {len(search.candidates):,} candidates in {generations} "
+            f"generations, with the weights of one supernet{none_failed}."
         )
 
 

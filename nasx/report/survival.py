@@ -62,7 +62,8 @@ def survival(search: SearchHistory) -> list[Survival]:
         groups.setdefault(pattern_of(name), []).append(name)
     best = {generation: _best(search, generation) for generation in generations}
     found = []
-    for pattern, names in groups.items():
+    for pattern, members in groups.items():
+        names = sorted(members, key=_numbers)  # a choice that depends on another may have been seen late
         if all(len(options[name]) < 2 for name in names):
             continue
         together = _merged([options[name] for name in names])
@@ -83,6 +84,10 @@ def _best(search: SearchHistory, generation: int) -> list[Mapping[str, Any]]:
     earlier = [candidate for candidate in search.scored if candidate.generation <= generation]
     ranked = sorted(earlier, key=lambda candidate: -(candidate.score or 0))
     return [candidate.arch for candidate in ranked[: search.best_kept]]
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(segment) for segment in name.split(".") if segment.isdigit()]
 
 
 def _merged(lists: list[list[str]]) -> list[str]:

@@ -31,6 +31,11 @@ def test_like_choices_of_all_blocks_stand_together_and_what_a_candidate_lacks_is
     np.testing.assert_allclose(found.shares[0].sum(axis=1), [1, 0.5])
 
 
+def test_blocks_stand_in_their_order_whichever_was_seen_first() -> None:
+    (found,) = survival(search([(0, 0.9, {"block.10.k": 3, "block.2.k": 3}), (0, 0.8, {"block.0.k": 5})]))
+    assert found.names == ("block.0.k", "block.2.k", "block.10.k")
+
+
 def test_choices_with_one_option_and_searches_without_scores_show_nothing() -> None:
     assert survival(search([(0, 0.9, {"width": 8}), (0, 0.8, {"width": 8})])) == []
     assert survival(search([(0, None, {"width": 8}), (0, None, {"width": 4})])) == []
