@@ -35,7 +35,8 @@ _BROKEN_NAMED = 10  # broken images that are named
 class CommandLine:
     """A recipe's command line; `load` imports the recipe, which is not done for `--help`.
 
-    `configure` adds options that choose a configuration, `choose` applies them. Exit statuses are those of `nasx.cli`.
+    `configure` adds options that choose a configuration, `choose` applies them, and `prog` is what the command line is
+    called in its help. Exit statuses are those of `nasx.cli`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class CommandLine:
         load: "Callable[[], Recipe]",
         *,
         presets: Sequence[str],
+        prog: str | None = None,
         configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
         choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
     ) -> None:
@@ -52,7 +54,7 @@ class CommandLine:
         self.written = ""
         """The command line that is being run, as it could be typed."""
         self._configure, self._choose = configure, choose
-        self.parser = argparse.ArgumentParser(prog=f"python -m recipes.{name}", description=description)
+        self.parser = argparse.ArgumentParser(prog=prog or f"nasx {name}", description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
         run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
         run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
@@ -342,6 +344,12 @@ class CommandLine:
         assert recipe.fit is not None
         with bad_input():
             return recipe.fit(folder_facts(options.data.resolve()))
+
+
+def program(package: str | None) -> str:
+    """Return how the recipe of a package is called: `nasx NAME` where it is installed, else by its module."""
+    library, _, name = (package or "").rpartition(".")
+    return f"nasx {name}" if library == "nasx.recipes" else f"python -m {package}"
 
 
 def attempt(work: Callable[[], Result], where: str) -> Result | None:

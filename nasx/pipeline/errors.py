@@ -1,4 +1,4 @@
-"""What ends a run: each of these is told by its message, and what it says to do is accepted."""
+"""The errors that end a run; each message says what to do about it."""
 
 
 class Refused(ValueError):

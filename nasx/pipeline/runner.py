@@ -20,6 +20,7 @@ from nasx.pipeline.changes import (
     set_aside_changed,
 )
 from nasx.pipeline.context import Context
+from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.errors import Diverged, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
@@ -29,9 +30,13 @@ from nasx.pipeline.networks import load_weights, read_weights
 from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
+<<<<<<< HEAD
 from nasx.pipeline.ranks import execute
 from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
+=======
+from nasx.pipeline.run_status import write_stages
+>>>>>>> main
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext

@@ -18,7 +18,7 @@ _COUNTED = 10_000  # architectures that are counted one by one, where filters le
 
 
 class AskTell(Protocol):
-    """A searcher: asked for candidates and told their scores until it is done (`nasx.testing.SearcherContract`)."""
+    """A searcher with `ask` and `tell` (`nasx.testing.SearcherContract`)."""
 
     @property
     def done(self) -> bool:

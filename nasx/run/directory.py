@@ -1,4 +1,4 @@
-"""The run directory: stages that are done once, whatever interrupts them.
+"""The run directory: each stage is completed once, in spite of interruptions.
 
 `run.json` holds what was asked for, when, and with which versions, `journal.jsonl` the results of finished stages,
 and each stage has a folder. A stage is finished when its result is in the journal, which happens in one durable append

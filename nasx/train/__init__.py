@@ -15,7 +15,7 @@ from nasx.train.device import (
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate, recalibrate_and_evaluate
-from nasx.train.held import HeldSamples, hold
+from nasx.train.in_memory import InMemorySamples, load_into_memory
 from nasx.train.jobs import run_jobs
 from nasx.train.loops import Step, Training, seeded, train, train_supernet
 from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
@@ -34,7 +34,7 @@ __all__ = [
     "Evaluation",
     "FairPaths",
     "Group",
-    "HeldSamples",
+    "InMemorySamples",
     "Loss",
     "Metric",
     "NotFinite",
@@ -60,9 +60,9 @@ __all__ = [
     "device_of",
     "ema",
     "evaluate",
-    "hold",
     "is_cross_entropy",
     "keep_freed_memory",
+    "load_into_memory",
     "logits_of",
     "move",
     "nesterov_sgd",

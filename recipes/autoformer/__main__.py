@@ -2,7 +2,7 @@
 
 import sys
 
-from nasx.pipeline.commands import CommandLine
+from nasx.pipeline.commands import CommandLine, program
 from nasx.pipeline.network_commands import NetworkCommands
 from nasx.pipeline.recipe import Recipe
 
@@ -13,15 +13,16 @@ def _load() -> Recipe:
     return RECIPE
 
 
-_line = CommandLine(
+LINE = CommandLine(
     "autoformer",
     "Search the sizes of a vision transformer.",
     _load,
+    prog=program(__package__),
     presets=("digits", "autoformer-tiny", "autoformer-small", "autoformer-base"),
 )
-NetworkCommands(_line, ())
+NetworkCommands(LINE, ())
 
-parse, main = _line.parse, _line.main
+parse, main = LINE.parse, LINE.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Everything a GLiT run can be told, as one typed value, and the presets."""
+"""The settings of a GLiT run as one typed value, and the presets."""
 
 from dataclasses import replace
 from typing import Any, Literal

@@ -2,7 +2,7 @@
 
 import sys
 
-from nasx.pipeline.commands import CommandLine
+from nasx.pipeline.commands import CommandLine, program
 from nasx.pipeline.network_commands import NetworkCommands
 from nasx.pipeline.recipe import Recipe
 
@@ -13,15 +13,16 @@ def _load() -> Recipe:
     return RECIPE
 
 
-_line = CommandLine(
+LINE = CommandLine(
     "localvit",
     "Search where a vision transformer's feed-forwards are local, and how.",
     _load,
+    prog=program(__package__),
     presets=("digits", "localvit-tiny"),
 )
-NetworkCommands(_line, ("localvit-tiny-act1", "localvit-tiny-act3"))
+NetworkCommands(LINE, ("localvit-tiny-act1", "localvit-tiny-act3"))
 
-parse, main = _line.parse, _line.main
+parse, main = LINE.parse, LINE.main
 
 if __name__ == "__main__":
     sys.exit(main())

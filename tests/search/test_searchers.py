@@ -162,7 +162,7 @@ def test_another_score_for_the_same_is_refused_and_nothing_recorded(build: Build
     searcher.tell({asked[0]: 1.0, asked[1]: math.nan})  # the same again is no news
     before = history(searcher)
     for arch, other in ((asked[0], 2.0), (asked[0], math.nan), (asked[1], 0.0)):
-        with pytest.raises(ValueError, match=r"was told (1\.0|nan) before and (2\.0|nan|0\.0) now.*'block\.0\.op'"):
+        with pytest.raises(ValueError, match=r"scored (1\.0|nan) before and (2\.0|nan|0\.0) now.*'block\.0\.op'"):
             searcher.tell({asked[2]: 5.0, arch: other})
     assert str(history(searcher)) == str(before)
     assert searcher.ask() == asked[2:]

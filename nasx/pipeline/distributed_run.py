@@ -1,4 +1,4 @@
-"""A run by several processes: the first rank owns the run directory, the others work along."""
+"""A run by several processes: the first rank owns the run directory, the others do a share of the work."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -42,8 +42,13 @@ def execute(
     """
     if run is not None:
         if group.size == 1:
+<<<<<<< HEAD:nasx/pipeline/ranks.py
             return run.execute(stages, on_start=on_start, on_done=on_done)
         results = run.execute([_led(stage, group) for stage in stages], on_start=on_start, on_done=on_done)
+=======
+            return run.execute(stages)
+        results = run.execute([_announced(stage, group) for stage in stages])
+>>>>>>> main:nasx/pipeline/distributed_run.py
         group.from_first((results,))
         return results
     works = {stage.name: stage for stage in stages}
@@ -64,7 +69,7 @@ def execute(
             works[name].work(context)
 
 
-def _led(stage: Stage, group: Group) -> Stage:
+def _announced(stage: Stage, group: Group) -> Stage:
     def work(context: StageContext) -> Json:
         group.from_first((context.name, dict(context.inputs), list(context.journal)))
         return stage.work(context)
