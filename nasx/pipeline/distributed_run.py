@@ -42,13 +42,8 @@ def execute(
     """
     if run is not None:
         if group.size == 1:
-<<<<<<< HEAD:nasx/pipeline/ranks.py
             return run.execute(stages, on_start=on_start, on_done=on_done)
-        results = run.execute([_led(stage, group) for stage in stages], on_start=on_start, on_done=on_done)
-=======
-            return run.execute(stages)
-        results = run.execute([_announced(stage, group) for stage in stages])
->>>>>>> main:nasx/pipeline/distributed_run.py
+        results = run.execute([_announced(stage, group) for stage in stages], on_start=on_start, on_done=on_done)
         group.from_first((results,))
         return results
     works = {stage.name: stage for stage in stages}

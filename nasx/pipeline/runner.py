@@ -30,13 +30,8 @@ from nasx.pipeline.networks import load_weights, read_weights
 from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
-<<<<<<< HEAD
-from nasx.pipeline.ranks import execute
 from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
-=======
-from nasx.pipeline.run_status import write_stages
->>>>>>> main
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
