@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasx.pipeline.config import RunConfig
-    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, OutOfMemory, Refused
     from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
@@ -27,6 +27,7 @@ __all__ = [
     "ImageTask",
     "Machine",
     "NotEnoughSpace",
+    "OutOfMemory",
     "Problem",
     "Refused",
     "RunConfig",
@@ -48,6 +49,7 @@ _MODULES = {
     "ImageTask": "images",
     "Machine": "machine",
     "NotEnoughSpace": "errors",
+    "OutOfMemory": "errors",
     "Problem": "problem",
     "Refused": "errors",
     "RunConfig": "config",

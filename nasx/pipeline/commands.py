@@ -360,7 +360,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
     from rich.console import Console
 
     from nasx.data import BrokenImageError, WorkerDied
-    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, OutOfMemory, Refused
     from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
 
     errors = Console(stderr=True)
@@ -371,7 +371,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
             errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
     except (Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace) as error:
         raise BadInput(str(error)) from error
-    except Diverged as error:
+    except (Diverged, OutOfMemory) as error:
         raise BadInput(f"{error}; {where} takes the change and begins this stage again") from error
     except (BrokenImageError, WorkerDied) as error:
         raise BadInput(f"{error}; the same command then continues {where}") from error

@@ -282,6 +282,10 @@ class Retraining(Training):
         "better", description="which weights are kept where there is an average: better on validation by default"
     )
     refit: bool = Field(False, description="train what was chosen again, on training and validation samples together")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="run blocks through torch.compile; auto: on CUDA, where a training is long enough to gain from it",
+    )
 
 
 class CostBounds(Section):
@@ -339,6 +343,9 @@ class RunConfig(Section):
     preset: str = "custom"
     seed: int = Field(0, ge=0)
     threads: PositiveInt = Field(2, description="CPU threads of supernet training and search; decides the last bits")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="what networks compute in; auto: bfloat16 on CUDA devices that have it, else float32"
+    )
     data: Data = Data()
     supernet: SupernetTraining = SupernetTraining()
     search: Search = Search()

@@ -15,3 +15,7 @@ class NotEnoughSpace(ValueError):
 
 class Diverged(ArithmeticError):
     """A training's loss was not finite, also after going back; the message names the settings to change."""
+
+
+class OutOfMemory(RuntimeError):
+    """A device had too little memory for a stage; the message names the settings to change."""

@@ -21,7 +21,7 @@ from nasx.pipeline.scoring import races
 from nasx.pipeline.training import supernet_optimizer
 from nasx.report import duration, si
 from nasx.space import ArchSet
-from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
+from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
 
 _BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
@@ -179,7 +179,7 @@ class Measure:
         problem, config, device = self.problem, self.problem.config, self.device
         task = problem.task
         _reset_peak(device)
-        with use_threads(config.threads):
+        with use_threads(config.threads), use_precision(config.precision):
             supernet = problem.supernet(archs.space).to(device)
             batches, size = self._batches(config.supernet)
             optimizer = supernet_optimizer(supernet, config.supernet)
@@ -209,7 +209,8 @@ class Measure:
         problem, device = self.problem, self.device
         _reset_peak(device)
         seconds = []
-        with use_threads(1 if device.type == "cpu" else problem.config.threads):
+        threads = 1 if device.type == "cpu" else problem.config.threads
+        with use_threads(threads), use_precision(problem.config.precision):
             for arch in self.some(problem.inside, 3):
                 network = problem.maker(training.drop_path)(arch).to(device)
                 batches, size = self._batches(training)

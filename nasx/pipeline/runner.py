@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nasx.arch import Arch
@@ -21,7 +22,7 @@ from nasx.pipeline.changes import (
 )
 from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
-from nasx.pipeline.errors import Diverged, Refused
+from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
 from nasx.pipeline.loggers import Log, check_log, logging_to
@@ -36,7 +37,8 @@ from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
-from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms
+from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
+from nasx.train.compiled import missing_for_compilation
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +103,9 @@ def run(
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
     another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
-    the same call continues; Diverged where a training's loss stays infinite; CorruptWeights for damaged files;
-    BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError where the disk is full or fails.
+    the same call continues; Diverged where a training's loss stays infinite; OutOfMemory where the device's does not
+    suffice; CorruptWeights for damaged files; BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError
+    where the disk is full or fails.
     """
     directory = Path(directory)
     with joined_group(machine) as (group, at):
@@ -216,6 +219,10 @@ def check_stages(problem: Problem[Any], machine: Machine) -> None:
     estimates(Measure(problem, machine, timing=False))
     for training in (problem.config.supernet, problem.config.retrain):
         problem.teacher_of(training)
+    if problem.config.retrain.compile is True:
+        missing = missing_for_compilation(pick_device(machine.device))
+        if missing is not None:
+            raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:
@@ -273,13 +280,31 @@ class _Work:
                 note_settings(place.directory, stage, self.problem.config)
             progress = ProgressFile(place.run_directory, stage.name, self.progress) if self.group.first else silent
             try:
-                return stage.work(Context(self.problem, self.machine, self.group, progress, place, self.on_event))
-            except Diverged as error:
+                with use_precision(self.problem.config.precision):
+                    context = Context(self.problem, self.machine, self.group, progress, place, self.on_event)
+                    return stage.work(context)
+            except (Diverged, torch.OutOfMemoryError) as error:
+                failed = error if isinstance(error, Diverged) else _out_of_memory(stage, error)
                 if self.group.first:
-                    note_settings(place.directory, stage, self.problem.config, failure=str(error))
-                raise
+                    note_settings(place.directory, stage, self.problem.config, failure=str(failed))
+                if failed is error:
+                    raise
+                raise failed from error
 
         return work
+
+
+_SIZES = {
+    "supernet": "supernet.batch_size",
+    "search": "search.recalibration_batch_size",
+    "retrain": "retrain.batch_size",
+}
+
+
+def _out_of_memory(stage: RunStage, error: torch.OutOfMemoryError) -> OutOfMemory:
+    sizes = [size for section, size in _SIZES.items() if section in stage.sections]
+    lower = " or ".join(sizes) or "the batch size"
+    return OutOfMemory(f"{stage.name} ran out of memory; lower {lower} ({str(error).splitlines()[0]})")
 
 
 def _opened(

@@ -627,6 +627,7 @@ def retraining(context: Context, training: Retraining | None = None) -> NetworkT
         eval_batch_size=problem.config.search.eval_batch_size,
         machine=context.machine,
         teacher=problem.teacher_of(config),
+        precision=problem.config.precision,
     )
 
 

@@ -4,12 +4,15 @@ from nasx.train.average import WeightAverage, ema
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.batchnorm_groups import BatchNormGroups
+from nasx.train.compiled import compiled_blocks
 from nasx.train.device import (
+    Precision,
     autocast,
     device_of,
     keep_freed_memory,
     pick_device,
     use_deterministic_algorithms,
+    use_precision,
     use_threads,
 )
 from nasx.train.distillation import Distillation
@@ -39,6 +42,7 @@ __all__ = [
     "Metric",
     "NotFinite",
     "Paths",
+    "Precision",
     "Recovery",
     "Rows",
     "SandwichPaths",
@@ -56,6 +60,7 @@ __all__ = [
     "autocast",
     "batch_size",
     "check_targets",
+    "compiled_blocks",
     "cosine_schedule",
     "device_of",
     "ema",
@@ -79,5 +84,6 @@ __all__ = [
     "train_supernet",
     "unpack",
     "use_deterministic_algorithms",
+    "use_precision",
     "use_threads",
 ]
