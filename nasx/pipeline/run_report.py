@@ -249,10 +249,10 @@ def _searched(run: RunReader) -> Iterator[str]:
     for search in run.searches:
         failed = len(search.candidates) - len(search.scored)
         generations = len({candidate.generation for candidate in search.candidates})
-        none_failed = "" if not failed else f"; {failed} failed"
+        and_failed = f"; {failed} failed" if failed else ""
         yield (
-            f"{_capital(search.name)}: {config['method']} scored {len(search.candidates):,} candidates in {generations} "
-            f"generations, with the weights of one supernet{none_failed}."
+            f"{_capital(search.name)}: {config['method']} scored {len(search.candidates):,} candidates in "
+            f"{generations} generations, with the weights of one supernet{and_failed}."
         )
 
 
