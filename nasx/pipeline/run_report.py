@@ -367,9 +367,9 @@ def _incidents(run: RunReader) -> Iterator[str]:
         if record.get("event") == "changed":
             for field, (before, after) in record["config"].items():
                 yield f"{field.removeprefix('config.')} was changed from {before} to {after} on the way."
-    for stage in status(run.directory).stages:
-        if stage.state == "failed":
-            yield f"{stage.name} failed: {stage.note}"
+    for seen in status(run.directory).stages:
+        if seen.state == "failed":
+            yield f"{seen.name} failed: {seen.note}"
 
 
 def _command(run: RunReader, starts: Sequence[Mapping[str, Any]]) -> str:

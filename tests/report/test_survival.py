@@ -12,14 +12,18 @@ def test_shares_are_those_among_the_best_of_all_generations_so_far() -> None:
     (found,) = survival(
         search(
             [
-                *((0, 0.9, {"k": 3}), (0, 0.1, {"k": 5}), (0, 0.2, {"k": 5})),
-                *((1, 0.5, {"k": 5}), (1, 0.95, {"k": 5}), (1, None, {"k": 3})),
+                (0, 0.9, {"k": 3}),
+                (0, 0.1, {"k": 5}),
+                (0, 0.2, {"k": 5}),
+                (1, 0.5, {"k": 5}),
+                (1, 0.95, {"k": 5}),
+                (1, None, {"k": 3}),
                 (2, 0.96, {"k": 5}),
             ]
         )
     )
     assert (found.options, found.generations, found.names) == (("3", "5"), (0, 1, 2), ("k",))
-    np.testing.assert_allclose(found.shares[:, 0], [[0.5, 0.5], [0.5, 0.5], [0, 1]])
+    np.testing.assert_allclose(found.shares[:, 0], np.array([[0.5, 0.5], [0.5, 0.5], [0, 1]]))
 
 
 def test_like_choices_of_all_blocks_stand_together_and_what_a_candidate_lacks_is_missing() -> None:
