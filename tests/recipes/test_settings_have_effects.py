@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.images import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
+from nasx.train import use_precision
 from tests.pipeline.problems import context_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the class folders are numbers")
@@ -103,6 +105,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "preset": ("other", ()),
     "seed": ("1", ()),
     "threads": ("2", ()),
+    "precision": ("bfloat16", ()),
     "data.source": ("digits", ("data.val_images=null",)),
     "data.image_size": ("16", ()),
     "data.channels": ("1", ()),
@@ -140,6 +143,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "retrain.ema": ("0.5", ()),
     "retrain.keep": ("raw", ("retrain.ema=0.5", "retrain.keep=ema")),
     "retrain.refit": ("true", ()),
+    "retrain.compile": ("true", ()),
     "model.patch_size": ("4", ()),
     "model.init_std": ("0.9", ()),
     "space.mlp_ratio": ("[4]", ()),
@@ -259,10 +263,10 @@ def computed(recipe: str, config: Any, data: Path, section: str) -> str:
 
 
 def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
-    """Return what the stages of some kinds leave: results, weights, learning rates, batch sizes of scores, threads."""
+    """Return what the stages of some kinds leave: results, weights, rates, batch sizes, threads, compiled networks."""
     results = dict(stand_ins)
     found: list[Any] = []
-    threads, sizes = set[int](), list[int]()
+    threads, sizes, compiled = set[int](), list[int](), list[str]()
     eval_batches = problem.task.eval_batches
 
     def noted(*arguments: Any, **options: Any) -> Any:
@@ -270,7 +274,13 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
         sizes.extend(len(batch[1]) for batch in batches)
         return batches
 
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+    def noted_only(network: torch.nn.Module, **options: Any) -> Any:  # compiling takes minutes
+        compiled.append(type(network).__name__)
+        return nullcontext(network)
+
+    precision = use_precision(problem.config.precision)  # as the runner enters it
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, precision:
+        patch.setattr("nasx.pipeline.networks.compiled_blocks", noted_only)
         patch.setattr(problem.task, "eval_batches", noted)
         patch.setattr(os, "fsync", lambda file: None)  # nothing here outlives the test
         for stage in problem.stages():
@@ -288,7 +298,7 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
         weights = sorted(Path(folder).rglob("*.safetensors"))
         found += [[path.name, list(load_file(path).items())] for path in weights]
         found += [path.read_text() for path in sorted(Path(folder).rglob("*metrics.csv"))]
-    return [found, sorted(threads), sizes]
+    return [found, sorted(threads), sizes, compiled]
 
 
 def plain(value: Any) -> Any:
