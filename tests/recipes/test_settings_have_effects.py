@@ -151,7 +151,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
 FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
     "glit": {
         "budget.cost": ("paper_macs", ()),
-        "budget.heads_at_most": ("70%", ("method=hierarchical",)),
+        "budget.heads_at_most": ("95%", ("method=hierarchical",)),
         "budget.details_at_least": ("30%", ()),
         "budget.details_at_most": ("70%", ()),
         "method": ("hierarchical", ()),
