@@ -1,7 +1,8 @@
 """Run benchmarks and print their tables, or one JSON document.
 
 A name such as `supernet` stands for all whose names begin with it. `--compare` sets the results beside a stored
-document, by default the one that comes with the repository. `gpu` needs a CUDA device and runs only when named.
+document, by default the one that comes with the repository. `gpu` needs a CUDA device and runs only when named. `page`
+writes docs/performance.md from the committed results.
 """
 
 import argparse
@@ -35,6 +36,7 @@ BENCHMARKS = (
     "memory.training",
     "networks.inference",
     "networks.training",
+    "precision.steps",
     "racing.generations",
     "relative_positions.steps",
     "startup.commands",
@@ -45,7 +47,7 @@ BENCHMARKS = (
 )
 """Functions that return rows, by module; modules are imported when one of theirs runs."""
 
-ON_GPU = ("gpu.networks", "gpu.host", "gpu.data")
+ON_GPU = ("gpu.host", "gpu.data", "gpu.networks", "gpu.compiled")
 ON_IMAGES = {"racing.generations": "racing.generations_on"}
 """What runs in a benchmark's place where there is an image folder for it."""
 
@@ -91,13 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=f"of {', '.join((*BENCHMARKS, *ON_GPU))}")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join((*BENCHMARKS, *ON_GPU))}, or page")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument(
         "--compare", type=Path, nargs="?", const=BASELINE, metavar="FILE", help="a document to compare with"
     )
     parser.add_argument("--data", type=Path, help=f"an image folder, of which {', '.join(ON_IMAGES)} makes use")
     options = parser.parse_args(arguments)
+    if options.names == ["page"]:
+        from benchmarks.page import write
+
+        write()
+        return 0
     try:
         names = chosen(options.names)
         then = json.loads(options.compare.read_text()) if options.compare else None

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -38,7 +39,26 @@ def machine() -> Row:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
+        "commit": commit_of(Path(__file__).parents[1]),
+        "busy": _busy(),
     }
+
+
+def commit_of(checkout: Path) -> str:
+    """Return the commit of a checkout, with a plus sign where files differ from it; unknown outside of git."""
+    told = []
+    for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        told.append(done.stdout.strip())
+    return told[0] + ("+" if told[1] else "")
+
+
+def _busy() -> bool:
+    """Return whether other processes were using more than a quarter of a core in the last minute."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.25
 
 
 def _processor() -> str:

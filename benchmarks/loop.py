@@ -23,7 +23,7 @@ from nasx.train import (
     cosine_schedule,
     ema,
     evaluate,
-    hold,
+    load_into_memory,
     recalibrate,
     recalibrate_and_evaluate,
     seeded,
@@ -110,8 +110,8 @@ def scoring(seconds: float = 6.0) -> list[Row]:
     with use_threads(1):
         whole = supernet(case.space, case.vit, init_std=case.init_std).eval()
         cpu = torch.device("cpu")
-        first = hold(training.steps(0, config.recalibration_batches), cpu)
-        second = hold(eval_batches(images.val, 512, mean, std), cpu)
+        first = load_into_memory(training.steps(0, config.recalibration_batches), cpu)
+        second = load_into_memory(eval_batches(images.val, 512, mean, std), cpu)
         assert first is not None
         assert second is not None
 

@@ -67,7 +67,7 @@ class Arch(Mapping[str, Value]):
     def joined(cls, *fragments: Mapping[str, Value]) -> "Arch":
         """Return the union of checked, disjoint fragments, merged only when it is first read.
 
-        Samplers hand out a hundred thousand architectures of which few are looked at.
+        Samplers return a hundred thousand architectures, and few of them are read.
         """
         arch = cls.__new__(cls)
         arch._set(None, fragments)

@@ -20,7 +20,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class BadInput(Exception):
-    """What the user asked for cannot be done; the message says what was met, the rule and the mend."""
+    """What the user asked for cannot be done; the message says what was met, the rule, and what to do."""
 
 
 @contextmanager
@@ -118,10 +118,12 @@ def validation_message(error: ValidationError) -> str:
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
-        told = fault["msg"].removeprefix("Value error, ")
-        if where and told.startswith(f"{where}."):  # a rule of a section, which names the field itself
-            lines.append(told)
+        message = fault["msg"].removeprefix("Value error, ")
+        if where and message.startswith(f"{where}."):  # a rule of a section, which names the field itself
+            lines.append(message)
             continue
         # a rule of a whole section says itself which of its values it met
-        lines.append(f"{where}: {told}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}"))
+        lines.append(
+            f"{where}: {message}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}")
+        )
     return "; ".join(lines)

@@ -169,7 +169,7 @@ class Budget:
         return Budget(self.cost, at_least, at_most, names=self.names)
 
     def and_also(self, other: "Budget") -> "Budget":
-        """Return the budget inside both, of which each bound keeps its name; both are resolved, and of one cost."""
+        """Return the budget inside both, whose bounds keep their names; both are resolved, and of one cost."""
         (low, high), (other_low, other_high) = self._numbers(), other._numbers()
         names = list(self.names)
         if low is None or (other_low is not None and other_low > low):

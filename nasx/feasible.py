@@ -33,6 +33,7 @@ MAX_TRIES = 1_000
 _MAX_SUMS = 500_000  # combinations of sums that several budgets may have together: seconds
 _MAX_CHILD_SUMS = 20_000  # the same for the children of two parents: milliseconds
 _MAX_ENUMERATED = 1_000_000
+_TOGETHER = 16  # draws looked at together once a first one was refused
 _MAX_KNOWN = 1 << 16  # answers of filters that are remembered
 _MAX_FILTERED = 100_000  # architectures that are filtered one by one to count them: seconds
 
@@ -412,24 +413,31 @@ class _Inside:
     def draw(self, rng: np.random.Generator, n: int) -> Sequence[Arch]:
         cases = self._pick_cases(rng, n)
         drawn: list[Ints | None] = [None] * n
-        missing = np.arange(n)
-        for _ in range(self._max_tries):
+        missing, tries = np.arange(n), 0
+        while tries < self._max_tries:
+            # A draw at a time costs most of its time in numpy's calls. Only within one case may several be looked at
+            # before the case is picked again, or cases that pass rarely would be favoured.
+            each = min(_TOGETHER, self._max_tries - tries) if tries and len(self.tables.cases) == 1 else 1
             failed = []
             for c in np.unique(cases[missing]):
                 places = missing[cases[missing] == c]
-                rows, inside = self.tables.tables[c].draw(rng, len(places))
-                for place, row, ok in zip(places.tolist(), rows, inside.tolist(), strict=True):
-                    if ok and (not self._filter or self._filter.passes(self.tables.cases[c].decode(row))):
-                        drawn[place] = row
+                rows, inside = self.tables.tables[c].draw(rng, each * len(places))
+                for number, place in enumerate(places.tolist()):
+                    own = slice(number * each, (number + 1) * each)
+                    for row, ok in zip(rows[own], inside[own], strict=True):
+                        self.counts.proposed += 1
+                        if ok and (not self._filter or self._filter.passes(self.tables.cases[c].decode(row))):
+                            drawn[place] = row
+                            break
                     else:
                         failed.append(place)
-            self.counts.proposed += len(missing)
             self.counts.accepted += len(missing) - len(failed)
             if not failed:
                 return Draws(n, lambda i: self.tables.cases[cases[i]].decode(drawn[i]))
             missing = np.array(failed)
             # a refused draw starts over, or cases that pass rarely would be favoured
             cases[missing] = self._pick_cases(rng, len(missing))
+            tries += each
         raise self._none_found()
 
     def draw_per_choice(self, rng: np.random.Generator) -> Arch:

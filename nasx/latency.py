@@ -1,7 +1,7 @@
 """Latency as a cost: each distinct block is timed once on a device, and a table of whole microseconds adds them up.
 
 Blocks run one after the other in a new random order each round, as they would in a network: a block finds the caches
-as other blocks left them, and a change of the machine's speed meets all of them alike. Each gets the median of its
+as other blocks left them, and a change of the machine's speed affects all of them equally. Each gets the median of its
 rounds.
 
 Blocks run in torch, or in ONNX Runtime (`OnnxRuntime`) where networks are to be deployed with it.
@@ -107,7 +107,7 @@ class OnnxRuntime:
 
 
 Clock = Callable[[], float]
-"""Seconds, of which differences mean something."""
+"""Seconds from any start; only differences have a meaning."""
 
 FixedKey = Arch
 """The shared choices that matter."""
@@ -220,7 +220,7 @@ def measure_latency(
     fixed: dict[FixedKey, int] = {}
     parts: dict[PartKey, int] = {}
     table = Latency(_measured_on(where, runtime), fixed, parts, tuple(ignore), by_index)
-    attainable(space, _Wanted(table, fixed, parts))
+    attainable(space, _BlocksInUse(table, fixed, parts))
     modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
     found = time_modules(
         modules, device=device, rounds=rounds, seed=seed, clock=clock, runtime=runtime, on_ready=on_ready
@@ -232,8 +232,8 @@ def measure_latency(
 
 
 @dataclass(frozen=True)
-class _Wanted(AdditiveCost):
-    """Notes which blocks it is asked for, which are all that any budget can ask for."""
+class _BlocksInUse(AdditiveCost):
+    """Records the blocks whose cost is asked for: all that a budget can need."""
 
     table: Latency
     fixed_times: dict[FixedKey, int]
@@ -280,7 +280,7 @@ def latency_report(
     clock: Clock | None = None,
     runtime: OnnxRuntime | None = None,
 ) -> LatencyReport:
-    """Compare a table's predictions with the measured latency of whole networks, of which ten take turns at a time.
+    """Compare a table's predictions with the measured latency of whole networks, ten of them by turns.
 
     A table that was measured in another runtime is a ValueError.
     """

@@ -83,7 +83,7 @@ def rank_agreement(
     `second_accuracies` are those of a second training of each architecture with another seed. Then the statistics are
     about the mean of the two, and `ceiling` and `corrected` say how much of a low tau is noise of the trainings. The
     correction is Spearman's for attenuation, with the reliability of the mean of two trainings (Spearman-Brown), on the
-    correlations that the taus stand for in normal data.
+    correlations that correspond to these taus in normal data.
 
     Among equal scores the less accurate architecture counts as picked first, so that ties never flatter the regret.
 

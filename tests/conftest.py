@@ -1,13 +1,18 @@
-"""What all tests share: one thread for each process that they start, and a browser where one is installed."""
+"""What all tests share: the threads of processes, the settings of property tests, and a browser if there is one."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; pytest-xdist gives every core a process
 
 from tests.browser import Browser, missing, started
+
+# property tests draw the same examples each time, and none fails because the machine is slow
+settings.register_profile("nasx", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nasx")
 
 
 @pytest.fixture(scope="session")

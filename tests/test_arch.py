@@ -20,7 +20,7 @@ ENTRIES = st.dictionaries(NAMES, VALUES, max_size=6)
 BLOCKS = Arch({"width": 64, "block.count": 2, "block.0.mlp_ratio": 4, "block.0.k.size": 3, "block.1.mlp_ratio": 2.0})
 
 
-@settings(max_examples=100, derandomize=True)
+@settings(max_examples=100)
 @given(ENTRIES, st.randoms(use_true_random=False))
 def test_equality_and_hash_ignore_order_and_json_keeps_it(entries: dict[str, Any], random: Any) -> None:
     arch = Arch(entries)
@@ -133,7 +133,7 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         arch.parts("block", 11)
 
 
-@settings(max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(ENTRIES)
 def test_repr_reads_back(entries: dict[str, Any]) -> None:
     arch = Arch(entries)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import main_job, page
 from benchmarks.budget import draws
 from benchmarks.cases import digits_case, forward_pass, tiny_case, training_step
 from benchmarks.compare import MACHINE, compared, machine
@@ -90,6 +91,43 @@ def test_a_matrix_product_counts_its_operations() -> None:
     product()
     torch.testing.assert_close(product._out, product.left @ product.right)
     assert product.flops == 2 * len(product.left) ** 3
+
+
+def test_the_page_agrees_with_the_committed_results() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "write it again: python -m benchmarks page"
+
+
+def test_the_page_shows_what_was_measured_and_says_what_was_not(tmp_path: Path) -> None:
+    results = {
+        MACHINE: {**machine(), "busy": True},
+        "loop.steps": [{"network": "digits", "loop": "bare", "ratio": 1.2345, "quartile 1": 1.0, "quartile 3": 2.0}],
+    }
+    (tmp_path / "cpu.json").write_text(json.dumps(results))
+    found = page.page(tmp_path)
+    assert "| digits | bare | 1.23 | 1 | 2 |" in found
+    assert "Other programs were using this machine" in found
+    assert found.count("Nothing has been measured here yet") == 2, "neither the main job nor a GPU"
+    assert set(page.SHOWN) == {name for name in page.SHOWN if command.chosen([name])}
+
+
+def test_the_main_job_of_two_checkouts_is_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def summary(checkout: Path, settings: Any, directory: Path) -> dict[str, Any]:
+        asked.append(checkout.name)
+        seconds = {"before": 3.0, "now": 1.5}[checkout.name]
+        stages = {"heads/supernet": seconds, "details/supernet": seconds, "details/retrain": seconds, "x/search": 99.0}
+        return {
+            "stages": {name: {"seconds": spent} for name, spent in stages.items()},
+            "networks": {"searched": {"test_accuracy": 0.9}, "random": {"test_accuracy": 0.8}},
+        }
+
+    monkeypatch.setattr(main_job, "summary", summary)
+    rows = main_job.compared(Path("before"), Path("now"), (), rounds=2)
+    assert asked == ["before", "now", "now", "before"]
+    assert [row["training"] for row in rows] == ["supernets", "networks trained alone", "all trainings"]
+    assert [(row["ratio"], row["before, s"]) for row in rows] == [(2.0, 6.0), (2.0, 3.0), (2.0, 9.0)]
+    assert rows[0]["test accuracy now"] == pytest.approx(0.85)
 
 
 @pytest.mark.parametrize("arch", [GLIT_TINY, DEIT_TINY])

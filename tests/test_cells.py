@@ -125,7 +125,7 @@ def test_weightless_operations_on_one_sum_are_one() -> None:
     assert count_distinct(NAS_BENCH_201, [two, one], weightless=["avg_pool_3x3"]) == 1
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(
     st.integers(3, 6), st.sampled_from([OPERATIONS, ("skip_connect", "c"), ("c",)]), st.randoms(use_true_random=False)
 )

@@ -28,7 +28,7 @@ def _completed(first: list[Arch], then: list[Arch], patterns: tuple[str, ...]) -
     return {arch for arch in first if frozenset(arch.only(*patterns).items()) in decided}
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80)
 @given(
     st.integers(0, 99),
     st.sampled_from([5, 40]),

@@ -40,7 +40,7 @@ def test_a_part_is_asked_with_the_shared_choices_and_its_own() -> None:
     ]
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(spaces(), st.integers(0, 10**6))
 def test_splitting_loses_nothing(space: Space, seed: int) -> None:
     arch = space.sample(seed)
@@ -121,7 +121,7 @@ def test_a_budget_takes_texts() -> None:
             asked()
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
+@settings(max_examples=40)
 @given(spaces(max_size=60), st.integers(0, 99), st.integers(1, 100))
 def test_percentages_are_of_the_costliest_architecture(space: Space, seed: int, percent: int) -> None:
     cost = ToyCost(seed)

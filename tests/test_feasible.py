@@ -35,7 +35,7 @@ def _inside(space: Space, *budgets: Budget) -> list[Arch]:
 # Against brute force
 
 
-@settings(max_examples=250, derandomize=True, deadline=None)
+@settings(max_examples=250)
 @given(spaces(max_size=60), COSTS, SEEDS, st.data())
 def test_counts_draws_and_enumeration(space: Space, cost: ToyCost, seed: int, data: st.DataObject) -> None:
     totals = [cost(arch) for arch in archs(space)]
@@ -62,7 +62,7 @@ def test_counts_draws_and_enumeration(space: Space, cost: ToyCost, seed: int, da
     assert attainable(space, cost) == inside.attainable
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(spaces(max_size=60, min_size=3), COSTS, SEEDS, st.data())
 def test_children_stay_inside(space: Space, cost: ToyCost, seed: int, data: st.DataObject) -> None:
     low, high = attainable(space, cost).low, attainable(space, cost).high
@@ -80,7 +80,7 @@ def test_children_stay_inside(space: Space, cost: ToyCost, seed: int, data: st.D
     assert child.to_json() == space.canonical(child).to_json() == inside.canonical(child).to_json()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(spaces(max_size=60, min_size=3), SEEDS)
 def test_no_budget_at_all_is_the_whole_space(space: Space, seed: int) -> None:
     inside = space.within()
@@ -124,7 +124,7 @@ def test_sampling_is_uniform_over_what_is_inside(table: str) -> None:
     assert 0 < inside.acceptance <= 1
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(
     spaces(max_size=60, min_size=2),
     st.integers(0, 99),
@@ -311,7 +311,7 @@ def _distinct(arch: Arch) -> int:
     return len(set(arch.values()))
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80)
 @given(spaces(max_size=60, min_size=2), COSTS, SEEDS, st.booleans())
 def test_further_budgets_filter(space: Space, cost: ToyCost, seed: int, first: bool) -> None:
     anchor = space.sample(seed)
@@ -344,7 +344,7 @@ def test_filtered_draws_are_uniform_too() -> None:
     assert abs(inside.acceptance - share) < 0.02
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(spaces(max_size=60, min_size=3), st.lists(COSTS, min_size=2, max_size=3, unique=True), SEEDS, st.data())
 def test_budgets_on_additive_costs_are_met_together(
     space: Space, costs: list[ToyCost], seed: int, data: st.DataObject
@@ -428,7 +428,7 @@ def test_what_filters_is_asked_once_for_an_architecture() -> None:
 # Every set of architectures
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(spaces(max_size=60, min_size=3), COSTS, SEEDS)
 def test_spaces_and_what_is_inside_budgets_offer_the_same(space: Space, cost: ToyCost, seed: int) -> None:
     middle = cost(space.sample(seed))
@@ -583,7 +583,7 @@ def test_a_cost_in_place_of_a_budget_is_told_how_to_become_one() -> None:
         Budget(400)  # type: ignore[arg-type]
 
 
-@settings(max_examples=80, derandomize=True, deadline=None)
+@settings(max_examples=80)
 @given(spaces(max_size=60, min_size=2), COSTS, COSTS, SEEDS)
 def test_two_additive_budgets_that_do_not_meet_are_refused_with_the_range_inside(
     space: Space, one: ToyCost, other: ToyCost, seed: int

@@ -14,7 +14,7 @@ def _below(graph: "nx.DiGraph[str]", node: str) -> list[int]:
     return [graph.nodes[child]["size"] for child in graph.successors(node)]
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=100)
 @given(spaces())
 def test_sizes_follow_from_the_sizes_below(space: Space) -> None:
     graph = space_graph(space)

@@ -184,7 +184,7 @@ def test_intervals_cover_the_truth(correlation: float) -> None:
     assert (covered / 200 < 0.995).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=5, max_size=8), st.integers(1, 5))
 def test_regret_is_the_worst_of_all_ways_to_break_ties(pairs: list[tuple[int, int]], k: int) -> None:
     scores, accuracies = zip(*pairs, strict=True)
@@ -197,7 +197,7 @@ def test_regret_is_the_worst_of_all_ways_to_break_ties(pairs: list[tuple[int, in
     assert rank_agreement(scores, accuracies, top_k=[k], resamples=100).regret == {k: max(regrets)}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.sampled_from([None, 3]))
 def test_only_ranks_and_not_the_order_given_matter(seed: int, levels: int | None) -> None:
     score, accuracy, cost = sample(25, seed, levels)

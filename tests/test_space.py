@@ -19,7 +19,7 @@ from nasx.arch import Value, matches
 from nasx.space import EmptySet
 from tests.strategies import archs, differing, enumerated, inherits, spaces
 
-PROPERTY = settings(max_examples=80, derandomize=True, deadline=None)
+PROPERTY = settings(max_examples=80)
 SEEDS = st.integers(0, 2**32)
 
 LOCAL = Space(kernel_size=one_of(17, 31, 45), expansion=one_of(1, 2, 4), mlp_ratio=4)

@@ -29,7 +29,7 @@ def _arrays(slots: list[list[int]]) -> list[Ints]:
     return [np.array(slot, dtype=np.int64) for slot in slots]
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300)
 @given(SLOTS, BYTES, st.integers(0, 99), st.data())
 def test_counts_rows_and_draws_are_those_of_brute_force(
     slots: list[list[int]], max_bytes: int, seed: int, data: st.DataObject
@@ -50,7 +50,7 @@ def test_counts_rows_and_draws_are_those_of_brute_force(
         assert table.bucketed or inside.all()
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(SLOTS.filter(bool), BYTES, st.integers(0, 99), st.data())
 def test_the_range_of_other_costs_is_that_of_the_rows_inside(
     slots: list[list[int]], max_bytes: int, seed: int, data: st.DataObject
@@ -80,7 +80,7 @@ def test_draws_are_uniform_over_the_rows_inside(max_bytes: int) -> None:
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(SLOTS.filter(bool), st.integers(1, 3), st.integers(0, 99), st.data())
 def test_windows_of_several_costs_hold_the_rows_that_are_inside_all(
     slots: list[list[int]], kinds: int, seed: int, data: st.DataObject

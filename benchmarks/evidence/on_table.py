@@ -15,7 +15,7 @@ from recipes.glit.bench import Table
 Floats = npt.NDArray[np.float64]
 Rng = np.random.Generator
 
-EVALUATIONS, BATCH = 40, 8
+EVALUATIONS, BATCH = 24, 4
 
 
 class Greedy(Searcher):
@@ -86,18 +86,15 @@ def compare_searchers(table: Table, *, repeats: int = 200) -> list[dict[str, Any
     return rows
 
 
-def halve(
-    table: Table, archs: Sequence[Arch], keep: int, seed: int, *, first_share: float | None = None
-) -> tuple[list[Arch], float]:
-    """Return the networks that halving finishes, best first, and what it costs in whole trainings.
+def halve(table: Table, archs: Sequence[Arch], plan: Halving, seed: int) -> list[Arch]:
+    """Return the networks that halving finishes, best first.
 
     Scores on the way are the table's: each network's validation accuracy after a part of its training.
     """
-    plan = Halving(len(archs), keep, first_share=first_share)
     going = list(archs)
     for number, rung in enumerate(plan.rungs):
         going = plan.going_on(number, {arch: score_at(table, arch, seed, rung.share) for arch in going})
-    return going, plan.trainings
+    return going
 
 
 def score_at(table: Table, arch: Arch, seed: int, share: float) -> float:

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.evidence.supernets import Setting
-from nasx.comparison import Difference, Interval, paired_difference
+from nasx.comparison import Interval
 from nasx.ranking import RankAgreement, rank_agreement
 from recipes.glit.bench import Table, table
 
@@ -54,6 +54,11 @@ class Truth:
     indices: tuple[int, ...]
     val: Floats
     test: Floats
+
+    def among(self, indices: Collection[int]) -> "Truth":
+        """Return the same of those networks alone that are among some."""
+        kept = [place for place, index in enumerate(self.indices) if index in set(indices)]
+        return Truth(tuple(self.indices[place] for place in kept), self.val[kept], self.test[kept])
 
     @property
     def accuracy(self) -> Floats:
@@ -111,8 +116,10 @@ class Ranking:
 
 
 def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> Iterator[Ranking]:
-    """Yield how each supernet of an experiment ranked the networks whose truth is known."""
+    """Yield how each supernet that was scored in this way ranked the networks whose truth is known."""
     for record in records(experiment):
+        if scoring not in record["hits"]:
+            continue
         at = {index: place for place, index in enumerate(record["archs"])}
         hits = [unpacked(text, record["images"]) for text in record["hits"][scoring]]
         scores = np.array([hits[at[index]].mean() for index in truth.indices])
@@ -126,16 +133,6 @@ def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> I
             agreement,
             scores,
         )
-
-
-@dataclass(frozen=True)
-class Spending:
-    """What a way to spend trainings finds, by supernet seed: test accuracy of the network that validation picks."""
-
-    name: str
-    trainings: float
-    found: Floats
-    """Expected test accuracy, (seeds,)."""
 
 
 def best_of(truth: Truth, places: Sequence[int]) -> float:
@@ -155,13 +152,6 @@ def best_of_random(truth: Truth, k: int, *, most: int = 4000) -> float:
         rng = np.random.default_rng(0)
         ways = [tuple(rng.choice(len(truth.indices), k, replace=False)) for _ in range(most)]
     return float(np.mean([best_of(truth, way) for way in ways]))
-
-
-def against_random(truth: Truth, found: Mapping[int, Sequence[int]], k: int) -> tuple[Difference, Floats]:
-    """Compare the best of the networks that each supernet seed proposes with the best of k random ones."""
-    searched = np.array([best_of(truth, places) for _, places in sorted(found.items())])
-    random = np.full(len(searched), best_of_random(truth, k))
-    return paired_difference(searched, random), searched
 
 
 def with_interval(interval: Interval, digits: int = 2) -> str:

@@ -1,6 +1,6 @@
 """The two small problems that experiments run on: images, networks and how both are trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -77,12 +77,16 @@ class Scene:
         """Return images in order."""
         return eval_batches(images, 500, *self.statistics)
 
-    def train_alone(self, arch: Arch, seed: int, epochs: float) -> nn.Module:
+    def make(self, arch: Arch) -> nn.Module:
+        """Return an untrained network."""
+        return build_in(self.vit, arch, init_std=self.init_std)
+
+    def train_alone(self, make: Callable[[], nn.Module], seed: int, epochs: float) -> nn.Module:
         """Return a network trained from scratch."""
         batches = self.batches(self.alone, seed)
         total = round(epochs * batches.steps_per_epoch)
         torch.manual_seed(seed)
-        network = build_in(self.vit, arch, init_std=self.init_std)
+        network = make()
         optimizer = adamw(network, lr=self.alone.lr, weight_decay=self.alone.weight_decay)
         warmup = round(self.alone.warmup_epochs * batches.steps_per_epoch)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=min(warmup, total - 1))

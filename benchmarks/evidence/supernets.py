@@ -36,6 +36,9 @@ from recipes.glit.supernet import supernet
 RECALIBRATION = {"none": (0, False), "256 plain": (1, False), "1024 plain": (4, False), "1024 augmented": (4, True)}
 """How BatchNorm statistics are recomputed: batches of 256 training images, augmented as in training or not."""
 
+SCORINGS = tuple(name + average for name in RECALIBRATION for average in ("", ", averaged"))
+"""How networks are scored: recalibrated in some way, with the last weights or with averaged ones."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -54,16 +57,19 @@ class Setting:
         return "-".join(words)
 
 
-def measure(scene: Scene, setting: Setting, seed: int, archs: Sequence[Arch], path: Path) -> None:
-    """Train a supernet, score networks with it in several ways, and write what they got right."""
+def measure(
+    scene: Scene, setting: Setting, seed: int, archs: Sequence[Arch], scorings: Sequence[str], path: Path
+) -> None:
+    """Train a supernet, score networks with it in some of `SCORINGS`, and write what they got right."""
     started = time.monotonic()
     trained, average = _trained(scene, setting, seed)
     spent = time.monotonic() - started
     scores: dict[str, Any] = {}
-    for name in RECALIBRATION:
-        scores[name] = [packed(hits) for hits in _hits(scene, trained, archs, name)]
-        if average is not None:
-            scores[f"{name}, averaged"] = [packed(hits) for hits in _hits(scene, average, archs, name)]
+    for scoring in scorings:
+        recalibration, _, averaged = scoring.partition(", ")
+        network = average if averaged else trained
+        if network is not None:
+            scores[scoring] = [packed(hits) for hits in _hits(scene, network, archs, recalibration)]
     write_json(
         path,
         {

@@ -193,7 +193,7 @@ def search() -> Drawing:
     inside = TABLE2.within(Budget(macs, at_least=1.38e9, at_most=1.40e9))
     searcher = Evolution(inside, population=20, generations=5, seed=0)
     asked = searcher.ask()
-    drawing = Drawing("A searcher is asked for architectures and told their scores", 300)
+    drawing = Drawing("A searcher: ask returns architectures, tell takes their scores", 300)
     drawing.box(14, 14, 312, 46, "fresh")
     drawing.text(170, 33, "architectures inside a budget", "middle")
     drawing.text(170, 51, f"{scientific(inside.size)} of {scientific(TABLE2.size)}", "small muted middle")

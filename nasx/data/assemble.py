@@ -93,7 +93,7 @@ def assemble(
     where = train.called
     if len(train.classes) < 2:
         raise ValueError(f"{where} has one class, {train.classes[0]!r}; telling classes apart needs at least two")
-    seen, test_seen = _looks(train.source, test.source, options)
+    seen, test_seen = _read_headers(train.source, test.source, options)
     leaked: dict[str, Any] = {}
     if options.leaks == "allow":
         leaked["leaks"] = "not looked for"
@@ -153,7 +153,7 @@ def assemble(
     )
 
 
-def _looks(train: Source, test: Source, options: Options) -> tuple[Headers, Headers]:
+def _read_headers(train: Source, test: Source, options: Options) -> tuple[Headers, Headers]:
     total, done = len(train) + len(test), count(1)
     side = resized_side(options.image_size)
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read: what is wrong with them, and how many of them training passes over."""
+"""Images that cannot be read: what is wrong with them, and how many of them training may skip."""
 
 import warnings
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ class Photos(Images, Protocol):
 
     `image_size` and `channels` (1 or 3) are what `load` makes of them; `in_memory` says that `load` only copies, so
     that worker processes have nothing to read. `broken` holds, by position, the images that training found broken and
-    passed over. `load` and `photo` raise BrokenImageError for an image that cannot be read.
+    skipped. `load` and `photo` raise BrokenImageError for an image that cannot be read.
     """
 
     image_size: int
@@ -84,7 +84,7 @@ class Dataset:
 
     `split` is a JSON-able record of how the parts came about (seed, rule, counts, digests of the members' names and
     contents), so that a run can say what it was computed from. `test` is given as a function, called when the images
-    are wanted. `remarks` are sentences that people should read before they use the data: what was left out, what was
+    are wanted. `remarks` are sentences that people should read before they use the data: what was skipped, what was
     assumed, what is too small to mean much. Labels that `classes` does not have are a ValueError.
     """
 

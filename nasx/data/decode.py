@@ -45,11 +45,16 @@ def decode_content(content: bytes, path: Path, channels: Channels = 3) -> Any:
         with pillow().open(io.BytesIO(content)) as image:
             refuse_sizes(image.size)
             image.load()
-            return _grey(image) if channels == 1 else _rgb(image)
+            return to_photo(image, channels)
     except (MemoryError, ImportError):
         raise  # says nothing about the file
     except Exception as error:  # damage can surface as nearly anything in the decoders
         raise _broken(path, error, empty=not content) from error
+
+
+def to_photo(image: Any, channels: Channels = 3) -> Any:
+    """Return a PIL image of any mode in RGB, or grey (L), as `decode` converts files; ValueError says why it cannot."""
+    return _grey(image) if channels == 1 else _rgb(image)
 
 
 def read_regular(path: Path) -> bytes:

@@ -161,8 +161,8 @@ def _assumed(classes: tuple[str, ...], class_order: ClassOrder) -> list[str]:
 
 
 def _left_out(part: ClassFolders) -> list[str]:
-    remarks = [f"{part.directory.name}/: {remark}" for remark in part.passed_over.remarks()]
-    if part.passed_over.unreadable:
+    remarks = [f"{part.directory.name}/: {remark}" for remark in part.skipped_files.remarks()]
+    if part.skipped_files.unreadable:
         warnings.warn(remarks[0], DataWarning, stacklevel=3)
     return remarks
 

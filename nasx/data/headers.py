@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nasx.data.broken import BrokenImage, BrokenImageError
 from nasx.data.dataset import Indices
 from nasx.data.decode import decode_content, fault_of, is_grey, pillow, refuse_sizes
-from nasx.data.sources import Ends, Source
+from nasx.data.sources import FileEnds, Source
 
 _KEY = 32  # bytes
 _CHUNK = 256
@@ -115,8 +115,8 @@ def _look(source: Source, index: int, shorter_side: int | None, headers: Headers
     return ""
 
 
-def _opened(source: Source, index: int, ends: Ends) -> Any:
-    """Return an image of which only the header was read."""
+def _opened(source: Source, index: int, ends: FileEnds) -> Any:
+    """Return an image with only its header read."""
     try:
         return pillow().open(io.BytesIO(ends.head))
     except Exception:
@@ -125,7 +125,7 @@ def _opened(source: Source, index: int, ends: Ends) -> Any:
     return pillow().open(io.BytesIO(source.content(index)))  # a header longer than 4 KiB, as with a colour profile
 
 
-def _seems_truncated(kind: str | None, ends: Ends) -> bool:
+def _seems_truncated(kind: str | None, ends: FileEnds) -> bool:
     match kind:
         case "JPEG" | "MPO":
             return b"\xff\xd9" not in ends.last

@@ -14,7 +14,7 @@ from nasx.data.dataset import Dataset, Indices
 from nasx.data.decode import Channels, read_regular
 from nasx.data.leaks import Leaks
 from nasx.data.shards import known_classes, numbered
-from nasx.data.sources import Ends, ends_of_bytes, ends_of_file
+from nasx.data.sources import FileEnds, ends_of_bytes, ends_of_file
 
 _HELD_OUT = ("test", "validation", "val", "valid")
 
@@ -45,7 +45,7 @@ class TableSource:
             raise ValueError("its row holds neither bytes nor a path")
         return read_regular(Path(cell["path"]))
 
-    def ends(self, index: int) -> Ends:
+    def ends(self, index: int) -> FileEnds:
         """Return both ends of that content."""
         cell = self._cell(index)
         if cell["bytes"] is None and cell["path"] is not None:

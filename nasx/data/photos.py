@@ -128,7 +128,7 @@ def fit_photo(photo: Any, image_size: int) -> NDArray[np.uint8]:
         refuse_sizes(photo.size, side)
         photo = transforms.resize(photo, side, transforms.InterpolationMode.BICUBIC)
     square = np.asarray(transforms.center_crop(photo, image_size))
-    return np.ascontiguousarray(square.reshape(image_size, image_size, -1).transpose(2, 0, 1))
+    return square.reshape(image_size, image_size, -1).transpose(2, 0, 1).copy()  # the photo's own pixels are read-only
 
 
 def resized_side(image_size: int) -> int:

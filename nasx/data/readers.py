@@ -70,7 +70,7 @@ def _results(reads: "_Reads[T, R]", workers: int) -> Iterator[R | ValueError]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         generator=torch.Generator(),  # unused, but without it one number is drawn from the global generator
     )
     with _deaths_raised_while_waiting():
@@ -102,7 +102,7 @@ def _reports_a_death(error: Exception) -> bool:
     return not str(error).startswith("Caught")
 
 
-def _as_it_is(result: Any) -> Any:
+def _unchanged(result: Any) -> Any:
     return result
 
 

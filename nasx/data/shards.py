@@ -20,7 +20,7 @@ from nasx.data.assemble import Options, Part, assemble
 from nasx.data.dataset import Dataset, Indices
 from nasx.data.decode import Channels
 from nasx.data.leaks import Leaks
-from nasx.data.sources import END, Ends
+from nasx.data.sources import END, FileEnds
 from nasx.data.walk import readable_suffixes
 
 _NAMES = "classes.txt"
@@ -61,12 +61,12 @@ class ShardSource:
         """Return the content of the image at this position; ValueError where its shard ends early."""
         return self._read(index, 0, int(self._places[index][2]))
 
-    def ends(self, index: int) -> Ends:
+    def ends(self, index: int) -> FileEnds:
         """Return both ends of that content."""
         size = int(self._places[index][2])
         head = self._read(index, 0, min(END, size))
         first = max(END, size - END)
-        return Ends(size, head, self._read(index, first, size - first) if size > END else b"")
+        return FileEnds(size, head, self._read(index, first, size - first) if size > END else b"")
 
     def take(self, indices: Indices | Sequence[int]) -> "ShardSource":
         """Return the images at these positions."""

@@ -11,10 +11,10 @@ from nasx.data.dataset import Indices
 from nasx.data.decode import read_regular
 
 END = 4096
-"""Bytes at either end of a file that stand for its content."""
+"""Bytes at either end of a file, which identify its content."""
 
 
-class Ends(NamedTuple):
+class FileEnds(NamedTuple):
     """The size of a content in bytes, its first 4 KiB, and its last 4 KiB where it is larger than that."""
 
     size: int
@@ -44,7 +44,7 @@ class Source(Protocol):
     def content(self, index: int) -> bytes:
         """Return the content of an image's file; OSError or ValueError where it cannot be read."""
 
-    def ends(self, index: int) -> Ends:
+    def ends(self, index: int) -> FileEnds:
         """Return both ends of that content."""
 
     def take(self, indices: Indices | Sequence[int]) -> "Source":
@@ -75,7 +75,7 @@ class Files:
         """Return the content of the file at this position; a ValueError says that it is no regular file."""
         return read_regular(self.path(index))
 
-    def ends(self, index: int) -> Ends:
+    def ends(self, index: int) -> FileEnds:
         """Return both ends of that content, without reading what is between them."""
         return ends_of_file(self._encoded(index))
 
@@ -84,7 +84,7 @@ class Files:
         return Files(os.fsdecode(self._encoded(int(index))) for index in indices)
 
 
-def ends_of_file(path: bytes) -> Ends:
+def ends_of_file(path: bytes) -> FileEnds:
     """Return both ends of a file, of a pipe or a device none; nothing waits."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
@@ -93,10 +93,10 @@ def ends_of_file(path: bytes) -> Ends:
         tail = os.pread(descriptor, END, max(END, size - END)) if size > END else b""
     finally:
         os.close(descriptor)
-    return Ends(size, head, tail)
+    return FileEnds(size, head, tail)
 
 
-def ends_of_bytes(content: bytes) -> Ends:
+def ends_of_bytes(content: bytes) -> FileEnds:
     """Return both ends of a content that is in memory."""
     size = len(content)
-    return Ends(size, content[:END], content[max(END, size - END) :] if size > END else b"")
+    return FileEnds(size, content[:END], content[max(END, size - END) :] if size > END else b"")

@@ -1,4 +1,4 @@
-"""The walk through a folder of class folders: which files are images of which class, and what is passed over."""
+"""Find the images in a folder of class folders, and record which files are skipped."""
 
 import os
 import unicodedata
@@ -22,8 +22,8 @@ _SHOWN = 3
 
 
 @dataclass
-class PassedOver:
-    """What a walk found and left out."""
+class SkippedFiles:
+    """Files that were found and are not used."""
 
     hidden: list[str] = field(default_factory=list)
     """Hidden files and folders."""
@@ -35,18 +35,18 @@ class PassedOver:
     """Other files, by extension."""
 
     def remarks(self) -> Iterator[str]:
-        """Yield what people should know, in sentences."""
+        """Yield remarks for the user, in sentences."""
         if self.unreadable:
             found = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.unreadable.items()))
             mend = "install pillow-heif" if any(s in (".heic", ".heif") for s in self.unreadable) else "convert them"
-            yield f"images are left out, as the installed Pillow does not read their format: {found}; {mend}"
+            yield f"images are skipped, because the installed Pillow does not read their format: {found}; {mend}"
         if self.hidden:
-            yield f"{len(self.hidden):,} hidden files and folders are left out: {_some(self.hidden)}"
+            yield f"{len(self.hidden):,} hidden files and folders are skipped: {_some(self.hidden)}"
         if self.special:
-            yield f"{len(self.special):,} pipes, sockets or devices are left out: {_some(self.special)}"
+            yield f"{len(self.special):,} pipes, sockets or devices are skipped: {_some(self.special)}"
         if self.others:
             found = ", ".join(f"{count:,} {suffix or 'without extension'}" for suffix, count in self.others.items())
-            yield f"other files are left out: {found}"
+            yield f"other files are skipped: {found}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ClassFolders:
     names: list[str]
     """Relative to the parent of `directory`, with forward slashes, sorted."""
     labels: list[int]
-    passed_over: PassedOver
+    skipped_files: SkippedFiles
 
 
 def class_folders(directory: Path) -> dict[str, Path]:
@@ -128,7 +128,7 @@ def walk_classes(directory: Path, order: ClassOrder = "text") -> ClassFolders:
     walk = _Walk(directory)
     for entry in os.scandir(directory):
         if _is_hidden(entry.name):
-            walk.passed_over.hidden.append(entry.name)
+            walk.skipped_files.hidden.append(entry.name)
     members: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
         before = len(members)
@@ -139,11 +139,11 @@ def walk_classes(directory: Path, order: ClassOrder = "text") -> ClassFolders:
     cut = len(str(directory)) + 1  # strings, because a million paths take their time
     found = sorted((f"{directory.name}/{path[cut:].replace(os.sep, '/')}", label) for path, label in members)
     return ClassFolders(
-        directory, classes, [name for name, _ in found], [label for _, label in found], walk.passed_over
+        directory, classes, [name for name, _ in found], [label for _, label in found], walk.skipped_files
     )
 
 
-def walk_images(directory: Path) -> tuple[list[Path], PassedOver]:
+def walk_images(directory: Path) -> tuple[list[Path], SkippedFiles]:
     """Return the images below a directory, at any depth and sorted by name, and what was left out.
 
     What counts as an image, and which errors there are, is as for `walk_classes`.
@@ -151,7 +151,7 @@ def walk_images(directory: Path) -> tuple[list[Path], PassedOver]:
     root = directory.resolve()
     walk = _Walk(root.parent)
     found = sorted(walk.images(root))
-    return [directory / Path(path).relative_to(root) for path in found], walk.passed_over
+    return [directory / Path(path).relative_to(root) for path in found], walk.skipped_files
 
 
 def readable_suffixes() -> tuple[str, ...]:
@@ -162,7 +162,7 @@ def readable_suffixes() -> tuple[str, ...]:
 
 class _Walk:
     def __init__(self, directory: Path) -> None:
-        self.passed_over = PassedOver()
+        self.skipped_files = SkippedFiles()
         self._readable = frozenset(readable_suffixes())
         self._reached = {_identity(directory): str(directory)}
 
@@ -186,7 +186,7 @@ class _Walk:
             listed = sorted(entries, key=lambda entry: entry.name)
         for entry in listed:
             if _is_hidden(entry.name):
-                self.passed_over.hidden.append(entry.name)
+                self.skipped_files.hidden.append(entry.name)
             elif entry.is_dir():
                 yield from self._below(entry.path, (*above, own))
             elif self._is_image(entry):
@@ -198,11 +198,11 @@ class _Walk:
             # A link that leads nowhere is an image that is missing, which must be reported, and no special file.
             if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # noqa: PTH110
                 return True
-            self.passed_over.special.append(entry.name)
+            self.skipped_files.special.append(entry.name)
         elif suffix in _IF_READABLE:
-            self.passed_over.unreadable[suffix] += 1
+            self.skipped_files.unreadable[suffix] += 1
         else:
-            self.passed_over.others[suffix] += 1
+            self.skipped_files.others[suffix] += 1
         return False
 
 

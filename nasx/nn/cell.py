@@ -15,7 +15,7 @@ class Cell(nn.Module):
     """One cell of a `cell_space`: every node of `graph` is the sum of what its incoming edges give.
 
     `arch` names the operation of every edge. `operations` maps a name to what builds a module, or to None for the zero
-    operation, of which there is at most one. Operations keep the shape of their input and do not change it in place.
+    operation, at most one. Operations keep the shape of their input and do not change it in place.
     Only edges on a path from the input to the output are built, as `edges.<source>-<target>.<operation>`, so in a
     `Supernet` every operation of every edge has weights of its own. A cell without such a path gives zeros.
     """
@@ -30,7 +30,7 @@ class Cell(nn.Module):
         zeros = [name for name, build in operations.items() if build is None]
         if len(zeros) > 1 or len(zeros) == len(operations):
             raise ValueError(
-                f"a cell needs operations of which at most one is None, the zero operation, but got {dict(operations)}"
+                f"a cell needs operations, at most one of them None (the zero operation), but got {dict(operations)}"
             )
         edges = cell_edges(graph)
         for edge in edges:  # the operation of an edge that is not built must be a known one all the same

@@ -14,7 +14,9 @@ _AT_ONCE = 2**19  # elements that are transposed together, so that the memory's 
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve each channel of (B, C, N) with its own odd kernel (C, 1, K), zeros at both ends, length kept.
+    """Convolve each channel of `x` (B, C, N) with its own odd kernel of `weight` (C, 1, K); the length stays N.
+
+    Both ends are padded with zeros; `bias` (C) is added where there is one.
 
     The same numbers as `F.conv1d`, which copies its input to a channels-first layout that oneDNN trains slowly in.
     As an image of height one, transposed tokens (B, N, C) stay as they lie in memory.

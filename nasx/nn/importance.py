@@ -35,7 +35,7 @@ class Units:
     """Units that may change places, such as the hidden neurons of a layer, and every tensor that they lie in.
 
     `members` maps patterns of parameter or module names to the dimension along which the units lie. `width` elements in
-    a row make one unit: 1 for neurons, a head's width for heads. What the stars of a pattern match is alike in all
+    a row make one unit: 1 for neurons, a head's width for heads. What the stars of a pattern match is the same in all
     tensors of one permutation, so `blocks.*` gives every block a permutation of its own; `together` makes it one for
     all, as channels need that a residual stream carries through the network.
     """
@@ -122,8 +122,8 @@ def _instances(group: Units, state: Mapping[str, Tensor]) -> list[_Instance]:
     for members in found.values():
         units = {name: _units(name, state[name], member, group.width) for name, member in members.items()}
         if len(set(units.values())) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in units.items())
-            raise ValueError(f"the tensors of a group hold different numbers of units: {told}")
+            counts = ", ".join(f"{name} {count}" for name, count in units.items())
+            raise ValueError(f"the tensors of a group hold different numbers of units: {counts}")
     return [(members, group.width) for members in found.values()]
 
 

@@ -114,7 +114,7 @@ centred: SliceRule = _Centred()
 
 
 def stacked(count: int, inner: SliceRule = prefix, *, dim: int = 0) -> SliceRule:
-    """Return the rule for `count` equal parts stacked along `dim`, of each of which `inner` picks elements.
+    """Return the rule for `count` equal parts stacked along `dim`, with `inner` picking elements of each.
 
     Rules nest: `stacked(3, stacked(heads))` is for queries, keys and values of several heads whose width varies.
     Other dimensions are prefixes.

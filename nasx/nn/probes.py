@@ -47,7 +47,7 @@ def starts(space: Space) -> list[Arch]:
 
 
 def changes(space: Space, arch: Arch) -> Iterator[tuple[str, Arch]]:
-    """Yield the architectures that differ in one choice, in all parts alike, with the pattern of the choice's name."""
+    """Yield architectures that change one choice, the same way in all parts, with the pattern of its name."""
     genes = space.genes(arch)
     for pattern in dict.fromkeys(map(_pattern, genes)):
         for changed in values_of(space, arch, [gene for gene in genes if matches(pattern, gene)]):
@@ -55,7 +55,7 @@ def changes(space: Space, arch: Arch) -> Iterator[tuple[str, Arch]]:
 
 
 def others_changed(space: Space, arch: Arch, patterns: Sequence[str]) -> Iterator[Arch]:
-    """Yield the architectures that keep one part and change a choice of these patterns in all others alike."""
+    """Yield the architectures that keep one part and change a choice of these patterns the same way in all others."""
     genes = space.genes(arch)
     for held in dict.fromkeys(part_of(name) for name in arch if part_of(name)):
         for pattern in patterns:

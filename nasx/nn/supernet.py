@@ -40,7 +40,7 @@ class SupernetLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """One place in a skeleton: the dictionary and the name that hold a tensor, and which elements of which one."""
+    """One place in a skeleton: the dictionary and the name that hold a tensor, and its elements."""
 
     module: nn.Module
     holder: dict[str, Any]
@@ -527,8 +527,8 @@ class Subnet(nn.Module):
     """A `supernet` held at the architecture `arch`: a plain module whose weights are slices of the supernet's.
 
     Of a `Supernet`, its submodules are the network's own, with modes of their own, so BatchNorm statistics can be
-    recomputed in it; they change in the supernet. Another supernet is called as it is. Train the supernet's
-    parameters, of which these are slices.
+    recomputed in it; they change in the supernet. Another supernet is called unchanged. Train the supernet's
+    parameters; these are slices of them.
     """
 
     def __init__(self, supernet: nn.Module, arch: Arch) -> None:

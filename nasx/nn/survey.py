@@ -55,7 +55,7 @@ class Survey:
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """Build as many networks of a space as it takes to see every name and every largest size.
 
-    A small space is seen in all combinations that matter. In one of more than `probes.MOST` of them, a size that
+    A small space is visited in all combinations that matter. In one of more than `probes.MOST` of them, a size that
     depends on several choices at once is found where each of them alone leads towards it.
 
     A ValueError says where names shift between architectures, where one name is two kinds of tensor, or where the
@@ -63,20 +63,20 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """
     check_repeatable(make, space[0])
     archs = probes.exhaustive(space)
-    seen = _Seen(make, space, naming)
+    visited = _VisitedNetworks(make, space, naming)
     if archs is None:
-        seen.ascend()
+        visited.ascend()
     else:
-        seen.visit(archs)
-        seen.visit(list(seen.around(archs)))
-    computed = computed_buffers(seen.networks.values())
-    found = [network.without(computed) for network in seen.networks.values()]
+        visited.visit(archs)
+        visited.visit(list(visited.around(archs)))
+    computed = computed_buffers(visited.networks.values())
+    found = [network.without(computed) for network in visited.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
     return Survey(found, naming, tied, _sizes(found, naming, tied))
 
 
-class _Seen:
+class _VisitedNetworks:
     """The networks that were looked at, and where the largest sizes are."""
 
     def __init__(self, make: Make, space: Space, naming: Naming) -> None:
@@ -185,11 +185,11 @@ def _sizes(found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]) 
 
 def _two_kinds(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
     differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
-    told = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
+    differences = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
     return (
         f"the name {name!r} is a {known.kind} ({known.dtype}) of shape {known.shape} for one architecture and a "
-        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({told}), so they cannot share it; give each "
-        "kind of layer a name of its own, or a copy per choice with `separate`"
+        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({differences}), so they cannot share it; "
+        "give each kind of layer a name of its own, or a copy per choice with `separate`"
     )
 
 

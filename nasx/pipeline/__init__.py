@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasx.pipeline.config import RunConfig
-    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, Refused
+    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, OutOfMemory, Refused
     from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
-    from nasx.pipeline.outcome import report
     from nasx.pipeline.problem import Baseline, Problem
-    from nasx.pipeline.run_status import RunStatus, status
+    from nasx.pipeline.run_report import report
+    from nasx.pipeline.run_status import RunStatus, StageStatus, status
     from nasx.pipeline.runner import Found, FrontNetwork, run
     from nasx.pipeline.task import Task
 
@@ -27,10 +27,12 @@ __all__ = [
     "ImageTask",
     "Machine",
     "NotEnoughSpace",
+    "OutOfMemory",
     "Problem",
     "Refused",
     "RunConfig",
     "RunStatus",
+    "StageStatus",
     "Task",
     "plan",
     "report",
@@ -47,13 +49,15 @@ _MODULES = {
     "ImageTask": "images",
     "Machine": "machine",
     "NotEnoughSpace": "errors",
+    "OutOfMemory": "errors",
     "Problem": "problem",
     "Refused": "errors",
     "RunConfig": "config",
     "RunStatus": "run_status",
+    "StageStatus": "run_status",
     "Task": "task",
     "plan": "estimate",
-    "report": "outcome",
+    "report": "run_report",
     "run": "runner",
     "status": "run_status",
 }

@@ -103,12 +103,12 @@ def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Itera
         bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
         yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
     if not _same(before.get("network"), asked["network"]):
-        told = [
+        builders = [
             f"{problem.get('network', {}).get('tensors')} tensors and {problem.get('network', {}).get('parameters'):,} "
             "parameters"
             for problem in (before, asked)
         ]
-        yield f"a builder of other networks (one of {told[0]}, now {told[1]})"
+        yield f"a builder of other networks (one of {builders[0]}, now {builders[1]})"
     for key in ("loss", "metric"):
         if before.get(key) != asked[key]:
             yield f"another {key} ({before.get(key)}, now {asked[key]})"

@@ -1,4 +1,4 @@
-"""What ends a run: each of these is told by its message, and what it says to do is accepted."""
+"""The errors that end a run; each message says what to do about it."""
 
 
 class Refused(ValueError):
@@ -15,3 +15,7 @@ class NotEnoughSpace(ValueError):
 
 class Diverged(ArithmeticError):
     """A training's loss was not finite, also after going back; the message names the settings to change."""
+
+
+class OutOfMemory(RuntimeError):
+    """A device had too little memory for a stage; the message names the settings to change."""

@@ -21,7 +21,7 @@ from nasx.pipeline.scoring import races
 from nasx.pipeline.training import supernet_optimizer
 from nasx.report import duration, si
 from nasx.space import ArchSet
-from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_threads
+from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
 
 _BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
@@ -81,7 +81,7 @@ class Timing:
 class Measure:
     """What an estimate is made with: a problem, stand-ins for the results of earlier stages, and a clock.
 
-    What takes real steps is timed once for each kind of work; `on_timing` is told what.
+    What takes real steps is timed once for each kind of work; `on_timing` is called with its name.
     """
 
     problem: Problem[Any]
@@ -124,9 +124,9 @@ class Measure:
         config, validation = self.problem.config.search, self.problem.task.counts["val"]
         recalibration = config.recalibration_batches * config.recalibration_batch_size
         images = candidates * (recalibration + validation)
-        told = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation samples)"
+        detail = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation samples)"
         if together is not None and races(config, self.problem.task):
-            told += ", of which racing needs a part"
+            detail += " at most; racing needs fewer"
         # a candidate is one device's, and a generation waits for all of its candidates
         generation = min(candidates, together or candidates)
         rounds = candidates / generation * math.ceil(generation / self.devices)
@@ -134,7 +134,7 @@ class Measure:
         each = timing.score_seconds
         seconds = None if each is None else rounds * images / candidates * each
         return StageEstimate(
-            name, images, detail=told, seconds=seconds, peak_bytes=timing.peak_bytes, result=result or {}
+            name, images, detail=detail, seconds=seconds, peak_bytes=timing.peak_bytes, result=result or {}
         )
 
     def training(
@@ -144,8 +144,8 @@ class Measure:
         trainings = count if whole is None else whole
         steps = self.steps(training)
         images = round(trainings * steps * training.batch_size)
-        told = f"{count} networks x {steps:,} steps" + ("" if whole in (None, count) else f", halved to {whole:.3g}")
-        estimate = StageEstimate(name, images, images, told, result=result or {})
+        detail = f"{count} networks x {steps:,} steps" + ("" if whole in (None, count) else f", halved to {whole:.3g}")
+        estimate = StageEstimate(name, images, images, detail, result=result or {})
         if not self.timing:
             return estimate
         side_by_side = self.machine.processes_for(self.device) if self.devices == 1 else 1
@@ -179,7 +179,7 @@ class Measure:
         problem, config, device = self.problem, self.problem.config, self.device
         task = problem.task
         _reset_peak(device)
-        with use_threads(config.threads):
+        with use_threads(config.threads), use_precision(config.precision):
             supernet = problem.supernet(archs.space).to(device)
             batches, size = self._batches(config.supernet)
             optimizer = supernet_optimizer(supernet, config.supernet)
@@ -209,7 +209,8 @@ class Measure:
         problem, device = self.problem, self.device
         _reset_peak(device)
         seconds = []
-        with use_threads(1 if device.type == "cpu" else problem.config.threads):
+        threads = 1 if device.type == "cpu" else problem.config.threads
+        with use_threads(threads), use_precision(problem.config.precision):
             for arch in self.some(problem.inside, 3):
                 network = problem.maker(training.drop_path)(arch).to(device)
                 batches, size = self._batches(training)
@@ -311,16 +312,16 @@ def size_lines(document: Mapping[str, Any]) -> Iterator[str]:
 def stage_lines(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of a plan about its stages."""
     for stage in document["stages"]:
-        told = [stage["detail"]]
+        details = [stage["detail"]]
         if stage["seconds"] is not None:
-            told.append(f"about {duration(stage['seconds'])}")
+            details.append(f"about {duration(stage['seconds'])}")
         if stage["peak_bytes"]:
-            told.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
+            details.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
         if stage["size"] is not None:
-            told.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
+            details.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
             if stage["acceptance"] < 1:
-                told.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
-        yield f"{stage['name']:<18} {'; '.join(filter(None, told))}"
+                details.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
+        yield f"{stage['name']:<18} {'; '.join(filter(None, details))}"
         if stage["warning"]:
             yield f"  warning: {stage['warning']}"
     if document["seconds"] is not None:
@@ -340,11 +341,11 @@ def setting_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
     if time_limit is None or estimate.seconds is None or estimate.seconds <= 3600 * time_limit:
         return estimate
-    told = (
+    warning = (
         f"would take about {duration(estimate.seconds)}, more than the {time_limit:g} h given: "
         "use more devices, fewer epochs, or continue the run in several jobs"
     )
-    return replace(estimate, warning=told)
+    return replace(estimate, warning=warning)
 
 
 def _seconds_each(work: Iterator[object], device: torch.device) -> float:

@@ -1,29 +1,30 @@
-"""Trained networks with all that their use needs: read from runs and files, written as safetensors or ONNX."""
+"""Trained networks with all that their use needs, read from runs and from files that `export` has written."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.measure import count_macs, count_params
 from nasx.pipeline.images import recorded_images
 from nasx.pipeline.networks import read_weights
-from nasx.pipeline.outcome import FinishedRun
-from nasx.pipeline.recipe import Recipe, one_network
+from nasx.pipeline.outcome import FinishedRun, read_run
+from nasx.pipeline.preprocessing import Preprocessing
+from nasx.pipeline.recipe import Recipe, one_network, open_recipe, recipe_names
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
-from nasx.run import write_bytes, write_json, write_text
-from nasx.verify import compare_onnx, export_onnx
+from nasx.run.stages import RUN
 from nasx.weights import fit_weights
 
-WEIGHTS, ARCH, CLASSES, ONNX, CARD = "model.safetensors", "arch.json", "classes.json", "model.onnx", "README.md"
-KEY = "nasx"  # the one key of the weights' metadata, because safetensors orders several at random
+WEIGHTS = "model.safetensors"
+KEY = "nasx"
+"""The one key of the weights' metadata, because safetensors orders several at random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,31 @@ class ExportedModel:
     def num_classes(self) -> int:
         """How many classes the network tells apart."""
         return self.classes if isinstance(self.classes, int) else len(self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the logits; their numbers where they have no names."""
+        return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become its inputs."""
+        return Preprocessing(
+            image_size=self.vit["image_size"], channels=self.vit["in_channels"], mean=self.mean, std=self.std
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Return everything but the network as JSON values: what files of weights carry with them."""
+        return {
+            "recipe": self.recipe,
+            "arch": dict(self.arch),
+            "vit": dict(self.vit),
+            "classes": self.classes,
+            "mean": self.mean,
+            "std": self.std,
+            "accuracies": dict(self.accuracies),
+            "origin": self.origin,
+        }
 
     def images(self, batch: int) -> Tensor:
         """Return random images (B, C, H, W) of the size that it takes."""
@@ -83,6 +109,53 @@ def alone(recipe: Recipe, config: Any, task: Any, arch: Arch) -> ViTProblem[Any]
     return recipe.problem(config, task).with_stages(one_network("trained", arch))
 
 
+def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
+    """Return the network of a run, or of a folder or file that `export` or `import-official` has written.
+
+    The recipe is what the run or the file says, and must be `recipe` where that is given. A ValueError says that there
+    is no such network, or that it was built by code outside of the library's recipes.
+    """
+    if (path / RUN).is_file():
+        run = read_run(path, recipe.name if recipe else None)
+        return from_run(recipe or _library_recipe(run.recipe, path), run)
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        for other in ("model.onnx", "model.pt2"):
+            if (path / other).is_file():
+                raise ValueError(
+                    f"{path} holds {other}, for use without nasx, as its README.md shows; for nasx, export with "
+                    "--format safetensors"
+                )
+        raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")
+    if recipe is None:
+        recipe = _library_recipe(str(_described(file).get("recipe")), path)
+    return from_file(recipe, file)
+
+
+def _library_recipe(name: str, path: Path) -> Recipe:
+    if name not in recipe_names():
+        raise ValueError(
+            f"the network in {path} was built by code of your own ({name!r}), not by one of the library's recipes "
+            f"({', '.join(recipe_names())}); run the same problem again and take the `network` of what `run` returns"
+        )
+    return open_recipe(name)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """Return the description in exported weights; a ValueError says that there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            described: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+    except KeyError:
+        raise ValueError(
+            f"{path} does not say which network it belongs to; name it with --arch and --preset, or give what "
+            "`export` has written"
+        ) from None
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no exported network: {error}") from error
+    return described
+
+
 def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
     """Return the network that a finished run found or trained; CorruptWeights where its file was damaged."""
     problem = problem_of_run(recipe, run)
@@ -107,20 +180,14 @@ def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
 
 def from_file(recipe: Recipe, path: Path) -> ExportedModel:
     """Return the network of exported weights, whose metadata hold all that its use needs."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})[KEY])
-        arch, classes = Arch(described["arch"]), described["classes"]
-        vit = recipe.vit(described["vit"])
-    except KeyError:
-        raise ValueError(
-            f"{path} does not say which network it belongs to; name it with --arch and --preset, or give what "
-            "`export` has written"
-        ) from None
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no exported network: {error}") from error
+    described = _described(path)
     if described.get("recipe", recipe.name) != recipe.name:
         raise ValueError(f"{path} is a network of the recipe {described['recipe']!r}; use that recipe's commands")
+    try:
+        arch, classes = Arch(described["arch"]), described["classes"]
+        vit = recipe.vit(described["vit"])
+    except KeyError as error:
+        raise ValueError(f"{path} does not say what its network's {error} is; export it again") from None
     return ExportedModel(
         recipe=recipe.name,
         network=_with_weights(recipe.build(vit, arch), load_file(path)),
@@ -146,90 +213,7 @@ def with_weights(network: nn.Module, num_classes: int, weights: Mapping[str, Ten
     return _with_weights(network, weights)
 
 
-def write_safetensors(model: ExportedModel, directory: Path, *, force: bool = False) -> list[Path]:
-    """Write weights, architecture and model card into a directory, and return the files.
-
-    FileExistsError, before anything is written, names a file that is there already; `force` overwrites.
-    """
-    described = {
-        "recipe": model.recipe,
-        "arch": dict(model.arch),
-        "vit": dict(model.vit),
-        "classes": model.classes,
-        "mean": model.mean,
-        "std": model.std,
-        "accuracies": dict(model.accuracies),
-        "origin": model.origin,
-    }
-    _refuse_existing(directory, (WEIGHTS, ARCH, CLASSES, CARD), force)
-    state = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
-    write_bytes(directory / WEIGHTS, save(state, metadata={KEY: json.dumps(described, sort_keys=True)}))
-    return [directory / WEIGHTS, *_write_beside(model, directory, WEIGHTS)]
-
-
-def write_onnx(model: ExportedModel, directory: Path, *, force: bool = False, tolerance: float = 1e-4) -> list[Path]:
-    """Write an ONNX file with a batch of any size, architecture and model card, and return the files.
-
-    What onnxruntime computes of two batches is compared first: a difference above `tolerance`, relative to the
-    largest logit or 1, is an ArithmeticError, and nothing is written. FileExistsError is as of `write_safetensors`.
-    """
-    _refuse_existing(directory, (ONNX, ARCH, CLASSES, CARD), force)
-    network, images = model.network.float().cpu().eval(), model.images(2)
-    content = export_onnx(network, images)
-    if not (found := compare_onnx(content, network, images, tolerance=tolerance)).passed:
-        raise ArithmeticError(f"{found}; nothing was kept")
-    write_bytes(directory / ONNX, content)
-    return [directory / ONNX, *_write_beside(model, directory, ONNX)]
-
-
-def card(model: ExportedModel, weights: str) -> str:
-    """Return the model card: what the network is, expects, answers, costs and achieves, and how it is loaded."""
-    vit, counts, size = model.vit, model.counts(), model.vit["image_size"]
-    name = str(model.arch.get("timm", model.recipe))
-    lines = [f"# {name}, {model.num_classes} classes, {size} x {size} pixels", ""]
-    lines += [model.origin, ""] if model.origin else []
-    lines += ["| | |", "|---|---|"]
-    lines += [f"| {part} accuracy | {accuracy:.2%} |" for part, accuracy in model.accuracies.items()]
-    lines += [f"| parameters | {counts['params']:,} |", f"| multiply-adds, one image | {counts['macs']:,} |"]
-    lines += [f"| input | float32, (batch, {vit['in_channels']}, {size}, {size}) |"]
-    lines += [f"| normalisation, of 0..1 | mean {_listed(model.mean)}; std {_listed(model.std)} |"]
-    lines += [f"| output | logits, (batch, {model.num_classes}), in the order of classes.json |", ""]
-    lines += ["Images are resized by the shorter side, bicubic, and the centre is cropped.", ""]
-    if weights == ONNX:
-        code = (
-            'import onnxruntime\n\nlogits = onnxruntime.InferenceSession("model.onnx").run(None, {"images": images})[0]'
-        )
-    else:
-        code = (
-            "from pathlib import Path\n\nfrom nasx.pipeline.exported import from_file\n"
-            f"from recipes.{model.recipe}.recipe import RECIPE\n\n"
-            'logits = from_file(RECIPE, Path("model.safetensors")).network(images)'
-        )
-    return "\n".join([*lines, f"```python\n{code}\n```", ""])
-
-
 def _with_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     places = {name: (name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
     network.load_state_dict(fit_weights(weights, places))
     return network.eval()
-
-
-def _refuse_existing(directory: Path, names: Sequence[str], force: bool) -> None:
-    present = [name for name in names if (directory / name).exists()]
-    if present and not force:
-        raise FileExistsError(
-            f"{directory} holds {present[0]} already, which would be overwritten; choose another --out, or add --force"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-
-
-def _write_beside(model: ExportedModel, directory: Path, weights: str) -> list[Path]:
-    write_text(directory / ARCH, model.arch.to_json())
-    classes = model.classes
-    write_json(directory / CLASSES, list(classes) if isinstance(classes, tuple) else classes)
-    write_text(directory / CARD, card(model, weights))
-    return [directory / name for name in (ARCH, CLASSES, CARD)]
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)

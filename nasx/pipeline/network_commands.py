@@ -1,4 +1,4 @@
-"""The commands about single networks, for every recipe: describe, train, evaluate, import, export, verify, latency."""
+"""The commands about single networks, for every recipe: describe, train, evaluate, import, verify, latency."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
 from nasx.pipeline.commands import CommandLine, is_first
+from nasx.pipeline.deploy_commands import DeployCommands, show_written
 
 if TYPE_CHECKING:
     from nasx.arch import Arch
@@ -63,18 +64,14 @@ class NetworkCommands:
         sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
         sub.add_argument("--force", action="store_true", help="overwrite what is there")
 
-        sub = line.add("export", self.export, "write a network with its model card")
-        sub.add_argument("source", type=Path, metavar="RUN", help="a run directory, or an exported or imported network")
-        sub.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
-        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
-        sub.add_argument("--force", action="store_true", help="overwrite what is there")
-
         sub = line.add("verify", self.verify, "prove that supernet, network, weights and costs agree")
         sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory")
         sub.add_argument("--arch", help=f"a network instead: {arch}")
         self._add_preset(sub)
         sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
         sub.add_argument("--onnx", action="store_true", help="compare with ONNX as well")
+
+        DeployCommands(line)
 
         if latency:
             sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
@@ -204,7 +201,8 @@ class NetworkCommands:
             from dataclasses import asdict
 
             from nasx.arch import Arch
-            from nasx.pipeline.exported import ExportedModel, write_safetensors
+            from nasx.pipeline.export_formats import write_safetensors
+            from nasx.pipeline.exported import ExportedModel
             from nasx.pipeline.presets import IMAGENET_MEAN, IMAGENET_STD
             from nasx.pipeline.recipe import ImportOptions, as_sentence
             from nasx.weights import read_state_dict
@@ -228,17 +226,7 @@ class NetworkCommands:
                 origin=" ".join(remarks),
             )
             files = write_safetensors(model, options.out, force=options.force)
-        return self._written(options, model, files, remarks)
-
-    def export(self, options: argparse.Namespace) -> int:
-        """Write a run's network, or one that was exported or imported, as safetensors or ONNX."""
-        with bad_input():
-            from nasx.pipeline.exported import write_onnx, write_safetensors
-
-            model = self._opened(options.source)
-            write = write_safetensors if options.format == "safetensors" else write_onnx
-            files = write(model, options.out, force=options.force)
-        return self._written(options, model, files)
+        return show_written(options, model, files, remarks)
 
     def verify(self, options: argparse.Namespace) -> int:
         """Prove that a supernet's slice, the extracted network, its reloaded weights and the costs agree."""
@@ -325,20 +313,6 @@ class NetworkCommands:
             for unit, key in (("MACs", "macs"), ("parameters", "params"))
         ]
 
-    def _written(
-        self, options: argparse.Namespace, model: "ExportedModel", files: Sequence[Path], remarks: Sequence[str] = ()
-    ) -> int:
-        counts = model.counts()
-        if options.json:
-            document = {"files": [str(path) for path in files], "arch": dict(model.arch), **counts}
-            print_json({**document, **({"remarks": list(remarks)} if remarks else {})})
-            return DONE
-        for remark in remarks:
-            print(remark)
-        print(f"{counts['params']:,} parameters, {counts['macs']:,} MACs")
-        print(f"written: {', '.join(str(path) for path in files)}")
-        return DONE
-
     def _arch(self, name: str) -> "tuple[Arch, str | None]":
         """Return an architecture by its name, or from a file or run, and the preset that it belongs to, if any."""
         from nasx.arch import Arch
@@ -389,23 +363,9 @@ class NetworkCommands:
         chosen = pick(options.preset or preset or recipe.default_preset, recipe.presets, "preset")
         return apply_settings(chosen, options.set)
 
-    def _opened(self, path: Path) -> "ExportedModel":
-        """Return the network of a run, or of a directory or file that `export` or `import-official` has written."""
-        from nasx.pipeline.exported import WEIGHTS, from_file, from_run
-        from nasx.pipeline.outcome import read_run
-        from nasx.run.stages import RUN
-
-        recipe = self.line.recipe()
-        if (path / RUN).is_file():
-            return from_run(recipe, read_run(path, recipe.name))
-        file = path / WEIGHTS if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")
-        return from_file(recipe, file)
-
     def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
         """Return a network with weights, and the settings that its data are read by."""
-        from nasx.pipeline.exported import ExportedModel, alone, config_of, with_weights
+        from nasx.pipeline.exported import ExportedModel, alone, config_of, open_model, with_weights
         from nasx.pipeline.images import ImageSource, blank_images, class_names, load_images
         from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN
@@ -422,7 +382,7 @@ class NetworkCommands:
                     "normalisation with --mean and --std"
                 )
             path = options.run or options.weights
-            model = self._opened(path)
+            model = open_model(path, recipe)
             if (path / RUN).is_file():
                 return model, config_of(recipe, read_run(path, recipe.name))
             grey = model.vit["in_channels"] == 1

@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +23,12 @@ from nasx.arch import Arch
 from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import CorruptWeights
+from nasx.pipeline.events import NetworkTrained
 from nasx.pipeline.machine import Machine
+from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.problem import Make
 from nasx.pipeline.task import BaseTask
 from nasx.pipeline.training import (
-    METRICS,
     TrainingState,
     check_room,
     distillation_of,
@@ -43,17 +46,23 @@ from nasx.train import (
     ALONE,
     Evaluation,
     Group,
+    Precision,
     adamw,
+    compiled_blocks,
     ema,
     evaluate,
     pick_device,
     seeded,
     train,
     use_deterministic_algorithms,
+    use_precision,
 )
 from nasx.train import Training as Steps
+from nasx.train.compiled import missing_for_compilation
 
 Result = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class NetworkTraining:
     eval_batch_size: int
     machine: Machine
     teacher: nn.Module | None = None
+    precision: Precision = "auto"
     with_validation: bool = False
     """Whether they are trained on the validation samples too, and so not scored."""
 
@@ -142,21 +152,46 @@ def train_network(
             group=group,
         )
 
-    losses = resumable(
-        Checkpoints(job.checkpoints, identity=job.weights.stem),
-        state,
-        steps_from,
-        end,
-        lambda step: group.any(report(step.step + 1, end)),
-        group,
-        settings=f"{config.section}.lr",
-        table=job.weights.with_suffix(f".{METRICS}"),
-    )
+    compiled = compiles(config, device, total, group, deterministic=machine.deterministic)
+    running = compiled_blocks(model, fall_back=config.compile == "auto") if compiled else nullcontext()
+    with use_precision(shared.precision), running:
+        losses = resumable(
+            Checkpoints(job.checkpoints, identity=job.weights.stem),
+            state,
+            steps_from,
+            end,
+            lambda step: group.any(report(step.step + 1, end)),
+            group,
+            settings=f"{config.section}.lr",
+            table=MetricsFile(job.weights.with_suffix(f".{METRICS}"), config.batch_size, device),
+        )
     result: Result = {"arch": dict(job.arch), "losses": loss_curve(losses), "steps": end}
-    kept, network, scored = _kept(shared, job.keep or config.keep, model, average)
+    with use_precision(shared.precision):
+        kept, network, scored = _kept(shared, job.keep or config.keep, model, average)
     if scored is not None:
         result |= validated(job.weights, scored, group)
     return {**result, "kept": kept, "sha256": write_weights(job.weights, network, group)}
+
+
+_PAYS_AFTER = 5_000  # steps; by then minutes of compiling are repaid by a fraction of a step saved in each
+
+
+def compiles(
+    config: Retraining, device: torch.device, steps: int, group: Group = ALONE, *, deterministic: bool = False
+) -> bool:
+    """Return whether a training of so many steps in all runs compiled blocks (`retrain.compile`).
+
+    `auto` does on CUDA, where the training is long and need not give the same bits each time. Processes that share
+    each batch never do: compiled code would not see that statistics and random masks are the whole batch's.
+    """
+    if group.size > 1:
+        if config.compile is True and group.first:
+            logger.warning("retrain.compile=true has no effect where processes share the batches of one network")
+        return False
+    if config.compile != "auto":
+        return config.compile
+    long = steps >= _PAYS_AFTER and not deterministic
+    return device.type == "cuda" and long and missing_for_compilation(device) is None
 
 
 def _kept(
@@ -270,6 +305,8 @@ def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int,
         finished[number] = json.loads(json.dumps(network))
         journal.append({"number": number, "share": jobs[number].share, "network": finished[number]})
         _remove_checkpoints(jobs[number], group)
+        if context.on_event:
+            context.on_event(NetworkTrained(context.name, number, jobs[number].arch, finished[number]))
 
     trained: list[Result] = []
     interrupted: Interrupted | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nasx.data import decode
+from nasx.data.decode import Channels, to_photo
 from nasx.data.photos import fit_photo, resized_side
 
 
@@ -55,8 +56,9 @@ class Preprocessing:
         return (pixels.float() / 255 - mean) / std
 
     def _photo(self, image: Any) -> Any:
+        channels: Channels = 1 if self.channels == 1 else 3
         if isinstance(image, str | PathLike):
-            return decode(Path(image), 1 if self.channels == 1 else 3)
+            return decode(Path(image), channels)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim not in (2, 3):
                 raise ValueError(
@@ -68,18 +70,18 @@ class Preprocessing:
             image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
         if not hasattr(image, "convert"):
             raise ValueError(f"an image is a path, a PIL image or a uint8 array, but got {type(image).__name__}")
-        return image.convert("L" if self.channels == 1 else "RGB")
+        return to_photo(image, channels)
 
     def as_code(self) -> str:
         """Return the same steps as a Python function `preprocess(path)` that needs Pillow and numpy alone.
 
-        It returns float32 (1, C, H, W). Unlike nasx it lays transparent pixels on black and knows no 16-bit grey.
+        It returns float32 (1, C, H, W). Two rare kinds of images are left to nasx: transparent ones, which the function
+        lays on black instead of white, and grey of 16 bits.
         """
-        mode, axes = ("L", "[None, None]") if self.channels == 1 else ("RGB", ".transpose(2, 0, 1)[None]")
-        mean, std = (
-            (f"{values[0]!r}" if self.channels == 1 else f"np.array({list(values)!r}, np.float32)")
-            for values in (self.mean, self.std)
-        )
+        side, size = self.resized_side, self.image_size
+        grey = self.channels == 1
+        mode, axes = ("L", "[None, None]") if grey else ("RGB", ".transpose(2, 0, 1)[None]")
+        mean, std = ((repr(v[0]) if grey else f"np.float32({list(v)!r})") for v in (self.mean, self.std))
         return f"""\
 import numpy as np
 from PIL import Image
@@ -89,11 +91,10 @@ MEAN, STD = {mean}, {std}
 
 def preprocess(path):
     image = Image.open(path).convert("{mode}")
-    scale = {self.resized_side} / min(image.size)  # the shorter side becomes {self.resized_side} pixels
-    width, height = (max({self.resized_side}, int(scale * side + 1e-6)) for side in image.size)
+    width, height = ({side} * pixels // min(image.size) for pixels in image.size)  # the shorter side becomes {side}
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - {self.image_size}) / 2), round((height - {self.image_size}) / 2)
-    image = image.crop((left, top, left + {self.image_size}, top + {self.image_size}))
+    left, top = round((width - {size}) / 2), round((height - {size}) / 2)
+    image = image.crop((left, top, left + {size}, top + {size}))
     pixels = np.asarray(image, np.float32) / 255
-    return ((pixels - MEAN) / STD){axes}.astype(np.float32)
+    return np.float32((pixels - MEAN) / STD){axes}
 """

@@ -1,13 +1,16 @@
 """A recipe as its command line sees it: presets, the problem that settings state, and its published networks."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli import nearest
+from nasx.run.stages import RUN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,6 +111,23 @@ def open_recipe(name: str) -> Recipe:
     """Return one of the library's recipes; a ValueError says that there is none such."""
     recipe: Recipe = recipe_module(name, "problem").RECIPE
     return recipe
+
+
+def recipe_of(path: Path) -> str | None:
+    """Return the name of the recipe that a run or an exported network belongs to, None where it does not say."""
+    if (path / RUN).is_file():
+        name = json.loads((path / RUN).read_text(encoding="utf-8"))["config"].get("recipe")
+        return None if name is None else str(name)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:  # the header of safetensors: its length, then JSON; torch is not needed
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(length) if length < file.stat().st_size else b""
+    try:
+        return str(json.loads(json.loads(header)["__metadata__"]["nasx"])["recipe"])
+    except (KeyError, ValueError):
+        return None
 
 
 def as_sentence(remark: str) -> str:

@@ -98,7 +98,7 @@ class Scoring:
         """Return the scores of a generation that races: scores for the best, estimates for those dropped early.
 
         The best `search.top_k`, and at least as many as become parents, are scored on all validation samples, and no
-        estimate is above theirs. `on_progress` is told what share of a full evaluation has been done.
+        estimate is above theirs. `on_progress` is called with the share of a full evaluation that is done.
         """
         group, journal = self.context.group, self.context.stage.journal
         self._statistics.clear()
@@ -120,11 +120,11 @@ class Scoring:
             for turn in range(max(map(len, waiting))):  # all ranks take as many, for they meet in each
                 self._stop_if_requested()
                 own = waiting[group.rank][turn : turn + 1]
-                told = group.gather({keys[arch]: _packed(self._scores_of(arch, samples)) for arch in own})
-                for (index, at), packed in told.items():
+                gathered = group.gather({keys[arch]: _packed(self._scores_of(arch, samples)) for arch in own})
+                for (index, at), packed in gathered.items():
                     self._looks[index, at] = _unpacked(packed)
                     journal.append({"index": index, "look": at, **packed})
-                done += len(told) * len(samples)
+                done += len(gathered) * len(samples)
                 on_progress(done / every)
             kind = bool if self.context.problem.task.scores_hits else float
             found = [self._looks[key] for key in keys.values()]

@@ -170,8 +170,8 @@ class Task(BaseTask):
         drawn = [name for name, given in (("val", self.val), ("test", self.test)) if given is None]
         shares = ", ".join(f"{name}: {len(self.parts[name])}" for name in drawn)
         rule = f"{shares} of {len(self.train)} training samples, by seed" if drawn else "as given"
-        told = {name: {"samples": len(part), "sha256": part.digest} for name, part in self.parts.items()}
-        return {"seed": self.seed, "rule": rule, **told}
+        provenance = {name: {"samples": len(part), "sha256": part.digest} for name, part in self.parts.items()}
+        return {"seed": self.seed, "rule": rule, **provenance}
 
     def train_batches(
         self,

@@ -81,8 +81,8 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        told = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights in {file} do not fit timm's {name}: {told}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {file} do not fit timm's {name}: {reason}") from error
     if not isinstance(task, ImageTask):
         return network.eval()
     described: Any = network.pretrained_cfg

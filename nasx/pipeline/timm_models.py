@@ -7,7 +7,7 @@ A recipe's module `timm` derives a class from `TimmViT` and its own network, and
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import timm.data
 import timm.models
@@ -161,9 +161,6 @@ class TimmViT(nn.Module):
         return [i % depth for i in indices]
 
 
-Model = TypeVar("Model", bound=TimmViT)
-
-
 def create_timm_model(
     kind: type[TimmViT],
     recipe: Recipe,
@@ -199,7 +196,7 @@ def create_timm_model(
         if height != width:
             raise ValueError(f"images are square, but got an img_size of {img_size}")
         sizes = {"image_size": height, "in_channels": in_chans, "num_classes": num_classes or 1}
-        whole = recipe.vit({**vit_settings(default[1]), **(vit or {}), **sizes})
+        whole = recipe.vit({**asdict(default[1]), **(vit or {}), **sizes})
         network = recipe.build(whole, Arch(arch), drop_path=drop_path_rate)
         network.__class__ = kind  # its methods join the network's own; weights and their names stay
         assert isinstance(network, TimmViT)
@@ -211,7 +208,7 @@ def create_timm_model(
     )
 
 
-def default_cfgs(name: str, **more: Any) -> Any:
+def untrained_cfgs(name: str, **more: Any) -> Any:
     """Return the settings that timm keeps for a registered name: ImageNet's, without weights."""
     settings = {
         "url": "",
@@ -227,8 +224,3 @@ def default_cfgs(name: str, **more: Any) -> Any:
         "classifier": "head",
     }
     return timm.models.generate_default_cfgs({name: settings | more})
-
-
-def vit_settings(vit: ImageConfig) -> dict[str, Any]:
-    """Return a ViT config as JSON values."""
-    return asdict(vit)

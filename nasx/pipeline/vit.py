@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from nasx.arch import Arch
@@ -25,15 +25,15 @@ Configured = TypeVar("Configured", bound="ViTRunConfig")
 class ViTModel(Section):
     """What all networks of a run share; the fields that a recipe's ViT config has are the ViT config's."""
 
-    patch_size: PositiveInt = 16
-    init_std: PositiveFloat = 0.02
+    patch_size: PositiveInt = Field(16, description="height and width of a patch, in pixels")
+    init_std: PositiveFloat = Field(0.02, description="standard deviation of initial weights")
 
 
 class HeadedModel(ViTModel):
     """What all networks share where their blocks have one width and one number of heads."""
 
-    embed_dim: PositiveInt = 192
-    num_heads: PositiveInt = 3
+    embed_dim: PositiveInt = Field(192, description="width of all networks, in channels")
+    num_heads: PositiveInt = Field(3, description="heads of every block, global and local together")
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
@@ -49,7 +49,7 @@ class HeadedModel(ViTModel):
 class ViTRunConfig(RunConfig):
     """The settings of a run of vision transformers."""
 
-    model: ViTModel = ViTModel()
+    model: ViTModel = Field(ViTModel(), description="sizes that all networks share")
     vit_type: ClassVar[type[ImageConfig]]
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PickledJob:
     """A job as bytes: the function with what all jobs share, and what is the job's own."""
 
     shared: bytes
@@ -48,7 +48,7 @@ def run_side_by_side(
 
     Otherwise the jobs run in this process, one after the other, and a warning says why. All else is `run_jobs`'s.
     """
-    packed = packed_jobs(function, shared, jobs) if min(processes, len(jobs)) > 1 else None
+    packed = pickled_jobs(function, shared, jobs) if min(processes, len(jobs)) > 1 else None
     callbacks: dict[str, Any] = {"on_progress": on_progress, "on_result": on_result, "stopping": stopping}
     if packed is None:
 
@@ -57,12 +57,12 @@ def run_side_by_side(
 
         return run_jobs(here, jobs, processes=1, **callbacks)
     with main_module_hidden():
-        return run_jobs(run_packed, packed, processes=processes, **callbacks)
+        return run_jobs(run_pickled_job, packed, processes=processes, **callbacks)
 
 
-def packed_jobs(
+def pickled_jobs(
     function: Callable[[Shared, Job, Report], Result], shared: Shared, jobs: Sequence[Job]
-) -> list[Packed] | None:
+) -> list[PickledJob] | None:
     """Return jobs as bytes, or None, with a warning that says why, where other processes could not read them."""
     dumps: Callable[[Any], bytes] = pickle.dumps
     if find_spec("cloudpickle"):
@@ -73,13 +73,13 @@ def packed_jobs(
         reason = f"{type(error).__name__}: {error}"
     else:
         if find_spec("cloudpickle") or b"__main__" not in common:
-            return [Packed(common, job) for job in own]
+            return [PickledJob(common, job) for job in own]
         reason = "the program itself defines a part of it, which only cloudpickle can send: pip install cloudpickle"
     logger.warning("networks are trained one after the other, in one process, because %s", reason)
     return None
 
 
-def run_packed(job: Packed, report: Report) -> Any:
+def run_pickled_job(job: PickledJob, report: Report) -> Any:
     """Run a job in a worker."""
     function, shared = _unpacked(job.shared)
     return function(shared, pickle.loads(job.own), report)

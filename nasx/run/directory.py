@@ -1,4 +1,4 @@
-"""The run directory: stages that are done once, whatever interrupts them.
+"""The run directory: each stage is completed once, in spite of interruptions.
 
 `run.json` holds what was asked for, when, and with which versions, `journal.jsonl` the results of finished stages,
 and each stage has a folder. A stage is finished when its result is in the journal, which happens in one durable append
@@ -104,6 +104,11 @@ class RunDirectory:
     def is_finished(self, stages: Sequence[Stage]) -> bool:
         """Whether the results of all these stages are there."""
         return {stage.name for stage in stages} <= self._finished().keys()
+
+    def note(self, event: str, facts: Mapping[str, Json]) -> None:
+        """Add what happened to the run's journal, durably, with the time; the run itself does not read it back."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._journal.append({**facts, "event": event, "at": at})
 
     def execute(
         self,

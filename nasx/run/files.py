@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all.
+"""Atomic files: each appears complete or not at all.
 
 Whoever opens a path sees the old content or the new one, whenever the writer or the machine ends: the data goes to a
 temporary file in the same directory, which is flushed to the disk before it is renamed over the path (POSIX makes that

@@ -1,4 +1,4 @@
-"""Stages: the named steps of a run, what they read and what they are handed."""
+"""Stages: the named steps of a run, their inputs and their context."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Searchers that are asked for architectures and told their scores, races, and plans for training many."""
+"""Searchers with `ask` and `tell`, racing of candidates, and successive halving."""
 
 from nasx.search.evolution import Evolution
 from nasx.search.halving import Halving, Rung

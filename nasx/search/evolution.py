@@ -3,18 +3,18 @@
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.search.searcher import Fresh, Searcher, check_probability
+from nasx.search.searcher import NewCandidates, Searcher, check_probability
 from nasx.space import ArchSet, Probability
 
 
 class Evolution(Searcher):
     """Breed each generation from the best candidates so far, half by mutation and half by crossover.
 
-    A generation has `population` candidates, the first of which are drawn uniformly. Each later generation is bred from
-    the best `parents` of all candidates: `mutations` children of single parents, in which each gene is drawn again with
-    `mutation_probability`, `crossovers` children of two parents (half a population of each by default), and uniform
-    draws for the rest. All children are inside the budget of `space` by construction. `generations` counts the first;
-    `seed` decides all draws. Source: the evolutionary search of SPOS.
+    A generation has `population` candidates; the first generation is drawn uniformly. Each later generation is bred
+    from the best `parents` of all candidates: `mutations` children of single parents, in which each gene is drawn again
+    with `mutation_probability`, `crossovers` children of two parents (half a population of each by default), and
+    uniform draws for the rest. All children are inside the budget of `space` by construction. `generations` counts the
+    first; `seed` decides all draws. Source: the evolutionary search of SPOS.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Evolution(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.population
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         parents = [scored.arch for scored in self.best(self.parents)]
         if not parents:
             return
@@ -58,6 +58,6 @@ class Evolution(Searcher):
             first, second = rng.choice(len(parents), size=2, replace=False)
             return self.space.crossover(parents[int(first)], parents[int(second)], rng)
 
-        fresh.draw(self.mutations, mutant)
+        candidates.draw(self.mutations, mutant)
         if len(parents) > 1:
-            fresh.draw(self.crossovers, cross)
+            candidates.draw(self.crossovers, cross)

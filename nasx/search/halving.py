@@ -18,13 +18,13 @@ class Rung:
 
 
 class Halving:
-    """A plan to train many networks of which only the best few are trained to the end (Jamieson and Talwalkar 2016).
+    """A plan to train many networks and finish only the best few (Jamieson and Talwalkar 2016).
 
-    Of `candidates` networks the best `keep` are finished. After each rung one in `factor` goes on from its checkpoint,
-    so nothing is trained twice. The share of a training that a rung ends at grows by the same factor, up to 1 on the
-    last one. `trainings` is what it costs, known beforehand, in whole trainings. Scores on the way are those of
-    networks whose learning rate has not come down yet: the higher `first_share`, the better they tell how the training
-    ends.
+    Of `candidates` networks the best `keep` are finished. After each rung one in `factor` continues from its
+    checkpoint, so nothing is trained twice. The share of a training that a rung ends at grows by the same factor, up to
+    1 on the last one. `trainings` is what it costs, known beforehand, in whole trainings. Scores on the way are those
+    of networks whose learning rate has not come down yet: the higher `first_share`, the better they tell how the
+    training ends.
 
     Examples:
         >>> [(rung.candidates, rung.share) for rung in Halving(16, 2).rungs]

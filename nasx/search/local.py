@@ -5,7 +5,7 @@ from itertools import groupby
 import numpy as np
 
 from nasx.arch import Arch
-from nasx.search.searcher import Fresh, Scored, Searcher
+from nasx.search.searcher import NewCandidates, Scored, Searcher
 from nasx.space import ArchSet
 
 _GENES = (0, 2, 4)  # that change, on average and at least one: inside a tight budget hardly one can change alone
@@ -18,7 +18,7 @@ class LocalSearch(Searcher):
     first generation is drawn uniformly, and its best is where the climb begins. Each later one holds neighbours of the
     best candidate of the climb, which differ from it in one gene; where the space or its budget leaves too few of them,
     in a few genes. After `patience` generations without a better candidate the next one is drawn uniformly, and another
-    climb begins. A strong baseline where scores are cheap and neighbours score alike.
+    climb begins. A strong baseline where scores are cheap and neighbours have similar scores.
     """
 
     def __init__(
@@ -34,16 +34,18 @@ class LocalSearch(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.batch
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         top = self._summit()
         if top is None:
             return  # a start: uniform draws fill the generation
         genes = max(1, len(self.space.genes(top)))
         for expected in _GENES:
-            self._add_neighbours(top, min(1.0, expected / genes), rng, fresh)
+            self._add_neighbours(top, min(1.0, expected / genes), rng, candidates)
 
-    def _add_neighbours(self, top: Arch, probability: float, rng: np.random.Generator, fresh: Fresh) -> None:
-        fresh.draw(self.batch, lambda: self.space.mutate(top, rng, probability))
+    def _add_neighbours(
+        self, top: Arch, probability: float, rng: np.random.Generator, candidates: NewCandidates
+    ) -> None:
+        candidates.draw(self.batch, lambda: self.space.mutate(top, rng, probability))
 
     def _summit(self) -> Arch | None:
         """Return the best candidate of the climb under way, or None where a climb begins."""

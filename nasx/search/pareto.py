@@ -9,7 +9,7 @@ import numpy.typing as npt
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import attainable
-from nasx.search.searcher import Fresh, Scored, Searcher, check_probability
+from nasx.search.searcher import NewCandidates, Scored, Searcher, check_probability
 from nasx.space import ArchSet, Probability
 
 Ints = npt.NDArray[np.int64]
@@ -19,13 +19,13 @@ Floats = npt.NDArray[np.float64]
 class ParetoSearch(Searcher):
     """Breed each generation from the candidates that no other beats in the score and in every cost (NSGA-II).
 
-    The score is told and maximised; `costs` are functions of an architecture, computed here and minimised. `seed`
-    decides all draws from `space`. The first generation is drawn
-    uniformly. The parents of each later one are the `population` survivors of all candidates so far, by non-dominated
-    rank and then by crowding distance (sections III-A and III-B), and each parent wins a binary tournament on the
-    two. A child crosses two parents with `crossover_probability`; otherwise it is a mutant of one, in which each gene
-    is drawn again with `mutation_probability`. All children are inside the space's budgets by construction, and
-    candidates that failed are never parents. `generations` counts the first.
+    The score passed to `tell` is maximised; `costs` are functions of an architecture, computed here and minimised.
+    `seed` decides all draws from `space`. The first generation is drawn uniformly. The parents of each later one are
+    the `population` survivors of all candidates so far, by non-dominated rank and then by crowding distance (sections
+    III-A and III-B), and each parent wins a binary tournament on the two. A child crosses two parents with
+    `crossover_probability`; otherwise it is a mutant of one, in which each gene is drawn again with
+    `mutation_probability`. All children are inside the space's budgets by construction, and candidates that failed are
+    never parents. `generations` counts the first.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ParetoSearch(Searcher):
         return sorted(front, key=lambda scored: self.costs_of(scored.arch))
 
     def hypervolumes(self, reference_costs: Sequence[float] | None = None, reference_score: float = 0.0) -> list[float]:
-        """Return, for each generation, the hypervolume of all candidates told up to it.
+        """Return, for each generation, the hypervolume of all candidates scored up to it.
 
         The reference point is fixed, so the values never fall and compare between searches: `reference_score`, and
         `reference_costs` or else the greatest cost that the space attains, budgets aside. Only candidates strictly
@@ -100,7 +100,7 @@ class ParetoSearch(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.population
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         parents = self._survivors()
         if not parents:
             return
@@ -114,7 +114,7 @@ class ParetoSearch(Searcher):
                 return self.space.crossover(first, second, rng)
             return self.space.mutate(first, rng, self.mutation_probability)
 
-        fresh.draw(self.population, child)
+        candidates.draw(self.population, child)
 
     def _survivors(self) -> list[Arch]:
         """Return the best by the crowded comparison (section III-B), best first; ties go to the earlier one."""

@@ -35,7 +35,7 @@ TOLERANCE = 0.001
 """The tolerance for hits, an accuracy: 0.1 points."""
 _OF_SPREAD = 0.1  # the tolerance for other scores, in standard deviations of the candidates' means
 _DRAWS = 2_000
-_EXPECTED = 0.3  # of the tolerance: many small costs add up, of which none has a large probability
+_EXPECTED = 0.3  # of the tolerance: many small losses add up, none of them likely
 _TINY = 1e-200  # where no score differs from another
 _LEAST_SPREAD = 0.1  # of what is seen, taken for real where all of it could be noise
 
@@ -81,7 +81,7 @@ def race(
     looks: Sequence[float] = LOOKS,
     seed: int = 0,
 ) -> Race:
-    """Score candidates on validation samples, and drop each once it hardly can be among the best `keep`.
+    """Score candidates on validation samples, and drop those that are very unlikely to be among the best `keep`.
 
     `score(archs, indices)` returns, for each of some candidates, its scores on the samples at some sorted indices in
     [0, `samples`), (indices,): bool for which it gets right, or finite float, higher is better; or None where it

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from nasx.search.searcher import Fresh, Searcher
+from nasx.search.searcher import NewCandidates, Searcher
 from nasx.space import ArchSet
 
 
 class RandomSearch(Searcher):
     """Draw candidates uniformly, in batches; the baseline that every search has to beat.
 
-    `ask` gives `batch` architectures of `space` at a time, until `evaluations` were told; `seed` decides the draws.
+    `ask` gives `batch` architectures of `space` at a time, until `evaluations` are scored; `seed` decides the draws.
     """
 
     def __init__(self, space: ArchSet, *, evaluations: int = 1000, batch: int = 50, seed: int = 0) -> None:
@@ -21,5 +21,5 @@ class RandomSearch(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.batch
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         pass  # every candidate is one of the uniform draws that fill a generation

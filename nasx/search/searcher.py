@@ -1,4 +1,4 @@
-"""What every searcher keeps: who was asked for, who scored what, and how new candidates are found."""
+"""What all searchers share: the candidates asked for, their scores, and how new candidates are drawn."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,8 +13,8 @@ from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
 
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
-_DRAW_TRIES = 100  # for each uniform draw, before what is left is enumerated
-_ENUMERATED = 1_000_000  # architectures that a set may hold for that
+_DRAW_TRIES = 100  # for each uniform draw, before the rest is enumerated
+_ENUMERATED = 1_000_000  # largest space that is enumerated
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Scored:
 class Searcher(ABC):
     """Ask for candidates, score them anywhere in any order, tell the scores, until `done`.
 
-    No architecture is asked for twice. `ask` returns the same candidates until they are told. A space that runs out
-    ends the search normally. Candidates are a pure function of (seed, generation, scores told), so `state` needs no
-    generator and a searcher restored from it goes on exactly as the first would have.
+    No architecture is asked for twice. `ask` returns the same candidates until all are scored. A search ends normally
+    when its space is exhausted. Candidates are a pure function of (seed, generation, scores), so `state` stores no
+    random generator, and a searcher restored from it continues exactly as the first would have.
 
     A subclass says what a generation is. `space` is where candidates come from, `evaluations` how many scores end the
     search, and `seed` decides all draws.
@@ -51,8 +51,8 @@ class Searcher(ABC):
         self._exhausted = False
 
     @abstractmethod
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: "Fresh") -> None:
-        """Draw a generation's candidates through `fresh`; uniform draws make up what is missing."""
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: "NewCandidates") -> None:
+        """Draw a generation's candidates with `candidates.draw`; uniform draws make up what is missing."""
 
     @abstractmethod
     def _generation_size(self, generation: int) -> int:
@@ -60,7 +60,7 @@ class Searcher(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether every evaluation was told, or the space holds no further architecture."""
+        """Whether all evaluations are scored, or the space is exhausted."""
         return not self._waiting and (len(self._asked) >= self.evaluations or self._exhausted)
 
     @property
@@ -74,12 +74,12 @@ class Searcher(ABC):
 
     @property
     def failed(self) -> int:
-        """How many candidates were told NaN."""
+        """Number of candidates that scored NaN."""
         return sum(math.isnan(scored.score) for scored in self.history)
 
     @property
     def history(self) -> tuple[Scored, ...]:
-        """Every candidate told, in the order in which they were asked for, whatever the order of the scores."""
+        """All scored candidates, in the order in which they were asked for."""
         return tuple(scored for scored in self._asked.values() if scored is not None)
 
     def best(self, k: int = 1) -> list[Scored]:
@@ -88,23 +88,23 @@ class Searcher(ABC):
         return sorted(valid, key=lambda scored: -scored.score)[:k]
 
     def ask(self) -> list[Arch]:
-        """Return the candidates that wait for a score, a new generation of them once all were told."""
+        """Return the candidates that wait for a score, or a new generation once all are scored."""
         if not self._waiting and not self.done:
             self._generation += 1
             wanted = min(self._generation_size(self._generation), self.evaluations - len(self._asked))
             rng = np.random.default_rng([self.seed, self._generation])
-            fresh = Fresh(self.space, rng, wanted, self._asked)
-            self._propose(rng, self._generation, fresh)
-            fresh.fill()
-            self._asked.update(dict.fromkeys(fresh.found))
-            self._exhausted = len(fresh.found) < wanted
+            candidates = NewCandidates(self.space, rng, wanted, self._asked)
+            self._propose(rng, self._generation, candidates)
+            candidates.fill()
+            self._asked.update(dict.fromkeys(candidates.found))
+            self._exhausted = len(candidates.found) < wanted
         return self._waiting
 
     def tell(self, scores: Mapping[Arch, float]) -> None:
         """Record scores; NaN marks a candidate that failed, which ranks last and never becomes a parent.
 
-        A ValueError names an architecture that was not asked for, one told before with another score, or a score that
-        is no number; then nothing is recorded.
+        Raises ValueError, and records nothing, for an architecture that was not asked for, one that has another score
+        already, or a score that is not a number.
         """
         for arch, score in scores.items():
             if not isinstance(score, SupportsFloat) or math.isinf(score):
@@ -113,15 +113,17 @@ class Searcher(ABC):
                 )
             if arch not in self._asked:
                 raise ValueError(f"this architecture was not asked for: {dict(arch)}")
-            told = self._asked[arch]
-            if told is not None and not (told.score == score or (math.isnan(told.score) and math.isnan(score))):
-                raise ValueError(f"this architecture was told {told.score} before and {score} now: {dict(arch)}")
+            earlier = self._asked[arch]
+            if earlier is not None and not (
+                earlier.score == score or (math.isnan(earlier.score) and math.isnan(score))
+            ):
+                raise ValueError(f"this architecture scored {earlier.score} before and {score} now: {dict(arch)}")
         for arch in self._waiting:
             if arch in scores:
                 self._asked[arch] = Scored(arch, float(scores[arch]), self._generation)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that was asked and told, as JSON values."""
+        """Return all candidates and scores as JSON values."""
         asked: list[dict[str, Any]] = []
         for arch, scored in self._asked.items():
             asked.append({"arch": dict(arch)})
@@ -131,7 +133,7 @@ class Searcher(ABC):
         return {"seed": self.seed, "generation": self._generation, "exhausted": self._exhausted, "asked": asked}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned; a ValueError tells another seed or an architecture outside the space."""
+        """Continue from what `state` returned; ValueError for another seed or an architecture outside the space."""
         if state["seed"] != self.seed:
             raise ValueError(f"the state is of a search with seed {state['seed']}, but this one's is {self.seed}")
         asked: dict[Arch, Scored | None] = {}
@@ -145,8 +147,8 @@ class Searcher(ABC):
         self._asked, self._generation, self._exhausted = asked, state["generation"], state["exhausted"]
 
 
-class Fresh:
-    """Collects architectures that were never asked for, up to a number."""
+class NewCandidates:
+    """Collects a number of architectures that were not asked for before."""
 
     def __init__(self, space: ArchSet, rng: np.random.Generator, wanted: int, seen: Mapping[Arch, object]) -> None:
         self.found: list[Arch] = []
@@ -185,7 +187,7 @@ class Fresh:
 
 
 def check_probability(space: ArchSet, mutation_probability: Probability) -> None:
-    """Refuse what is no probability of a mutation; a mapping must have one for every gene of a space."""
+    """Raise ValueError for an invalid mutation probability; a mapping must cover every gene of the space."""
     each = mutation_probability if isinstance(mutation_probability, Mapping) else {"": mutation_probability}
     if not each:
         raise ValueError("mutation_probability has no pattern; give one number for all genes")

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from nasx.arch import Arch, Value
 from nasx.feasible import NoneFound
-from nasx.search.searcher import Fresh, Searcher
+from nasx.search.searcher import NewCandidates, Searcher
 from nasx.space import ArchSet
 
 Floats = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ class Surrogate:
 
 
 class SurrogateSearch(Searcher):
-    """Try the architectures of which a model of the scores so far expects most (`Surrogate`).
+    """Try the architectures that a model of the scores so far predicts to be best (`Surrogate`).
 
     A generation is `batch` candidates of `space`, and `evaluations` are made in all; `seed` decides all draws. The
     first generation is drawn uniformly. For each later one the model is fitted on all scores; each of its candidates is
@@ -104,7 +104,7 @@ class SurrogateSearch(Searcher):
     def _generation_size(self, generation: int) -> int:
         return self.batch
 
-    def _propose(self, rng: np.random.Generator, generation: int, fresh: Fresh) -> None:
+    def _propose(self, rng: np.random.Generator, generation: int, candidates: NewCandidates) -> None:
         scores = {scored.arch: scored.score for scored in self.best(len(self.history))}
         if len(scores) < _FEWEST:
             return
@@ -115,7 +115,7 @@ class SurrogateSearch(Searcher):
         for possible in model.sample(pool, rng, self.batch):
             # the best that no earlier draw has taken
             for at in np.argsort(-possible, kind="stable")[: self.batch]:
-                if fresh.draw(1, partial(pool.__getitem__, int(at)), tries=1):
+                if candidates.draw(1, partial(pool.__getitem__, int(at)), tries=1):
                     break
 
     def _pool(self, rng: np.random.Generator) -> list[Arch]:

@@ -59,7 +59,7 @@ class RecipeContract(ABC):
             command = ["run", *self.short, "--run-dir", str(run)]
             summary = self._json(*command)
             networks = summary["networks"]
-            assert len(networks) > 1, f"a run compares what it found with other networks, but told of {list(networks)}"
+            assert len(networks) > 1, f"a summary compares with other networks, but has {list(networks)} alone"
             for name, network in networks.items():
                 for part in ("val_accuracy", "test_accuracy"):
                     assert 0 <= network[part] <= 1, f"{part} of {name} is a share, but was {network[part]}"

@@ -81,12 +81,12 @@ class SearcherContract(ABC):
         for state, history, waiting in (stops[0], stops[1], stops[len(stops) // 2], stops[-1]):
             restored = self.make_searcher(_inside(), 0)
             restored.restore(json.loads(state))
-            assert restored.history == history, "a restored search has forgotten what it was told"
+            assert restored.history == history, "a restored search has lost scores"
             assert restored.ask() == waiting, "a restored search has forgotten what waits for a score"
             assert _finish(restored) == searcher.history, "a restored search goes another way"
 
     def test_failures_rank_last_and_have_no_children(self) -> None:
-        """A candidate told NaN is never among the best, nor handed to the space's mutation or crossover."""
+        """A candidate that scored NaN is never among the best, nor handed to the space's mutation or crossover."""
         space = _Watched(_inside())
         history = _finish(searcher := self.make_searcher(space, 0), _failing_score)
         failed = {scored.arch for scored in history if math.isnan(scored.score)}
@@ -171,9 +171,9 @@ def _rounds(searcher: Searcher) -> Iterator[list[Arch]]:
     while not searcher.done:
         asked = searcher.ask()
         assert asked, "`ask` returned nothing although the search is not done"
-        told = len(searcher.history)
+        before = len(searcher.history)
         yield asked
-        assert len(searcher.history) > told, "`history` does not grow with what is told"
+        assert len(searcher.history) > before, "`history` does not grow with `tell`"
 
 
 def _finish(searcher: Searcher, score: Callable[[Arch], float] = _score) -> tuple[Scored, ...]:

@@ -4,18 +4,21 @@ from nasx.train.average import WeightAverage, ema
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.batchnorm_groups import BatchNormGroups
+from nasx.train.compiled import compiled_blocks
 from nasx.train.device import (
+    Precision,
     autocast,
     device_of,
     keep_freed_memory,
     pick_device,
     use_deterministic_algorithms,
+    use_precision,
     use_threads,
 )
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, process_group
 from nasx.train.evaluate import Evaluation, evaluate, recalibrate_and_evaluate
-from nasx.train.held import HeldSamples, hold
+from nasx.train.in_memory import InMemorySamples, load_into_memory
 from nasx.train.jobs import run_jobs
 from nasx.train.loops import Step, Training, seeded, train, train_supernet
 from nasx.train.losses import Loss, check_targets, is_cross_entropy, logits_of
@@ -34,11 +37,12 @@ __all__ = [
     "Evaluation",
     "FairPaths",
     "Group",
-    "HeldSamples",
+    "InMemorySamples",
     "Loss",
     "Metric",
     "NotFinite",
     "Paths",
+    "Precision",
     "Recovery",
     "Rows",
     "SandwichPaths",
@@ -56,13 +60,14 @@ __all__ = [
     "autocast",
     "batch_size",
     "check_targets",
+    "compiled_blocks",
     "cosine_schedule",
     "device_of",
     "ema",
     "evaluate",
-    "hold",
     "is_cross_entropy",
     "keep_freed_memory",
+    "load_into_memory",
     "logits_of",
     "move",
     "nesterov_sgd",
@@ -79,5 +84,6 @@ __all__ = [
     "train_supernet",
     "unpack",
     "use_deterministic_algorithms",
+    "use_precision",
     "use_threads",
 ]

@@ -31,7 +31,7 @@ def unpack(batch: Any) -> Unpacked:
 
     `(inputs, targets)` calls the network with `inputs`, `(a, b, ..., targets)` with `a, b, ...`, and a mapping with
     keyword arguments, its targets left out: the first present of `labels`, `label`, `targets` and `target`. What is
-    `Unpacked` already stays so. Anything else is a ValueError; pass a function of your own as `unpack` for it.
+    `Unpacked` is returned unchanged. Anything else is a ValueError; pass a function of your own as `unpack` for it.
     """
     if isinstance(batch, Unpacked):
         return batch
@@ -55,8 +55,8 @@ def unpack(batch: Any) -> Unpacked:
 def move(value: Any, device: torch.device) -> Any:
     """Return a nested value with every tensor on a device, and anything else that has a method `to`.
 
-    Tuples, lists and mappings keep their structure; all else stays as it is. Copies from the CPU to CUDA go through
-    pinned memory, so that they wait for nothing that the device still computes.
+    Tuples, lists and mappings keep their structure; everything else is unchanged. Copies from the CPU to CUDA go
+    through pinned memory, so that they wait for nothing that the device still computes.
     """
     if isinstance(value, Tensor):
         if device.type == "cuda" and value.device.type == "cpu":

@@ -29,7 +29,7 @@ class BatchNormGroups(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Replace `F.batch_norm`; all else runs as it is."""
+        """Replace `F.batch_norm`; everything else is unchanged."""
         if func is F.batch_norm:
             return grouped_batch_norm(self.samples, self.group_size, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

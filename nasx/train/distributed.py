@@ -34,7 +34,7 @@ _PATIENCE = timedelta(days=7)
 class Group:
     """The processes that work on a run, and which of them this one is; by default it is alone and sends no message.
 
-    All ranks must call each method alike. `gather`, `from_first` and `wait` are patient, because shares of work take
+    All ranks must make the same calls. `gather`, `from_first` and `wait` are patient, because shares of work take
     unequal times; all else, a training's steps too, ends with an error where a rank does not come within the timeout.
     """
 
@@ -163,7 +163,7 @@ def whole_batch(group: Group, rows: Rows, batch_norm_group: int | None = None) -
 
 
 def data_parallel(group: Group, model: nn.Module) -> nn.Module:
-    """Return DistributedDataParallel around a model of which every step uses all parameters, or the model alone.
+    """Return DistributedDataParallel around a model whose steps use all parameters, or the model alone.
 
     Every rank must hold the same weights. Buffers are not sent, for `WholeBatch` keeps them the same.
     """
@@ -203,5 +203,5 @@ def check_same_start(group: Group, model: nn.Module, step: int) -> None:
             what = f"step {other_step}" if other_step != starts[0][0] else "other weights"
             raise ValueError(
                 f"rank {rank} starts from {what}, rank 0 from step {starts[0][0]}; "
-                "all ranks must seed alike and read the same checkpoints"
+                "all ranks must use the same seed and read the same checkpoints"
             )

@@ -85,11 +85,12 @@ def recalibrate_and_evaluate(
     metric: Metric = "accuracy",
     unpack: Unpack = unpack,
 ) -> tuple[Evaluation, dict[str, Tensor]]:
-    """Recompute BatchNorm's statistics from some batches and score a model on others, without noting gradients.
+    """Recompute BatchNorm statistics from `recalibration` and score a model on `batches`, without gradients.
 
-    Returns what `evaluate` and `recalibrate` return. It runs in torch's inference mode, which saves the bookkeeping of
-    views: tensors that the model makes in it and keeps, such as a table that is filled in by its first call, cannot be
-    trained with afterwards. Give both kinds of batches from `hold` where several models are scored.
+    `loss`, `metric` and `unpack` are as for `evaluate`; returns what `evaluate` and `recalibrate` return. It runs in
+    torch's inference mode, which saves the bookkeeping of views: tensors that the model makes in it and keeps, such as
+    a table that is filled in by its first call, cannot be trained with afterwards. Give both kinds of batches from
+    `load_into_memory` where several models are scored.
     """
     with torch.inference_mode():
         statistics = recalibrate(model, recalibration, unpack=unpack)

@@ -52,9 +52,9 @@ class Training(Iterator[Step]):
     schedule stand exactly after the last step recorded, which is when to save or to evaluate them.
     """
 
-    def __init__(self, taken: "Iterator[_Taken]", recovery: Recovery, *, max_skipped: int, delay: int) -> None:
+    def __init__(self, taken: "Iterator[_StepResult]", recovery: Recovery, *, max_skipped: int, delay: int) -> None:
         self._taken, self._recovery, self._max_skipped, self._delay = taken, recovery, max_skipped, delay
-        self._unread: deque[_Taken] = deque()
+        self._unread: deque[_StepResult] = deque()
         self._begun = False
 
     def __next__(self) -> Step:
@@ -131,7 +131,7 @@ def train(
       that goes back to a checkpoint then. The schedule counts all steps: the learning rate depends on the step alone.
     - On CUDA records come `delay` steps late, 2 by default, so that no step waits for a number to be read; elsewhere 0.
 
-    The ranks of a `group` train one network, every parameter of which each step must use: `batches` yields each rank's
+    The ranks of a `group` train one network, and each step must use all of its parameters: `batches` yields each rank's
     rows of the batches (`TrainBatches(part=group.part)`), and gradients (by DistributedDataParallel), BatchNorm
     statistics, dropout and stochastic depth are those of the whole batch. Give all ranks the same weights and
     generator states (`seeded`): they stay the same.
@@ -143,15 +143,15 @@ def train(
     device = _prepared(model, distillation)
     update = Update(model, optimizer, schedule, clip_norm, average)
 
-    def steps() -> Iterator[_Taken]:
+    def steps() -> Iterator[_StepResult]:
         network = data_parallel(group, model)
 
-        def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_Pass]:
+        def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
             with autocast(device):
                 taught = distillation.outputs(batch) if distillation else None
                 outputs = network(*batch.args, **batch.kwargs)
                 value = _loss_of(loss, outputs, batch.targets, unchecked, distillation, taught)
-            yield _Pass(value)
+            yield _ForwardPass(value)
 
         yield from _steps(
             model, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group,
@@ -205,7 +205,7 @@ def train_supernet(
     device = _prepared(supernet, distillation)
     update = Update(supernet, optimizer, schedule, clip_norm, average)
 
-    def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_Pass]:
+    def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
         archs, targets, of_path = paths(step), batch.targets, loss
         weight = 1.0 if reduction == "sum" else 1 / len(archs)
         with autocast(device):
@@ -214,7 +214,7 @@ def train_supernet(
             with autocast(device):
                 outputs = supernet(*batch.args, arch=arch, **batch.kwargs)
                 value = _loss_of(of_path, outputs, targets, unchecked, distillation, taught)
-            yield _Pass(value, weight, 1 / len(archs), arch)
+            yield _ForwardPass(value, weight, 1 / len(archs), arch)
             unchecked = _NOTHING
             if distill and number == 0:
                 targets, of_path = targets_like(loss, outputs), without_smoothing(loss)
@@ -261,7 +261,7 @@ def _delay_on(device: torch.device) -> int:
 
 
 @dataclass(slots=True)
-class _Pass:
+class _ForwardPass:
     """The loss of one path, its weight in the gradient, and its share of the loss reported."""
 
     loss: Tensor
@@ -270,7 +270,7 @@ class _Pass:
     arch: Arch | None = None
 
 
-class _Taken:
+class _StepResult:
     """A step that was taken, or left out, and whose numbers may still be on the device."""
 
     def __init__(self, step: int, lr: float, archs: tuple[Arch, ...] = (), numbers: Tensor | None = None) -> None:
@@ -296,7 +296,7 @@ class _Taken:
 def _steps(
     model: nn.Module,
     batches: Batches,
-    passes: "Callable[[int, Unpacked, Any], Iterator[_Pass]]",
+    passes: "Callable[[int, Unpacked, Any], Iterator[_ForwardPass]]",
     update: Update,
     unpack: Unpack,
     batch_norm_group: int | None,
@@ -305,7 +305,7 @@ def _steps(
     group: Group,
     *,
     reduced: bool,
-) -> Iterator[_Taken]:
+) -> Iterator[_StepResult]:
     device, unchecked = device_of(model), True
     model.train()
     for step, batch in enumerate(batches, start_step):
@@ -314,7 +314,7 @@ def _steps(
         lr = update.lr
         if step in recovery.skip_steps:
             update.advance()
-            yield _Taken(step, lr)
+            yield _StepResult(step, lr)
             continue
         unpacked = unpack(batch)
         rows = rows_of(group, batch_size(unpacked.targets))
@@ -332,4 +332,4 @@ def _steps(
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         average_over(group, [loss] if reduced else [loss, *gradients])
         broken = update.apply(loss)
-        yield _Taken(step, lr, tuple(archs), torch.stack([loss.float(), broken.float()]))
+        yield _StepResult(step, lr, tuple(archs), torch.stack([loss.float(), broken.float()]))

@@ -34,13 +34,13 @@ def compute_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
 
 
 def is_cross_entropy(loss: Loss) -> bool:
-    """Return whether a loss is torch's cross-entropy, with whatever arguments."""
+    """Return whether a loss is torch's cross-entropy, with any arguments."""
     plain = _plain(loss)
     return plain is F.cross_entropy or isinstance(plain, nn.CrossEntropyLoss)
 
 
 def without_smoothing(loss: Loss) -> Loss:
-    """Return torch's cross-entropy without its label smoothing; any other loss as it is."""
+    """Return torch's cross-entropy without its label smoothing; any other loss unchanged."""
     if isinstance(loss, partial) and loss.func is F.cross_entropy:
         return partial(
             F.cross_entropy, *loss.args, **{k: v for k, v in loss.keywords.items() if k != "label_smoothing"}

@@ -1,4 +1,4 @@
-"""Losses that are not finite: when they end a training, and how it goes on after going back to a checkpoint."""
+"""Losses that are not finite: when they end a training, and how it continues from a checkpoint."""
 
 from collections.abc import Iterable
 from typing import Any, Self

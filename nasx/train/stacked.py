@@ -24,12 +24,7 @@ class StackedNetworks(nn.Module):
     """Networks of one architecture as one module, whose parameters and buffers have a first dimension for them.
 
     It is called with inputs (K, B, ...), a batch for each of the K networks, and gives outputs (K, B, ...). Parameters
-    have the networks' own names. Train it as any module:
-
-    >>> stacked = StackedNetworks([make(arch) for seed in range(8)])
-    >>> optimizer = adamw(stacked, lr=1e-3, weight_decay=0.05)
-    >>> train(stacked, stacked_batches(*batches), optimizer, loss=stacked_loss(F.cross_entropy)).run()
-    >>> networks = stacked.unstack()
+    have the networks' own names. Train it as any module.
 
     Each network learns as it would alone: BatchNorm's statistics, clipping by the norm and weight decay are its own.
     Dropout and stochastic depth draw for all at once, so their masks are not those of separate trainings. A step that
@@ -37,6 +32,12 @@ class StackedNetworks(nn.Module):
 
     Raises ValueError for networks of different architectures. The computing is that of `torch.func.vmap`, which
     supports networks without control flow that depends on values.
+
+    Examples:
+        >>> stacked = StackedNetworks([make(arch) for seed in range(8)])
+        >>> optimizer = adamw(stacked, lr=1e-3, weight_decay=0.05)
+        >>> train(stacked, stacked_batches(*batches), optimizer, loss=stacked_loss(F.cross_entropy)).run()
+        >>> networks = stacked.unstack()
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -29,7 +29,7 @@ class WholeBatch(TorchFunctionMode):
 
     BatchNorm, as a layer of any kind, has the statistics of all ranks' rows. Dropout, the dropout of
     `scaled_dot_product_attention` and stochastic depth (`Tensor.bernoulli_`) draw for the whole batch and keep the
-    own rows, so that with generators seeded alike a sample meets the same masks on every rank and in one process.
+    own rows, so that with the same seed a sample meets the same masks on every rank and in one process.
     Their first dimension must be the samples', or samples times tokens; a tensor whose first dimension is no multiple
     of the rows gets the same draw on every rank. Draws follow the order in memory, which in a rank's part must be that
     of the whole: it can be another one where a rank holds a single row of tokens that were transposed and flattened.
@@ -44,7 +44,7 @@ class WholeBatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Replace what depends on the batch; all else runs as it is."""
+        """Replace what depends on the batch; everything else is unchanged."""
         replace = self._REPLACED.get(func)
         return func(*args, **(kwargs or {})) if replace is None else replace(self, func, *args, **(kwargs or {}))
 

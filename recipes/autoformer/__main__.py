@@ -5,14 +5,14 @@ import sys
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
 
-_line = CommandLine(
+LINE = CommandLine(
     __package__,
     "Search the sizes of a vision transformer.",
     presets=("digits", "autoformer-tiny", "autoformer-small", "autoformer-base"),
 )
-NetworkCommands(_line, ())
+NetworkCommands(LINE, ())
 
-parse, main = _line.parse, _line.main
+parse, main = LINE.parse, LINE.main
 
 if __name__ == "__main__":
     sys.exit(main())

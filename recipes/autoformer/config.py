@@ -25,15 +25,15 @@ class Model(ViTModel):
     """What all networks share; the supernet may be wider than any network that is searched."""
 
     supernet_dim: PositiveInt | None = Field(None, description="width of the supernet; None: the widest searched")
-    head_dim: PositiveInt = 64
+    head_dim: PositiveInt = Field(64, description="channels of an attention head")
     max_offset: PositiveInt = Field(14, description="relative positions further apart than this count as this far")
-    relative_positions: bool = True
+    relative_positions: bool = Field(True, description="whether keys and values get relative positions")
 
 
 class ParamBudgets(Budgets):
     """Bounds on the network, both inclusive; None leaves a side open. The paper bounds parameters."""
 
-    cost: Literal["macs", "params"] = "params"
+    cost: Literal["macs", "params"] = Field("params", description="what `at_least` and `at_most` bound")
 
 
 class Finetuning(Section):
@@ -42,10 +42,10 @@ class Finetuning(Section):
     The rate falls as a cosine from `lr` to `final_lr`, after the warm-up.
     """
 
-    epochs: PositiveFloat = 40
-    lr: PositiveFloat = 1e-5
-    final_lr: float = Field(0.0, ge=0)
-    warmup_epochs: float = Field(5, ge=0)
+    epochs: PositiveFloat = Field(40, description="length of the fine-tuning, in epochs")
+    lr: PositiveFloat = Field(1e-5, description="highest learning rate")
+    final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Finetuning":
@@ -61,10 +61,12 @@ class Config(ViTRunConfig):
     """A run of the AutoFormer recipe."""
 
     vit_type = AutoFormerConfig
-    model: Model = Model()
-    space: AutoFormerSpace = AutoFormerSpace()
-    budget: ParamBudgets = ParamBudgets()
-    finetune: Finetuning = Finetuning()
+    model: Model = Field(Model(), description="sizes that all networks share")
+    space: AutoFormerSpace = Field(AutoFormerSpace(), description="what is searched")
+    budget: ParamBudgets = Field(ParamBudgets(), description="bounds on the network")
+    finetune: Finetuning = Field(
+        Finetuning(), description="fine-tuning of the best candidates with the supernet's weights"
+    )
 
     @model_validator(mode="after")
     def _widest_is_inside(self) -> "Config":

@@ -26,7 +26,7 @@ def _choose(config: Any, options: argparse.Namespace) -> Any:
 def _ablate(options: argparse.Namespace) -> int:
     with bad_input():  # the extra that recipes need may be missing
         from . import ablations
-    return ablations.command(_line, options)
+    return ablations.command(LINE, options)
 
 
 def _heatmaps(options: argparse.Namespace) -> int:
@@ -40,27 +40,27 @@ def _heatmaps(options: argparse.Namespace) -> int:
     return DONE
 
 
-_line = CommandLine(
+LINE = CommandLine(
     __package__,
     "Search a GLiT network.",
     presets=("digits", "cifar10", "folder", "glit-tiny", "glit-small", "glit-base"),
     configure=_configure,
     choose=_choose,
 )
-NetworkCommands(_line, ("glit-tiny", "deit-tiny", "deit-small", "deit-base", "timm:NAME"), latency=True)
+NetworkCommands(LINE, ("glit-tiny", "deit-tiny", "deit-small", "deit-base", "timm:NAME"), latency=True)
 
-_sub = _line.configured("ablate", _ablate, "run one of the paper's tables")
+_sub = LINE.configured("ablate", _ablate, "run one of the paper's tables")
 _sub.add_argument("table", metavar="TABLE", help="table1, table4, table5 or table6")
 _sub.add_argument("--seeds", help="several seeds, such as 0,1,2 (default: --seed)")
 _sub.add_argument("--run-dir", type=Path, help="default: runs/glit-ablations-PRESET")
 
-_sub = _line.add("heatmaps", _heatmaps, "draw where a finished run's networks look (paper, figure 6)")
+_sub = LINE.add("heatmaps", _heatmaps, "draw where a finished run's networks look (paper, figure 6)")
 _sub.add_argument("run", type=Path, metavar="RUN", help="the run directory")
 _sub.add_argument("--data", type=Path, help="the run's image folder")
 _sub.add_argument("--count", type=int, default=8, help="images, of different classes (default 8)")
 _sub.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="the figure")
 
-parse, main = _line.parse, _line.main
+parse, main = LINE.parse, LINE.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Everything a GLiT run can be told, as one typed value, and the presets."""
+"""The settings of a GLiT run as one typed value, and the presets."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,17 +23,21 @@ METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 class Model(HeadedModel):
     """The sizes that all networks share, and how the supernet holds its candidates."""
 
-    sharing: Literal["separate", "entangled"] = "separate"
+    sharing: Literal["separate", "entangled"] = Field(
+        "separate", description="whether the supernet keeps weights per candidate, or slices of one tensor"
+    )
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
 
 class Budgets(CostBounds):
     """Bounds per stage, both inclusive; None leaves a side open."""
 
-    cost: Literal["macs", "paper_macs"] = "macs"
-    heads_at_most: Amount | None = None
-    details_at_least: Amount | None = None
-    details_at_most: Amount | None = None
+    cost: Literal["macs", "paper_macs"] = Field(
+        "macs", description="how MACs are counted: exactly, or by the paper's formula"
+    )
+    heads_at_most: Amount | None = Field(None, description="most MACs of a network in stage one")
+    details_at_least: Amount | None = Field(None, description="fewest MACs of a network in stage two")
+    details_at_most: Amount | None = Field(None, description="most MACs of a network in stage two")
 
     @model_validator(mode="after")
     def _counts_of_macs(self) -> "Budgets":
@@ -50,10 +54,13 @@ class Config(ViTRunConfig):
     """A run of the GLiT recipe."""
 
     vit_type = GLiTConfig
-    method: Method = "hierarchical"
-    model: Model = Model()
-    space: SpaceConfig = SpaceConfig()
-    budget: Budgets = Budgets()
+    method: Method = Field(
+        "hierarchical",
+        description="hierarchical: heads, then details; spos: all at once; random: networks drawn from the budget",
+    )
+    model: Model = Field(Model(), description="sizes that all networks share")
+    space: SpaceConfig = Field(SpaceConfig(), description="what is searched")
+    budget: Budgets = Field(Budgets(), description="bounds on the network, for each stage")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -88,7 +88,7 @@ def _used(vit: GLiTConfig, space: Space) -> tuple[bool, bool]:
 
 @dataclass(frozen=True)
 class _HeadWidths:
-    """How wide queries, keys and values of a head are, at most and as a block wants them."""
+    """How wide queries, keys and values of a head are, at most and in a block."""
 
     vit: GLiTConfig
     space: Space

@@ -5,14 +5,14 @@ import sys
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
 
-_line = CommandLine(
+LINE = CommandLine(
     __package__,
     "Search where a vision transformer's feed-forwards are local, and how.",
     presets=("digits", "localvit-tiny"),
 )
-NetworkCommands(_line, ("localvit-tiny-act1", "localvit-tiny-act3"))
+NetworkCommands(LINE, ("localvit-tiny-act1", "localvit-tiny-act3"))
 
-parse, main = _line.parse, _line.main
+parse, main = LINE.parse, LINE.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """The settings of a LocalViT run, and the presets."""
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from nasx.pipeline import presets
 from nasx.pipeline.config import Budgets, Retraining, Search, SupernetTraining
@@ -13,16 +13,16 @@ from .space import LocalViTSpace
 class Model(HeadedModel):
     """The sizes that all networks share."""
 
-    num_heads: PositiveInt = 4
+    num_heads: PositiveInt = Field(4, description="attention heads of every block")
 
 
 class Config(ViTRunConfig):
     """A run of the LocalViT recipe."""
 
     vit_type = LocalViTConfig
-    model: Model = Model()
-    space: LocalViTSpace = LocalViTSpace()
-    budget: Budgets = Budgets()
+    model: Model = Field(Model(), description="sizes that all networks share")
+    space: LocalViTSpace = Field(LocalViTSpace(), description="what is searched")
+    budget: Budgets = Field(Budgets(), description="bounds on the network")
 
 
 DIGITS = Config(

@@ -68,7 +68,7 @@ def test_starting_at_a_step_equals_skipping_to_it(mixup: float, cutmix: float) -
     assert not list(batches.steps(4, 4))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     world=st.sampled_from([2, 3, 4, 8, 12, 24]),
     mixing=st.sampled_from(MIXING),

@@ -33,11 +33,11 @@ def test_hidden_entries_are_no_images_and_no_classes_and_are_counted(folder: Pat
     dataset = _load(folder)
     assert dataset.split == clean.split
     assert (
-        "train/: 3 hidden files and folders are left out: .ipynb_checkpoints, .ipynb_checkpoints, .cache"
+        "train/: 3 hidden files and folders are skipped: .ipynb_checkpoints, .ipynb_checkpoints, .cache"
         in dataset.remarks
     )
-    assert "test/: 2 hidden files and folders are left out: __MACOSX, ._0000.png" in dataset.remarks
-    assert "train/: other files are left out: 1 .txt" in dataset.remarks
+    assert "test/: 2 hidden files and folders are skipped: __MACOSX, ._0000.png" in dataset.remarks
+    assert "train/: other files are skipped: 1 .txt" in dataset.remarks
 
 
 def test_a_link_that_leads_back_is_refused(folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_pipes_are_never_opened(folder: Path) -> None:
     os.mkfifo(folder / "train/a/pipe.png")
     dataset = _load(folder)
     assert len(dataset.train) == 24
-    assert "train/: 1 pipes, sockets or devices are left out: pipe.png" in dataset.remarks
+    assert "train/: 1 pipes, sockets or devices are skipped: pipe.png" in dataset.remarks
 
 
 def test_a_link_to_nowhere_is_an_image_that_is_missing(folder: Path) -> None:

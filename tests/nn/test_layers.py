@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nasx.measure import count_params
 from nasx.nn import Attention, DropPath, FeedForward, drop_path
 
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=15)
 
 
 def reference_attention(attention: Attention, x: Tensor, heads: int, scale: float) -> Tensor:

@@ -14,7 +14,7 @@ from nasx.arch import Value
 from nasx.nn import Index, Rule, Stack, Supernet, centred, prefix, stacked, suffix
 from nasx.nn.layout import SliceRule, put, take
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=40)
 
 
 def places(rule: SliceRule, largest: int, wanted: int) -> list[int]:

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from torch.utils.data import TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.measure import counted
-from nasx.pipeline import Diverged, Machine, Problem, Refused, RunConfig, Task, plan, report, run, status
-from nasx.pipeline.config import Search
+from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
+from nasx.pipeline.config import Retraining, Search
+from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
 from nasx.search import Evolution, RandomSearch
-from nasx.train import evaluate
+from nasx.train import Group, compiled_blocks, evaluate
 from tests.pipeline.searches import CONFIG, SPACE, Perceptron, vectors
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +225,22 @@ def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(
     assert "config.retrain.lr" in journal
 
 
+def test_a_training_without_enough_memory_names_the_setting_and_may_go_on_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*args: Any, **how: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nasx.pipeline.networks.train", limited)
+        with pytest.raises(
+            OutOfMemory, match=r"retrain ran out of memory; lower retrain\.batch_size \(.*2\.00 GiB\.\)"
+        ):
+            searched(tmp_path)
+    assert [stage.state for stage in status(tmp_path).stages][:3] == ["done", "done", "failed"]
+    assert searched(tmp_path, changed(retrain={"batch_size": 8})).summary["networks"]
+
+
 def test_a_plan_reads_the_same_stages_and_a_report_is_written_again(finished: Any) -> None:
     document = plan(problem(), machine=MACHINE, timing=False)
     assert [stage["name"] for stage in document["stages"]] == list(STAGES) == list(finished.summary["stages"])
@@ -303,6 +321,58 @@ def test_the_weights_that_are_kept_are_recorded(keep: str, tmp_path: Path) -> No
     found = searched(tmp_path, changed(retrain={"ema": 0.5, "keep": keep}))
     kept = {network["weights_kept"] for network in found.summary["networks"].values()}
     assert kept <= ({keep} if keep != "better" else {"ema", "raw"})
+
+
+def test_blocks_are_compiled_where_it_was_asked_for_or_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[nn.Module] = []
+
+    @contextmanager
+    def noted(network: nn.Module, *, fall_back: bool) -> Iterator[nn.Module]:
+        assert not fall_back
+        used.append(network)
+        with compiled_blocks(network, backend="eager"):
+            yield network
+
+    monkeypatch.setattr("nasx.pipeline.networks.compiled_blocks", noted)
+    found = searched(tmp_path / "compiled", changed(retrain={"compile": True}))
+    assert len(used) >= len(found.summary["networks"])
+    used.clear()
+    searched(tmp_path / "plain", CONFIG)
+    assert not used, "not on a CPU by default"
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("nasx.pipeline.networks.missing_for_compilation", lambda device: None)
+    assert compiles(Retraining(), cuda, 100_000)
+    assert not compiles(Retraining(), cpu, 100_000)
+    assert not compiles(Retraining(), cuda, 100), "too short to repay the compiling"
+    assert not compiles(Retraining(), cuda, 100_000, deterministic=True)
+    assert not compiles(Retraining(), cuda, 100_000, Group(0, 2))
+    assert not compiles(Retraining(compile=False), cuda, 100_000)
+    assert compiles(Retraining(compile=True), cpu, 1)
+
+
+def test_compiling_without_a_compiler_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(Refused, match=r"retrain\.compile=true cannot be followed: there is no compiler on the path"):
+        searched(tmp_path, changed(retrain={"compile": True}))
+
+
+def test_the_precision_reaches_every_forward_pass(tmp_path: Path) -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    def noting(arch: Arch, drop_path: float = 0.0) -> nn.Module:
+        network = make(arch, drop_path)
+        network.register_forward_hook(
+            lambda module, args, outputs: None if outputs.is_meta else seen.add((module.training, outputs.dtype))
+        )
+        return network
+
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        seen.clear()
+        config = CONFIG.model_copy(update={"precision": precision})
+        run(Problem(SPACE, noting, task(), config=config), tmp_path / precision, machine=MACHINE, progress=silent)
+        assert {kind for kind in seen if kind[0]} == {(True, dtype)}
+        assert (False, dtype) in seen, "candidates and networks are scored in it"
 
 
 def test_a_teacher_is_learned_from(finished: Any, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from nasx import Arch
 from nasx.data import load_digits
+from nasx.pipeline.distributed_run import CopiedJournal
 from nasx.pipeline.images import ImageTask
-from nasx.pipeline.ranks import CopiedJournal
 from nasx.pipeline.scoring import Scoring
 from nasx.pipeline.vit import ViTProblem
 from nasx.run import Interrupted

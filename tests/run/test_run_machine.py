@@ -179,4 +179,4 @@ class Run(RuleBasedStateMachine):
 
 
 TestRun = Run.TestCase
-TestRun.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
+TestRun.settings = settings(max_examples=60, stateful_step_count=30)

@@ -68,14 +68,14 @@ def objectives(draw: st.DrawFn, least: int = 1, most: int = 4) -> Floats:
     return draw(arrays(np.float64, shape, elements=values))
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(objectives())
 def test_ranks_are_pymoos(points: Floats) -> None:
     _, ranks = NonDominatedSorting().do(points, return_rank=True)
     assert nondominated_ranks(points).tolist() == ranks.tolist()
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(objectives())
 def test_crowding_is_pymoos(points: Floats) -> None:
     """Duplicates, ends and constant objectives are pymoo's, which divides the sum of the paper by the objectives."""
@@ -83,7 +83,7 @@ def test_crowding_is_pymoos(points: Floats) -> None:
     np.testing.assert_allclose(crowding_distances(points), mean * points.shape[1], rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=200)
 @given(objectives(least=2), st.data())
 def test_hypervolume_is_pymoos(points: Floats, data: st.DataObject) -> None:
     """The reference lies anywhere among the points, so that some or all of them are outside or on its edge."""
@@ -92,7 +92,7 @@ def test_hypervolume_is_pymoos(points: Floats, data: st.DataObject) -> None:
     assert hypervolume(points, reference) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.int64, st.tuples(st.integers(0, 6), st.integers(1, 4)), elements=st.integers(0, 5)))
 def test_hypervolume_counts_the_unit_cells_that_points_dominate(points: npt.NDArray[np.int64]) -> None:
     m = points.shape[1]
@@ -137,7 +137,7 @@ def test_no_candidate_twice_all_inside_as_many_as_asked(inside: bool) -> None:
     assert searcher.ask() == []
 
 
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=30)
 @given(spaces(max_size=40), st.integers(0, 99))
 def test_any_small_space_is_searched_to_its_end_and_its_front_found(space: Space, seed: int) -> None:
     cost, worth = ToyCost(3, 8), ToyCost(4, 8)
@@ -293,7 +293,7 @@ def test_the_reference_is_the_greatest_cost_of_the_whole_space() -> None:
 # Continuation, and the process
 
 
-@settings(max_examples=8, derandomize=True, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 100), st.booleans())
 def test_a_restored_search_goes_on_as_if_never_stopped(stop: int, inside: bool) -> None:
     space = SPACE.within(BUDGET) if inside else SPACE

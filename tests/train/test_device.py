@@ -13,6 +13,7 @@ from nasx.train import (
     pick_device,
     train_supernet,
     use_deterministic_algorithms,
+    use_precision,
     use_threads,
 )
 from nasx.train.device import seed_generators
@@ -36,6 +37,23 @@ def test_threads_come_back_even_after_an_error() -> None:
 def test_the_cpu_computes_in_full_precision() -> None:
     with autocast(torch.device("cpu")):
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32
+
+
+def test_the_precision_is_that_of_the_innermost_context() -> None:
+    def dtype() -> torch.dtype:
+        with autocast(torch.device("cpu")):
+            return nn.Linear(2, 2)(torch.zeros(1, 2)).dtype
+
+    with use_precision("bfloat16"):
+        assert dtype() == torch.bfloat16
+        with use_precision("float32"):
+            assert dtype() == torch.float32
+        assert dtype() == torch.bfloat16
+    assert dtype() == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dtype() == torch.bfloat16, "the caller's own autocast stays"
+    with pytest.raises(ValueError, match="one of auto, float32, bfloat16, but got 'half'"), use_precision("half"):  # type: ignore[arg-type]
+        pass
 
 
 FAULTS = """

@@ -40,15 +40,15 @@ def _run(options: argparse.Namespace) -> int:
         def stopping() -> bool:
             return stop.requested or time.monotonic() - started > 3600 * options.hours
 
-        def told(number: int, _: None) -> None:
+        def show_count(number: int, _: None) -> None:
             done = sum(job.path.is_file() for job in jobs)
             spent = time.monotonic() - started
             print(f"{done} of {len(jobs)} in {spent / 60:.1f} min: {jobs[number].path.name}", flush=True)
 
         try:
-            run_jobs(train_job, jobs, processes=options.processes, on_result=told, stopping=stopping)
+            run_jobs(train_job, jobs, processes=options.processes, on_result=show_count, stopping=stopping)
         except Interrupted:
-            print("stopped; the same command goes on with what is left")
+            print("stopped; the same command continues")
             return INTERRUPTED
     return DONE
 

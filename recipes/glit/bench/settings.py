@@ -70,7 +70,7 @@ class Settings:
 
 
 def ordered_archs(space: Space) -> list[Arch]:
-    """Return all networks of stage one in an order of which any beginning is spread evenly over the heads.
+    """Return all networks of stage one ordered so that any first part is spread evenly over the heads.
 
     The strata are the total numbers of global heads, 0 to 12, and come in turn; networks of one stratum are shuffled
     with a fixed seed. The networks whose blocks are all alike come first.

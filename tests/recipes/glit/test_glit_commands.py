@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import nasx
 from nasx import Arch
-from nasx.data import Dataset
+from nasx.__main__ import main as nasx_main
+from nasx.data import Dataset, load_digits
 from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.pipeline.exported import from_file
@@ -148,7 +153,8 @@ def test_a_full_disk_ends_a_run_that_goes_on_and_damaged_weights_end_it(
     def full(data: Dataset) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    command = ["train", "--arch", "timm:mobilenetv3_small_050", "--preset", "digits", "--run-dir", str(tmp_path), *ONCE]
+    # images of a seed that no other test has loaded, and opened, in this process
+    command = ["train", "--arch", "timm:mobilenetv3_small_050", "--seed", "11", "--run-dir", str(tmp_path), *ONCE]
     with monkeypatch.context() as patched:
         patched.setattr(Dataset, "open_test", full)
         assert main(command) == 75
@@ -214,7 +220,7 @@ def test_an_export_is_complete_and_the_same_each_time(
         told(["export", str(run), "--out", str(tmp_path / name)], capsys)
     files = [{p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())} for name in ("a", "b")]
     assert files[0] == files[1]
-    assert set(files[0]) == {"README.md", "arch.json", "classes.json", "model.safetensors"}
+    assert set(files[0]) == {"README.md", "arch.json", "classes.json", "config.json", "model.safetensors"}
     assert all(str(tmp_path).encode() not in content for content in files[0].values())
     assert json.loads(files[0]["classes.json"]) == [str(digit) for digit in range(10)]
     with safe_open(tmp_path / "a" / "model.safetensors", framework="pt") as file:
@@ -241,6 +247,47 @@ def test_onnx_computes_what_the_network_computes(run: Path, tmp_path: Path, caps
         with torch.no_grad():
             expected = network(images)
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), expected)
+
+
+def test_image_files_are_predicted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits, images = load_digits(seed=0), tmp_path / "images"
+    (images / "deeper").mkdir(parents=True)
+    for i, pixels in enumerate(digits.open_test().load(range(11)).numpy()[:, 0]):
+        Image.fromarray(pixels).save(images / ("deeper" if i % 2 else "") / f"{i:02}.png")
+    (images / "broken.png").write_bytes(b"no image")
+    command = ["predict", str(run), str(images), "--top", "2", "--batch-size", "4"]
+    found = told(command, capsys)
+    assert found["classes"] == list(digits.classes)
+    assert [(Path(file["file"]).name, file["fault"]) for file in found["broken"]] == [
+        ("broken.png", "the content has no known image format")
+    ]
+    network = nasx.load(run)
+    assert len(found["images"]) == 11
+    for image in found["images"]:
+        for predicted, (name, probability) in zip(image["predictions"], network.predict(image["file"]), strict=False):
+            assert predicted == {"class": name, "probability": pytest.approx(probability, abs=1e-5)}
+    assert nasx_main(command) == 0, "the command finds out itself which recipe it is"
+    out, errors = capsys.readouterr()
+    assert len(out.splitlines()) == 11
+    assert "left out" in errors
+    assert "none of the files" in refused_words(["predict", str(run), str(images / "broken.png")], capsys)
+    assert "--top is at least 1" in refused(["predict", str(run), str(images), "--top", "0"], capsys)
+    assert "holds no image" in refused(["predict", str(run), str(run / "details")], capsys)
+    remove = ["export", str(run), "--preprocess", "--out", str(tmp_path / "out")]
+    assert "remove --preprocess" in refused(remove, capsys)
+    for words in (["status", str(run)], ["report", str(run)]):
+        assert nasx_main([*words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+
+
+def test_the_installed_command_knows_a_run_of_a_checkout(run: Path, tmp_path: Path) -> None:
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    words = ["-m", "nasx", "glit", "run", "--run-dir", str(run), *SHORT, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(nasx.__file__).parents[1])}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert json.loads(done.stdout) == json.loads((run / "summary.json").read_text())
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_published_weights_become_this_recipe_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Samples held in memory where they are used, for models that are scored on the same ones again and again."""
+"""Samples in the memory of the device that uses them, for scoring many models on the same ones."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 
 
-class HeldSamples:
-    """Samples taken apart, on one device, that any number of models is called with.
+class InMemorySamples:
+    """Unpacked samples in the memory of one device.
 
-    `hold` makes it. Its batches are `Unpacked`, as `train`, `evaluate` and `recalibrate` take them.
+    `load_into_memory` makes them: `whole` is one batch of all `samples`. Their batches are `Unpacked`, as `train`,
+    `evaluate` and `recalibrate` take them.
     """
 
     def __init__(self, whole: Unpacked, samples: int) -> None:
@@ -25,9 +26,10 @@ class HeldSamples:
         return self._samples
 
     def batches(self, size: int, indices: NDArray[int64] | Sequence[int] | None = None) -> Iterator[Unpacked]:
-        """Yield all samples, or those at some positions, in order, in as few batches of at most `size` as there can be.
+        """Yield all samples, or those at `indices`, in order, in as few batches of at most `size` as possible.
 
-        The batches are of about equal size, for a short last one costs almost as much as a whole one.
+        Batches are of about equal size, because a short last one costs almost as much as a full one. Raises ValueError
+        for a `size` below 1.
         """
         if size < 1:
             raise ValueError(f"a batch holds at least one sample, but got {size}")
@@ -40,14 +42,14 @@ class HeldSamples:
             yield tree_map(lambda t, taken=taken: _rows(t, taken) if isinstance(t, Tensor) else t, self._whole)
 
 
-def hold(
+def load_into_memory(
     batches: Batches, device: torch.device, *, unpack: Unpack = unpack, at_most: int = 2**30
-) -> HeldSamples | None:
-    """Return all samples of some batches as samples held on a device, or None where they cannot be.
+) -> InMemorySamples | None:
+    """Copy all samples of some batches, split by `unpack`, to a device; return None where that is impossible.
 
-    They cannot be where they take more than `at_most` bytes, where the tensors of two batches differ in more than
-    their first dimension (texts padded batch by batch), or where a batch holds tensors of another first dimension than
-    its targets'. The batches have been used up in part then: make them again.
+    It is impossible where they take more than `at_most` bytes, where the tensors of two batches differ in more than
+    their first dimension (texts padded batch by batch), or where the first dimension of a tensor differs from that of
+    the targets. The iterator is then partly used up: make the batches again. Raises ValueError for no batches.
     """
     found: list[list[Any]] = []
     shape: Any = None
@@ -68,9 +70,9 @@ def hold(
         found.append(move(leaves, device))
         samples += count
     if not found:
-        raise ValueError("there are no batches to hold")
+        raise ValueError("there are no batches to load")
     whole = [torch.cat(parts) for parts in zip(*found, strict=True)]
-    return HeldSamples(Unpacked(*tree_unflatten(whole, shape[0])), samples)
+    return InMemorySamples(Unpacked(*tree_unflatten(whole, shape[0])), samples)
 
 
 def _rows(tensor: Tensor, taken: slice | Tensor) -> Tensor:

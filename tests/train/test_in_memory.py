@@ -10,11 +10,11 @@ from torch import Tensor
 
 from nasx.nn import Subnet
 from nasx.train import (
-    HeldSamples,
+    InMemorySamples,
     Unpacked,
     adamw,
     evaluate,
-    hold,
+    load_into_memory,
     recalibrate,
     recalibrate_and_evaluate,
     train,
@@ -32,8 +32,8 @@ def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(n, 1, 8, 8, generator=rng), torch.randint(10, (n,), generator=rng)) for n in sizes]
 
 
-def held(*sizes: int) -> HeldSamples:
-    found = hold(batches(*sizes), CPU)
+def held(*sizes: int) -> InMemorySamples:
+    found = load_into_memory(batches(*sizes), CPU)
     assert found is not None
     return found
 
@@ -58,7 +58,7 @@ def test_samples_at_positions() -> None:
 
 def test_batches_of_any_structure() -> None:
     x, y = batches(5)[0]
-    found = hold([{"a": x, "more": [x, x + 1], "labels": y}] * 2, CPU)
+    found = load_into_memory([{"a": x, "more": [x, x + 1], "labels": y}] * 2, CPU)
     assert found is not None
     assert len(found) == 10
     batch = unpack(next(found.batches(7)))
@@ -76,12 +76,12 @@ def test_batches_of_any_structure() -> None:
     ],
 )
 def test_what_cannot_be_held_is_none(given: list[Any]) -> None:
-    assert hold(given, CPU, at_most=2**20) is None
+    assert load_into_memory(given, CPU, at_most=2**20) is None
 
 
 def test_no_batches_and_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="no batches"):
-        hold([], CPU)
+        load_into_memory([], CPU)
     with pytest.raises(ValueError, match="at least one sample, but got 0"):
         next(held(2).batches(0))
 

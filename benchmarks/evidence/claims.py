@@ -1,0 +1,126 @@
+"""The papers' claims in small: networks that differ in what is claimed alone, each trained to its plateau."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.evidence.markdown import grid
+from benchmarks.evidence.results import Floats, records, unpacked
+from benchmarks.evidence.scenes import Scene
+from nasx import Arch
+from nasx.comparison import Difference, paired_difference
+from recipes.glit.bench import table
+from recipes.glit.space import same_heads
+from recipes.localvit import model as localvit
+from recipes.localvit.space import variant
+
+EPOCHS = 50
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A network that a claim is about."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    arch: Arch | None = None
+    """Of networks that the tabular benchmark has."""
+
+
+def networks(scene: Scene) -> list[Claimed]:
+    """Return GLiT's networks with the same heads in every block (table 1), and LocalViT's with and without locality."""
+    vit = localvit.LocalViTConfig(
+        image_size=scene.vit.image_size,
+        patch_size=scene.vit.patch_size,
+        in_channels=scene.vit.in_channels,
+        num_classes=scene.vit.num_classes,
+        embed_dim=scene.vit.embed_dim,
+        num_heads=scene.vit.num_heads,
+    )
+    blocks = scene.axes.blocks
+    plain = variant(3, blocks=blocks, local=())
+    local = variant(3, blocks=blocks, reduction=vit.embed_dim)
+    return [
+        *(
+            Claimed(f"glit-{heads}-global", partial(scene.make, arch), arch)
+            for heads, arch in enumerate(same_heads(heads, scene.axes) for heads in range(scene.vit.num_heads + 1))
+        ),
+        Claimed("localvit-plain", partial(localvit.build_in, vit, plain, init_std=scene.init_std)),
+        Claimed("localvit-local", partial(localvit.build_in, vit, local, init_std=scene.init_std)),
+    ]
+
+
+def example(scene: Scene) -> Tensor:
+    """Return one blank image."""
+    vit = scene.vit
+    return torch.zeros(1, vit.in_channels, vit.image_size, vit.image_size)
+
+
+def test_accuracies(name: str) -> Floats:
+    """Return a network's test accuracies by seed; the tabular benchmark has the first two of GLiT's."""
+    found: dict[int, float] = {}
+    if name.startswith("glit"):
+        heads = int(name.split("-")[1])
+        found = {row.seed: row.test_accuracy for row in table().of(same_heads(heads, table().settings.axes))}
+    for record in records("cifar10-claims"):
+        if record["network"] == name:
+            found[record["seed"]] = float(unpacked(record["test"]["hits"], record["test"]["images"]).mean())
+    return np.array([found[seed] for seed in sorted(found)])
+
+
+def glit_table() -> str:
+    """GLiT's table 1: the same number of global heads in every block."""
+    paper = {3: 72.20, 2: 72.89, 1: 73.98, 0: 71.02}
+    rows = [
+        [f"G {heads}, L {3 - heads}", f"{paper[heads]:.2f}", _accuracies(f"glit-{heads}-global")]
+        for heads in sorted(paper, reverse=True)
+    ]
+    mixed = test_accuracies("glit-1-global")
+    differences = [paired_difference(mixed, test_accuracies(f"glit-{heads}-global")) for heads in (3, 0)]
+    lines = [
+        f"- {difference.sentence('G 1, L 2', other)}"
+        for difference, other in zip(differences, ("G 3, L 0", "G 0, L 3"), strict=True)
+    ]
+    table_text = grid(("heads of every block", "paper, ImageNet %", "here, CIFAR-10 %"), rows)
+    claim = "a block of one global and two local heads is better than a block of either kind alone"
+    return "\n".join([table_text, "", *lines, "", verdict(claim, differences)])
+
+
+def localvit_table() -> str:
+    """LocalViT's gain over the plain transformer."""
+    local, plain = test_accuracies("localvit-local"), test_accuracies("localvit-plain")
+    rows = [
+        ["plain feed-forward", "72.2", _accuracies("localvit-plain")],
+        ["depthwise convolution, h-swish, squeeze-excitation", "75.9", _accuracies("localvit-local")],
+    ]
+    difference = paired_difference(local, plain)
+    return "\n".join(
+        [
+            grid(("network", "paper, ImageNet %", "here, CIFAR-10 %"), rows),
+            "",
+            f"- {difference.sentence('locality', 'the plain transformer')}",
+            "",
+            verdict("a depthwise convolution in the feed-forward raises accuracy", [difference]),
+        ]
+    )
+
+
+def _accuracies(name: str) -> str:
+    values = 100 * test_accuracies(name)
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f} ({len(values)} seeds)"
+
+
+def verdict(claim: str, differences: Sequence[Difference]) -> str:
+    """Return what the differences, which the claim says are all above 0, decide about it."""
+    if all(difference.low > 0 for difference in differences):
+        word = "holds"
+    elif any(difference.high < 0 for difference in differences):
+        word = "does not hold here"
+    else:
+        word = "undecided"
+    return f"Verdict: **{word}** ({claim})."

@@ -1,0 +1,354 @@
+"""docs/evidence.md and README's table, written from the committed results: `python -m benchmarks.evidence page`."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import StrictUndefined, Template
+from scipy import stats
+
+from benchmarks.evidence import claims, results
+from benchmarks.evidence.markdown import grid, percent, points
+from benchmarks.evidence.on_table import compare_searchers, halve
+from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, rankings
+from benchmarks.evidence.supernets import Setting
+from nasx.comparison import Difference, paired_difference
+from nasx.ranking import rank_agreement
+from nasx.search import Halving
+from recipes.glit.bench import table
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
+START, END = "<!-- evidence -->", "<!-- /evidence -->"
+
+DEFAULT = {"digits": Setting("entangled", 25, ema=0.98), "cifar10": Setting("entangled", 50, ema=0.98)}
+"""How the presets `digits` and `cifar10` train their supernets."""
+
+EPOCHS = {"digits": 96, "cifar10": 50}
+ENOUGH = 10
+"""Networks that a ranking is judged by at least."""
+
+TITLES = {"digits": "digits", "cifar10": "CIFAR-10"}
+SCORING = "1024 plain"
+
+
+def write() -> None:
+    """Write the page and README's table."""
+    PAGE.write_text(page())
+    README.write_text(with_table(README.read_text()))
+
+
+def with_table(readme: str) -> str:
+    """Return README with its table replaced by what the results say."""
+    before, _, rest = readme.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{readme_table()}\n{END}{after}"
+
+
+@lru_cache(maxsize=1)
+def truths() -> Mapping[str, Truth]:
+    """Return the accuracies of networks trained alone, by problem."""
+    scored = results.records("cifar10-supernets")[0]["archs"]
+    found = {"cifar10": results.cifar10_truth().among(scored), "digits": results.digits_truth()}
+    return {scene: truth for scene, truth in found.items() if len(truth.indices) >= ENOUGH}
+
+
+@lru_cache(maxsize=8)
+def ranked(scene: str, scoring: str = SCORING) -> tuple[Ranking, ...]:
+    """Return how every supernet of a problem ranked its networks."""
+    return tuple(rankings(f"{scene}-supernets", truths()[scene], scoring=scoring))
+
+
+def truth_table() -> str:
+    """How much the networks of a space differ, and how much two trainings of one do."""
+    rows = []
+    for scene, truth in truths().items():
+        agreement = rank_agreement(truth.test[:, 0], truth.test[:, 1])
+        rows.append(
+            [
+                TITLES[scene],
+                str(len(truth.indices)),
+                str(truth.test.shape[1]),
+                f"{percent(truth.accuracy.min())} / {percent(float(np.median(truth.accuracy)))} / "
+                f"{percent(truth.accuracy.max())}",
+                f"{100 * truth.spread:.2f}",
+                f"{100 * truth.noise:.2f}",
+                results.with_interval(agreement.tau),
+            ]
+        )
+    head = (
+        "data",
+        "networks",
+        "seeds",
+        "worst / median / best %",
+        "true spread",
+        "noise of one training",
+        "tau between two trainings",
+    )
+    return grid(head, rows)
+
+
+def by_setting(scene: str, scoring: str = SCORING) -> dict[Setting, list[Ranking]]:
+    """Return the supernets of a problem by how they were trained."""
+    found: dict[Setting, list[Ranking]] = defaultdict(list)
+    for ranking in ranked(scene, scoring):
+        found[ranking.setting].append(ranking)
+    return found
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """Return a mean over seeds with Student's 95 % interval."""
+    column = np.asarray(values)
+    if len(column) < 2:
+        return f"{column.mean():.2f}"
+    reach = float(stats.t.ppf(0.975, len(column) - 1) * column.std(ddof=1)) / math.sqrt(len(column))
+    return f"{column.mean():.2f} ({column.mean() - reach:.2f} to {column.mean() + reach:.2f})"
+
+
+def supernet_table(scene: str) -> str:
+    """How well supernets of a problem rank, by how they were trained."""
+    ceiling = rank_agreement(truths()[scene].test[:, 0], truths()[scene].test[:, 1]).tau.value
+    rows = []
+    for setting, found in by_setting(scene).items():
+        taus = [ranking.agreement.tau.value for ranking in found]
+        default = " (default)" if setting == DEFAULT[scene] else ""
+        rows.append(
+            [
+                f"{setting.sharing}, {PATHS[setting.paths]}{default}",
+                f"{setting.epochs:g}",
+                f"{percent(float(np.mean([ranking.accuracy for ranking in found])))}",
+                ", ".join(f"{tau:.2f}" for tau in taus),
+                mean_with_interval(taus),
+                f"{100 * float(np.mean(taus)) / ceiling:.0f} %",
+                f"{100 * float(np.mean([ranking.agreement.regret[1] for ranking in found])):.2f}",
+                f"{100 * float(np.mean([ranking.agreement.regret[5] for ranking in found])):.2f}",
+            ]
+        )
+    head = (
+        "supernet",
+        "epochs",
+        "mean accuracy %",
+        "tau by seed",
+        "mean tau",
+        "of the ceiling",
+        "regret of its first",
+        "of its best five",
+    )
+    return grid(head, rows)
+
+
+PATHS = {"uniform": "one path a step", "four": "four paths a step, averaged", "stratified": "paths spread over MACs"}
+
+
+def scoring_table(scene: str) -> str:
+    """What BatchNorm statistics and averaged weights change: of supernets that were scored in every way."""
+    records = results.records(f"{scene}-supernets")
+    scorings = max((list(record["hits"]) for record in records), key=len)
+    complete = [number for number, record in enumerate(records) if len(record["hits"]) == len(scorings)]
+    settings = list(dict.fromkeys(Setting(**records[number]["setting"]) for number in complete))
+    seeds = {number: records[number]["seed"] for number in complete}
+    rows = []
+    for scoring in scorings:
+        cells = []
+        for setting in settings:
+            of_setting = [
+                ranking
+                for ranking in ranked(scene, scoring)
+                if ranking.setting == setting and ranking.seed in seeds.values()
+            ]
+            accuracy = float(np.mean([ranking.accuracy for ranking in of_setting]))
+            cells.append(f"{100 * accuracy:.1f}, {np.mean([r.agreement.tau.value for r in of_setting]):.2f}")
+        rows.append([scoring, *cells])
+    head = [f"{s.sharing}, {s.paths}, {s.epochs:g} ({len(set(seeds.values()))})" for s in settings]
+    return grid(("BatchNorm recalibration", *head), rows)
+
+
+PATHS = {"uniform": "one path a step", "four": "four paths a step, averaged", "stratified": "paths spread over MACs"}
+
+
+def spent(setting: Setting, scene: str) -> float:
+    """Return what a supernet costs, in trainings of one network."""
+    return setting.epochs / EPOCHS[scene]
+
+
+def against_random(scene: str, setting: Setting, k: int) -> tuple[Difference, np.ndarray[Any, Any], float, int]:
+    """Compare the k best by a supernet with as many random networks as its training would have paid for besides.
+
+    Returns the difference over supernet seeds, what each seed's search found, the expected best of the random ones, and
+    their number.
+    """
+    truth = truths()[scene]
+    found = [ranking for ranking in ranked(scene) if ranking.setting == setting]
+    searched = np.array([best_of(truth, top(ranking, k)) for ranking in found])
+    trainings = k + math.ceil(spent(setting, scene))
+    random = best_of_random(truth, trainings)
+    return paired_difference(searched, np.full(len(searched), random)), searched, random, trainings
+
+
+def top(ranking: Ranking, k: int) -> list[int]:
+    """Return the places of the k networks that a supernet scores best."""
+    return [int(place) for place in np.argsort(-ranking.scores, kind="stable")[:k]]
+
+
+def comparison_table() -> str:
+    """Searches against random networks at equal training epochs."""
+    rows = []
+    for scene in truths():
+        for setting, found in by_setting(scene).items():
+            if len(found) < 2:
+                continue
+            for k in (1, 2, 4):
+                difference, searched, random, trainings = against_random(scene, setting, k)
+                default = " (default)" if setting == DEFAULT[scene] and k == 2 else ""
+                rows.append(
+                    [
+                        f"{TITLES[scene]}: {setting.sharing}, {PATHS[setting.paths]}, "
+                        f"{setting.epochs:g} epochs{default}",
+                        str(k),
+                        f"{k + spent(setting, scene):.2g} / {trainings}",
+                        str(len(found)),
+                        percent(float(searched.mean())),
+                        percent(random),
+                        points(difference),
+                    ]
+                )
+    head = (
+        "supernet",
+        "networks retrained",
+        "cost: searched / random",
+        "seeds",
+        "searched %",
+        "random %",
+        "difference in points",
+    )
+    return grid(head, rows)
+
+
+HALVINGS = ((16, 2, None), (16, 2, 0.5), (24, 2, None))
+"""Networks that halving starts with, those it finishes, and the share of a training after which the first leave."""
+
+
+def halving_table(scene: str = "cifar10") -> str:
+    """Spending on real training: halving of the supernet's best against its top-k and random starts."""
+    truth = truths()[scene]
+    found = [ranking for ranking in ranked(scene) if ranking.setting == DEFAULT[scene]]
+    everyone, rng = range(len(truth.indices)), np.random.default_rng(0)
+    rows = []
+    for candidates, keep, first_share in HALVINGS:
+        plan = Halving(candidates, keep, first_share=first_share)
+        k = math.ceil(plan.trainings)
+        from_top = np.array([_halved(truth, top(ranking, candidates), plan) for ranking in found])
+        same_cost = np.array([best_of(truth, top(ranking, k)) for ranking in found])
+        from_random = np.mean(
+            [_halved(truth, list(rng.choice(everyone, candidates, replace=False)), plan) for _ in range(200)]
+        )
+        rows.append(
+            [
+                f"{candidates} to {keep}, first after {plan.rungs[0].share:g} of a training",
+                f"{plan.trainings:.2g}",
+                percent(float(from_top.mean())),
+                percent(float(same_cost.mean())),
+                percent(float(from_random)),
+                percent(best_of_random(truth, k)),
+                points(paired_difference(from_top, same_cost)),
+            ]
+        )
+    head = (
+        "halving",
+        "trainings",
+        "halved, from the supernet %",
+        "the supernet's top k %",
+        "halved, random starts %",
+        "best of k random %",
+        "halving over top k, points",
+    )
+    return grid(head, rows)
+
+
+def _halved(truth: Truth, places: Sequence[int], plan: Halving) -> float:
+    """Return the mean test accuracy of what halving some networks finds, over training seeds."""
+    found, space = table(), table().settings.space
+    place_of = {space[truth.indices[place]]: place for place in places}
+    picked = []
+    for seed in range(truth.val.shape[1]):
+        finished = halve(found, list(place_of), plan, seed)
+        winner = max(finished, key=lambda arch: truth.val[place_of[arch], seed])
+        picked.append(truth.test[place_of[winner]].mean())
+    return float(np.mean(picked))
+
+
+@lru_cache(maxsize=1)
+def searcher_rows() -> tuple[dict[str, Any], ...]:
+    """Return the searchers' regrets on the table."""
+    return tuple(compare_searchers(table()))
+
+
+def searcher_table() -> str:
+    """Searchers that evaluate by real training, on the table."""
+    rows: dict[str, list[str]] = {}
+    for row in searcher_rows():
+        rows.setdefault(row["searcher"], [row["searcher"]]).append(
+            f"{100 * row['regret']:.2f} ({100 * row['low']:.2f} to {100 * row['high']:.2f})"
+        )
+    evaluations = sorted({row["evaluations"] for row in searcher_rows()})
+    return grid(("searcher", *(f"{count} trainings" for count in evaluations)), rows.values())
+
+
+def readme_table() -> str:
+    """The one table that README shows: the default search against random networks at equal cost."""
+    rows = []
+    for scene in truths():
+        setting = DEFAULT[scene]
+        difference, searched, random, trainings = against_random(scene, setting, 2)
+        taus = [ranking.agreement.tau.value for ranking in ranked(scene) if ranking.setting == setting]
+        truth = truths()[scene]
+        ceiling = rank_agreement(truth.test[:, 0], truth.test[:, 1]).tau.value
+        rows.append(
+            [
+                TITLES[scene],
+                f"{np.mean(taus):.2f} (ceiling {ceiling:.2f})",
+                percent(float(searched.mean())),
+                f"{percent(random)} (best of {trainings})",
+                points(difference),
+            ]
+        )
+    head = (
+        "data",
+        "Kendall's tau of the supernet",
+        "search, test %",
+        "random at the same cost, test %",
+        "difference in points (95 %)",
+    )
+    return grid(head, rows)
+
+
+def facts() -> str:
+    """What the results were measured on."""
+    found = table()
+    return (
+        f"The table of CIFAR-10: {found!r}, made on {found.facts['machine']} at commit `{found.facts['commit']}` with "
+        f"torch {found.facts['torch']}, {sum(row.seconds for row in found) / 3600:.1f} hours of one CPU thread."
+    )
+
+
+def page() -> str:
+    """Return the page."""
+    parts = {
+        "truth": truth_table(),
+        "supernets": {TITLES[scene]: supernet_table(scene) for scene in truths()},
+        "scorings": {TITLES[scene]: scoring_table(scene) for scene in truths()},
+        "comparison": comparison_table(),
+        "halving": halving_table(),
+        "searchers": searcher_table(),
+        "table1": claims.glit_table(),
+        "localvit": claims.localvit_table(),
+        "facts": facts(),
+        **{f"epochs_{scene}": str(epochs) for scene, epochs in EPOCHS.items()},
+        "readme": readme_table(),
+    }
+    template = Path(__file__).with_name("page.md.j2").read_text()
+    return Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(parts)

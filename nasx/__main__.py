@@ -1,0 +1,75 @@
+"""The command `nasx`: `nasx glit run ...` runs a recipe, and `nasx status DIR` and the like read what is there."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nasx
+from nasx.cli import DONE, BadInput, nearest, run_command
+from nasx.pipeline.commands import CommandLine
+from nasx.pipeline.recipe import recipe_module, recipe_names, recipe_of
+
+_OF_RUNS = {"status": "show how far a run is", "report": "write the report of a run again"}
+_OF_NETWORKS = {
+    "predict": "classes and probabilities of image files",
+    "export": "write a network as safetensors, ONNX or torch.export's pt2",
+    "evaluate": "accuracy on the test images",
+    "verify": "prove that supernet, network, weights and costs of a run agree",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    command, rest = (words[0], words[1:]) if words else ("--help", [])
+    if command in ("-h", "--help"):
+        print(_usage())
+        return DONE
+    if command == "--version":
+        print(f"nasx {nasx.__version__}")
+        return DONE
+    if command in recipe_names():
+        return _line(command).main(rest)
+    if command in _OF_RUNS:
+        return CommandLine("nasx", "Read runs, whichever recipe they are of.", presets=("",)).main(words)
+    if command in _OF_NETWORKS:
+        name = _recipe(rest)
+        if name in recipe_names():
+            return _line(name).main(words)
+        known = ", ".join(recipe_names())
+        where = f"the one named is of {name!r}" if name else "no run or exported network is named"
+        raise BadInput(
+            f"`nasx {command} RUN` reads networks of the recipes {known}, but {where}; see nasx glit {command} --help"
+        )
+    raise BadInput(
+        f"there is no recipe or command {command!r}{nearest(command, [*recipe_names(), *_OF_RUNS, *_OF_NETWORKS])}"
+    )
+
+
+def _line(recipe: str) -> CommandLine:
+    line: CommandLine = recipe_module(recipe, "__main__").LINE
+    return line
+
+
+def _recipe(words: Sequence[str]) -> str | None:
+    """Return the name of the recipe of the first run or exported network among some words, None where there is none."""
+    for word in words:
+        if not word.startswith("-") and (name := recipe_of(Path(word))) is not None:
+            return name
+    return None
+
+
+def _usage() -> str:
+    lines = ["usage: nasx RECIPE COMMAND ...", "       nasx COMMAND RUN ...", "", "recipes (nasx RECIPE --help):"]
+    lines += [f"  {name}" for name in recipe_names()]
+    lines += ["", "commands for a run directory or an exported network, whichever recipe it is of:"]
+    lines += [f"  {name:<10} {what}" for name, what in (_OF_RUNS | _OF_NETWORKS).items()]
+    return "\n".join([*lines, "", "  --version  print the version"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
