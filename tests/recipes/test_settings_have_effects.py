@@ -10,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from nasx.cli import BadInput, apply_settings, field_names
 from nasx.cost import split
 from nasx.latency import Latency, MeasuredOn
+from nasx.pipeline import networks
 from nasx.pipeline.commands import CommandLine, refuse_unused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.images import ImageSource, load_images
@@ -103,6 +105,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "preset": ("other", ()),
     "seed": ("1", ()),
     "threads": ("2", ()),
+    "precision": ("bfloat16", ()),
     "data.source": ("digits", ("data.val_images=null",)),
     "data.image_size": ("16", ()),
     "data.channels": ("1", ()),
@@ -140,6 +143,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "retrain.ema": ("0.5", ()),
     "retrain.keep": ("raw", ("retrain.ema=0.5", "retrain.keep=ema")),
     "retrain.refit": ("true", ()),
+    "retrain.compile": ("true", ()),
     "model.patch_size": ("4", ()),
     "model.init_std": ("0.9", ()),
     "space.mlp_ratio": ("[4]", ()),
@@ -151,7 +155,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
 FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
     "glit": {
         "budget.cost": ("paper_macs", ()),
-        "budget.heads_at_most": ("70%", ("method=hierarchical",)),
+        "budget.heads_at_most": ("95%", ("method=hierarchical",)),
         "budget.details_at_least": ("30%", ()),
         "budget.details_at_most": ("70%", ()),
         "method": ("hierarchical", ()),
@@ -262,7 +266,7 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
     """Return what the stages of some kinds leave: results, weights, learning rates, batch sizes of scores, threads."""
     results = dict(stand_ins)
     found: list[Any] = []
-    threads, sizes = set[int](), list[int]()
+    threads, sizes, compiled = set[int](), list[int](), list[str]()
     eval_batches = problem.task.eval_batches
 
     def noted(*arguments: Any, **options: Any) -> Any:
@@ -270,8 +274,13 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
         sizes.extend(len(batch[1]) for batch in batches)
         return batches
 
+    def compiles(network: torch.nn.Module, **options: Any) -> AbstractContextManager[None]:
+        compiled.append(type(network).__name__)  # which takes a minute
+        return nullcontext()
+
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(problem.task, "eval_batches", noted)
+        patch.setattr(networks, "compiled_blocks", compiles)
         patch.setattr(os, "fsync", lambda file: None)  # nothing here outlives the test
         for stage in problem.stages():
             if stage.kind in kinds and stage.name != "baselines":
@@ -288,7 +297,7 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
         weights = sorted(Path(folder).rglob("*.safetensors"))
         found += [[path.name, list(load_file(path).items())] for path in weights]
         found += [path.read_text() for path in sorted(Path(folder).rglob("*metrics.csv"))]
-    return [found, sorted(threads), sizes]
+    return [found, sorted(threads), sizes, compiled]
 
 
 def plain(value: Any) -> Any:
