@@ -103,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for checkout in (options.before, options.now):
         if not (checkout / "recipes" / "glit").is_dir():
             parser.error(f"{checkout} is no checkout of nasx: it has no recipes/glit")
-    measured_on = {**machine(), "before": commit_of(options.before)}
-    rows = compared(options.before, options.now, options.set or SHORT, options.rounds)
+    settings = options.set or SHORT
+    measured_on = {**machine(), "before": commit_of(options.before), "settings": list(settings)}
+    rows = compared(options.before, options.now, settings, options.rounds)
     show("main job on the digits, before / now", rows, Console())
     if options.json:
         options.json.write_text(json.dumps({MACHINE: measured_on, "main_job": rows}, indent=1) + "\n")

@@ -42,6 +42,8 @@ class Measured:
             f"Measured on {m['date']} at commit {m['commit']}: {place}, {m['cores']} cores, {m['system']}, "
             f"Python {m['python']}, torch {m['torch']}."
         )
+        if "settings" in m:
+            text += f" Settings beside the preset's: {', '.join(f'`{setting}`' for setting in m['settings'])}."
         if m["busy"]:
             text += (
                 "\n\n!!! warning\n    Other programs were using this machine meanwhile. Ratios hold, with a wider "

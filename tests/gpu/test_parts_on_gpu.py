@@ -65,7 +65,12 @@ def test_a_backend_exchanges_what_ranks_do(device: str) -> None:
 def test_a_candidate_that_does_not_fit_is_scored_in_smaller_batches(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wide = ["model.embed_dim=1536", "search.recalibration_batches=0", "search.eval_batch_size=256"]
+    wide = [
+        "model.embed_dim=1536",
+        "model.sharing=entangled",
+        "search.recalibration_batches=0",
+        "search.eval_batch_size=256",
+    ]
     wide += ["budget.heads_at_most=null", "budget.details_at_least=null", "budget.details_at_most=null"]
     problem = short_problem("glit", [*wide, "precision=float32", "space.blocks=1"])
     arch = problem.space.sample(0)
