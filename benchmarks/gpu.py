@@ -12,6 +12,7 @@ from functools import partial
 import timm
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import data as batches_of
@@ -165,7 +166,9 @@ def _compiled(case: Case, product: MatrixProduct, device: str, name: str, batch:
     }
 
 
-def host(device: str = "cuda", *, case: Case | None = None, batches: tuple[int, ...] = (256,), steps: int = 8) -> list[Row]:
+def host(
+    device: str = "cuda", *, case: Case | None = None, batches: tuple[int, ...] = (256,), steps: int = 8
+) -> list[Row]:
     """Return how long a step of `train` keeps the CPU and the device busy, and how much of it the device waits.
 
     `waits` counts the calls of a step in which the CPU waits for the device; there should be none.
@@ -242,7 +245,7 @@ def busy_seconds(work: Run, device: str) -> float:
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in found.events() or []
-        if not on_cuda or event.device_type == torch.autograd.DeviceType.CUDA
+        if not on_cuda or event.device_type == DeviceType.CUDA
     )
     return union(spans) / 1e6  # of microseconds
 
@@ -256,7 +259,9 @@ def union(spans: list[tuple[float, float]]) -> float:
     return covered
 
 
-def data(device: str = "cuda", workers: tuple[int, ...] = WORKERS, *, batch: int = 64, seconds: float = 2.0) -> list[Row]:
+def data(
+    device: str = "cuda", workers: tuple[int, ...] = WORKERS, *, batch: int = 64, seconds: float = 2.0
+) -> list[Row]:
     """Return images a second that reach the device: photographs at 224 pixels by worker processes, and 32-pixel images.
 
     Photographs are read from JPEG files, cropped and augmented as for ImageNet; the 32-pixel images lie on the device.

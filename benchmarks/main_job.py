@@ -5,8 +5,9 @@ seconds of the stages that train from its summary. Both see the same number of i
 
     git worktree add ../before COMMIT
 
-`ratio` is seconds per image trained before over now, so that 2 means twice as fast; the turns change their order, so that
-what disturbs the machine disturbs both. `--json FILE` writes the rows with what they were measured on, for docs/performance.md.
+`ratio` is seconds per image trained before over now, so that 2 means twice as fast; the turns change their order, so
+that what disturbs the machine disturbs both. `--json FILE` writes the rows with what they were measured on, for
+docs/performance.md.
 """
 
 import argparse
@@ -96,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("before", type=Path, help="the checkout to compare with")
     parser.add_argument("now", type=Path, nargs="?", default=ROOT, help="by default this one")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--set", action="append", metavar="SECTION.FIELD=VALUE", help=f"by default {' '.join(SHORT)}"
-    )
+    parser.add_argument("--set", action="append", metavar="SECTION.FIELD=VALUE", help=f"by default {' '.join(SHORT)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file too")
     options = parser.parse_args(arguments)
     for checkout in (options.before, options.now):

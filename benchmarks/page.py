@@ -44,8 +44,8 @@ class Measured:
         )
         if m["busy"]:
             text += (
-                "\n\n!!! warning\n    Other programs were using this machine meanwhile. Ratios hold, with a wider spread; "
-                "seconds and rates are too bad."
+                "\n\n!!! warning\n    Other programs were using this machine meanwhile. Ratios hold, with a wider "
+                "spread; seconds and rates are too bad."
             )
         return text
 

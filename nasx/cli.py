@@ -73,7 +73,7 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text; `3,5` and `(3,5)`
     are lists too.
     """
-    # only what is set: the rest may be fitted to the data
+    # only what is set: what is left open may be fitted to the data
     plain, fields = config.model_dump(exclude_unset=True), field_names(config)
     for setting in settings:
         path, equals, text = setting.partition("=")

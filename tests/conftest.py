@@ -1,4 +1,4 @@
-"""What all tests share: threads of the processes they start, settings of property tests, and a browser if there is one."""
+"""What all tests share: the threads of processes, the settings of property tests, and a browser if there is one."""
 
 import os
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; pytest-xdist gives every core a process
 
+from tests.browser import Browser, missing, started
+
 # property tests draw the same examples each time, and none fails because the machine is slow
 settings.register_profile("nasx", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nasx")
-
-from tests.browser import Browser, missing, started
 
 
 @pytest.fixture(scope="session")

@@ -36,15 +36,14 @@ def messages() -> list[Message]:
 def of_source(path: Path, source: str) -> Iterator[Message]:
     """Yield the messages of a file: of `raise Class(message)`, and of warnings."""
     for node in ast.walk(ast.parse(source)):
-        call, kind = None, ""
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             call, kind = node.exc, ast.unparse(node.exc.func)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WARNINGS:
             call, kind = node, "warning"
-        if call is not None and call.args:
-            text = spelled(call.args[0])
-            if text:
-                yield Message(path, node.lineno, kind, text)
+        else:
+            continue
+        if call.args and (text := spelled(call.args[0])):
+            yield Message(path, call.lineno, kind, text)
 
 
 def spelled(node: ast.expr) -> str:

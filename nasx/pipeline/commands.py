@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,29 +31,26 @@ _BROKEN_NAMED = 10  # broken images that are named
 
 
 class CommandLine:
-    """A recipe's command line; `load` imports the recipe, which is not done for `--help`.
+    """A recipe's command line, for the package that it lies in, whose module `problem` is imported once it is needed.
 
-    `configure` adds options that choose a configuration, `choose` applies them, and `prog` is what the command line is
-    called in its help. Exit statuses are those of `nasx.cli`.
+    `configure` adds options that choose a configuration, `choose` applies them. Exit statuses are those of `nasx.cli`.
     """
 
     def __init__(
         self,
-        name: str,
+        package: str,
         description: str,
-        load: "Callable[[], Recipe]",
         *,
         presets: Sequence[str],
-        prog: str | None = None,
         configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
         choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
     ) -> None:
-        self.name, self.load, self.presets = name, load, presets
+        self.package, self.name, self.presets = package, package.rpartition(".")[2], presets
         self._configure, self._choose = configure, choose
-        self.parser = argparse.ArgumentParser(prog=prog or f"nasx {name}", description=description)
+        self.parser = argparse.ArgumentParser(prog=program(package), description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
         run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
-        run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
+        run.add_argument("--run-dir", type=Path, help=f"default: runs/{self.name}-PRESET-seedSEED and the like")
         run.add_argument(
             "--deterministic", action="store_true", help="the same bits each time on CUDA too, more slowly"
         )
@@ -110,7 +108,8 @@ class CommandLine:
     def recipe(self) -> "Recipe":
         """Return the recipe, imported; BadInput says which extra is missing."""
         with bad_input():
-            return self.load()
+            found: Recipe = import_module(f"{self.package}.problem").RECIPE
+            return found
 
     def config(self, options: argparse.Namespace, more: Sequence[str] = ()) -> Any:
         """Return the configuration that the options choose, with some more settings; BadInput says what is wrong."""
@@ -332,10 +331,10 @@ class CommandLine:
             return recipe.fit(folder_facts(options.data.resolve()))
 
 
-def program(package: str | None) -> str:
-    """Return how the recipe of a package is called: `nasx NAME` where it is installed, else by its module."""
-    library, _, name = (package or "").rpartition(".")
-    return f"nasx {name}" if library == "nasx.recipes" else f"python -m {package}"
+def program(package: str) -> str:
+    """Return what calls a package's command line: `nasx NAME` for an installed recipe, else the module."""
+    library, _, name = package.rpartition(".")
+    return f"nasx {name}" if library == "nasx.recipes" else "nasx" if package == "nasx" else f"python -m {package}"
 
 
 def refuse_unused(settings: Sequence[str], unused: Mapping[str, str]) -> None:

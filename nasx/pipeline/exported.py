@@ -120,6 +120,12 @@ def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
         return from_run(recipe or _library_recipe(run.recipe, path), run)
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
+        for other in ("model.onnx", "model.pt2"):
+            if (path / other).is_file():
+                raise ValueError(
+                    f"{path} holds {other}, for use without nasx, as its README.md shows; for nasx, export with "
+                    "--format safetensors"
+                )
         raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")
     if recipe is None:
         recipe = _library_recipe(str(_described(file).get("recipe")), path)

@@ -93,8 +93,9 @@ def run(
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
     another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
-    the same call continues; Diverged where a training's loss stays infinite; OutOfMemory; CorruptWeights for damaged
-    files; BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError where the disk is full or fails.
+    the same call continues; Diverged where a training's loss stays infinite; OutOfMemory where the device's does not
+    suffice; CorruptWeights for damaged files; BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError
+    where the disk is full or fails.
     """
     directory = Path(directory)
     with joined_group(machine) as (group, at):

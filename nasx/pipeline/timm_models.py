@@ -208,7 +208,7 @@ def create_timm_model(
     )
 
 
-def default_cfgs(name: str, **more: Any) -> Any:
+def untrained_cfgs(name: str, **more: Any) -> Any:
     """Return the settings that timm keeps for a registered name: ImageNet's, without weights."""
     settings = {
         "url": "",

@@ -18,8 +18,6 @@ from nasx.pipeline.problem import Baseline, Problem
 from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 Configured = TypeVar("Configured", bound="ViTRunConfig")
 
 

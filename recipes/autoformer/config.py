@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
-from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
+from nasx.pipeline import presets
+from nasx.pipeline.config import Budgets, Retraining, Search, Section, SupernetTraining
+from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
 from .model import AutoFormerConfig
 from .space import (
@@ -97,7 +98,7 @@ class Config(ViTRunConfig):
 DIGITS = Config(
     preset="digits",
     threads=1,
-    data=Data(source="digits", image_size=8, val_fraction=0.2),
+    data=presets.DIGITS,
     model=Model(patch_size=2, head_dim=8, max_offset=3, init_std=0.1),
     space=AutoFormerSpace(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
     budget=ParamBudgets(at_least=25e3, at_most=50e3),
@@ -109,7 +110,6 @@ DIGITS = Config(
     finetune=Finetuning(epochs=5, lr=3e-4, warmup_epochs=0),
 )
 
-_DEIT = Augmentation(resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 _SEARCH = Search(  # the paper's text; its code has the two probabilities the other way round
     mutation_probability={"embed_dim": 0.2, "block.count": 0.2, "block.*.*": 0.4},
     recalibration_batches=0,
@@ -121,7 +121,7 @@ def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float,
     return Config(
         preset=name,
         model=Model(supernet_dim=int(supernet["embed_dim"])),
-        data=Data(image_size=224, val_images=10_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        data=presets.imagenet(val_images=10_000),
         space=axes,
         budget=ParamBudgets(at_least=at_least, at_most=at_most),
         supernet=SupernetTraining(
@@ -138,10 +138,17 @@ def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float,
             mixup=0.8,
             cutmix=1.0,
             repeats=3,
-            augment=_DEIT,
+            augment=presets.DEIT_AUGMENT,
         ),
         search=_SEARCH,
-        retrain=Retraining(epochs=500, warmup_epochs=20, schedule="epoch", clip_norm=None, repeats=3, augment=_DEIT),
+        retrain=Retraining(
+            epochs=500,
+            warmup_epochs=20,
+            schedule="epoch",
+            clip_norm=None,
+            repeats=3,
+            augment=presets.DEIT_AUGMENT,
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
+from nasx.pipeline.timm_models import TimmViT, create_timm_model, untrained_cfgs
 
 from .model import AutoFormer, AutoFormerConfig
 from .problem import RECIPE
@@ -20,7 +20,7 @@ class TimmAutoFormer(TimmViT, AutoFormer):
     default_pool = "avg"
 
 
-default_cfgs = default_cfgs(
+default_cfgs = untrained_cfgs(
     "nasx_autoformer",
     paper_name="AutoFormer: Searching Transformers for Visual Recognition",
     first_conv="embed.proj",

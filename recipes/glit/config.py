@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from nasx.pipeline import presets
 from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, HeadedModel, ViTRunConfig
+from nasx.pipeline.vit import HeadedModel, ViTRunConfig
 
 from .cost import Macs
 from .model import GLiTConfig
@@ -120,26 +121,13 @@ class Config(ViTRunConfig):
 DIGITS = Config(
     preset="digits",
     threads=1,  # a second thread gains nothing on networks this small
-    data=Data(source="digits", image_size=8, val_fraction=0.2),
+    data=presets.DIGITS,
     model=Model(patch_size=2, embed_dim=36, init_std=0.2),
     space=SpaceConfig(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
     budget=Budgets(heads_at_most=1.35e6, details_at_least=0.9e6, details_at_most=1.35e6),
-    supernet=SupernetTraining(
-        optimizer="adamw", epochs=25, batch_size=64, lr=1e-2, weight_decay=0.05, warmup_epochs=2, clip_norm=1.0
-    ),
-    search=Search(
-        population=20, generations=6, parents=8, top_k=2, recalibration_batches=2, recalibration_batch_size=256
-    ),
-    retrain=Retraining(
-        epochs=32,
-        batch_size=64,
-        lr=5e-3,
-        warmup_epochs=3,
-        drop_path=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        augment=Augmentation(pad_crop=1),
-    ),
+    supernet=presets.DIGITS_SUPERNET,
+    search=presets.DIGITS_SEARCH,
+    retrain=presets.DIGITS_RETRAIN,
 )
 
 CIFAR10 = Config(
@@ -171,11 +159,10 @@ def imagenet(
     Where the paper refers to SPOS or DeiT, the values are theirs. Stage one, whose details are held at large ones, and
     the last stage have the same bound, from above alone: the paper states no other.
     """
-    crops = Augmentation(resized_crop=(0.08, 1.0), flip=True)
     batch_size = 1024
     return Config(
         preset=preset,
-        data=Data(image_size=224, val_images=50_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        data=presets.imagenet(),
         model=Model(embed_dim=embed_dim, num_heads=num_heads, init_std=0.02),
         space=SpaceConfig(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
@@ -188,7 +175,7 @@ def imagenet(
             weight_decay=1e-4,
             label_smoothing=0.1,
             batch_norm_group=256,  # a process of the released code has as many
-            augment=crops,
+            augment=presets.CROPS,
         ),
         search=Search(
             population=50,
@@ -218,8 +205,7 @@ def imagenet(
             mix_group=256,  # four processes, each with a draw of its own
             batch_norm_group=256,
             refit=True,  # the released training knows no validation images
-            # DeiT's colour jitter of 0.4 does nothing: timm leaves it out beside RandAugment
-            augment=crops.model_copy(update={"auto_augment": "rand-m9-mstd0.5-inc1", "erase": 0.25}),
+            augment=presets.DEIT_AUGMENT,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -190,24 +190,15 @@ def build(
     num_classes: int = 1000,
     image_size: int = 224,
     *,
-    patch_size: int = 16,
-    in_channels: int = 3,
-    embed_dim: int = 192,
-    num_heads: int = 3,
-    variant: Variant = OFFICIAL,
     drop_path: float = 0.0,
     init_std: float = 0.02,
+    **sizes: Any,
 ) -> GLiT:
-    """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet."""
-    vit = GLiTConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        variant=variant,
-    )
+    """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet.
+
+    `sizes` are other fields of `GLiTConfig`: `patch_size`, `in_channels`, `embed_dim`, `num_heads`, `variant`.
+    """
+    vit = GLiTConfig(num_classes=num_classes, image_size=image_size, **sizes)
     return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 

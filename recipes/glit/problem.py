@@ -15,7 +15,7 @@ from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
+from nasx.pipeline.recipe import KnownNetwork, Recipe
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 
@@ -23,7 +23,7 @@ from .config import PRESETS, TINY, Budgets, Config, fit
 from .cost import Macs, PaperMacs, Params
 from .latency import GLiTBlocks
 from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, GLiTConfig, build_in
-from .official import infer_deit, infer_glit, load_deit, load_glit
+from .official import read_official
 from .picture import block_drawings
 from .space import GLiTSpace, details_space, heads_space, reduced, same_heads, table2
 from .supernet import supernet
@@ -152,22 +152,6 @@ def build(vit: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
     return timm_problem.build_in(vit, arch, drop_path=drop_path)
 
 
-def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
-    """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
-    glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
-    remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
-    load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
-    vit, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
-    network = load(
-        state, vit.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
-    )
-    if network.vit.num_classes != vit.num_classes:
-        remarks.append(f"The head for {network.vit.num_classes} classes is new and not trained.")
-    if network.vit.image_size != vit.image_size:
-        remarks.append(f"Positions are interpolated from images of {vit.image_size} pixels.")
-    return Imported(network, arch, network.vit, tuple(remarks))
-
-
 def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
     """Return the training of a network outside the space, which is one of timm's; None for others."""
     if "timm" not in arch:
@@ -184,13 +168,6 @@ def foreign(name: str) -> Arch | None:
     from .timm_problem import timm_arch
 
     return timm_arch(name)
-
-
-def register_with_timm() -> str:
-    """Let timm build the networks of this recipe, and return the name to ask it for."""
-    from . import timm  # which takes its time
-
-    return timm.nasx_glit.__name__
 
 
 RECIPE = Recipe(
@@ -218,5 +195,4 @@ RECIPE = Recipe(
         "budget.details_at_most=null",
     ),
     blocks=GLiTBlocks,
-    register_with_timm=register_with_timm,
 )

@@ -5,7 +5,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
+from nasx.pipeline.timm_models import TimmViT, create_timm_model, untrained_cfgs
 
 from .model import GLIT_TINY, GLiT, GLiTConfig
 from .problem import RECIPE
@@ -19,9 +19,9 @@ class TimmGLiT(TimmViT, GLiT):
     """A GLiT network with the methods that timm's models have; weights are named as in `build`."""
 
 
-default_cfgs = {  # type: ignore[assignment]
-    **default_cfgs("nasx_glit", paper_name=_PAPER),
-    **default_cfgs("glit_tiny_patch16_224", paper_name=_PAPER, crop_pct=0.9),
+default_cfgs = {
+    **untrained_cfgs("nasx_glit", paper_name=_PAPER),
+    **untrained_cfgs("glit_tiny_patch16_224", paper_name=_PAPER, crop_pct=0.9),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import timm.models
 from torch import nn
 
-from nasx.pipeline.timm_models import TimmViT, create_timm_model, default_cfgs
+from nasx.pipeline.timm_models import TimmViT, create_timm_model, untrained_cfgs
 
 from .model import LOCALVIT_TINY_ACT3, LocalViT, LocalViTConfig
 from .problem import RECIPE
@@ -17,7 +17,7 @@ class TimmLocalViT(TimmViT, LocalViT):
     """A LocalViT network with the methods that timm's models have; weights are named as in `build`."""
 
 
-default_cfgs = default_cfgs("nasx_localvit", paper_name="LocalViT: Bringing Locality to Vision Transformers")
+default_cfgs = untrained_cfgs("nasx_localvit", paper_name="LocalViT: Bringing Locality to Vision Transformers")
 
 
 @timm.models.register_model

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,9 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 @pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute float32 convolutions in float32, which cuDNN does in TF32 by default."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    yield
 
 
 def batches(problem: Any, count: int) -> list[Any]:
@@ -179,7 +177,9 @@ def test_a_run_is_exported_and_evaluated(device: str, tmp_path: Path, monkeypatc
     found = run(short_problem("glit"), directory, machine=on(device))
     assert main(["export", str(directory), "--out", str(exported), "--json"]) == 0
     weights = load_file(next(exported.glob("*.safetensors")))
-    assert all(torch.equal(weights[name], tensor) for name, tensor in found.network.state_dict().items() if name in weights)
+    assert all(
+        torch.equal(weights[name], tensor) for name, tensor in found.network.state_dict().items() if name in weights
+    )
     assert main(["evaluate", str(directory), "--json"]) == 0
 
 

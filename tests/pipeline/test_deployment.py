@@ -45,7 +45,7 @@ SIZES = {"image_size": 96, "patch_size": 32, "num_classes": len(CLASSES)}
 NETWORKS: dict[str, tuple[ImageConfig, Arch]] = {
     "glit": (GLiTConfig(**SIZES, embed_dim=24), with_heads([0, 2], GLiTSpace(blocks=2))),  # type: ignore[arg-type]
     "autoformer": (AutoFormerConfig(**SIZES, head_dim=8), uniform(24, 2, 3, 2)),  # type: ignore[arg-type]
-    "localvit": (LocalViTConfig(**SIZES, embed_dim=24), variant(3, blocks=2, reduction=4)),  # type: ignore[arg-type]
+    "localvit": (LocalViTConfig(**SIZES, embed_dim=24), variant(3, blocks=2, reduction=4)),
 }
 
 
@@ -254,10 +254,10 @@ def test_the_code_of_every_card_runs_as_printed(exports: Exports, tmp_path: Path
         name: (blocks, torch.tensor(logits)) for name, blocks, logits in map(json.loads, lines.stdout.splitlines())
     }
     assert len(found) == len(folders) == 10
-    for recipe, kind, folder in exports.folders():
-        blocks, logits = found[str(folder)]
+    for recipe, kind, exported in exports.folders():
+        blocks, logits = found[str(exported)]
         assert blocks == {"safetensors": 3, "onnx": 2, "onnx-images": 1, "pt2": 2}[kind]
-        expected = evaluated(exports.models[recipe], folder / "image.jpg")
+        expected = evaluated(exports.models[recipe], exported / "image.jpg")
         exact = kind != "onnx-images"  # whose resized pixels may differ by two levels of 255
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 if exact else 0.02)
 
@@ -338,6 +338,9 @@ def test_exports_do_not_overwrite_what_they_did_not_write(tmp_path: Path) -> Non
 
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a run directory nor"):
+        nasx.load(tmp_path)
+    (tmp_path / "model.pt2").write_bytes(b"")
+    with pytest.raises(ValueError, match="--format safetensors"):
         nasx.load(tmp_path)
     write_safetensors(exported("localvit"), tmp_path / "out")
     with pytest.raises(ValueError, match="recipe 'localvit'"):

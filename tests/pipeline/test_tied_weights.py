@@ -51,8 +51,8 @@ def test_a_run_of_tied_networks_is_continued_with_the_same_bits(tmp_path: Path) 
     assert isinstance(whole.network, NextWord)
     assert whole.network.head.weight is whole.network.embed.weight
 
-    def stop(*told: object) -> None:
-        if str(told[0]).startswith("retrain") and float(str(told[1])) > 0.2:
+    def stop(description: str, done: float, total: float, note: str = "") -> None:
+        if description.startswith("retrain") and done > 0.2:
             raise Interrupted("asked to")
 
     with pytest.raises(Interrupted):

@@ -244,7 +244,7 @@ def computed(recipe: str, config: Any, data: Path, section: str) -> str:
     problem = problem_of(recipe, config, data)
     task: Any = problem.task
     found = estimates(Measure(problem, MACHINE, timing=False))
-    line = CommandLine(recipe, "", lambda: None, presets=("digits",))  # type: ignore[arg-type, return-value]
+    line = CommandLine(f"recipes.{recipe}", "", presets=("digits",))
     whole = [
         line.run_name(problem.config, None),
         problem.fingerprint(),
@@ -281,7 +281,7 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
                     Path(folder),
                     stage.name,
                     inputs,
-                    progress=lambda *told: threads.add(torch.get_num_threads()),
+                    progress=lambda *counts: threads.add(torch.get_num_threads()),
                 )
                 results[stage.name] = json.loads(json.dumps(stage.work(context)))
                 found.append(results[stage.name])
