@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
-    from nasx.pipeline.outcome import report
     from nasx.pipeline.problem import Baseline, Problem
-    from nasx.pipeline.run_status import RunStatus, status
+    from nasx.pipeline.run_report import report
+    from nasx.pipeline.run_status import RunStatus, StageStatus, status
     from nasx.pipeline.runner import Found, FrontNetwork, run
     from nasx.pipeline.task import Task
 
@@ -32,6 +32,7 @@ __all__ = [
     "Refused",
     "RunConfig",
     "RunStatus",
+    "StageStatus",
     "Task",
     "plan",
     "report",
@@ -53,9 +54,10 @@ _MODULES = {
     "Refused": "errors",
     "RunConfig": "config",
     "RunStatus": "run_status",
+    "StageStatus": "run_status",
     "Task": "task",
     "plan": "estimate",
-    "report": "outcome",
+    "report": "run_report",
     "run": "runner",
     "status": "run_status",
 }

@@ -7,6 +7,7 @@ import argparse
 import errno
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, field_names, pick, print_json, run_command
+from nasx.pipeline.loggers import LOGS
 
 if TYPE_CHECKING:
     from nasx.pipeline.images import ImageTask
+    from nasx.pipeline.loggers import Log
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
     from nasx.pipeline.runner import Found
@@ -46,6 +49,8 @@ class CommandLine:
         choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
     ) -> None:
         self.package, self.name, self.presets = package, package.rpartition(".")[2], presets
+        self.written = ""
+        """The command line that is being run, as it could be typed."""
         self._configure, self._choose = configure, choose
         self.parser = argparse.ArgumentParser(prog=program(package), description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,6 +59,7 @@ class CommandLine:
         run.add_argument(
             "--deterministic", action="store_true", help="the same bits each time on CUDA too, more slowly"
         )
+        run.add_argument("--log", choices=LOGS, help="write losses and scores for this tool too (an extra each)")
         plan = self.configured("plan", self._plan, "sizes, budgets, time and memory, every setting; trains nothing")
         plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
         plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
@@ -65,8 +71,11 @@ class CommandLine:
         trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
         status = self.add("status", self._status, "show how far a run is; safe while it works")
         status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-        report = self.add("report", self._report, "write report.html of a finished run again, from its journal")
-        report.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+        report = self.add("report", self._report, "write the report of a run, finished or not; compare several runs")
+        report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, or several to compare")
+        report.add_argument(
+            "--output", type=Path, help="default: report.html in the run directory; comparison.html here for several"
+        )
 
     def add(self, name: str, command: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         """Add a command, which has `--json`, and return its parser."""
@@ -101,6 +110,7 @@ class CommandLine:
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the options of a command line; without a command it is `run`. Exits with status 2 on unknown words."""
         given = list(arguments)
+        self.written = shlex.join([*self.parser.prog.split(), *given])
         if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help")):
             given = ["run", *given]
         return self.parser.parse_args(given)
@@ -180,17 +190,24 @@ class CommandLine:
         return problem
 
     def run_problem(
-        self, problem: "Problem[Any]", directory: Path, recorded: Mapping[str, Any] | None = None
+        self,
+        problem: "Problem[Any]",
+        directory: Path,
+        recorded: Mapping[str, Any] | None = None,
+        log: "Log | None" = None,
     ) -> "Found | None":
         """Run a problem and return what was found, None where it was interrupted; BadInput says what ended it."""
         from nasx.pipeline.runner import run
 
-        return attempt(lambda: run(problem, directory, recorded=recorded), f"this run in {directory}")
+        return attempt(
+            lambda: run(problem, directory, recorded=recorded, log=log, command=self.written),
+            f"this run in {directory}",
+        )
 
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
-        from nasx.pipeline.outcome import network_rows, read_run, stage_reports, stage_rows
+        from nasx.pipeline.outcome import network_rows, read_run, stage_rows
         from nasx.pipeline.runner import is_finished
         from nasx.report import networks_table, stages_table
 
@@ -199,7 +216,7 @@ class CommandLine:
         problem = self.problem(options)
         directory = options.run_dir or Path("runs") / self.run_name(problem.config, options.data)
         already = is_finished(problem, directory)
-        found = self.run_problem(problem, directory)
+        found = self.run_problem(problem, directory, log=options.log)
         if found is None:
             return INTERRUPTED
         if not is_first():
@@ -212,7 +229,7 @@ class CommandLine:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
         run = read_run(directory)
         console.print(networks_table(network_rows(summary), summary["metric"]))
-        console.print(stages_table(stage_rows(summary, stage_reports(run.stages, run.results))))
+        console.print(stages_table(stage_rows(run)))
         for name, told in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {told}")
         console.print(
@@ -279,7 +296,7 @@ class CommandLine:
 
         def judge() -> Any:
             with joined_group() as (group, machine):
-                return run_stages(problem, directory, machine=machine, group=group)
+                return run_stages(problem, directory, machine=machine, group=group, command=self.written)
 
         finished = attempt(judge, f"this run in {directory}")
         if finished is None:
@@ -312,9 +329,9 @@ class CommandLine:
 
     def _report(self, options: argparse.Namespace) -> int:
         with bad_input():
-            from nasx.pipeline.outcome import read_run, write_reports
+            from nasx.pipeline.run_report import report
 
-            path = write_reports(options.run, read_run(options.run, self.name))
+            path = report(*options.runs, output=options.output)
         if options.json:
             print_json({"report": str(path)})
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nasx.pipeline.events import OnEvent
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.progress import Progress
 from nasx.run import StageContext
@@ -30,6 +31,8 @@ class Context:
     group: Group
     progress: Progress
     stage: StageContext
+    on_event: OnEvent | None = None
+    """Who watches the run; on the first rank alone."""
 
     @property
     def name(self) -> str:

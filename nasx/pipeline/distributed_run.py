@@ -1,6 +1,6 @@
 """A run by several processes: the first rank owns the run directory, the others do a share of the work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,24 @@ class CopiedJournal:
         self._records.append(dict(record))
 
 
-def execute(run: RunDirectory | None, directory: Path, stages: Sequence[Stage], group: Group) -> dict[str, Json]:
+def execute(
+    run: RunDirectory | None,
+    directory: Path,
+    stages: Sequence[Stage],
+    group: Group,
+    on_start: Callable[[Stage], None] | None = None,
+    on_done: Callable[[Stage, float, bool], None] | None = None,
+) -> dict[str, Json]:
     """Run stages on all ranks of a group and return their results; `run` is None on all ranks but the first.
 
-    Every rank does a stage's work with the same inputs; the directory must be one that all ranks see. What the first
-    rank returns, journals and saves counts. Raises what `RunDirectory.execute` does, on every rank.
+    `on_start` and `on_done` are called as `RunDirectory.execute` does, on the first rank. Every rank does a stage's
+    work with the same inputs; the directory must be one that all ranks see. What the first rank returns, journals and
+    saves counts. Raises what `RunDirectory.execute` does, on every rank.
     """
     if run is not None:
         if group.size == 1:
-            return run.execute(stages)
-        results = run.execute([_announced(stage, group) for stage in stages])
+            return run.execute(stages, on_start=on_start, on_done=on_done)
+        results = run.execute([_announced(stage, group) for stage in stages], on_start=on_start, on_done=on_done)
         group.from_first((results,))
         return results
     works = {stage.name: stage for stage in stages}

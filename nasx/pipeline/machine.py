@@ -1,7 +1,10 @@
 """Settings of the machine, which belong to no run."""
 
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,3 +40,38 @@ class Machine(BaseModel):
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""
         return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+
+
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Return what this machine is, as JSON values: processor, cores, memory, device, and the processes of a run."""
+    found: dict[str, Any] = {
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found["processes"] = processes
+    return found
+
+
+def memory_mib(device: torch.device) -> float:
+    """Return the memory in use, in MiB: of the device where it is CUDA, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    statistics = Path("/proc/self/statm")
+    if statistics.is_file():
+        return int(statistics.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the peak, in bytes, where there is no /proc
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -23,11 +23,12 @@ from nasx.arch import Arch
 from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import CorruptWeights
+from nasx.pipeline.events import NetworkTrained
 from nasx.pipeline.machine import Machine
+from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.problem import Make
 from nasx.pipeline.task import BaseTask
 from nasx.pipeline.training import (
-    METRICS,
     TrainingState,
     check_room,
     distillation_of,
@@ -162,7 +163,7 @@ def train_network(
             lambda step: group.any(report(step.step + 1, end)),
             group,
             settings=f"{config.section}.lr",
-            table=job.weights.with_suffix(f".{METRICS}"),
+            table=MetricsFile(job.weights.with_suffix(f".{METRICS}"), config.batch_size, device),
         )
     result: Result = {"arch": dict(job.arch), "losses": loss_curve(losses), "steps": end}
     with use_precision(shared.precision):
@@ -304,6 +305,8 @@ def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int,
         finished[number] = json.loads(json.dumps(network))
         journal.append({"number": number, "share": jobs[number].share, "network": finished[number]})
         _remove_checkpoints(jobs[number], group)
+        if context.on_event:
+            context.on_event(NetworkTrained(context.name, number, jobs[number].arch, finished[number]))
 
     trained: list[Result] = []
     interrupted: Interrupted | None = None

@@ -15,11 +15,12 @@ import nasx
 from nasx.arch import Arch
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.networks import read_weights
-from nasx.pipeline.problem import Problem, repeated_parts
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.run_facts import labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
-from nasx.pipeline.stage_reports import REPORTS, StageReport
-from nasx.report import BlockDrawing, NetworkRow, Report, StageRow
+from nasx.pipeline.stage_reports import REPORTS
+from nasx.report import NetworkRow, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state
 from nasx.run.files import write_bytes, write_json, write_text
@@ -68,14 +69,7 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
         **({"trust": verdicts} if verdicts else {}),
         "split": problem.task.record(),
         "labels": labels(problem),
-        "drawing": {
-            "title": problem.title,
-            "legend": problem.drawing_legend,
-            "blocks": [
-                {"title": block.title, "shade": block.shade, "lines": list(block.lines)}
-                for block in problem.draw(problem.space.canonical(winner["arch"]))
-            ],
-        },
+        "drawings": {name: _drawing(problem, network["arch"]) for name, network in evaluated["networks"].items()},
         "versions": versions(),
     }
     if isinstance(problem.task, ImageTask):
@@ -85,30 +79,19 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
 
 
 def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:
-    """Write summary.json, arch.json, model.safetensors and, where they can be made, two figures and report.html."""
+    """Write summary.json, arch.json, model.safetensors and, where they can be made, report.html and its figures."""
+    from nasx.pipeline.run_report import write_run_report
+
     winner = outcome.winner
     arch = problem.space.canonical(winner["arch"])
     write_json(directory / "summary.json", outcome.summary)
     write_text(directory / "arch.json", arch.to_json())
     write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
+    write_facts(directory, problem)  # with the images that training found broken
     try:
-        write_reports(directory, read_run(directory))
+        write_run_report(directory)
     except ImportError as error:
         logger.warning("no report was written: %s; then `report` writes it", error)
-
-
-def write_reports(directory: Path, run: "FinishedRun") -> Path:
-    """Write report.html and its figures as SVG into a finished run's directory, and return the report's path."""
-    from nasx.report.figures import accuracy_over_cost, architecture, save_svg
-    from nasx.report.html import write_report
-
-    report = report_of(run)
-    save_svg(architecture(report.blocks, report.shade_legend), directory / "architecture.svg")
-    save_svg(
-        accuracy_over_cost(report.searches, report.networks, metric=report.metric), directory / "accuracy_over_macs.svg"
-    )
-    write_report(directory / "report.html", report)
-    return directory / "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,41 +167,6 @@ def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
     )
 
 
-def report(directory: str | Path) -> Path:
-    """Write the report of a finished run again, from its journal, and return its path; raises what `read_run` does."""
-    return write_reports(Path(directory), read_run(Path(directory)))
-
-
-def report_of(run: FinishedRun) -> Report:
-    """Return what the HTML report shows."""
-    summary, drawing = run.summary, run.summary["drawing"]
-    reports = stage_reports(run.stages, run.results)
-    told = " ".join(f"{key} {summary[key]}," for key in ("preset", "method") if key in summary)
-    return Report(
-        title=f"{drawing['title']} search: {told} seed {summary['seed']}",
-        networks=network_rows(summary),
-        stages=stage_rows(summary, reports),
-        curves=tuple(curve for report in reports.values() for curve in report.curves),
-        searches=tuple(report.history for report in reports.values() if report.history),
-        rankings=tuple(report.ranking for report in reports.values() if report.ranking),
-        blocks=tuple(BlockDrawing(b["title"], b["shade"], tuple(b["lines"])) for b in drawing["blocks"])
-        or tuple(repeated_parts(run.arch)),
-        config=run.config,
-        split=run.split,
-        versions=summary["versions"],
-        seed=summary["seed"],
-        shade_legend=drawing["legend"],
-        metric=summary["metric"],
-    )
-
-
-def stage_reports(stages: Sequence[RecordedStage], results: Mapping[str, Any]) -> dict[str, StageReport]:
-    """Return what reports show of each stage that is finished."""
-    return {
-        stage.name: REPORTS[stage.kind](stage.name, results[stage.name]) for stage in stages if stage.name in results
-    }
-
-
 def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
     """Return the summary's networks as table rows."""
     named = summary["labels"]
@@ -228,18 +176,13 @@ def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
     )
 
 
-def stage_rows(summary: Mapping[str, Any], reports: Mapping[str, StageReport]) -> tuple[StageRow, ...]:
-    """Return the summary's stages as table rows."""
+def stage_rows(run: FinishedRun) -> tuple[StageRow, ...]:
+    """Return a run's stages as table rows."""
+    kinds = {stage.name: stage.kind for stage in run.stages}
     return tuple(
-        StageRow(name, stage["seconds"], reports[name].detail if name in reports else "")
-        for name, stage in summary["stages"].items()
+        StageRow(name, stage["seconds"], REPORTS[kinds[name]](name, run.results[name]).detail)
+        for name, stage in run.summary["stages"].items()
     )
-
-
-def labels(problem: Problem[Any]) -> dict[str, str]:
-    """Return what tables call the networks of a finished run."""
-    named = {name: baseline.label for name, baseline in problem.baselines.items()}
-    return {"searched": "searched", **named, "random": "random in the budget"}
 
 
 def versions() -> dict[str, str]:
@@ -251,6 +194,12 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def _drawing(problem: Problem[Any], arch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    known = Arch(arch)
+    blocks = problem.draw(problem.space.canonical(arch) if known in problem.space else known)
+    return [{"title": block.title, "shade": block.shade, "lines": list(block.lines)} for block in blocks]
 
 
 def _summarised(network: Mapping[str, Any]) -> dict[str, Any]:

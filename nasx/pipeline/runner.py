@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,15 @@ from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
-from nasx.pipeline.machine import Machine
+from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
+from nasx.pipeline.loggers import Log, check_log, logging_to
+from nasx.pipeline.machine import Machine, hardware
 from nasx.pipeline.networks import load_weights, read_weights
 from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
-from nasx.pipeline.run_status import write_stages
+from nasx.pipeline.run_facts import write_facts
+from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
@@ -83,13 +86,20 @@ def run(
     *,
     machine: Machine | None = None,
     progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+    log: Log | None = None,
     recorded: Mapping[str, Json] | None = None,
+    command: str = "",
 ) -> Found:
     """Search, or continue the search in a directory, and return what was found.
 
     The same call continues after any interruption with the same bits on a CPU; a finished run is only read. `machine`
     is that of the environment (NASX_DEVICE and so on) by default, `progress` shows bars on standard error, and
     `recorded` is kept beside the settings. Under torchrun all ranks call it alike.
+
+    `on_event` is called with what happens as it happens (`nasx.pipeline.events`); `log` writes the same for
+    "tensorboard", "wandb" or "mlflow", whose library the extra of that name installs. Neither changes a result.
+    `command` is what the report calls the way to start the run again.
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
     another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
@@ -99,7 +109,17 @@ def run(
     """
     directory = Path(directory)
     with joined_group(machine) as (group, at):
-        finished = run_stages(problem, directory, machine=at, group=group, progress=progress, recorded=recorded)
+        finished = run_stages(
+            problem,
+            directory,
+            machine=at,
+            group=group,
+            progress=progress,
+            on_event=on_event,
+            log=log,
+            recorded=recorded,
+            command=command,
+        )
         if not any(isinstance(stage, EvaluationStage) for stage in problem.stages()):
             raise Refused("the stages of a run end in an EvaluationStage; run_stages runs others")
         found: tuple[Any, ...] = ()
@@ -144,7 +164,10 @@ def run_stages(
     machine: Machine,
     group: Group,
     progress: Progress | None = None,
+    on_event: OnEvent | None = None,
+    log: Log | None = None,
     recorded: Mapping[str, Json] | None = None,
+    command: str = "",
 ) -> Finished:
     """Run a problem's stages, or what is missing of them; raises what `run` does."""
     stages = problem.stages()
@@ -156,6 +179,7 @@ def run_stages(
                 f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
                 "processes; choose a multiple"
             )
+        check_log(log if group.first else None)
         opened = _opened(problem, directory, stages, group, recorded or {})
     except (ConfigChanged, RunLocked):
         raise
@@ -165,14 +189,22 @@ def run_stages(
         for note in notes(problem):
             logger.warning(note)
     shown = nullcontext(progress or silent) if progress or not group.first else bars()
+    settings = problem.config.model_dump(mode="json")
     with opened as run_directory, shown as show:
+        already = run_directory is not None and is_finished(problem, directory)
         if run_directory is not None:
             set_aside_changed(directory, stages, problem.config)
             write_stages(directory, stages)
-        context = _Work(problem, machine, group, show)
-        own = [Stage(stage.name, context.of(stage), stage.inputs) for stage in stages]
-        already = run_directory.is_finished(own) if run_directory else False
-        results = execute(run_directory, directory, own, group)
+            if not already:
+                write_facts(directory, problem)
+                at = hardware(pick_device(machine.device), group.size)
+                run_directory.note("started", {"command": command, "hardware": at, "versions": versions()})
+        with logging_to(log if group.first and not already else None, directory, settings) as logged:
+            hook = both(on_event, logged) if group.first else None
+            context = _Work(problem, machine, group, show, hook)
+            own = [Stage(stage.name, context.of(stage), stage.inputs) for stage in stages]
+            kinds = {stage.name: stage.kind for stage in stages}
+            results = execute(run_directory, directory, own, group, *_stage_hooks(hook, kinds))
         seconds = run_directory.seconds if run_directory else {}
         return Finished(results, {name: seconds[name] for name in results if name in seconds}, already)
 
@@ -214,6 +246,22 @@ def told(error: BaseException) -> str:
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
+def _stage_hooks(
+    hook: OnEvent | None, kinds: Mapping[str, str]
+) -> "tuple[Callable[[Stage], None] | None, Callable[[Stage, float, bool], None] | None]":
+    if hook is None:
+        return None, None
+
+    def on_start(stage: Stage) -> None:
+        hook(StageStarted(stage.name, kinds[stage.name]))
+
+    def on_done(stage: Stage, seconds: float, skipped: bool) -> None:
+        if not skipped:
+            hook(StageFinished(stage.name, kinds[stage.name], seconds))
+
+    return on_start, on_done
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """Hands each stage its context, and keeps what it ran with and how it failed."""
@@ -222,6 +270,7 @@ class _Work:
     machine: Machine
     group: Group
     progress: Progress
+    on_event: OnEvent | None
 
     def of(self, stage: RunStage) -> Any:
         """Return the work of a stage as `nasx.run` calls it."""
@@ -229,9 +278,11 @@ class _Work:
         def work(place: StageContext) -> Json:
             if self.group.first:
                 note_settings(place.directory, stage, self.problem.config)
+            progress = ProgressFile(place.run_directory, stage.name, self.progress) if self.group.first else silent
             try:
                 with use_precision(self.problem.config.precision):
-                    return stage.work(Context(self.problem, self.machine, self.group, self.progress, place))
+                    context = Context(self.problem, self.machine, self.group, progress, place, self.on_event)
+                    return stage.work(context)
             except (Diverged, torch.OutOfMemoryError) as error:
                 failed = error if isinstance(error, Diverged) else _out_of_memory(stage, error)
                 if self.group.first:

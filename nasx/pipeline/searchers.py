@@ -14,6 +14,8 @@ from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch
 from nasx.search.pareto import nondominated_ranks
 from nasx.space import ArchSet
 
+_COUNTED = 10_000  # architectures that are counted one by one, where filters leave their number open
+
 
 class AskTell(Protocol):
     """A searcher with `ask` and `tell` (`nasx.testing.SearcherContract`)."""
@@ -75,6 +77,13 @@ def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) 
             "nasx.testing.SearcherContract"
         )
     return made
+
+
+def countable(archs: ArchSet) -> int:
+    """Return how many architectures there are to search: exactly where they are few, else an upper bound."""
+    low, high = archs.size_bounds
+    # of a copy, so that its acceptance stays that of the draws
+    return sum(1 for _ in archs.with_fresh_counts()) if low < high <= _COUNTED else high
 
 
 def best_of(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import CorruptWeights, Diverged
 from nasx.pipeline.estimate import Measure, StageEstimate
+from nasx.pipeline.events import StepTaken
+from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.networks import (
     NetworkJob,
     NetworkTraining,
@@ -35,10 +37,10 @@ from nasx.pipeline.networks import (
 )
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, kept
-from nasx.pipeline.searchers import best_of, front_of, make_searcher, spread_of
+from nasx.pipeline.search_record import SearchRecord
+from nasx.pipeline.searchers import best_of, countable, front_of, make_searcher, spread_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
-    METRICS,
     TrainingState,
     check_room,
     distillation_of,
@@ -173,6 +175,8 @@ class SupernetStage(RunStage):
 
         def on_step(step: Step) -> bool:
             context.show(step.step + 1, total, f"loss {step.loss:.3f}")
+            if context.on_event:
+                context.on_event(StepTaken(context.name, step.step, total, step.loss, step.lr, config.batch_size))
             return context.stop_requested()  # so that all ranks stop at one step
 
         with use_threads(problem.config.threads):
@@ -184,9 +188,14 @@ class SupernetStage(RunStage):
                 on_step,
                 group,
                 settings="supernet.lr",
-                table=context.directory / METRICS,
+                table=MetricsFile(context.directory / METRICS, config.batch_size, context.device),
             )
-        return {"steps": total, "losses": loss_curve(losses), "space_size": str(archs.space.size)}
+        return {
+            "steps": total,
+            "losses": loss_curve(losses),
+            "skipped_steps": sum(not math.isfinite(loss) for loss in losses),
+            "space_size": str(archs.space.size),
+        }
 
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of its steps."""
@@ -226,14 +235,15 @@ class SearchStage(RunStage):
         return (*self.searched.needs, self.supernet)
 
     def work(self, context: Context) -> Result:
-        """Search; the result has the best candidates, and the generation, cost and score of all."""
+        """Search; the result has the best candidates and how many there were, the stage's journal all of them."""
         problem, config = context.problem, context.problem.config.search
         archs = self.searched.archs(context.inputs)
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
+        record = SearchRecord(context, archs)
         archs = archs.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         costs = problem.search_costs
         searcher = make_searcher(config, archs, costs, context.seed)
-        expected = min(config.population * config.generations, archs.size_bounds[1])
+        expected = min(config.population * config.generations, countable(archs))
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             while not searcher.done:
@@ -258,6 +268,7 @@ class SearchStage(RunStage):
                 for arch in asked:
                     found = {"arch": arch, "generation": generation, "score": scores[arch]}
                     rows.append({**found, "costs": [cost(arch) for cost in costs]})
+                record.add(generation, {arch: scores[arch] for arch in asked})
         best = best_of(rows, kept(problem.config))
         if not best:
             raise Diverged(
@@ -270,11 +281,6 @@ class SearchStage(RunStage):
         failed = sum(math.isnan(row["score"]) for row in rows)
         return {
             "best": [{"arch": dict(row["arch"]), "score": row["score"], "costs": row["costs"]} for row in best],
-            "candidates": [
-                [row["generation"], problem.macs(row["arch"]), row["score"]]
-                for row in rows
-                if not math.isnan(row["score"])
-            ],
             "evaluations": len(rows),
             "failed": failed,
             "feasible_at_most": str(archs.size_bounds[1]),

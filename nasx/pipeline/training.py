@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nasx.pipeline.config import SupernetTraining, Training
 from nasx.pipeline.errors import Diverged, NotEnoughSpace
+from nasx.pipeline.metrics_file import MetricsFile
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints, flatten_state, unflatten_state
 from nasx.run.files import check_space
@@ -35,8 +36,6 @@ _CHECKPOINTS = 10  # of each training, beside the one that an interruption leave
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
 _ASKED = 20  # steps between two looks at the clock
 
-METRICS = "metrics.csv"
-
 logger = logging.getLogger(__name__)
 
 
@@ -48,39 +47,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any) -> Any:
         """Take a state back."""
-
-
-class LossTable:
-    """The losses of a training as a CSV file, written as it goes: step, loss, learning rate.
-
-    For people and status displays; what counts is in the checkpoints.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._waiting: list[str] = []
-
-    def start(self, step: int) -> None:
-        """Keep the lines of the steps before this one."""
-        if self.path is None:
-            return
-        kept = ["step,loss,lr"]
-        if step and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()[1:]
-            kept += [line for line in lines if line.partition(",")[0].isdigit() and int(line.partition(",")[0]) < step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("\n".join(kept) + "\n", encoding="utf-8")
-
-    def add(self, step: Step) -> None:
-        """Note a step, to be written with the next ones."""
-        self._waiting.append(f"{step.step},{step.loss:.6g},{step.lr:.6g}\n")
-
-    def write(self) -> None:
-        """Write what was noted."""
-        if self.path is not None and self._waiting:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._waiting)
-        self._waiting.clear()
 
 
 @dataclass(slots=True)
@@ -113,7 +79,7 @@ def resumable(
     group: Group = ALONE,
     *,
     settings: str = "the learning rate",
-    table: Path | None = None,
+    table: MetricsFile | None = None,
 ) -> list[float]:
     """Run a training from its last checkpoint to step `total`; return the loss of every step, old ones included.
 
@@ -121,11 +87,11 @@ def resumable(
     stop: then the training is saved and Interrupted raised. It goes on with the same bits. Where losses are not finite
     several steps in a row, the training goes back to its last checkpoint once (`nasx.train.Recovery`); where that does
     not help either it ends with Diverged, which names the `settings` to change. Of a group, the first rank saves, and
-    writes the losses to `table` as it goes; all read.
+    writes what it does to `table` as it goes; all read.
     """
     losses, start = _restored(checkpoints, state, group)
     while True:
-        written = LossTable(table if group.first else None)
+        written = table if table is not None and group.first else MetricsFile(None)
         written.start(start)
         try:
             return _run(checkpoints, state, steps_from(start), total, on_step, losses, group, written)
@@ -226,7 +192,7 @@ def _run(
     on_step: Callable[[Step], bool],
     losses: list[float],
     group: Group,
-    table: LossTable,
+    table: MetricsFile,
 ) -> list[float]:
     every, saved = -(-total // _CHECKPOINTS), time.monotonic()
     for step in steps:
@@ -236,8 +202,6 @@ def _run(
         stop = on_step(step)
         # the first rank's clock decides for all, asked for now and then: a message costs time
         looked = done % _ASKED == 0
-        if looked:
-            table.write()
         late = looked and group.any(group.first and time.monotonic() - saved > _SECONDS)
         if done == total or stop or late or done % every == 0:
             for last in steps.flush():  # the parts stand after these steps, on CUDA

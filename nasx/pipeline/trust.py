@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nasx.arch import Arch
+from nasx.comparison import Interval
 from nasx.cost import AdditiveCost
 from nasx.pipeline.problem import different
 from nasx.ranking import rank_agreement, verdict
-from nasx.report import RankingPlot
+from nasx.report import RankingPlot, short_labels
 from nasx.run.files import write_json
 from nasx.space import ArchSet
 from nasx.train import StratifiedPaths
@@ -21,10 +22,16 @@ _TRIES = 100  # for an architecture that was not drawn yet
 
 
 def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the statistics and the verdict in words; the verdict alone where a ranking cannot be judged."""
+    """Return the statistics and the verdict in words; the verdict alone where a ranking cannot be judged.
+
+    Where every network was trained with several seeds, they tell how well trainings agree (the ceiling).
+    """
     scores, trained, costs = ([row[key] for row in rows] for key in COLUMNS)
+    second = None
+    if rows and all(len(row["trained_scores"]) > 1 for row in rows):
+        trained, second = ([_mean(row["trained_scores"][turn::2]) for row in rows] for turn in range(2))
     try:
-        agreement = rank_agreement(scores, trained, costs, top_k=(1, min(5, len(rows))))
+        agreement = rank_agreement(scores, trained, costs, second_accuracies=second, top_k=(1, min(5, len(rows))))
     except ValueError as error:
         return {"verdict": f"No verdict: {error}."}
     statistics = {key: value for key, value in asdict(agreement).items() if key != "regret"}
@@ -55,6 +62,10 @@ def _int(bound: float) -> int | None:
     return int(bound) if math.isfinite(bound) else None
 
 
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)
+
+
 def write_trust(directory: Path, judged: Mapping[str, Any]) -> None:
     """Write trust.json and the scatter plot trust.svg into a run directory."""
     from nasx.report.figures import save_svg, supernet_rankings
@@ -67,5 +78,8 @@ def write_trust(directory: Path, judged: Mapping[str, Any]) -> None:
 
 def ranking_plot(name: str, result: Mapping[str, Any]) -> RankingPlot:
     """Return what the figure of a trust stage's result shows."""
-    scores, trained, costs = (tuple(row[key] for row in result["architectures"]) for key in COLUMNS)
-    return RankingPlot(name, scores, trained, costs, verdict=result["verdict"])
+    rows, agreement = result["architectures"], result.get("agreement", {})
+    scores, trained, costs = (tuple(row[key] for row in rows) for key in COLUMNS)
+    intervals = {key: Interval(**agreement[key]) if agreement.get(key) else None for key in ("tau", "ceiling")}
+    labels = tuple(short_labels([row["arch"] for row in rows]))
+    return RankingPlot(name, scores, trained, costs, result["verdict"], labels, **intervals)

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from nasx.report.formats import duration, score, si
+from nasx.report.formats import ABSENT, duration, score, si
 from nasx.report.model import NetworkRow, StageRow
 
 
@@ -42,10 +42,12 @@ def stages_table(stages: Sequence[StageRow]) -> Table:
     """Return the stages with their times and the sum of these."""
     table = Table(box=box.SIMPLE_HEAD, show_footer=len(stages) > 1)
     table.add_column("stage", footer="all")
-    table.add_column("time", duration(sum(stage.seconds for stage in stages)), justify="right", no_wrap=True)
+    total = duration(sum(stage.seconds or 0 for stage in stages))
+    table.add_column("time", total, justify="right", no_wrap=True)
     table.add_column("")
     for stage in stages:
-        table.add_row(Text(stage.name), duration(stage.seconds), Text(stage.detail, style="dim"))
+        time = ABSENT if stage.seconds is None else duration(stage.seconds)
+        table.add_row(Text(stage.name), time, Text(stage.detail, style="dim"))
     return table
 
 

@@ -6,6 +6,7 @@ Every function returns a matplotlib `Figure` of its own; pyplot and its global s
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import wraps
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
+from nasx.comparison import Interval
 from nasx.report.formats import SHARES, score, si
-from nasx.report.model import BlockDrawing, Curve, NetworkRow, RankingPlot, SearchHistory
+from nasx.report.model import BlockDrawing, Candidate, Curve, NetworkRow, RankingPlot, SearchHistory
+from nasx.report.survival import Survival
 from nasx.run import write_bytes, write_text
 
 try:
     import matplotlib
+    from matplotlib import colormaps
     from matplotlib.axes import Axes
-    from matplotlib.colors import to_hex, to_rgb
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_hex, to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -37,7 +42,7 @@ _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("*", "s", "^", "D", "v", "P", "X", "o")
 _LIGHT_BOX, _DARK_BOX = "#e3eef9", "#08306b"
 _BLOCKS_PER_ROW = 12
-_BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.2)}
+_PANEL = 4.0, 2.9  # inches: as wide as a telephone shows without shrinking it much
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page's font
@@ -83,28 +88,32 @@ def _styled(draw: Callable[_Parameters, Figure]) -> Callable[_Parameters, Figure
 
 @_styled
 def loss_curves(curves: Sequence[Curve]) -> Figure:
-    """Return the losses over training steps, one panel for each `Curve.panel` in order of appearance."""
+    """Return the losses over training steps, one panel for each `Curve.panel` in order of appearance.
+
+    Line i of a panel is the SVG group `line-<i>`.
+    """
     panels = list(dict.fromkeys(curve.panel for curve in curves))
     _need(panels, "loss curves", "a curve")
-    figure, grid = _panels(len(panels))
+    most = max(sum(curve.panel == panel for curve in curves) for panel in panels)
+    figure, grid = _panels(len(panels), entries=most)
     for axes, panel in zip(grid, panels, strict=True):
         members = [curve for curve in curves if curve.panel == panel]
         for i, curve in enumerate(members):
-            dashes = _DASHES[i // len(PALETTE) % len(_DASHES)]
             axes.plot(
                 curve.steps,
                 curve.values,
                 color=PALETTE[i % len(PALETTE)],
-                linestyle=dashes,
+                linestyle=_DASHES[i // len(PALETTE) % len(_DASHES)],
                 marker="o" if len(curve.steps) == 1 else "",
                 label=_legend_entry(curve.label),
+                gid=f"line-{i}",
             )
         axes.set_title(panel)
         axes.set(xlabel="step", ylabel="training loss")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(members) > 1 or members[0].label != panel:
-            axes.legend(ncols=1 if len(members) < 6 else 2)
+            _legend(axes)
     return figure
 
 
@@ -112,80 +121,164 @@ def loss_curves(curves: Sequence[Curve]) -> Figure:
 def candidates_by_generation(searches: Sequence[SearchHistory], *, metric: str = "accuracy") -> Figure:
     """Return every candidate's score by generation and the best so far, one panel for each search.
 
-    Within a generation the candidates stand side by side in the order in which they were scored.
+    Within a generation the candidates stand side by side in the order in which they were scored. The candidates of a
+    panel are the SVG group `points`.
     """
-    searches = [search for search in searches if search.candidates]
+    searches = [search for search in searches if search.scored]
     _need(searches, "candidates by generation", "a scored candidate")
-    figure, grid = _panels(len(searches))
+    figure, grid = _panels(len(searches), entries=2)
     for axes, search in zip(grid, searches, strict=True):
         places, scores, best = _in_order(search)
-        axes.plot(places, scores, **_dots(PALETTE[0]), label="candidate")
+        axes.plot(places, scores, **_dots(PALETTE[0]), label="candidate", gid="points")
         label = f"best so far, {score(best[-1], metric)} at last"
         axes.plot(places, best, color=PALETTE[1], drawstyle="steps-post", label=label)
         axes.set_title(search.name)
         axes.set(xlabel="generation", ylabel=f"validation {metric}, shared weights")
-        axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_formatter(_score_ticks(metric))
-        axes.legend(loc="lower right")
+        _legend(axes)
+    return figure
+
+
+@_styled
+def candidates_over_cost(search: SearchHistory, *, metric: str = "accuracy") -> Figure:
+    """Return the score of every candidate of a search over its MACs, coloured by generation.
+
+    A line joins the Pareto front, and dashed lines stand at the budget's bounds. The candidates are the SVG group
+    `points`, in the order of `search.scored`.
+    """
+    _need(search.scored, "accuracy over cost", "a scored candidate")
+    figure, (axes,) = _panels(1, entries=2)
+    generations = [candidate.generation for candidate in search.scored]
+    first, last = min(generations), max(*generations, min(generations) + 1)
+    shades = colormaps["viridis"].resampled(min(32, last - first + 1))
+    colours = ScalarMappable(Normalize(first, last), shades)
+    costs, scores = _over_cost(search.scored)
+    axes.scatter(
+        costs,
+        scores,
+        s=26,
+        c=[to_hex(colour) for colour in colours.to_rgba(np.array(generations, float))],
+        linewidths=0,
+        alpha=0.85,
+        label="candidate, by generation",
+        gid="points",
+    )
+    axes.plot(*_over_cost(search.front), color=PALETTE[1], drawstyle="steps-post", linewidth=1.3, label="Pareto front")
+    # a bound far from every candidate would squeeze them into a corner
+    low, high = axes.get_xlim()
+    named = "budget"
+    for bound in search.budget:
+        if bound is not None and low - (high - low) <= bound <= high + (high - low):
+            axes.axvline(bound, color=MUTED, linestyle="--", linewidth=1.1, label=named)
+            named = ""
+    bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    bar.set_label("generation")
+    axes.set_title(search.name)
+    axes.set(xlabel="MACs", ylabel=f"validation {metric}, shared weights")
+    _cost_axis(axes)
+    axes.yaxis.set_major_formatter(_score_ticks(metric))
+    _legend(axes)
     return figure
 
 
 @_styled
 def accuracy_over_cost(
-    searches: Sequence[SearchHistory],
     networks: Sequence[NetworkRow],
     *,
     published: Sequence[NetworkRow] = (),
     star: bool = True,
     metric: str = "accuracy",
 ) -> Figure:
-    """Return accuracy over MACs: the searches' candidates, the trained networks and published ones, a panel each.
+    """Return accuracy over MACs of trained networks and of published ones, a panel each, with their intervals.
 
-    They are apart because a candidate is scored with the supernet's weights on validation images, a network with
-    its own weights on test images (on validation images where no network has a test accuracy), and a published one on
-    whatever its paper says. The first network is what was found and has a `star`, unless that is False (GLiT paper,
-    figure 1).
+    They are apart because a network is scored with its own weights on test samples (on validation samples where no
+    network has a test accuracy), and a published one on whatever its paper says. The first network is what was found
+    and has a `star`, unless that is False (GLiT paper, figure 1). Network i of a panel is the SVG group `network-<i>`.
     """
-    searches = [search for search in searches if search.candidates]
     kinds = [
         (title, tested, placed)
         for title, members in (("Trained networks", networks), ("As published", published))
         for tested, placed in [_placed(members)]
         if placed
     ]
-    _need([*searches, *kinds], "accuracy over cost", "a scored candidate or a network with MACs and an accuracy")
-    figure, grid = _panels(bool(searches) + len(kinds))
-    left = grid[0]
-    if searches:
-        for i, search in enumerate(searches):
-            costs, scores = zip(*((c.cost, c.score) for c in search.candidates), strict=True)
-            left.plot(costs, scores, **_dots(PALETTE[i % len(PALETTE)]), label=_legend_entry(search.name))
-        left.set_title("Candidates")
-        left.set(ylabel=f"validation {metric}, shared weights")
-        left.legend(**_BELOW)
-    for axes, (title, tested, placed) in zip(grid[bool(searches) :], kinds, strict=True):
-        for i, label, macs, accuracy in placed:
+    _need(kinds, "accuracy over cost", "a network with MACs and an accuracy")
+    figure, grid = _panels(len(kinds), entries=max(len(placed) for _, _, placed in kinds))
+    for axes, (title, tested, placed) in zip(grid, kinds, strict=True):
+        for i, network in placed:
             starred = star and i == 0
+            value, interval = _tested(network, tested)
+            assert value is not None
+            assert network.macs is not None
+            colour = INK if starred else PALETTE[(i + star) % len(PALETTE)]
+            if interval is not None:
+                axes.plot([network.macs] * 2, [interval.low, interval.high], color=colour, linewidth=1.1, alpha=0.7)
             axes.plot(
-                [macs],
-                [accuracy],
-                color=INK if starred else PALETTE[(i + star) % len(PALETTE)],
+                [network.macs],
+                [value],
+                color=colour,
                 marker=_MARKERS[(i + (not star)) % len(_MARKERS)],
-                markersize=15 if starred else 8,
+                markersize=13 if starred else 7,
                 markeredgewidth=0,
                 linestyle="none",
                 zorder=3,
-                label=f"{_legend_entry(label)}, {score(accuracy, metric)}",
+                label=f"{_legend_entry(network.label)}, {score(value, metric)}",
+                gid=f"network-{i}",
             )
         axes.set_title(title)
-        axes.set(ylabel=f"{'test' if tested else 'validation'} {metric}")
-        axes.margins(0.2, 0.3)
-        axes.legend(**_BELOW)
-    for axes in grid:
-        axes.set(xlabel="MACs")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: si(cost)))
+        axes.set(xlabel="MACs", ylabel=f"{'test' if tested else 'validation'} {metric}")
+        axes.margins(0.2, 0.2)
+        _cost_axis(axes)
         axes.yaxis.set_major_formatter(_score_ticks(metric))
+        _legend(axes)
+    return figure
+
+
+@_styled
+def option_survival(shares: Survival) -> Figure:
+    """Return how often each option stands among the best candidates, generation by generation, a strip each choice.
+
+    The heights of the colours of a strip are the shares of the options; what is left white lacks the choice.
+    """
+    _need(shares.names, "the survival of options", "a choice")
+    rows, options = len(shares.names), len(shares.options)
+    per_row = 4
+    height = 1.15 + 0.24 * rows + 0.19 * math.ceil(options / per_row)
+    figure = Figure(figsize=(_PANEL[0], height), layout="constrained")
+    axes = figure.add_subplot()
+    edges = np.arange(len(shares.generations) + 1) - 0.5
+    for option, colour in enumerate(_sequence(options)):
+        before, through = shares.shares[:, :, :option].sum(axis=2), shares.shares[:, :, : option + 1].sum(axis=2)
+        for row in range(rows):
+            # a strip grows upwards from its lower edge, and the first row is the topmost
+            low, high = (rows - 1 - row + 0.86 * part[:, row] for part in (before, through))
+            axes.fill_between(
+                edges,
+                np.append(low, low[-1]),
+                np.append(high, high[-1]),
+                step="post",
+                color=colour,
+                linewidth=0,
+                label=_legend_entry(shares.options[option]) if row == 0 else "",
+            )
+    axes.set_yticks([rows - 1 - row + 0.43 for row in range(rows)], shares.row_labels)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_ylim(-0.1, rows)
+    axes.set_xlim(-0.5, len(shares.generations) - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    names = shares.generations
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda at, _: str(names[round(at)]) if 0 <= round(at) < len(names) else "")
+    )
+    axes.set_title(f"{shares.title} ({shares.search})")
+    axes.set_xlabel("generation")
+    numbered = any(segment.isdigit() for segment in shares.names[0].split("."))
+    axes.set_ylabel(shares.pattern.split(".*")[0] if numbered else "")
+    _legend(axes, columns=per_row)
     return figure
 
 
@@ -223,14 +316,19 @@ def heat_maps(images: NDArray[Any], maps_by_network: Mapping[str, NDArray[Any]])
 
 @_styled
 def supernet_rankings(rankings: Sequence[RankingPlot], *, metric: str = "accuracy") -> Figure:
-    """Return stand-alone accuracy over the supernet's score, one panel a ranking, larger dots costing more MACs."""
+    """Return stand-alone accuracy over the supernet's score, one panel a ranking, larger dots costing more MACs.
+
+    The dots of a panel are the SVG group `points`.
+    """
     rankings = [ranking for ranking in rankings if ranking.scores]
     _need(rankings, "a supernet's ranking", "an architecture with both scores")
     figure, grid = _panels(len(rankings))
     for axes, ranking in zip(grid, rankings, strict=True):
         low, high = min(ranking.costs), max(ranking.costs)
         sizes = [25 + 75 * (cost - low) / ((high - low) or 1) for cost in ranking.costs]
-        axes.scatter(ranking.scores, ranking.accuracies, s=sizes, color=PALETTE[0], alpha=0.6, linewidths=0)
+        axes.scatter(
+            ranking.scores, ranking.accuracies, s=sizes, color=PALETTE[0], alpha=0.6, linewidths=0, gid="points"
+        )
         axes.set_title(ranking.name)
         axes.set(xlabel=f"validation {metric}, shared weights", ylabel=f"validation {metric}, trained alone")
         axes.margins(0.1)
@@ -264,7 +362,7 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
     for i, block in enumerate(blocks):
         row, column = divmod(i, per_row)
         left, top = edge + column * (wide + gap), height - edge - row * (tall + number)
-        fill = _shade(block.shade)
+        fill, text_colour = box_colours(block.shade)
         axes.add_patch(
             FancyBboxPatch(
                 (left, top - tall),
@@ -277,7 +375,6 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
                 gid=f"block-{i}",
             )
         )
-        text_colour = _legible_on(fill)
         middle = left + wide / 2
         axes.text(middle, top - 0.2, block.title, ha="center", va="center", weight="bold", color=text_colour)
         for j, line in enumerate(block.lines):
@@ -293,10 +390,19 @@ def architecture(blocks: Sequence[BlockDrawing], legend: str = "") -> Figure:
     return figure
 
 
+def box_colours(shade: float) -> tuple[str, str]:
+    """Return the colour of a block's box for a shade from 0 (light) to 1 (dark), and that of text on it."""
+    fill = _shade(shade)
+    return fill, _legible_on(fill)
+
+
 def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG document without date, host or version."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):  # ticks are made, and ids hashed, when a figure is written
+    # ticks are made, and ids hashed, when a figure is written
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # text stays text, so it is the reader's fonts that must have an emoji
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     return buffer.getvalue().decode()
@@ -323,29 +429,61 @@ def save_figure(figure: Figure, path: Path) -> None:
     formats[path.suffix.lower()](figure, path)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, entries: int = 0) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels, each with room for the entries of a legend below it."""
     columns = min(count, 2)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(9.2, 3.3 * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    width, height = _PANEL
+    figure = Figure(figsize=(width * columns, rows * (height + 0.18 * entries)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr, call-arg]
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
-def _placed(networks: Sequence[NetworkRow]) -> tuple[bool, list[tuple[int, str, int, float]]]:
+def _legend(axes: Axes, columns: int = 1) -> None:
+    """Put a panel's legend below it: beside the figure where there is one panel, else under its own axes."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    handles, labels = axes.get_legend_handles_labels()
+    if sum(panel.get_label() != "<colorbar>" for panel in figure.axes) == 1:
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, borderaxespad=0.2)
+    else:
+        axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.25), ncols=columns)
+
+
+def _cost_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: si(cost)))
+
+
+def _over_cost(candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
+    return [candidate.cost for candidate in candidates], [float(candidate.score or 0) for candidate in candidates]
+
+
+def _sequence(count: int) -> list[str]:
+    """Return colours from dark to light, which can be told apart on a light page and on a dark one."""
+    return [to_hex(colormaps["viridis"](0.12 + 0.78 * i / max(1, count - 1))) for i in range(count)]
+
+
+def _placed(networks: Sequence[NetworkRow]) -> tuple[bool, list[tuple[int, NetworkRow]]]:
     tested = any(network.test_accuracy is not None for network in networks if network.macs is not None)
     return tested, [
-        (i, network.label, network.macs, accuracy)
+        (i, network)
         for i, network in enumerate(networks)
-        if (accuracy := network.test_accuracy if tested else network.val_accuracy) is not None
-        and network.macs is not None
+        if network.macs is not None and _tested(network, tested)[0] is not None
     ]
+
+
+def _tested(network: NetworkRow, tested: bool) -> tuple[float | None, Interval | None]:
+    if tested:
+        return network.test_accuracy, network.test_interval
+    return network.val_accuracy, network.val_interval
 
 
 def _in_order(search: SearchHistory) -> tuple[list[float], list[float], list[float]]:
     # candidate k of the n of generation g stands at g + (k + 1/2)/n - 1/2, within 0.4 of g
     members: dict[int, list[float]] = {}
-    for candidate in search.candidates:
-        members.setdefault(candidate.generation, []).append(candidate.score)
+    for candidate in search.scored:
+        members.setdefault(candidate.generation, []).append(float(candidate.score or 0))
     places: list[float] = []
     scores: list[float] = []
     best: list[float] = []

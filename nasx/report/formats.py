@@ -52,3 +52,14 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours:,} h {minutes:02d} min"
+
+
+def large(number: int) -> str:
+    """Return a count of any size with three digits: 1,234, or 4.11 × 10²⁷ from ten million on."""
+    digits = str(number)
+    if len(digits) <= 7:
+        return f"{number:,}"
+    return f"{digits[0]}.{digits[1:3]} × 10{str(len(digits) - 1).translate(_RAISED)}"
+
+
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")

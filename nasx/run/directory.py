@@ -105,6 +105,11 @@ class RunDirectory:
         """Whether the results of all these stages are there."""
         return {stage.name for stage in stages} <= self._finished().keys()
 
+    def note(self, event: str, facts: Mapping[str, Json]) -> None:
+        """Add what happened to the run's journal, durably, with the time; the run itself does not read it back."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._journal.append({**facts, "event": event, "at": at})
+
     def execute(
         self,
         stages: Sequence[Stage],

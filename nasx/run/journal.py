@@ -25,11 +25,13 @@ class Journal:
     """The records of one file, oldest first; the file is created by the first `append`.
 
     The checksums depend on `identity`: a journal opened under another identity than it was written with is damaged.
-    Raises JournalDamaged with the line number.
+    With `read_only` the file stays as it is, so that it can be read while another process appends to it. Raises
+    JournalDamaged with the line number.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, identity: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, identity: str = "", read_only: bool = False) -> None:
         self.path = Path(path)
+        self._read_only = read_only
         self._digest = hashlib.sha256(identity.encode()).hexdigest()
         self._texts: list[bytes] = []
         self._end = 0
@@ -46,8 +48,11 @@ class Journal:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, durably; one that JSON cannot hold is a TypeError or ValueError.
 
-        Raises OSError where the disk is full or fails; the journal is then as it was before.
+        Raises OSError where the disk is full or fails; the journal is then as it was before. A journal that is only
+        read is a ValueError.
         """
+        if self._read_only:
+            raise ValueError(f"{self.path} was opened to be read; open it without `read_only` to append to it")
         text = json.dumps(dict(record), allow_nan=False, separators=(",", ":")).encode()
         digest = _continued(self._digest, text)
         line = _line(digest, text)
@@ -103,7 +108,8 @@ class Journal:
                 break
             self._digest, self._end = digest, self._end + len(line)
             self._texts.append(text)
-        self._trim(torn=self._end < sum(map(len, lines)))
+        if not self._read_only:
+            self._trim(torn=self._end < sum(map(len, lines)))
 
     def _trim(self, torn: bool) -> None:
         """Cut what is torn and flush the rest: who wrote it may have been killed before it was on the disk."""

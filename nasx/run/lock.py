@@ -67,10 +67,7 @@ class RunLock:
         files.os_call(os.pwrite, self._descriptor, json.dumps(name).encode(), 0)
 
     def _owner(self) -> dict[str, Any] | None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # empty when released, torn when killed
-            named = files.parse_json(os.pread(self._descriptor, 10_000, 0))
-            return {"host": str(named["host"]), "pid": int(named["pid"]), "started": named["started"]}
-        return None
+        return _named(os.pread(self._descriptor, 10_000, 0))
 
     def release(self) -> None:
         """Let the next process in; a second call, or one in a forked child, does nothing."""
@@ -87,6 +84,26 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def is_held(path: Path) -> bool | None:
+    """Return whether a living process holds a lock file, without touching it; None where another host's may."""
+    try:
+        owner = _named(path.read_bytes())
+    except OSError:
+        return False
+    if owner is None:
+        return False
+    if owner["host"] != platform.node():
+        return None
+    return bool(_start_time(owner["pid"]) == owner["started"] is not None)
+
+
+def _named(content: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # empty when released, torn when killed
+        named = files.parse_json(content)
+        return {"host": str(named["host"]), "pid": int(named["pid"]), "started": named["started"]}
+    return None
 
 
 def _described(owner: dict[str, Any] | None) -> str:

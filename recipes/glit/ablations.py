@@ -351,7 +351,7 @@ def _write(document: Mapping[str, Any], run_dir: Path) -> None:
         for row in rows
         if row["paper"]["gmacs"]
     ]
-    figure = accuracy_over_cost([], networks, published=published, star=rows[0]["ours"])
+    figure = accuracy_over_cost(networks, published=published, star=rows[0]["ours"])
     save_svg(figure, run_dir / f"{document['table']}.svg")
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from nasx.pipeline.errors import Diverged
+from nasx.pipeline.metrics_file import HEADER, MetricsFile, read_metrics
 from nasx.pipeline.training import TrainingState, loss_curve, resumable
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints
+from nasx.train import Step, cosine_schedule, nesterov_sgd, train
 from nasx.train import Training as Steps
-from nasx.train import cosine_schedule, nesterov_sgd, train
 
 TOTAL = 30
 
@@ -56,7 +57,7 @@ class Training:
             TOTAL,
             lambda step: step.step == stop_at,
             settings="some.lr",
-            table=self.directory / "metrics.csv",
+            table=MetricsFile(self.directory / "metrics.csv", samples=8),
         )
 
     @property
@@ -113,13 +114,32 @@ def test_losses_are_on_the_disk_while_a_network_trains(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         Training(tmp_path).run(stop_at=22)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "step,loss,lr"
+    assert lines[0] == HEADER == "step,loss,lr,samples_per_second,memory_mib"
     assert len(lines) == 1 + 23
     losses = Training(tmp_path).run()
-    rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
-    assert [int(step) for step, _, _ in rows] == list(range(TOTAL))
-    assert [float(loss) for _, loss, _ in rows] == pytest.approx(losses, rel=1e-5)
-    assert float(rows[0][2]) == 0.1
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics.steps == tuple(range(TOTAL)), "no step twice"
+    assert metrics.losses == pytest.approx(losses, rel=1e-5)
+    assert float((tmp_path / "metrics.csv").read_text().splitlines()[1].split(",")[2]) == 0.1
+    assert all(rate > 0 for rate in metrics.samples_per_second)
+    assert all(memory > 10 for memory in metrics.memory_mib)
+
+
+def test_rows_of_a_piece_have_its_speed_and_a_slow_training_writes_more_often(tmp_path: Path) -> None:
+    now = 0.0
+    table = MetricsFile(tmp_path / "metrics.csv", samples=10, clock=lambda: now)
+    table.start(0)
+    for step in range(5):
+        now += 2.0
+        table.add(Step(step, 1.0, 0.1))
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics.steps == (0, 1, 2), "those of the first six seconds"
+    assert metrics.samples_per_second == (5.0, 5.0, 5.0)
+    table.start(2)
+    assert read_metrics(tmp_path / "metrics.csv").steps == (0, 1)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("2,0.5,0.1,3")
+    assert read_metrics(tmp_path / "metrics.csv").steps == (0, 1), "a row that is being written is not there yet"
 
 
 def test_a_loss_curve_leaves_out_skipped_steps() -> None:

@@ -10,13 +10,16 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory
+from nasx.comparison import Interval
+from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory, survival
 from nasx.report.figures import (
     accuracy_over_cost,
     architecture,
     candidates_by_generation,
+    candidates_over_cost,
     heat_maps,
     loss_curves,
+    option_survival,
     save_png,
     save_svg,
     svg_text,
@@ -27,14 +30,18 @@ import sys
 import numpy as np
 from nasx.report import BlockDrawing, Candidate, Curve, NetworkRow, SearchHistory
 from nasx.report.figures import *
-searches = [SearchHistory("heads", tuple(Candidate(g, 10 * g + k, 0.5 + g / 10) for g in range(3) for k in range(4)))]
+from nasx.report import survival
+made = [Candidate(g, 10 * g + k, 0.5 + g / 10, {"block.0.kernel": 3 + k % 2}) for g in range(3) for k in range(4)]
+searches = [SearchHistory("heads", tuple(made))]
 figures = [
     architecture([BlockDrawing("G1 L2", 2 / 3, ("K 31", "MLP \\u00d74"))] * 14, "darker is more local"),
     candidates_by_generation(searches),
-    accuracy_over_cost(searches, [NetworkRow("found", 5, 12, 0.7, 0.8), NetworkRow("other", 5, 20, 0.7, 0.75)]),
+    candidates_over_cost(searches[0]),
+    accuracy_over_cost([NetworkRow("found", 5, 12, 0.7, 0.8), NetworkRow("other", 5, 20, 0.7, 0.75)]),
+    *map(option_survival, survival(searches[0])),
     loss_curves([Curve("a", (1, 2), (3.0, 2.0)), Curve("b", (1, 2), (3.0, 2.5), "second")]),
     heat_maps(np.arange(128, dtype=np.uint8).reshape(2, 8, 8), {"net": np.arange(32.0).reshape(2, 4, 4)}),
-    accuracy_over_cost([], [NetworkRow("a", 5, 12, 0.7)], published=[NetworkRow("b", 5, 9, 0.7, 0.8)], star=False),
+    accuracy_over_cost([NetworkRow("a", 5, 12, 0.7)], published=[NetworkRow("b", 5, 9, 0.7, 0.8)], star=False),
 ]
 sys.stdout.buffer.write("".join(map(svg_text, figures)).encode())
 """
@@ -68,7 +75,7 @@ def test_the_same_input_gives_the_same_bytes_whatever_the_hash_seed() -> None:
         for seed in ("1", "2")
     )
     assert first == second
-    assert first.count(b"<svg") == 6
+    assert first.count(b"<svg") == 8
 
 
 @pytest.mark.parametrize("count", [1, 4, 12, 13, 24])
@@ -118,21 +125,49 @@ def test_each_search_and_each_group_of_curves_has_its_panel() -> None:
 
 
 def test_networks_are_compared_on_test_images_and_on_validation_images_only_where_none_was_tested() -> None:
-    tested = accuracy_over_cost([], [NetworkRow("a", 1, 10, 0.9, 0.8), NetworkRow("b", 1, 20, 0.9)]).axes[0]
+    tested = accuracy_over_cost([NetworkRow("a", 1, 10, 0.9, 0.8), NetworkRow("b", 1, 20, 0.9)]).axes[0]
     assert [heights(line) for line in tested.lines] == [[0.8]]
-    untested = accuracy_over_cost([], [NetworkRow("a", 1, 10, 0.9), NetworkRow("b", 1, 20, 0.7)]).axes[0]
+    untested = accuracy_over_cost([NetworkRow("a", 1, 10, 0.9), NetworkRow("b", 1, 20, 0.7)]).axes[0]
     assert [heights(line) for line in untested.lines] == [[0.9], [0.7]]
     assert untested.get_ylabel() == "validation accuracy"
 
 
 def test_published_networks_have_a_panel_of_their_own_and_only_what_was_found_a_star() -> None:
     ours, theirs = [NetworkRow("a", 1, 10, 0.9, 0.8)], [NetworkRow("b", 1, 10**9, test_accuracy=0.763)]
-    both = accuracy_over_cost([], ours, published=theirs).axes
+    both = accuracy_over_cost(ours, published=theirs).axes
     assert [[heights(line) for line in axes.lines] for axes in both] == [[[0.8]], [[0.763]]]
     assert [axes.get_title("left") for axes in both] == ["Trained networks", "As published"]
     for star in (True, False):
-        (axes,) = accuracy_over_cost([], [*ours, *theirs], star=star).axes
+        (axes,) = accuracy_over_cost([*ours, *theirs], star=star).axes
         assert [line.get_marker() == "*" for line in axes.lines] == [star, False]
+
+
+def test_candidates_stand_over_their_cost_with_the_front_and_the_budget_s_bounds_that_are_near() -> None:
+    costs, scores = [10, 20, 30, 40], [0.5, 0.7, 0.6, 0.8]
+    candidates = tuple(
+        Candidate(i // 2, cost, score) for i, (cost, score) in enumerate(zip(costs, scores, strict=True))
+    )
+    axes = candidates_over_cost(SearchHistory("search", candidates, budget=(12, 1000))).axes[0]
+    (points,) = axes.collections
+    assert np.asarray(points.get_offsets()).tolist() == [[c, s] for c, s in zip(costs, scores, strict=True)]
+    front, bound = axes.lines
+    assert heights(front) == [0.5, 0.7, 0.8]
+    assert np.asarray(bound.get_xdata(), float).tolist() == [12, 12]
+
+
+def test_a_network_s_interval_is_drawn_around_it() -> None:
+    network = NetworkRow("a", 1, 10, test_accuracy=0.8, test_interval=Interval(0.8, 0.7, 0.85))
+    (axes,) = accuracy_over_cost([network]).axes
+    assert [heights(line) for line in axes.lines] == [[0.7, 0.85], [0.8]]
+
+
+def test_the_strips_of_a_choice_are_as_high_as_its_options_shares() -> None:
+    archs = [{"block.0.k": 3}, {"block.0.k": 5}, {"block.0.k": 5}, {"block.0.k": 5}]
+    search = SearchHistory("search", tuple(Candidate(0, 1, 0.5, arch) for arch in archs))
+    (axes,) = option_survival(survival(search)[0]).axes
+    spans = [area.get_paths()[0].get_extents() for area in axes.collections]
+    assert [round(span.height / 0.86, 6) for span in spans] == [0.25, 0.75]
+    assert spans[0].y1 == spans[1].y0
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 8, 8, 3)])
@@ -171,7 +206,9 @@ def test_nothing_to_draw_and_wrong_values_are_refused() -> None:
         with pytest.raises(ValueError, match="give at least"):
             draw([])
     with pytest.raises(ValueError, match="give at least"):
-        accuracy_over_cost([SearchHistory("empty", ())], [NetworkRow("a", 1, None, 0.5)])
+        accuracy_over_cost([NetworkRow("a", 1, None, 0.5)])
+    with pytest.raises(ValueError, match="give at least"):
+        candidates_over_cost(SearchHistory("failed", (Candidate(0, 1, None),)))
     with pytest.raises(ValueError, match=r"0\.\.1"):
         BlockDrawing("G1", 1.5)
     with pytest.raises(ValueError, match="2 steps and 1 values"):

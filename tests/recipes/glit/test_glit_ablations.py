@@ -179,7 +179,7 @@ def test_a_finished_run_has_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match="no run directory"):
         heat_maps_of_run(tmp_path)
     assert main(["run", "--method", "random", "--run-dir", str(tmp_path), *settings]) == 0
-    assert "DeiT-shaped (all heads global)" in (tmp_path / "accuracy_over_macs.svg").read_text()
+    assert "DeiT-shaped (all heads global)" in (tmp_path / "figures/networks_over_macs.svg").read_text()
 
     panels = heat_maps_of_run(tmp_path, count=3).axes
     assert [panels[i].get_ylabel() for i in (0, 3, 6)] == ["images", "DeiT-shaped", "searched"]

@@ -275,7 +275,7 @@ def test_a_run_and_its_continuation(
         assert str(tmp_path).encode() not in (run / name).read_bytes()
     HTMLParser().feed((run / "report.html").read_text())
     assert f"{searched['test_accuracy'] * 100:.2f}" in (run / "report.html").read_text()
-    assert (run / "architecture.svg").read_text().count('id="block-') == 4
+    assert (run / "figures/architecture.svg").read_text().count('id="block-') == 4
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     assert main([argument for argument in command if argument != "--json"]) == 0

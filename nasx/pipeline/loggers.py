@@ -1,0 +1,196 @@
+"""Runs in TensorBoard, Weights & Biases and MLflow, each through its own library (`--log`, `run(..., log=...)`).
+
+Losses are logged as means of up to 20 steps.
+"""
+
+import json
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, OnEvent, StageFinished, StageStarted, StepTaken
+from nasx.run import write_text
+
+Log = Literal["tensorboard", "wandb", "mlflow"]
+LOGS: tuple[Log, ...] = get_args(Log)
+
+_STEPS = 20  # whose mean is one point
+
+
+class Sink(ABC):
+    """Where numbers go: what each library is asked for."""
+
+    @abstractmethod
+    def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
+        """Log numbers of a stage at a step; steps of a stage that come again replace those of before."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class TensorBoard(Sink):
+    """Event files in a folder `tensorboard` of the run directory, a TensorBoard run for each stage."""
+
+    def __init__(self, directory: Path) -> None:
+        self._library = _library("torch.utils.tensorboard", "tensorboard")
+        self._folder, self._writers = directory / "tensorboard", dict[str, Any]()
+
+    def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
+        """Log numbers; the first step of a process hides what an earlier one logged from it on."""
+        if stage not in self._writers:
+            self._writers[stage] = self._library.SummaryWriter(str(self._folder / stage), purge_step=step)
+        for name, value in values.items():
+            self._writers[stage].add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class WeightsAndBiases(Sink):
+    """A run of Weights & Biases, continued when the search is; WANDB_MODE=offline keeps it in the run directory."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        library = _library("wandb", "wandb")
+        kept = directory / "wandb.json"
+        known = json.loads(kept.read_text(encoding="utf-8"))["id"] if kept.is_file() else None
+        self._run = library.init(
+            project=os.environ.get("WANDB_PROJECT", "nasx"),
+            name=directory.name,
+            dir=str(directory),
+            id=known,
+            resume="allow",
+            config=dict(settings),
+        )
+        if known is None:
+            write_text(kept, json.dumps({"id": self._run.id}) + "\n")
+        self._defined: set[str] = set()
+
+    def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
+        """Log numbers over a step of the stage's own, which W&B's steps of a whole run are not."""
+        if stage not in self._defined:
+            self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            self._defined.add(stage)
+        self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+class MLflow(Sink):
+    """A run of MLflow, continued when the search is; without MLFLOW_TRACKING_URI it lies in the run directory."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        self._library = _library("mlflow", "mlflow")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self._library.set_tracking_uri(f"sqlite:///{(directory / 'mlflow.db').resolve()}")
+        kept = directory / "mlflow.json"
+        if kept.is_file():
+            self._library.start_run(run_id=json.loads(kept.read_text(encoding="utf-8"))["id"])
+            return
+        self._library.set_experiment("nasx")
+        started = self._library.start_run(run_name=directory.name)
+        write_text(kept, json.dumps({"id": started.info.run_id}) + "\n")
+        for section, fields in settings.items():
+            values = fields if isinstance(fields, Mapping) else {"": fields}
+            self._library.log_params({f"{section}.{name}".rstrip("."): str(v)[:500] for name, v in values.items()})
+
+    def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
+        """Log numbers."""
+        self._library.log_metrics({f"{stage}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._library.end_run()
+
+
+class EventLog:
+    """Turns the events of a run into numbers for a sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._steps: list[StepTaken] = []
+        self._since = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Log an event."""
+        match event:
+            case StageStarted():
+                self._since = time.monotonic()
+            case StepTaken():
+                self._steps.append(event)
+                if len(self._steps) == _STEPS or event.step + 1 == event.total:
+                    self._flush()
+            case CandidateScored(stage=stage, number=number, score=score, best=best, macs=macs):
+                values = {"score": score, "best_score": best, "macs": macs}
+                self._sink.write(stage, {name: v for name, v in values.items() if math.isfinite(v)}, number)
+            case NetworkTrained(stage=stage, number=number, result=result):
+                for step, loss in result.get("losses", ()):
+                    self._sink.write(f"{stage}/{number}", {"loss": loss}, int(step))
+                if "val_score" in result:
+                    self._sink.write(stage, {"val_score": result["val_score"]}, number)
+            case StageFinished(stage=stage, seconds=seconds):
+                self._flush()
+                self._sink.write(stage, {"seconds": seconds}, 0)
+
+    def _flush(self) -> None:
+        if not self._steps:
+            return
+        now, last = time.monotonic(), self._steps[-1]
+        losses = [step.loss for step in self._steps if math.isfinite(step.loss)]
+        samples = sum(step.samples for step in self._steps)
+        values = {"lr": last.lr, "samples_per_second": samples / max(now - self._since, 1e-9)}
+        if losses:
+            values["loss"] = sum(losses) / len(losses)
+        self._sink.write(last.stage, values, last.step)
+        self._steps.clear()
+        self._since = now
+
+
+@contextmanager
+def logging_to(log: Log | None, directory: Path, settings: Mapping[str, Any]) -> Iterator[OnEvent | None]:
+    """Give the hook that logs a run where `log` says, and close it at the end; None without a `log`.
+
+    Raises ValueError for an unknown one, and ImportError, with the extra to install, where its library is missing.
+    """
+    if log is None:
+        yield None
+        return
+    if log not in LOGS:
+        raise ValueError(f"log must be one of {', '.join(LOGS)}, but got {log!r}")
+    match log:
+        case "tensorboard":
+            sink: Sink = TensorBoard(directory)
+        case "wandb":
+            sink = WeightsAndBiases(directory, settings)
+        case "mlflow":
+            sink = MLflow(directory, settings)
+    try:
+        yield EventLog(sink)
+    finally:
+        sink.close()
+
+
+def check_log(log: Log | None) -> None:
+    """Refuse a `log` that cannot be written, before anything starts; raises what `logging_to` does."""
+    if log is None:
+        return
+    if log not in LOGS:
+        raise ValueError(f"log must be one of {', '.join(LOGS)}, but got {log!r}")
+    _library("torch.utils.tensorboard" if log == "tensorboard" else log, log)
+
+
+def _library(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"--log {extra} needs its library: pip install 'nasx[{extra}]'") from error

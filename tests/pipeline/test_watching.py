@@ -1,0 +1,245 @@
+"""Runs that are watched: events, logs, progress and status; and what their reports say, finished or not."""
+
+import json
+import math
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasx.pipeline import Refused, report, run, status
+from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, StageFinished, StageStarted, StepTaken
+from nasx.pipeline.loggers import logging_to
+from nasx.pipeline.progress import silent
+from nasx.pipeline.run_report import report_of
+from nasx.pipeline.run_status import ProgressFile, status_lines
+from nasx.pipeline.search_record import read_search
+from nasx.run import Interrupted
+from nasx.space import Space, one_of, repeat
+from tests.pipeline.searches import SEARCHES, SPACE
+from tests.pipeline.test_run import MACHINE, STAGES, problem, searched, task
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Event]]:
+    events: list[Event] = []
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    return run(problem(), directory, machine=MACHINE, progress=silent, on_event=events.append), events
+
+
+def test_events_tell_of_every_stage_step_candidate_and_network(watched: tuple[Any, list[Event]]) -> None:
+    found, events = watched
+    assert [e.stage for e in events if isinstance(e, StageStarted)] == list(STAGES)
+    assert [e.stage for e in events if isinstance(e, StageFinished)] == list(STAGES)
+    steps = [e for e in events if isinstance(e, StepTaken)]
+    assert [e.step for e in steps] == list(range(steps[0].total))
+    assert {e.samples for e in steps} == {16}
+    candidates = [e for e in events if isinstance(e, CandidateScored)]
+    summary = found.summary["searches"]["search"]
+    assert [e.number for e in candidates] == list(range(summary["evaluations"]))
+    assert all(e.arch in SPACE for e in candidates)
+    assert [e.best for e in candidates] == [max(c.score for c in candidates[: n + 1]) for n in range(len(candidates))]
+    trained = Counter(e.stage for e in events if isinstance(e, NetworkTrained))
+    assert trained == {"retrain": 2, "baselines": 4}
+
+
+def test_watching_changes_no_result(watched: tuple[Any, list[Event]], tmp_path: Path) -> None:
+    assert searched(tmp_path).summary["networks"] == watched[0].summary["networks"]
+
+
+def test_a_run_that_goes_on_reports_each_candidate_once_and_counts_its_restarts(
+    watched: tuple[Any, list[Event]], tmp_path: Path
+) -> None:
+    events: list[Event] = []
+
+    def stopping(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, CandidateScored) and event.number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(problem(), tmp_path, machine=MACHINE, progress=silent, on_event=stopping)
+    now = status(tmp_path)
+    assert now.current is not None
+    assert (now.current.name, now.current.best) == ("search", max(e.score for e in events if hasattr(e, "score")))
+    assert not now.running
+    page = report(tmp_path).read_text()
+    assert "not finished: stopped in stage search" in page
+    assert "All 4 candidates of search" in page
+
+    again = run(problem(), tmp_path, machine=MACHINE, progress=silent, on_event=events.append)
+    assert again.summary["networks"] == watched[0].summary["networks"]
+    numbers = [e.number for e in events if isinstance(e, CandidateScored)]
+    assert numbers == list(range(len(numbers)))
+    assert status(tmp_path).restarts == 1
+    assert any("continued 1 time; it had stopped in search" in sentence for sentence in report_of(tmp_path).incidents)
+
+
+def test_the_candidates_of_a_search_are_read_back(watched: tuple[Any, list[Event]]) -> None:
+    found, events = watched
+    search = read_search(found.directory / "search", "search")
+    assert search is not None
+    scored = [e for e in events if isinstance(e, CandidateScored)]
+    assert [(c.generation, c.arch, c.cost, c.score) for c in search.candidates] == [
+        (e.generation, e.arch, e.macs, e.score) for e in scored
+    ]
+    assert search.best_kept == 2
+    assert search.options["block.0.hidden"] == (4, 8, 16)
+
+
+def test_a_report_says_what_was_found_how_sure_that_is_and_how_to_repeat_it(watched: tuple[Any, list[Event]]) -> None:
+    made = report_of(watched[0].directory)
+    found = watched[0].summary["networks"]["searched"]
+    assert made.state == "finished"
+    assert made.networks[0].test_accuracy == found["test_score"]
+    interval = made.networks[0].test_interval
+    assert interval is not None
+    assert interval.low < found["test_score"] < interval.high
+    assert all(network.versus_found is not None for network in made.networks[1:])
+    assert any("95 % interval" in sentence for sentence in made.found)
+    assert any("12 architectures" in sentence for sentence in made.searched)
+    assert made.hardware["processor"]
+    assert "nasx.pipeline.run" in made.command
+    assert {curve.panel for curve in made.curves} == {"supernet", "retrain", "baselines"}
+    assert any(curve.label.startswith("searched: ") for curve in made.curves)
+    assert (watched[0].directory / "figures" / "architecture.svg").is_file()
+
+
+@pytest.mark.parametrize("name", ["regression", "tokens"])
+def test_reports_are_made_of_any_problem(name: str, tmp_path: Path) -> None:
+    run(SEARCHES[name](), tmp_path, machine=MACHINE, progress=silent)
+    made = report_of(tmp_path)
+    assert made.metric in ("negative_squared_error", "tag_accuracy")
+    assert made.networks[0].test_interval is not None
+    assert f"test {made.metric}" in (tmp_path / "report.html").read_text()
+
+
+def test_runs_are_compared_on_the_same_test_samples(
+    watched: tuple[Any, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = watched[0].directory
+    path = report(directory, directory)
+    assert path == Path("comparison.html")
+    assert "no difference that this data can show" in path.read_text()
+    with pytest.raises(ValueError, match="no run directory"):
+        report(directory, tmp_path)
+
+
+def test_progress_counts_the_candidates_that_there_are(tmp_path: Path) -> None:
+    """A filter leaves their number open; where they are few, they are counted."""
+    shown: list[tuple[float, float]] = []
+
+    def progress(description: str, done: float, total: float, note: str = "") -> None:
+        if description == "search":
+            shown.append((done, total))
+
+    inside = Space(block=repeat(Space(hidden=one_of(4, 8, 16)), one_of(1, 2))).where(
+        lambda arch: sum(int(value) for name, value in arch.items() if name.endswith("hidden")) <= 12
+    )
+    own = problem()
+    own.inside = inside
+    run(own, tmp_path, machine=MACHINE, progress=progress)
+    exact = sum(1 for _ in inside)
+    assert exact < 8
+    assert {total for _, total in shown} == {exact}
+    assert shown[-1] == (exact, exact)
+
+
+def test_progress_is_written_now_and_then(tmp_path: Path) -> None:
+    now = 0.0
+    seen: list[float] = []
+
+    def shown(description: str, done: float, total: float, note: str = "") -> None:
+        seen.append(done)
+
+    progress = ProgressFile(tmp_path, "supernet", shown, clock=lambda: now)
+    for step in range(1, 9):
+        now += 1.0
+        progress("supernet", step, 10)
+    assert seen == list(range(1, 9)), "what is shown stays as it was"
+    written = json.loads((tmp_path / "progress.json").read_text())
+    assert written == {"stage": "supernet", "done": 5, "total": 10, "note": "", "per_second": 1.0}
+
+
+def test_a_status_names_loss_speed_memory_and_what_is_left(tmp_path: Path) -> None:
+    def stopping(event: Event) -> None:
+        if isinstance(event, StepTaken) and event.step == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(problem(), tmp_path, machine=MACHINE, progress=silent, on_event=stopping)
+    stage = status(tmp_path).stages[0]
+    assert (stage.state, stage.kind, stage.done) == ("begun", "supernet", 16)
+    assert stage.loss is not None
+    assert math.isfinite(stage.loss)
+    assert stage.samples_per_second is not None
+    assert stage.steps_per_second == pytest.approx(stage.samples_per_second / 16)
+    assert stage.memory_mib is not None
+    lines = list(status_lines(status(tmp_path)))
+    assert "stopped" in lines[0]
+    assert "samples/s" in lines[1]
+
+
+def test_what_a_hook_raises_ends_the_run_which_then_goes_on(tmp_path: Path) -> None:
+    def failing(event: Event) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        run(problem(), tmp_path, machine=MACHINE, progress=silent, on_event=failing)
+    assert searched(tmp_path).summary["networks"]
+
+
+def test_tensorboard_gets_the_losses_and_the_scores(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(problem(), tmp_path, machine=MACHINE, progress=silent, log="tensorboard")
+    written = {}
+    for stage in ("supernet", "search", "retrain/0"):
+        events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / stage))
+        events.Reload()
+        written[stage] = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert written["supernet"]["loss"] == [19, 23]
+    assert written["search"]["score"] == list(range(len(written["search"]["score"])))
+    assert written["retrain/0"]["loss"]
+
+
+def test_weights_and_biases_are_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with logging_to("wandb", tmp_path, {"seed": 0}) as hook:
+        assert hook is not None
+        hook(CandidateScored("search", 0, 0, SPACE[0], 5.0, 0.5, 0.5))
+    known = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert list(tmp_path.glob(f"wandb/offline-run-*-{known}/run-{known}.wandb"))
+
+
+def test_mlflow_is_logged_into_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sqlalchemy")
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for number in range(2):
+        with logging_to("mlflow", tmp_path, {"seed": 0, "search": {"population": 4}}) as hook:
+            assert hook is not None
+            hook(CandidateScored("search", 0, number, SPACE[0], 5.0, 0.5, 0.5))
+    known = json.loads((tmp_path / "mlflow.json").read_text())["id"]
+    history = mlflow.MlflowClient().get_metric_history(known, "search/score")
+    assert [metric.step for metric in history] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("log", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")]
+)
+def test_a_missing_library_is_named_before_anything_starts(
+    log: Any, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(Refused, match=rf"pip install 'nasx\[{log}\]'"):
+        run(problem(task=task()), tmp_path / "run", machine=MACHINE, log=log)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(Refused, match="log must be one of tensorboard, wandb, mlflow"):
+        run(problem(task=task()), tmp_path / "run", machine=MACHINE, log="notebook")  # type: ignore[arg-type]
