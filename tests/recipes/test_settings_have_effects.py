@@ -290,7 +290,7 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
                     Path(folder),
                     stage.name,
                     inputs,
-                    progress=lambda *told: threads.add(torch.get_num_threads()),
+                    progress=lambda *counts: threads.add(torch.get_num_threads()),
                 )
                 results[stage.name] = json.loads(json.dumps(stage.work(context)))
                 found.append(results[stage.name])
