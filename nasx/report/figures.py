@@ -173,7 +173,7 @@ def candidates_over_cost(search: SearchHistory, *, metric: str = "accuracy") -> 
             axes.axvline(bound, color=MUTED, linestyle="--", linewidth=1.1, label=named)
             named = ""
     bar = figure.colorbar(colours, ax=axes, pad=0.02, aspect=30)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     bar.set_label("generation")
     axes.set_title(search.name)
@@ -211,9 +211,12 @@ def accuracy_over_cost(
             starred = star and i == 0
             value, interval = _tested(network, tested)
             assert value is not None
+            assert network.macs is not None
             colour = INK if starred else PALETTE[(i + star) % len(PALETTE)]
             if interval is not None:
-                axes.plot([network.macs] * 2, [interval.low, interval.high], color=colour, linewidth=1.1, alpha=0.7)
+                axes.plot(
+                    [network.macs, network.macs], [interval.low, interval.high], color=colour, linewidth=1.1, alpha=0.7
+                )
             axes.plot(
                 [network.macs],
                 [value],
