@@ -12,6 +12,7 @@ from functools import partial
 import timm
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import data as batches_of
@@ -244,7 +245,7 @@ def busy_seconds(work: Run, device: str) -> float:
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in found.events() or []
-        if not on_cuda or event.device_type == torch.autograd.DeviceType.CUDA
+        if not on_cuda or event.device_type == DeviceType.CUDA
     )
     return union(spans) / 1e6  # of microseconds
 

@@ -77,14 +77,17 @@ def _sections(config: type[RunConfig], shared: type[RunConfig] | None) -> Iterat
         yield _table(list(plain.items()), config)
     for name, field in config.model_fields.items():
         if _is_section(field) and not _same(name, field, shared):
-            section = field.annotation
-            assert isinstance(section, type)
-            assert issubclass(section, BaseModel)
             yield f"{'##' if shared is None else '###'} `{name}`\n"
-            same: Any = shared.model_fields[name].annotation if shared and name in shared.model_fields else None
-            known = same.model_fields if same is not None else {}
-            own = {n: f for n, f in section.model_fields.items() if n not in known or known[n].default != f.default}
-            yield _table([(f"{name}.{n}", f) for n, f in own.items()], section)
+            known = _fields(shared.model_fields[name]) if shared and name in shared.model_fields else {}
+            own = {n: f for n, f in _fields(field).items() if n not in known or known[n].default != f.default}
+            yield _table([(f"{name}.{n}", f) for n, f in own.items()], config)
+
+
+def _fields(field: FieldInfo) -> dict[str, FieldInfo]:
+    section = field.annotation
+    assert isinstance(section, type)
+    assert issubclass(section, BaseModel)
+    return section.model_fields
 
 
 def _is_section(field: FieldInfo) -> bool:

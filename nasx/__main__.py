@@ -7,7 +7,7 @@ from pathlib import Path
 import nasx
 from nasx.cli import DONE, BadInput, nearest, run_command
 from nasx.pipeline.commands import CommandLine
-from nasx.pipeline.recipe import Recipe, recipe_module, recipe_names, recipe_of
+from nasx.pipeline.recipe import recipe_module, recipe_names, recipe_of
 
 _OF_RUNS = {"status": "show how far a run is", "report": "write the report of a run again"}
 _OF_NETWORKS = {
@@ -35,8 +35,7 @@ def _run(words: list[str]) -> int:
     if command in recipe_names():
         return _line(command).main(rest)
     if command in _OF_RUNS:
-        line = CommandLine(_recipe(rest) or "", "Read runs.", _no_recipe, presets=("",), prog="nasx")
-        return line.main(words)
+        return CommandLine("nasx", "Read runs, whichever recipe they are of.", presets=("",)).main(words)
     if command in _OF_NETWORKS:
         name = _recipe(rest)
         if name in recipe_names():
@@ -62,10 +61,6 @@ def _recipe(words: Sequence[str]) -> str | None:
         if not word.startswith("-") and (name := recipe_of(Path(word))) is not None:
             return name
     return None
-
-
-def _no_recipe() -> Recipe:
-    raise ValueError("this command reads runs and needs no recipe")
 
 
 def _usage() -> str:

@@ -73,8 +73,8 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text; `3,5` and `(3,5)`
     are lists too.
     """
-    # only what is set: the rest may be fitted to the data
-    plain, fields = config.model_dump(exclude_unset=True), _paths(config)
+    # only what is set: what is left open may be fitted to the data
+    plain, fields = config.model_dump(exclude_unset=True), field_names(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -105,11 +105,11 @@ def _value(text: str) -> Any:
     return text
 
 
-def _paths(section: BaseModel, prefix: str = "") -> list[str]:
+def field_names(section: BaseModel, prefix: str = "") -> list[str]:
     """Return the names of all fields; one whose value is a mapping is a field, and no section."""
     found = []
     for key, value in section:
-        found.extend(_paths(value, f"{prefix}{key}.") if isinstance(value, BaseModel) else [prefix + key])
+        found.extend(field_names(value, f"{prefix}{key}.") if isinstance(value, BaseModel) else [prefix + key])
     return found
 
 

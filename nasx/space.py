@@ -600,7 +600,7 @@ class Space(_Node):
         """Read what `to_json` wrote; a ValueError says what does not fit."""
         space = _from_plain(json.loads(text))
         if not isinstance(space, Space):
-            raise ValueError("the JSON document holds no space")
+            raise ValueError("the JSON document holds no space; give what `Space.to_json` returned")
         return space
 
     # What all nodes do

@@ -107,12 +107,12 @@ def named_tensors(state_dict: object, *, key: str | None = None) -> StateDict:
     keys = tuple(name for name, value in state_dict.items() if isinstance(name, str) and _is_state_dict(value))
     if key is not None:
         if key not in keys:
-            raise ValueError(f"there is no state dict under key={key!r}; there are {', '.join(keys) or 'none'}")
+            raise ValueError(f"there is no state dict under key={key!r} (--key); there are {', '.join(keys) or 'none'}")
         chosen: str | None = key
     else:
         chosen = next((name for name in _PREFERRED if name in keys), keys[0] if len(keys) == 1 else None)
         if chosen is None and keys:
-            raise ValueError(f"several state dicts are there: {', '.join(keys)}; choose one with key=")
+            raise ValueError(f"several state dicts are there: {', '.join(keys)}; choose one with key= (--key)")
     tensors = state_dict if chosen is None else state_dict[chosen]
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):

@@ -109,13 +109,16 @@ def assemble(
         kept = np.setdiff1d(np.arange(len(train.names)), list(copies))
         train, seen = train.take(kept), seen.take(kept)
         if emptied := train.empty_classes():
-            raise ValueError(f"all images of the class {emptied[0]!r} in {where} are copies of test images")
+            raise ValueError(
+                f"all images of the class {emptied[0]!r} in {where} are copies of test images, so that leaks='drop' "
+                "leaves none; add others"
+            )
 
     n_val = options.val_images
     if n_val is None:
         n_val = images_to_hold_out(len(train.names), options.val_fraction)
     elif n_val == 1:
-        raise ValueError("one validation image cannot tell networks apart; hold out more with val_images")
+        raise ValueError("one validation image cannot tell networks apart; hold out more: raise val_images")
     indices = stratified_split(train.labels, n_val, options.seed, classes=train.classes)
     channels = options.channels or _channels(seen, test_seen)
     opened = partial(_open, channels=channels, options=options)

@@ -22,14 +22,15 @@ def stratified_split(
     most = int((counts - 1).sum())
     if not 0 < n_val < len(labels):
         raise ValueError(
-            f"a validation part needs 1 to {len(labels) - 1} of {len(labels)} images, but got {n_val} (val_images)"
+            f"1 to {len(labels) - 1:,} of {len(labels):,} training images can be held out for validation, but got "
+            f"{n_val:,}; change val_images or val_fraction"
         )
     if n_val > most:
         first = int(np.argmin(counts))
         name = repr(classes[present[first]]) if classes else str(present[first])
         raise ValueError(
             f"{n_val} validation images of {len(labels)} leave some class no training image, such as {name} "
-            f"({counts[first]} images); hold out {most} at most (val_images)"
+            f"({counts[first]} images); hold out {most} at most, by val_images or val_fraction"
         )
     shares = _largest_remainder(counts, n_val)
     while (excess := int(np.maximum(shares - (counts - 1), 0).sum())) > 0:

@@ -93,7 +93,9 @@ def ordered_classes(names: list[str], order: ClassOrder) -> tuple[str, ...]:
     if order == "text":
         return tuple(sorted(names))
     if wrong := [name for name in names if not name.isdecimal()]:
-        raise ValueError(f"class_order='number' needs class folders called by numbers, but got {wrong[0]!r}")
+        raise ValueError(
+            f"class_order='number' needs class folders called by numbers, but got {wrong[0]!r}; leave it out"
+        )
     return tuple(sorted(names, key=lambda name: (int(name), name)))
 
 

@@ -11,10 +11,11 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json, run_command
+from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, field_names, pick, print_json, run_command
 from nasx.pipeline.loggers import LOGS
 
 if TYPE_CHECKING:
@@ -33,31 +34,28 @@ _BROKEN_NAMED = 10  # broken images that are named
 
 
 class CommandLine:
-    """A recipe's command line; `load` imports the recipe, which is not done for `--help`.
+    """A recipe's command line, for the package that it lies in, whose module `problem` is imported once it is needed.
 
-    `configure` adds options that choose a configuration, `choose` applies them, and `prog` is what the command line is
-    called in its help. Exit statuses are those of `nasx.cli`.
+    `configure` adds options that choose a configuration, `choose` applies them. Exit statuses are those of `nasx.cli`.
     """
 
     def __init__(
         self,
-        name: str,
+        package: str,
         description: str,
-        load: "Callable[[], Recipe]",
         *,
         presets: Sequence[str],
-        prog: str | None = None,
         configure: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
         choose: Callable[[Any, argparse.Namespace], Any] = lambda config, options: config,
     ) -> None:
-        self.name, self.load, self.presets = name, load, presets
+        self.package, self.name, self.presets = package, package.rpartition(".")[2], presets
         self.written = ""
         """The command line that is being run, as it could be typed."""
         self._configure, self._choose = configure, choose
-        self.parser = argparse.ArgumentParser(prog=prog or f"nasx {name}", description=description)
+        self.parser = argparse.ArgumentParser(prog=program(package), description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
         run = self.configured("run", self._run, "start a search, or continue the one in the run directory")
-        run.add_argument("--run-dir", type=Path, help=f"default: runs/{name}-PRESET-seedSEED and the like")
+        run.add_argument("--run-dir", type=Path, help=f"default: runs/{self.name}-PRESET-seedSEED and the like")
         run.add_argument(
             "--deterministic", action="store_true", help="the same bits each time on CUDA too, more slowly"
         )
@@ -120,10 +118,11 @@ class CommandLine:
     def recipe(self) -> "Recipe":
         """Return the recipe, imported; BadInput says which extra is missing."""
         with bad_input():
-            return self.load()
+            found: Recipe = import_module(f"{self.package}.problem").RECIPE
+            return found
 
-    def config(self, options: argparse.Namespace) -> Any:
-        """Return the configuration that the options choose."""
+    def config(self, options: argparse.Namespace, more: Sequence[str] = ()) -> Any:
+        """Return the configuration that the options choose, with some more settings; BadInput says what is wrong."""
         recipe = self.recipe()
         for setting in options.set:
             if setting.startswith("preset="):
@@ -136,7 +135,9 @@ class CommandLine:
         config = self._choose(config, options)
         if options.seed is not None:
             config = config.model_copy(update={"seed": options.seed})
-        return apply_settings(config, options.set)
+        config = apply_settings(config, [*options.set, *more])
+        refuse_unused(options.set, config.unused())
+        return config
 
     def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
         """Return the images that the options name, with remarks about them on standard error."""
@@ -164,7 +165,7 @@ class CommandLine:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
         if len(broken) > _BROKEN_NAMED:
             errors.print(f"and {len(broken) - _BROKEN_NAMED} more broken training images")
-        for remark in task.dataset.remarks:
+        for remark in task.remarks:
             errors.print(remark, soft_wrap=True, markup=False)
         return task
 
@@ -184,6 +185,7 @@ class CommandLine:
         task = self.task(options, config)
         with bad_input(), Console(stderr=True).status("counting architectures"):
             problem = (make or self.recipe().problem)(config, task)
+            refuse_unused(options.set, unread(problem))
             problem.check()
         return problem
 
@@ -285,7 +287,7 @@ class CommandLine:
 
         if options.n < 1:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
-        config = apply_settings(self.config(options), [f"trust.n={options.n}"])
+        config = self.config(options, [f"trust.n={options.n}"])
         problem = self.problem(options, config)
         problem = problem.with_stages(up_to_trust(problem.stages()))
         if not problem.stages():
@@ -346,10 +348,35 @@ class CommandLine:
             return recipe.fit(folder_facts(options.data.resolve()))
 
 
-def program(package: str | None) -> str:
-    """Return how the recipe of a package is called: `nasx NAME` where it is installed, else by its module."""
-    library, _, name = (package or "").rpartition(".")
-    return f"nasx {name}" if library == "nasx.recipes" else f"python -m {package}"
+def program(package: str) -> str:
+    """Return what calls a package's command line: `nasx NAME` for an installed recipe, else the module."""
+    library, _, name = package.rpartition(".")
+    return f"nasx {name}" if library == "nasx.recipes" else "nasx" if package == "nasx" else f"python -m {package}"
+
+
+def refuse_unused(settings: Sequence[str], unused: Mapping[str, str]) -> None:
+    """Refuse, as BadInput, settings of fields that have no effect; `unused` says why they have none."""
+    for setting in settings:
+        name = setting.partition("=")[0]
+        if name in unused:
+            raise BadInput(f"{name} has no effect, because {unused[name]}; remove --set {setting}")
+
+
+def unread(problem: "Problem[Any]") -> dict[str, str]:
+    """Return the fields that none of a problem's stages reads, and why."""
+    kinds = {stage.kind for stage in problem.stages()}
+    read_elsewhere = {"top_k", "eval_batch_size"}  # how many networks are trained, and how all are scored
+    sections = {
+        "supernet": (problem.config.supernet, set[str](), "no supernet is trained"),
+        "search": (problem.config.search, read_elsewhere, "nothing is searched"),
+    }
+    return {
+        f"{section}.{field}": why
+        for section, (values, kept, why) in sections.items()
+        if section not in kinds
+        for field in field_names(values)
+        if field not in kept
+    }
 
 
 def attempt(work: Callable[[], Result], where: str) -> Result | None:

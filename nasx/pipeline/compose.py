@@ -18,10 +18,11 @@ from nasx.pipeline.stages import (
 )
 
 
-def search_stages(problem: Problem[Any]) -> list[RunStage]:
-    """Return the stages of a search of one level: supernet, search, retraining, comparison."""
-    level = Searched(lambda inputs: problem.inside)
-    return [*level_stages(problem, "", level), *final_stages(problem, {"searched": Pick("retrain")})]
+def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
+    """Return the stages of a search of one level, which may have a name: supernet, search, retraining, comparison."""
+    searched = Searched(lambda inputs: problem.inside)
+    found = {"searched": Pick(joined(level, "retrain"))}
+    return [*level_stages(problem, level, searched), *final_stages(problem, found)]
 
 
 def level_stages(

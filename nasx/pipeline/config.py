@@ -1,5 +1,7 @@
 """The settings of a run, as typed values in sections; recipes add sections of their own."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -41,7 +43,7 @@ def _known_method(method: Any) -> Any:
     if not known:
         raise ValueError(
             f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher or a function that "
-            "makes one"
+            "returns one"
         )
     return method
 
@@ -58,24 +60,45 @@ What makes one is called as `method(architectures, seed=...)`.
 """
 
 
+def with_settings_named(message: str, section: str, arguments: Sequence[str]) -> str:
+    """Return a message about arguments of the library with the names of the settings that they come from."""
+    return re.sub(rf"(?<![\w.])({'|'.join(arguments)})(?![\w.])", rf"{section}.\1", message)
+
+
 class Section(BaseModel):
     """A part of a configuration: immutable, without unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def unused(self) -> dict[str, str]:
+        """Return the fields that have no effect beside the values of others, and why; those of sections by path."""
+        sections = {name: value for name, value in self if isinstance(value, Section)}
+        return {f"{name}.{field}": why for name, value in sections.items() for field, why in value.unused().items()}
+
 
 class Data(Section):
     """The images of a run: the embedded digits, a folder in ImageNet's layout, tar shards, or a Hugging Face folder."""
 
-    source: Literal["digits", "folder", "shards", "hf"] = "folder"
-    image_size: PositiveInt = 224
-    channels: Literal[1, 3] | None = Field(None, description="grey or colour; None: as the images are")
-    class_order: Literal["text", "number"] = Field("text", description="of class folders: by text, or 2 before 10")
-    val_images: PositiveInt | None = Field(None, description="held out of train for the search; None: a fraction")
-    val_fraction: Rate = 0.1
-    mean: tuple[float, ...] | None = Field(None, description="of each channel of images in 0..1; None: measured")
-    std: tuple[PositiveFloat, ...] | None = Field(None, description="the same of the standard deviation")
-    leaks: Literal["refuse", "drop", "allow"] = Field("refuse", description="what to do with copies of test images")
+    source: Literal["digits", "folder", "shards", "hf"] = Field("folder", description="where images come from")
+    image_size: PositiveInt = Field(224, description="height and width in pixels that images are resized to")
+    channels: Literal[1, 3] | None = Field(None, description="1 for grey, 3 for colour; none: as the images are")
+    class_order: Literal["text", "number"] = Field(
+        "text", description="order of class folders: by name, or by number (2 before 10)"
+    )
+    val_images: PositiveInt | None = Field(
+        None, description="number of training images held out for the search; none: `val_fraction` of them"
+    )
+    val_fraction: Rate = Field(
+        0.1, description="share of the training images held out for the search, where `val_images` is not set"
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="mean of each channel, for pixels in 0..1; none: measured on the training images"
+    )
+    std: tuple[PositiveFloat, ...] | None = Field(None, description="standard deviation of each channel, as `mean`")
+    leaks: Literal["refuse", "drop", "allow"] = Field(
+        "refuse",
+        description="what to do about training images that are copies of test images: stop, drop them, or keep them",
+    )
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> "Data":
@@ -95,6 +118,12 @@ class Data(Section):
             )
         return self
 
+    def unused(self) -> dict[str, str]:
+        """Return what the source, or another field, leaves no effect to."""
+        if self.source == "digits":
+            return dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
+        return {} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"}
+
     @property
     def expected_channels(self) -> int:
         """Channels of an image, where none has been read: those that are set, else what the source mostly has."""
@@ -104,14 +133,20 @@ class Data(Section):
 class Augmentation(Section):
     """Random changes of each training image (`nasx.data.Augment`); the last three are for photographs only."""
 
-    pad_crop: int = Field(0, ge=0, description="pixels of padding around each image for random crops")
-    flip: bool = False
+    pad_crop: int = Field(0, ge=0, description="padding around each image before a random crop, in pixels")
+    flip: bool = Field(False, description="mirror half of the images")
     erase: Rate = Field(0.0, description="probability of random erasing")
-    rotate: float = Field(0.0, ge=0, le=180, description="degrees either way")
-    zoom: Rate = 0.0
-    resized_crop: tuple[Share, Share] | None = Field(None, description="share of the area, such as [0.08, 1]")
-    auto_augment: str | None = Field(None, description="timm's spelling, such as rand-m9-mstd0.5-inc1")
-    color_jitter: float = Field(0.0, ge=0)
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation either way, in degrees")
+    zoom: Rate = Field(0.0, description="largest enlargement or reduction, as a share of the size")
+    resized_crop: tuple[Share, Share] | None = Field(
+        None, description="smallest and largest share of the area that a crop has, such as [0.08, 1]"
+    )
+    auto_augment: str | None = Field(
+        None, description="RandAugment or AutoAugment in timm's spelling, such as rand-m9-mstd0.5-inc1"
+    )
+    color_jitter: float = Field(
+        0.0, ge=0, description="strength of random brightness, contrast and saturation, as in timm"
+    )
 
     def crops_and_flips(self) -> "Augmentation":
         """Return the same without erasing, rotation, zoom and RandAugment: what SPOS recalibrates with."""
@@ -123,35 +158,43 @@ class Training(Section):
 
     section: ClassVar[str]
 
-    epochs: PositiveFloat
-    batch_size: PositiveInt = 1024
-    lr: PositiveFloat
-    final_lr: float = Field(0.0, ge=0)
-    warmup_lr: float = Field(0.0, ge=0)
-    warmup_epochs: float = Field(0, ge=0)
+    epochs: PositiveFloat = Field(description="length of the training, in epochs")
+    batch_size: PositiveInt = Field(1024, description="samples a step, over all devices")
+    lr: PositiveFloat = Field(description="highest learning rate")
+    final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_lr: float = Field(0.0, ge=0, description="learning rate at the start of the warm-up")
+    warmup_epochs: float = Field(0, ge=0, description="length of the linear warm-up, in epochs")
     schedule: Literal["step", "epoch"] = Field(
         "step",
-        description="a new rate at every step, the cosine after the warm-up; epoch: at every epoch, the warm-up inside "
-        "the cosine, as timm has it",
+        description="when the rate changes: at every step, with the cosine after the warm-up; or at every epoch, "
+        "with the warm-up inside the cosine (timm)",
     )
-    weight_decay: float = Field(0.0, ge=0)
-    drop_path: Rate = 0.0
-    label_smoothing: Rate = 0.1
-    clip_norm: PositiveFloat | None = None
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
-    mix_group: PositiveInt | None = Field(None, description="samples that share one draw of mixup; None: the batch")
-    repeats: PositiveInt = Field(1, description="repeated augmentation: copies of a sample in a row of batches")
+    weight_decay: float = Field(0.0, ge=0, description="strength of weight decay")
+    drop_path: Rate = Field(
+        0.0, description="probability of stochastic depth in the last block; earlier blocks have less"
+    )
+    label_smoothing: Rate = Field(0.1, description="share of each target that is spread over all classes")
+    clip_norm: PositiveFloat | None = Field(None, description="largest norm of the gradient; none: no clipping")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: no mixup")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: no CutMix")
+    mix_group: PositiveInt | None = Field(
+        None, description="samples that share one draw of mixup or CutMix; none: the whole batch"
+    )
+    repeats: PositiveInt = Field(
+        1, description="repeated augmentation: how often each image comes in a row, each time with its own augmentation"
+    )
     batch_norm_group: PositiveInt | None = Field(
-        None, description="samples whose BatchNorm statistics are computed together; None: the batch"
+        None, description="samples whose BatchNorm statistics are computed together; none: the whole batch"
     )
     teacher: str | None = Field(
-        None, description="timm:NAME=WEIGHTS.safetensors, or the folder of an exported network; None: no teacher"
+        None, description="timm:NAME=WEIGHTS.safetensors, or the folder of an exported network; none: no distillation"
     )
-    distillation: Literal["soft", "hard"] = Field("soft", description="of the teacher's probabilities, or its choice")
-    distillation_weight: Share = Field(0.5, description="of the loss, the share that the teacher gives")
-    distillation_temperature: PositiveFloat = Field(1.0, description="of soft distillation")
-    augment: Augmentation = Augmentation()
+    distillation: Literal["soft", "hard"] = Field(
+        "soft", description="learn the teacher's probabilities (soft) or its predicted class (hard)"
+    )
+    distillation_weight: Share = Field(0.5, description="share of the loss that comes from the teacher")
+    distillation_temperature: PositiveFloat = Field(1.0, description="temperature of soft distillation")
+    augment: Augmentation = Field(Augmentation(), description="random changes of training images")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -172,6 +215,18 @@ class Training(Section):
                 f"{self.distillation_temperature:g}; leave it out"
             )
         return self
+
+    def unused(self) -> dict[str, str]:
+        """Return what is of a teacher, of mixed samples or of a warm-up, where there is none."""
+        at, found = self.section, dict[str, str]()
+        if self.teacher is None:
+            of_teacher = ("distillation", "distillation_weight", "distillation_temperature")
+            found |= dict.fromkeys(of_teacher, f"there is no {at}.teacher")
+        if not self.mixes:
+            found["mix_group"] = f"{at}.mixup and {at}.cutmix are 0"
+        if not self.warmup_epochs:
+            found["warmup_lr"] = f"{at}.warmup_epochs is 0"
+        return found
 
     @property
     def mixes(self) -> bool:
@@ -200,16 +255,30 @@ class SupernetTraining(Training):
 
     section = "supernet"
 
-    paths: Literal["uniform", "architectures", "budget", "stratified", "sandwich", "fair"] = "uniform"
-    strata: PositiveInt = Field(8, description="bins of the cost; of stratified only")
-    reduction: Literal["mean", "sum"] = Field("mean", description="of the gradients of a step's paths")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    decay: Literal["all", "matrices"] = Field(
-        "all", description="which parameters SGD's weight decay reaches; SPOS's: those of more than one dimension"
+    paths: Literal["uniform", "architectures", "budget", "stratified", "sandwich", "fair"] = Field(
+        "uniform", description="which networks a step trains; see [searching](searching.md#which-networks-train)"
     )
-    epochs: PositiveFloat = 100
-    lr: PositiveFloat = 0.2
-    weight_decay: float = Field(1e-4, ge=0)
+    strata: PositiveInt = Field(8, description="number of cost bins, for `paths=stratified`")
+    reduction: Literal["mean", "sum"] = Field("mean", description="how the gradients of a step's networks are combined")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimizer of the supernet")
+    decay: Literal["all", "matrices"] = Field(
+        "all",
+        description="which parameters SGD's weight decay applies to: all, or those of more than one dimension (SPOS)",
+    )
+    epochs: PositiveFloat = Field(100, description="length of the training, in epochs")
+    lr: PositiveFloat = Field(0.2, description="highest learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="strength of weight decay")
+
+    def unused(self) -> dict[str, str]:
+        """Return what is of other paths, or of another optimizer."""
+        found = super().unused()
+        if self.paths != "stratified":
+            found["strata"] = f"supernet.paths is {self.paths}, not stratified"
+        if self.paths not in ("sandwich", "fair"):
+            found["reduction"] = f"supernet.paths is {self.paths}, of which a step has one"
+        if self.optimizer == "adamw":
+            found["decay"] = "supernet.optimizer is adamw, which never decays vectors"
+        return found
 
 
 class Search(Section):
@@ -220,24 +289,43 @@ class Search(Section):
     (`nasx.search.race`).
     """
 
-    method: SearchMethod = "evolution"
-    population: PositiveInt = 50
-    generations: PositiveInt = 20
-    parents: PositiveInt = 10
+    method: SearchMethod = Field("evolution", description="how candidates are proposed")
+    population: PositiveInt = Field(50, description="candidates of a generation")
+    generations: PositiveInt = Field(20, description="number of generations")
+    parents: PositiveInt = Field(10, description="best candidates from which the next generation is bred")
     mutation_probability: Share | dict[str, Share] = Field(
-        0.1, description='of each gene, or by patterns of names, such as {"embed_dim": 0.2, "block.*.*": 0.4}'
+        0.1,
+        description="probability that a choice is drawn again: one number, or a mapping from name pattern to number, "
+        'such as {"embed_dim": 0.2, "block.*.*": 0.4}; the most specific pattern wins',
     )
-    top_k: PositiveInt = 5
-    recalibration_batches: int = Field(200, ge=0, description="0 for networks without BatchNorm")
-    recalibration_batch_size: PositiveInt = 128
+    top_k: PositiveInt = Field(5, description="best candidates that are retrained")
+    recalibration_batches: int = Field(
+        200, ge=0, description="batches from which a candidate's BatchNorm statistics are recomputed; 0: none"
+    )
+    recalibration_batch_size: PositiveInt = Field(
+        128, description="samples of a batch from which BatchNorm statistics are recomputed"
+    )
     recalibration_augment: Augmentation | None = Field(
-        None, description="of the images that statistics are recomputed from; None: the supernet's crops and flips"
+        None, description="augmentation of those batches; none: the supernet's crops and flips"
     )
-    eval_batch_size: PositiveInt = 512
+    eval_batch_size: PositiveInt = Field(512, description="validation samples scored at once; no effect on the score")
     racing_error: Rate = Field(
         0.05,
-        description="how likely racing may cost the best of a generation 0.1 points; 0 scores all on all images",
+        description="probability, for each generation, that racing lowers the mean accuracy of the best by more than "
+        "0.1 points; 0: no racing",
     )
+
+    def unused(self) -> dict[str, str]:
+        """Return what is of another method, or of recalibration where there is none."""
+        found: dict[str, str] = {}
+        if self.method in ("random", "pareto", "local"):
+            found["parents"] = f"search.method is {self.method}, not evolution"
+        if self.method in ("random", "local"):
+            found["mutation_probability"] = f"search.method is {self.method}, not evolution or pareto"
+        if not self.recalibration_batches:
+            of_it = ("recalibration_batch_size", "recalibration_augment")
+            found |= dict.fromkeys(of_it, "search.recalibration_batches is 0")
+        return found
 
 
 class Trust(Section):
@@ -255,6 +343,10 @@ class Trust(Section):
             )
         return n
 
+    def unused(self) -> dict[str, str]:
+        """Return what has no effect where no ranking is judged."""
+        return {} if self.n else {"seeds": "trust.n is 0"}
+
 
 class Retraining(Training):
     """Training from scratch, DeiT's recipe.
@@ -265,36 +357,58 @@ class Retraining(Training):
 
     section = "retrain"
 
-    method: Literal["top", "halving"] = "top"
-    start: PositiveInt = Field(16, description="networks that halving starts with")
-    epochs: PositiveFloat = 300
-    lr: PositiveFloat = 1e-3
-    final_lr: float = Field(1e-5, ge=0)
-    warmup_lr: float = Field(1e-6, ge=0)
-    warmup_epochs: float = Field(5, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    drop_path: Rate = 0.1
-    clip_norm: PositiveFloat | None = 1.0
-    mixup: float = Field(0.8, ge=0)
-    cutmix: float = Field(1.0, ge=0)
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of an average of the weights")
-    keep: Literal["ema", "raw", "better"] = Field(
-        "better", description="which weights are kept where there is an average: better on validation by default"
+    method: Literal["top", "halving"] = Field(
+        "top",
+        description="`top` trains the `search.top_k` best to the end; `halving` starts with `retrain.start` and "
+        "stops the worse half again and again",
     )
-    refit: bool = Field(False, description="train what was chosen again, on training and validation samples together")
+    start: PositiveInt = Field(16, description="networks that halving starts with")
+    epochs: PositiveFloat = Field(300, description="length of the training, in epochs")
+    lr: PositiveFloat = Field(1e-3, description="highest learning rate")
+    final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the cosine")
+    warmup_lr: float = Field(1e-6, ge=0, description="learning rate at the start of the warm-up")
+    warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
+    weight_decay: float = Field(0.05, ge=0, description="strength of weight decay")
+    drop_path: Rate = Field(
+        0.1, description="probability of stochastic depth in the last block; earlier blocks have less"
+    )
+    clip_norm: PositiveFloat | None = Field(1.0, description="largest norm of the gradient; none: no clipping")
+    mixup: float = Field(0.8, ge=0, description="alpha of mixup; 0: no mixup")
+    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix; 0: no CutMix")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="decay of an exponential moving average of the weights; none: no average",
+    )
+    keep: Literal["ema", "raw", "better"] = Field(
+        "better",
+        description="which weights are kept where there is an average: the average, the plain ones, or the better on "
+        "validation",
+    )
+    refit: bool = Field(
+        False, description="train the chosen network once more, on training and validation samples together"
+    )
     compile: bool | Literal["auto"] = Field(
         "auto",
         description="run blocks through torch.compile; auto: on CUDA, where a training is long enough to gain from it",
     )
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of halving, or of an average of the weights, where there is none."""
+        found = super().unused()
+        if self.method != "halving":
+            found["start"] = f"retrain.method is {self.method}, not halving"
+        if self.ema is None:
+            found["keep"] = "there is no retrain.ema"
+        return found
+
 
 class CostBounds(Section):
     """Bounds on further costs, beside the one that a budget is about; None leaves a cost open."""
 
-    macs_at_most: Amount | None = None
-    params_at_most: Amount | None = None
-    latency: str | None = Field(None, description="a table that the command `latency` has written")
-    latency_at_most: Amount | None = Field(None, description="microseconds of a batch, by that table")
+    macs_at_most: Amount | None = Field(None, description="most MACs of a network")
+    params_at_most: Amount | None = Field(None, description="most parameters of a network")
+    latency: str | None = Field(None, description="file of a latency table, as the command `latency` writes it")
+    latency_at_most: Amount | None = Field(None, description="most microseconds for a batch, by that table")
 
     @model_validator(mode="after")
     def _table_and_bound(self) -> "CostBounds":
@@ -318,7 +432,10 @@ class CostBounds(Section):
         if self.latency is not None:
             from nasx.latency import Latency
 
-            table = Latency.load(self.latency, measured_elsewhere=True)  # measured where the network is to run
+            try:
+                table = Latency.load(self.latency, measured_elsewhere=True)  # measured where the network is to run
+            except (OSError, ValueError) as error:
+                raise ValueError(f"budget.latency cannot be read: {error}") from error
             found.append(Budget(table, at_most=self.latency_at_most, names=("", "budget.latency_at_most")))
         return found
 
@@ -326,9 +443,9 @@ class CostBounds(Section):
 class Budgets(CostBounds):
     """Bounds on the network, both inclusive; None leaves a side open."""
 
-    cost: Literal["macs", "params"] = "macs"
-    at_least: Amount | None = None
-    at_most: Amount | None = None
+    cost: Literal["macs", "params"] = Field("macs", description="what `at_least` and `at_most` bound")
+    at_least: Amount | None = Field(None, description="lower bound, inclusive; none: open")
+    at_most: Amount | None = Field(None, description="upper bound, inclusive; none: open")
 
     def budgets(self, macs: Cost, params: Cost) -> list[Budget]:
         """Return the budgets: that of the chosen cost first, then those of others."""
@@ -340,17 +457,17 @@ class Budgets(CostBounds):
 class RunConfig(Section):
     """What the runs of all recipes have in common; a recipe's own configuration adds its sections."""
 
-    preset: str = "custom"
-    seed: int = Field(0, ge=0)
-    threads: PositiveInt = Field(2, description="CPU threads of supernet training and search; decides the last bits")
+    preset: str = Field("custom", description="name of the preset that the settings started from")
+    seed: int = Field(0, ge=0, description="seed of splits, trainings and searches")
+    threads: PositiveInt = Field(2, description="CPU threads; the last bits of a result depend on it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what networks compute in; auto: bfloat16 on CUDA devices that have it, else float32"
     )
-    data: Data = Data()
-    supernet: SupernetTraining = SupernetTraining()
-    search: Search = Search()
-    trust: Trust = Trust()
-    retrain: Retraining = Retraining()
+    data: Data = Field(Data(), description="the images")
+    supernet: SupernetTraining = Field(SupernetTraining(), description="training of the supernet")
+    search: Search = Field(Search(), description="the search")
+    trust: Trust = Field(Trust(), description="the check of the supernet's ranking")
+    retrain: Retraining = Field(Retraining(), description="training of the best candidates from scratch")
 
     @property
     def run_words(self) -> tuple[str, ...]:

@@ -240,9 +240,9 @@ def plan(
 ) -> dict[str, Any]:
     """Return what `plan` prints, as JSON values; `time_limit` in hours."""
     if devices < 1:
-        raise ValueError(f"a run needs at least one device, but got {devices}")
+        raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
     if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"a time limit is a number of hours above 0, but got {time_limit}")
+        raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
     document = {**sizes(problem), "devices": devices}
     measure = Measure(problem, machine or Machine.from_environment(), devices, timing, on_timing)
     found = [_warned(estimate, time_limit) for estimate in estimates(measure)]

@@ -1,6 +1,5 @@
 """The classification of images: embedded digits, folders in ImageNet's layout, tar shards, Hugging Face tables."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +31,7 @@ from nasx.data import (
 from nasx.data.broken import refuse_broken
 from nasx.data.dataset import Indices
 from nasx.data.walk import class_folders, ordered_classes, walk_classes
-from nasx.pipeline.config import Data, RunConfig, Training
+from nasx.pipeline.config import Augmentation, Data, RunConfig, Training, with_settings_named
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.samples import Steps
 from nasx.pipeline.task import BaseTask, PartName
@@ -45,6 +44,9 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "shards": load_shards,
     "hf": load_hf_folder,
 }
+
+_ARGUMENTS = ("val_images", "val_fraction", "leaks", "class_order")
+"""Of those functions, what messages name and settings are called too."""
 
 
 class ImageTask(BaseTask):
@@ -74,6 +76,11 @@ class ImageTask(BaseTask):
         if self.data.mean is not None and self.data.std is not None:
             return self.data.mean, self.data.std
         return channel_statistics(self.dataset.train)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of the images."""
+        return tuple(with_settings_named(remark, "data", _ARGUMENTS) for remark in self.dataset.remarks)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -112,6 +119,14 @@ class ImageTask(BaseTask):
             repeats=training.repeats,
             workers=workers,
         )
+
+    def check(self, training: Training) -> None:
+        """Refuse what the images cannot be augmented or mixed by."""
+        try:
+            self.train_batches(training, seed=0)
+        except ValueError as error:
+            named = with_settings_named(str(error), f"{training.section}.augment", tuple(Augmentation.model_fields))
+            raise ValueError(with_settings_named(named, training.section, tuple(Training.model_fields))) from error
 
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
         """Return training batches that are cropped and flipped, but neither mixed nor erased (SPOS)."""
@@ -196,7 +211,7 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
         order = {"class_order": data.class_order} if data.source == "folder" else {}
         try:
             dataset = _LOADERS[data.source](
-                _folder(source.path),
+                _folder(source.path, data),
                 image_size=data.image_size,
                 seed=source.seed,
                 channels=data.channels,
@@ -211,7 +226,7 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
         except ValueError as error:
             if type(error) is not ValueError:
                 raise
-            raise ValueError(re.sub(r"(?<![\w.])(val_images|val_fraction)", r"data.\1", str(error))) from error
+            raise ValueError(with_settings_named(str(error), "data", _ARGUMENTS)) from error
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
     if data.mean is not None and len(data.mean) != dataset.channels:
@@ -222,9 +237,10 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
     return dataset
 
 
-def _folder(path: Path | None) -> Path:
+def _folder(path: Path | None, data: Data) -> Path:
     if path is None:
-        raise ValueError("data.source reads images from a folder: give --data DIR with train/ and test/ or val/")
+        holding = " with train/ and test/ or val/" if data.source == "folder" else ""
+        raise ValueError(f"data.source={data.source} reads images from a folder; give --data DIR{holding}")
     return path
 
 
@@ -257,7 +273,7 @@ def class_names(source: ImageSource) -> tuple[str, ...]:
         return load_digits(seed=0).classes
     if source.data.source != "folder":
         return load_images(source).dataset.classes
-    root = _folder(source.path)
+    root = _folder(source.path, source.data)
     for part in ("train", "test", "val"):
         if (root / part).is_dir() and (found := class_folders(root / part)):
             return ordered_classes(list(found), source.data.class_order)
@@ -300,7 +316,7 @@ def held_out_images(
         dataset = load_images(ImageSource(asked, 0, path, Machine(image_memory_gib=max_bytes / 2**30))).dataset
         return HeldOutImages(dataset.open_test(), dataset.classes, dataset.remarks)
     found = load_test_folder(
-        _folder(path),
+        _folder(path, data),
         image_size=image_size,
         classes=classes,
         channels=1 if channels == 1 else 3,

@@ -203,8 +203,8 @@ class NetworkCommands:
             from nasx.arch import Arch
             from nasx.pipeline.export_formats import write_safetensors
             from nasx.pipeline.exported import ExportedModel
+            from nasx.pipeline.presets import IMAGENET_MEAN, IMAGENET_STD
             from nasx.pipeline.recipe import ImportOptions, as_sentence
-            from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD
             from nasx.weights import read_state_dict
 
             recipe = self.line.recipe()
@@ -238,7 +238,7 @@ class NetworkCommands:
             from nasx.verify import verify
 
             if (options.run is None) == (options.arch is None):
-                raise ValueError("name either a run directory or --arch, one of both")
+                raise ValueError("name a run directory or --arch, not both")
             recipe = self.line.recipe()
             if options.run:
                 run = read_run(options.run, recipe.name)
@@ -373,7 +373,7 @@ class NetworkCommands:
 
         recipe = self.line.recipe()
         if (options.run is None) == (options.weights is None):
-            raise ValueError("name either a run directory or --weights, one of both")
+            raise ValueError("name a run directory or --weights, not both")
         if options.arch is None:
             if options.preset or options.set:
                 given = "--preset" if options.preset else "--set"

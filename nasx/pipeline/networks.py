@@ -232,7 +232,9 @@ def write_scores(path: Path, scores: NDArray[np.float64]) -> None:
 
 def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
     """Write a network's weights, the first rank of a group, and return the SHA-256 of the file."""
-    content = save({name: tensor.cpu().contiguous() for name, tensor in own_tensors(network).items()})
+    # copies, because parts of one tensor may not be written as they are
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in own_tensors(network).items()}
+    content = save(tensors)
     if group.first:
         write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()

@@ -15,6 +15,13 @@ def supernet_paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost 
     Strata are bins of the cost that the search is bounded by, between the bounds. A ValueError says why a space has no
     such paths.
     """
+    try:
+        return _paths(config, archs, cost, seed)
+    except ValueError as error:
+        raise ValueError(f"supernet.paths={config.paths} does not fit this space: {error}") from error
+
+
+def _paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost | None, seed: int) -> Paths:
     space = archs.space
     match config.paths:
         case "uniform":
@@ -24,22 +31,22 @@ def supernet_paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost 
         case "budget":
             return UniformArchPaths(archs, seed)
         case "stratified":
-            cost = _additive(cost, config.paths)
+            cost = _additive(cost)
             reach = attainable(space, cost)
             bounds = next((budget for budget in archs.budgets if budget.cost == cost), Budget(cost))
             low = max(reach.low, math.ceil(bounds.lower)) if math.isfinite(bounds.lower) else reach.low
             high = min(reach.high, math.floor(bounds.upper)) if math.isfinite(bounds.upper) else reach.high
             return StratifiedPaths(space, cost, config.strata, seed, at_least=low, at_most=high)
         case "sandwich":
-            return SandwichPaths(space, _additive(cost, config.paths), seed)
+            return SandwichPaths(space, _additive(cost), seed)
         case "fair":
             return FairPaths(space, seed)
 
 
-def _additive(cost: AdditiveCost | None, paths: str) -> AdditiveCost:
+def _additive(cost: AdditiveCost | None) -> AdditiveCost:
     if cost is None:
         raise ValueError(
-            f"supernet.paths={paths} needs a cost that adds up over the parts of a network, which this space's do not; "
-            "choose uniform, architectures or budget"
+            "they need a cost that adds up over the parts of a network, which none of its costs does; choose uniform, "
+            "architectures or budget"
         )
     return cost

@@ -199,7 +199,10 @@ class Problem(Generic[Configured]):
         if training.section not in self._opened or self._opened[training.section][0] != training.teacher:
             from nasx.pipeline.teachers import open_teacher
 
-            opened = (self._open_teacher or open_teacher)(training.teacher, self)
+            try:
+                opened = (self._open_teacher or open_teacher)(training.teacher, self)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{training.section}.teacher: {error}") from error
             self._opened[training.section] = training.teacher, opened
         return self._opened[training.section][1]
 
@@ -290,12 +293,13 @@ class Problem(Generic[Configured]):
             if training.mixes and training.batch_size % 2:
                 raise ValueError(
                     f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
-                    f"{training.batch_size}"
+                    f"{training.batch_size}; write {training.batch_size + 1}"
                 )
+            self.task.check(training)
         if val < FEWEST_VALIDATION:
             raise ValueError(
-                f"there are {val} validation samples, on which no network can be chosen; {FEWEST_VALIDATION} are the "
-                "least, and a hundred the first that mean something"
+                f"{val} validation samples are too few to choose a network by; hold out at least {FEWEST_VALIDATION}, "
+                "better a hundred and more, with data.val_images or data.val_fraction (`val_fraction` of a Task)"
             )
 
     def _check_patterns(self) -> None:

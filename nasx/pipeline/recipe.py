@@ -54,7 +54,6 @@ class Recipe:
     - `read_official(state, options)` reads published weights.
     - `alone(config, task, arch)` is the problem of training a network outside the space, None for others.
     - `blocks(vit, batch_size)` builds what latencies are measured of.
-    - `register_with_timm()` lets `timm.create_model` build the recipe's networks, and returns the name to ask it for.
     """
 
     name: str
@@ -73,7 +72,11 @@ class Recipe:
     free: Sequence[str] = ()
     """Changes of the settings that leave every network of the space alone: what training one network takes."""
     blocks: "Callable[[Any, int], Blocks] | None" = None
-    register_with_timm: "Callable[[], str] | None" = None
+
+    def register_with_timm(self) -> str:
+        """Let `timm.create_model` build the recipe's networks, by its module `timm`; return the name to ask it for."""
+        recipe_module(self.name, "timm")
+        return f"nasx_{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

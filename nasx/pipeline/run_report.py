@@ -177,7 +177,8 @@ def compared(directories: Sequence[Path]) -> list[ComparedRun]:
     readers = [RunReader(directory) for directory in directories]
     found = []
     for name, run in zip(names, readers, strict=True):
-        made, difference = report_of(run.directory), None
+        made = report_of(run.directory)
+        difference = None
         if run is not readers[0] and _same_test(readers[0], run):
             difference = _difference(run, _first(run), readers[0], _first(readers[0]))
         found.append(ComparedRun(name, made, difference))
@@ -367,9 +368,9 @@ def _incidents(run: RunReader) -> Iterator[str]:
         if record.get("event") == "changed":
             for field, (before, after) in record["config"].items():
                 yield f"{field.removeprefix('config.')} was changed from {before} to {after} on the way."
-    for stage in status(run.directory).stages:
-        if stage.state == "failed":
-            yield f"{stage.name} failed: {stage.note}"
+    for seen in status(run.directory).stages:
+        if seen.state == "failed":
+            yield f"{seen.name} failed: {seen.note}"
 
 
 def _command(run: RunReader, starts: Sequence[Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nasx.arch import Arch
 from nasx.cost import Cost
-from nasx.pipeline.config import SEARCHER_NAMES, Search
+from nasx.pipeline.config import SEARCHER_NAMES, Search, with_settings_named
 from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch
 from nasx.search.pareto import nondominated_ranks
 from nasx.space import ArchSet
@@ -32,7 +32,17 @@ class AskTell(Protocol):
 
 
 def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:
-    """Return the searcher that a configuration asks for, over some architectures."""
+    """Return the searcher that a configuration asks for, over some architectures; a ValueError names the settings."""
+    try:
+        return _searcher(config, archs, costs, seed)
+    except ValueError as error:
+        named = ("mutation_probability", "population", "generations", "parents", "mutations", "crossovers")
+        raise ValueError(
+            f"search.method={config.method}: {with_settings_named(str(error), 'search', named)}"
+        ) from error
+
+
+def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:
     method, evaluations = config.method, config.population * config.generations
     match method:
         case "evolution":
@@ -63,7 +73,8 @@ def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: i
     made: AskTell = method(archs, seed=seed)
     if missing := [name for name in SEARCHER_NAMES if not hasattr(made, name)]:
         raise ValueError(
-            f"search.method made a {type(made).__name__}, which has no `{missing[0]}`; see SearcherContract"
+            f"search.method made a {type(made).__name__}, which has no `{missing[0]}`; see "
+            "nasx.testing.SearcherContract"
         )
     return made
 

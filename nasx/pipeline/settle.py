@@ -29,6 +29,8 @@ def settle(config: Configured, task: BaseTask, problem: "Problem[Any]") -> Confi
     from nasx.pipeline.images import ImageTask
 
     changes: dict[str, Any] = {"data": _data(config, task.data if isinstance(task, ImageTask) else None)}
+    if config.preset == FITTED:
+        _refuse_unused(config, problem)
     for training in (config.supernet, config.retrain):
         settled = _without_inert(training, task, problem)
         if config.preset == FITTED:
@@ -66,6 +68,19 @@ def _data(config: RunConfig, images: Data | None) -> Data:
                 "image task; set it in one place"
             )
     return images
+
+
+def _refuse_unused(config: RunConfig, problem: "Problem[Any]") -> None:
+    """Refuse what somebody set without effect; presets set many fields, for whatever else is chosen."""
+    for path, why in config.unused().items():
+        *sections, field = path.split(".")
+        section: Any = config
+        for name in sections:
+            section = getattr(section, name)
+        value = getattr(section, field)
+        taught = field.startswith("distillation") and problem.teacher_of(section) is not None
+        if field in section.model_fields_set and value != type(section).model_fields[field].default and not taught:
+            raise ValueError(f"{path}={value!r} has no effect, because {why}; remove it")
 
 
 def _without_inert(training: Training, task: BaseTask, problem: "Problem[Any]") -> Training:

@@ -249,7 +249,9 @@ class SearchStage(RunStage):
             while not searcher.done:
                 asked, generation = list(searcher.ask()), rows[-1]["generation"] + 1 if rows else 0
                 if not asked:
-                    raise ValueError("search.method asked for no candidate although it is not done")
+                    raise ValueError(
+                        "search.method asked for no candidate, but its `done` is false; return candidates, or be done"
+                    )
                 best = best_of(rows, 1)
                 note = f"best {best[0]['score']:.4f}" if best else "no score yet"
 

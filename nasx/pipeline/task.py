@@ -55,6 +55,9 @@ class BaseTask(ABC):
         `with_validation` adds the validation samples to the training samples.
         """
 
+    def check(self, training: Training) -> None:  # noqa: B027 - not every task refuses something
+        """Refuse settings of a training that its batches cannot be made with; a ValueError names them."""
+
     @abstractmethod
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
         """Return the training batches that BatchNorm statistics are recomputed from."""

@@ -5,19 +5,18 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from nasx.arch import Arch
 from nasx.cost import Budget, Cost
 from nasx.nn import ImageConfig
-from nasx.pipeline.config import RunConfig, Section
+from nasx.pipeline.config import RunConfig, Section, with_settings_named
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Configured = TypeVar("Configured", bound="ViTRunConfig")
 
@@ -25,14 +24,31 @@ Configured = TypeVar("Configured", bound="ViTRunConfig")
 class ViTModel(Section):
     """What all networks of a run share; the fields that a recipe's ViT config has are the ViT config's."""
 
-    patch_size: PositiveInt = 16
-    init_std: PositiveFloat = 0.02
+    patch_size: PositiveInt = Field(16, description="height and width of a patch, in pixels")
+    init_std: PositiveFloat = Field(0.02, description="standard deviation of initial weights")
+
+
+class HeadedModel(ViTModel):
+    """What all networks share where their blocks have one width and one number of heads."""
+
+    embed_dim: PositiveInt = Field(192, description="width of all networks, in channels")
+    num_heads: PositiveInt = Field(3, description="heads of every block, global and local together")
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            fitting = -(-self.embed_dim // self.num_heads) * self.num_heads
+            raise ValueError(
+                f"model.embed_dim must be a multiple of model.num_heads, but got {self.embed_dim} and "
+                f"{self.num_heads}; write model.embed_dim={fitting}"
+            )
+        return self
 
 
 class ViTRunConfig(RunConfig):
     """The settings of a run of vision transformers."""
 
-    model: ViTModel = ViTModel()
+    model: ViTModel = Field(ViTModel(), description="sizes that all networks share")
     vit_type: ClassVar[type[ImageConfig]]
 
     @model_validator(mode="after")
@@ -62,7 +78,8 @@ class ViTRunConfig(RunConfig):
 class ViTProblem(Problem[Configured]):
     """A search of vision transformers of one size, which are built by `build(vit, arch, drop_path=, init_std=)`.
 
-    `supernet(space, vit, drop_path=, init_std=)` returns a supernet, `macs(vit)` and `params(vit)` the costs.
+    `supernet(space, vit, drop_path=, init_std=)` returns a supernet, `macs` and `params` are the costs. `one_block` is
+    the space of one block, of which every network is built before a run, because sizes may not divide.
     """
 
     def __init__(
@@ -79,9 +96,12 @@ class ViTProblem(Problem[Configured]):
         budget: Sequence[Budget],
         baselines: Mapping[str, Baseline],
         draw: Callable[[Arch], Sequence[BlockDrawing]],
+        one_block: Space | None = None,
         **more: Any,
     ) -> None:
         self.vit, self.images = vit, task
+        if one_block is not None:
+            more["check"] = partial(check_sizes, partial(build, vit), one_block)
         init_std = config.model.init_std
 
         def supernet_of(make: Any, space: Space) -> nn.Module:
@@ -105,3 +125,14 @@ class ViTProblem(Problem[Configured]):
     def vit_settings(self) -> dict[str, Any]:
         """`vit` as JSON values, from which a network can be built again."""
         return asdict(self.vit)
+
+
+def check_sizes(build: Callable[[Arch], nn.Module], space: Space) -> None:
+    """Build every network of a space, without computing; a ValueError says which setting's sizes do not divide."""
+    names = sorted({name.rpartition(".")[2] for name, _ in space.walk()})
+    with torch.device("meta"):
+        for arch in space:
+            try:
+                build(arch)
+            except ValueError as error:
+                raise ValueError(with_settings_named(str(error), "space", names)) from error

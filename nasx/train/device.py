@@ -41,8 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ValueError(
-                f"the device {name!r} was asked for, but this machine or this PyTorch cannot use it: "
-                f"{str(error).splitlines()[0]}"
+                f"the device {name!r} was asked for, but this machine or this PyTorch has none; write cpu, cuda or auto"
             ) from error
     return device
 

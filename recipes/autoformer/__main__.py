@@ -2,22 +2,12 @@
 
 import sys
 
-from nasx.pipeline.commands import CommandLine, program
+from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
-from nasx.pipeline.recipe import Recipe
-
-
-def _load() -> Recipe:
-    from .problem import RECIPE
-
-    return RECIPE
-
 
 LINE = CommandLine(
-    "autoformer",
+    __package__,
     "Search the sizes of a vision transformer.",
-    _load,
-    prog=program(__package__),
     presets=("digits", "autoformer-tiny", "autoformer-small", "autoformer-base"),
 )
 NetworkCommands(LINE, ())

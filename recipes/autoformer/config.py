@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
-from nasx.pipeline.config import Augmentation, Budgets, Data, Retraining, Search, Section, SupernetTraining
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
+from nasx.pipeline import presets
+from nasx.pipeline.config import Budgets, Retraining, Search, Section, SupernetTraining
+from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
 from .model import AutoFormerConfig
 from .space import (
@@ -24,15 +25,15 @@ class Model(ViTModel):
     """What all networks share; the supernet may be wider than any network that is searched."""
 
     supernet_dim: PositiveInt | None = Field(None, description="width of the supernet; None: the widest searched")
-    head_dim: PositiveInt = 64
+    head_dim: PositiveInt = Field(64, description="channels of an attention head")
     max_offset: PositiveInt = Field(14, description="relative positions further apart than this count as this far")
-    relative_positions: bool = True
+    relative_positions: bool = Field(True, description="whether keys and values get relative positions")
 
 
 class ParamBudgets(Budgets):
     """Bounds on the network, both inclusive; None leaves a side open. The paper bounds parameters."""
 
-    cost: Literal["macs", "params"] = "params"
+    cost: Literal["macs", "params"] = Field("params", description="what `at_least` and `at_most` bound")
 
 
 class Finetuning(Section):
@@ -41,10 +42,10 @@ class Finetuning(Section):
     The rate falls as a cosine from `lr` to `final_lr`, after the warm-up.
     """
 
-    epochs: PositiveFloat = 40
-    lr: PositiveFloat = 1e-5
-    final_lr: float = Field(0.0, ge=0)
-    warmup_epochs: float = Field(5, ge=0)
+    epochs: PositiveFloat = Field(40, description="length of the fine-tuning, in epochs")
+    lr: PositiveFloat = Field(1e-5, description="highest learning rate")
+    final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Finetuning":
@@ -60,10 +61,12 @@ class Config(ViTRunConfig):
     """A run of the AutoFormer recipe."""
 
     vit_type = AutoFormerConfig
-    model: Model = Model()
-    space: AutoFormerSpace = AutoFormerSpace()
-    budget: ParamBudgets = ParamBudgets()
-    finetune: Finetuning = Finetuning()
+    model: Model = Field(Model(), description="sizes that all networks share")
+    space: AutoFormerSpace = Field(AutoFormerSpace(), description="what is searched")
+    budget: ParamBudgets = Field(ParamBudgets(), description="bounds on the network")
+    finetune: Finetuning = Field(
+        Finetuning(), description="fine-tuning of the best candidates with the supernet's weights"
+    )
 
     @model_validator(mode="after")
     def _widest_is_inside(self) -> "Config":
@@ -75,6 +78,18 @@ class Config(ViTRunConfig):
             )
         return self
 
+    def unused(self) -> dict[str, str]:
+        """Return what is of BatchNorm, which AutoFormer's networks do not have, or of what is switched off."""
+        found = super().unused()
+        of_batch_norm = (
+            *("supernet.batch_norm_group", "retrain.batch_norm_group", "search.recalibration_batches"),
+            *("search.recalibration_batch_size", "search.recalibration_augment"),
+        )
+        found |= dict.fromkeys(of_batch_norm, "AutoFormer's networks have no BatchNorm")
+        if not self.model.relative_positions:
+            found["model.max_offset"] = "model.relative_positions is false"
+        return found
+
     def finetuning(self) -> Retraining:
         """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
         return self.retrain.model_copy(update=self.finetune.model_dump())
@@ -83,7 +98,7 @@ class Config(ViTRunConfig):
 DIGITS = Config(
     preset="digits",
     threads=1,
-    data=Data(source="digits", image_size=8, val_fraction=0.2),
+    data=presets.DIGITS,
     model=Model(patch_size=2, head_dim=8, max_offset=3, init_std=0.1),
     space=AutoFormerSpace(embed_dim=(24, 32, 40), depth=(3, 4, 5), num_heads=(2, 3, 4), mlp_ratio=(2, 3, 4)),
     budget=ParamBudgets(at_least=25e3, at_most=50e3),
@@ -95,7 +110,6 @@ DIGITS = Config(
     finetune=Finetuning(epochs=5, lr=3e-4, warmup_epochs=0),
 )
 
-_DEIT = Augmentation(resized_crop=(0.08, 1.0), flip=True, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 _SEARCH = Search(  # the paper's text; its code has the two probabilities the other way round
     mutation_probability={"embed_dim": 0.2, "block.count": 0.2, "block.*.*": 0.4},
     recalibration_batches=0,
@@ -107,7 +121,7 @@ def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float,
     return Config(
         preset=name,
         model=Model(supernet_dim=int(supernet["embed_dim"])),
-        data=Data(image_size=224, val_images=10_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        data=presets.imagenet(val_images=10_000),
         space=axes,
         budget=ParamBudgets(at_least=at_least, at_most=at_most),
         supernet=SupernetTraining(
@@ -124,10 +138,17 @@ def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float,
             mixup=0.8,
             cutmix=1.0,
             repeats=3,
-            augment=_DEIT,
+            augment=presets.DEIT_AUGMENT,
         ),
         search=_SEARCH,
-        retrain=Retraining(epochs=500, warmup_epochs=20, schedule="epoch", clip_norm=None, repeats=3, augment=_DEIT),
+        retrain=Retraining(
+            epochs=500,
+            warmup_epochs=20,
+            schedule="epoch",
+            clip_norm=None,
+            repeats=3,
+            augment=presets.DEIT_AUGMENT,
+        ),
     )
 
 

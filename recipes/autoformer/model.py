@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,10 @@ def hidden_width(embed_dim: int, choices: Mapping[str, Value]) -> int:
     """Return the hidden width of a block's feed-forward, at least 1."""
     hidden = int(embed_dim * float(choices["mlp_ratio"]))
     if hidden < 1:
-        raise ValueError(f"mlp_ratio {choices['mlp_ratio']} leaves no hidden width at width {embed_dim}")
+        raise ValueError(
+            f"mlp_ratio must leave a hidden width of at least 1 of {embed_dim}, but got {choices['mlp_ratio']}; "
+            "raise it"
+        )
     return hidden
 
 
@@ -120,24 +124,15 @@ def build(
     num_classes: int = 1000,
     image_size: int = 224,
     *,
-    patch_size: int = 16,
-    in_channels: int = 3,
-    head_dim: int = 64,
-    max_offset: int = 14,
-    relative_positions: bool = True,
     drop_path: float = 0.0,
     init_std: float = 0.02,
+    **sizes: Any,
 ) -> AutoFormer:
-    """Return the network of an architecture with fresh weights; the defaults are the paper's on ImageNet."""
-    vit = AutoFormerConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        head_dim=head_dim,
-        max_offset=max_offset,
-        relative_positions=relative_positions,
-    )
+    """Return the network of an architecture with fresh weights; the defaults are the paper's on ImageNet.
+
+    `sizes` are other fields of `AutoFormerConfig`, such as `patch_size`.
+    """
+    vit = AutoFormerConfig(num_classes=num_classes, image_size=image_size, **sizes)
     return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from nasx import Arch, Space, one_of
 from nasx.nn import Supernet
+from nasx.pipeline.recipe import Imported, ImportOptions
 from nasx.space import Repeat
 from nasx.weights import Shapes, fit_weights, named_tensors, ratio_of
 
@@ -43,6 +44,17 @@ def load_supernet(state_dict: Mapping[str, Any]) -> Supernet:
             weights[name] = torch.cat([weight[third::3] for third in range(3)])
     supernet.load_state_dict(weights)
     return supernet
+
+
+def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
+    """Return the network of an architecture with the weights of a published supernet."""
+    if options.arch is None:
+        raise ValueError("the file holds a supernet, of which every network is a slice; name one with --arch FILE")
+    supernet = load_supernet(state)
+    assert isinstance(supernet, Supernet)
+    network = supernet.extract(supernet.space.canonical(options.arch)).eval()
+    vit = supernet.make.args[0]  # type: ignore[attr-defined]
+    return Imported(network, options.arch, vit, ("A slice of a published supernet of AutoFormer.",))
 
 
 def infer_supernet(state_dict: Mapping[str, Any]) -> tuple[AutoFormerConfig, Arch]:

@@ -1,17 +1,16 @@
 """What an AutoFormer run searches: one space of widths, depths, heads and MLP ratios, inside one budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from nasx import Arch, Space
-from nasx.nn import Supernet
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, Recipe
+from nasx.pipeline.recipe import Recipe
 from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
@@ -19,7 +18,7 @@ from nasx.report import BlockDrawing
 from .config import PRESETS, Config
 from .cost import Macs, Params
 from .model import AutoFormerConfig, build_in
-from .official import load_supernet
+from .official import read_official
 from .space import AutoFormerSpace, uniform
 from .supernet import supernet
 
@@ -44,6 +43,7 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         budget=config.budget.budgets(macs, params),
         baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
         draw=partial(drawings, max(axes.num_heads)),
+        one_block=axes.model_copy(update={"depth": (1,)}).space(),
         describe=lambda arch: {"embed_dim": arch["embed_dim"]},
         stages=autoformer_stages,
         name="autoformer",
@@ -93,24 +93,6 @@ def drawings(most_heads: int, arch: Arch) -> Sequence[BlockDrawing]:
     ]
 
 
-def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
-    """Return the network of an architecture with the weights of a published supernet."""
-    if options.arch is None:
-        raise ValueError("the file holds a supernet, of which every network is a slice; name one with --arch FILE")
-    supernet = load_supernet(state)
-    assert isinstance(supernet, Supernet)
-    network = supernet.extract(supernet.space.canonical(options.arch)).eval()
-    vit = supernet.make.args[0]  # type: ignore[attr-defined]
-    return Imported(network, options.arch, vit, ("A slice of a published supernet of AutoFormer.",))
-
-
-def register_with_timm() -> str:
-    """Let timm build the networks of this recipe, and return the name to ask it for."""
-    from . import timm  # which takes its time
-
-    return timm.nasx_autoformer.__name__
-
-
 RECIPE = Recipe(
     name="autoformer",
     title="AutoFormer",
@@ -121,5 +103,4 @@ RECIPE = Recipe(
     build=build_in,
     read_official=read_official,
     free=("budget.at_least=null", "budget.at_most=null"),
-    register_with_timm=register_with_timm,
 )

@@ -1,6 +1,6 @@
 """AutoFormer's search spaces (paper, table 1), and the networks that their supernets are slices of."""
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.pipeline.config import Section
@@ -13,10 +13,12 @@ class AutoFormerSpace(Section):
     `space` of the settings; defaults are AutoFormer-Tiny's.
     """
 
-    embed_dim: tuple[PositiveInt, ...] = (192, 216, 240)
-    depth: tuple[PositiveInt, ...] = (12, 13, 14)
-    num_heads: tuple[PositiveInt, ...] = (3, 4)
-    mlp_ratio: tuple[PositiveFloat, ...] = (3.5, 4)
+    embed_dim: tuple[PositiveInt, ...] = Field((192, 216, 240), description="widths of the network, in channels")
+    depth: tuple[PositiveInt, ...] = Field((12, 13, 14), description="numbers of blocks")
+    num_heads: tuple[PositiveInt, ...] = Field((3, 4), description="numbers of attention heads of a block")
+    mlp_ratio: tuple[PositiveFloat, ...] = Field(
+        (3.5, 4), description="hidden width of a block's MLP over the network's width"
+    )
 
     def space(self) -> Space:
         """Return the space of these axes."""

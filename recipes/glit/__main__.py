@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nasx.cli import DONE, bad_input, pick, print_json
-from nasx.pipeline.commands import CommandLine, program
+from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
-from nasx.pipeline.recipe import Recipe
 
 METHODS = ("hierarchical", "spos", "random")
-
-
-def _load() -> Recipe:
-    from .problem import RECIPE
-
-    return RECIPE
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +41,8 @@ def _heatmaps(options: argparse.Namespace) -> int:
 
 
 LINE = CommandLine(
-    "glit",
+    __package__,
     "Search a GLiT network.",
-    _load,
-    prog=program(__package__),
     presets=("digits", "cifar10", "folder", "glit-tiny", "glit-small", "glit-base"),
     configure=_configure,
     choose=_choose,

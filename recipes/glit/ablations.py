@@ -395,7 +395,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
     except ValueError:
         seeds = ()
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds are different whole numbers from 0 on, such as 0,1,2, but got {text!r}")
+        raise ValueError(f"--seeds takes different whole numbers from 0 on, such as 0,1,2, but got {text!r}")
     return seeds
 
 
@@ -405,7 +405,7 @@ def command(line: CommandLine, options: argparse.Namespace) -> int:
     if options.method is not None:
         raise BadInput("the rows of a table choose their methods; remove --method")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("a table runs in one process, a network beside the other; start it without torchrun")
+        raise BadInput("a table starts the processes that it needs itself; start it without torchrun")
     config = line.config(options)
     data = options.data.resolve() if options.data else None
     run_dir = options.run_dir or Path("runs") / f"glit-ablations-{config.preset}"

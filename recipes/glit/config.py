@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from nasx.pipeline import presets
 from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
-from nasx.pipeline.vit import IMAGENET_MEAN, IMAGENET_STD, ViTModel, ViTRunConfig
+from nasx.pipeline.vit import HeadedModel, ViTRunConfig
 
 from .cost import Macs
 from .model import GLiTConfig
@@ -19,22 +20,24 @@ Method = Literal["hierarchical", "spos", "random"]
 METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
 
-class Model(ViTModel):
+class Model(HeadedModel):
     """The sizes that all networks share, and how the supernet holds its candidates."""
 
-    embed_dim: PositiveInt = 192
-    num_heads: PositiveInt = 3
-    sharing: Literal["separate", "entangled"] = "separate"
+    sharing: Literal["separate", "entangled"] = Field(
+        "separate", description="whether the supernet keeps weights per candidate, or slices of one tensor"
+    )
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
 
 class Budgets(CostBounds):
     """Bounds per stage, both inclusive; None leaves a side open."""
 
-    cost: Literal["macs", "paper_macs"] = "macs"
-    heads_at_most: Amount | None = None
-    details_at_least: Amount | None = None
-    details_at_most: Amount | None = None
+    cost: Literal["macs", "paper_macs"] = Field(
+        "macs", description="how MACs are counted: exactly, or by the paper's formula"
+    )
+    heads_at_most: Amount | None = Field(None, description="most MACs of a network in stage one")
+    details_at_least: Amount | None = Field(None, description="fewest MACs of a network in stage two")
+    details_at_most: Amount | None = Field(None, description="most MACs of a network in stage two")
 
     @model_validator(mode="after")
     def _counts_of_macs(self) -> "Budgets":
@@ -51,10 +54,13 @@ class Config(ViTRunConfig):
     """A run of the GLiT recipe."""
 
     vit_type = GLiTConfig
-    method: Method = "hierarchical"
-    model: Model = Model()
-    space: SpaceConfig = SpaceConfig()
-    budget: Budgets = Budgets()
+    method: Method = Field(
+        "hierarchical",
+        description="hierarchical: heads, then details; spos: all at once; random: networks drawn from the budget",
+    )
+    model: Model = Field(Model(), description="sizes that all networks share")
+    space: SpaceConfig = Field(SpaceConfig(), description="what is searched")
+    budget: Budgets = Field(Budgets(), description="bounds on the network, for each stage")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -65,25 +71,32 @@ class Config(ViTRunConfig):
                 f"space.global_heads must lie in 0..{model.num_heads}, which is model.num_heads, but got "
                 f"{list(self.space.global_heads)}; write {list(range(0, model.num_heads + 1, third))}"
             )
-        if model.embed_dim % model.num_heads:
-            fitting = -(-model.embed_dim // model.num_heads) * model.num_heads
-            raise ValueError(
-                f"model.embed_dim must be a multiple of model.num_heads, but got {model.embed_dim} and "
-                f"{model.num_heads}; write model.embed_dim={fitting}"
-            )
         if self.data.image_size % model.patch_size:
             return self  # refused with the fields of all recipes
         grid, patches = self.vit().grid, self.vit().patches
         reach = 2 * grid - 1
         if self.space.locality == "conv2d" and max(self.space.kernel_size) > reach:
             raise ValueError(
-                f"space.kernel_size reaches every patch of the grid {grid} x {grid} with {reach}, but got "
-                f"{max(self.space.kernel_size)}; the paper's are space.kernel_size=[3,5,7], space.held_kernel_size=5"
+                f"space.kernel_size must be at most {reach}, which reaches all of {grid} x {grid} patches, but got "
+                f"{max(self.space.kernel_size)}; write space.kernel_size=[3,5,7] and space.held_kernel_size=5, as in "
+                "the paper"
             )
         for window in self.space.window if self.space.locality == "window" else ():
             if patches % window:
-                raise ValueError(f"space.window must divide the {patches} patches, but got {window}")
+                raise ValueError(
+                    f"space.window must divide the {patches} patches, but got {window}; write "
+                    f"{[size for size in range(2, patches) if patches % size == 0]}"
+                )
         return self
+
+    def unused(self) -> dict[str, str]:
+        """Return what has no effect with this method and this kind of locality."""
+        found = super().unused()
+        if self.method != "hierarchical":
+            found["budget.heads_at_most"] = f"method is {self.method}, which has no level of heads"
+        of_others = ("kernel_size", "expansion") if self.space.locality == "window" else ("window",)
+        why = f"space.locality is {self.space.locality}"
+        return found | {f"space.{prefix}{name}": why for name in of_others for prefix in ("", "held_")}
 
     @property
     def run_words(self) -> tuple[str, ...]:
@@ -108,26 +121,13 @@ class Config(ViTRunConfig):
 DIGITS = Config(
     preset="digits",
     threads=1,  # a second thread gains nothing on networks this small
-    data=Data(source="digits", image_size=8, val_fraction=0.2),
+    data=presets.DIGITS,
     model=Model(patch_size=2, embed_dim=36, init_std=0.2),
     space=SpaceConfig(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
     budget=Budgets(heads_at_most=1.35e6, details_at_least=0.9e6, details_at_most=1.35e6),
-    supernet=SupernetTraining(
-        optimizer="adamw", epochs=25, batch_size=64, lr=1e-2, weight_decay=0.05, warmup_epochs=2, clip_norm=1.0
-    ),
-    search=Search(
-        population=20, generations=6, parents=8, top_k=2, recalibration_batches=2, recalibration_batch_size=256
-    ),
-    retrain=Retraining(
-        epochs=32,
-        batch_size=64,
-        lr=5e-3,
-        warmup_epochs=3,
-        drop_path=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        augment=Augmentation(pad_crop=1),
-    ),
+    supernet=presets.DIGITS_SUPERNET,
+    search=presets.DIGITS_SEARCH,
+    retrain=presets.DIGITS_RETRAIN,
 )
 
 CIFAR10 = Config(
@@ -159,11 +159,10 @@ def imagenet(
     Where the paper refers to SPOS or DeiT, the values are theirs. Stage one, whose details are held at large ones, and
     the last stage have the same bound, from above alone: the paper states no other.
     """
-    crops = Augmentation(resized_crop=(0.08, 1.0), flip=True)
     batch_size = 1024
     return Config(
         preset=preset,
-        data=Data(image_size=224, val_images=50_000, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        data=presets.imagenet(),
         model=Model(embed_dim=embed_dim, num_heads=num_heads, init_std=0.02),
         space=SpaceConfig(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
@@ -176,7 +175,7 @@ def imagenet(
             weight_decay=1e-4,
             label_smoothing=0.1,
             batch_norm_group=256,  # a process of the released code has as many
-            augment=crops,
+            augment=presets.CROPS,
         ),
         search=Search(
             population=50,
@@ -206,8 +205,7 @@ def imagenet(
             mix_group=256,  # four processes, each with a draw of its own
             batch_norm_group=256,
             refit=True,  # the released training knows no validation images
-            # DeiT's colour jitter of 0.4 does nothing: timm leaves it out beside RandAugment
-            augment=crops.model_copy(update={"auto_augment": "rand-m9-mstd0.5-inc1", "erase": 0.25}),
+            augment=presets.DEIT_AUGMENT,
         ),
     )
 

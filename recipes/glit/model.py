@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class GLiTConfig(ViTConfig):
         inner = self.channels(heads) * qkv_ratio
         if inner < 1 or inner != int(inner) or int(inner) % heads:
             raise ValueError(
-                f"qkv_ratio {qkv_ratio} gives {heads} heads of width {self.embed_dim} no whole inner width"
+                f"qkv_ratio must give each of {heads} heads, {self.channels(heads)} channels together, a whole inner "
+                f"width, but got {qkv_ratio}; write 1, or another ratio that does"
             )
         return int(inner)
 
@@ -51,7 +52,9 @@ class GLiTConfig(ViTConfig):
         """Return the hidden width of the feed-forward, at least 1."""
         hidden = int(self.embed_dim * mlp_ratio)
         if hidden < 1:
-            raise ValueError(f"mlp_ratio {mlp_ratio} leaves no hidden width at width {self.embed_dim}; give at least 1")
+            raise ValueError(
+                f"mlp_ratio must leave a hidden width of at least 1 of {self.embed_dim}, but got {mlp_ratio}; raise it"
+            )
         return hidden
 
 
@@ -90,7 +93,7 @@ class BlockChoices(NamedTuple):
                     "take GLiTSpace of this locality"
                 )
             if windows and vit.patches % c.window:
-                raise ValueError(f"a window must divide the {vit.patches} patches, but got {c.window}")
+                raise ValueError(f"window must divide the {vit.patches} patches, but got {c.window}")
         return c
 
 
@@ -187,24 +190,15 @@ def build(
     num_classes: int = 1000,
     image_size: int = 224,
     *,
-    patch_size: int = 16,
-    in_channels: int = 3,
-    embed_dim: int = 192,
-    num_heads: int = 3,
-    variant: Variant = OFFICIAL,
     drop_path: float = 0.0,
     init_std: float = 0.02,
+    **sizes: Any,
 ) -> GLiT:
-    """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet."""
-    vit = GLiTConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        variant=variant,
-    )
+    """Return the network of an architecture with fresh weights; the defaults are GLiT-Tiny's on ImageNet.
+
+    `sizes` are other fields of `GLiTConfig`: `patch_size`, `in_channels`, `embed_dim`, `num_heads`, `variant`.
+    """
+    vit = GLiTConfig(num_classes=num_classes, image_size=image_size, **sizes)
     return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasx import Arch
+from nasx.pipeline.recipe import Imported, ImportOptions, as_sentence
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
 
 from .model import GLiT, GLiTConfig, build_in
@@ -72,6 +73,22 @@ def load_deit(
     state = named_tensors(state_dict)
     vit, arch = infer_deit(state, num_heads, note=note)
     return _load(state, vit, arch, lambda name: name, num_classes, image_size, seed)
+
+
+def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
+    """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
+    glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
+    remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
+    load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
+    vit, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
+    network = load(
+        state, vit.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
+    )
+    if network.vit.num_classes != vit.num_classes:
+        remarks.append(f"The head for {network.vit.num_classes} classes is new and not trained.")
+    if network.vit.image_size != vit.image_size:
+        remarks.append(f"Positions are interpolated from images of {vit.image_size} pixels.")
+    return Imported(network, arch, network.vit, tuple(remarks))
 
 
 def infer_glit(

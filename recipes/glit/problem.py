@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from nasx import Arch, Budget
@@ -16,7 +15,7 @@ from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
+from nasx.pipeline.recipe import KnownNetwork, Recipe
 from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 
@@ -24,7 +23,7 @@ from .config import PRESETS, TINY, Budgets, Config, fit
 from .cost import Macs, PaperMacs, Params
 from .latency import GLiTBlocks
 from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, GLiTConfig, build_in
-from .official import infer_deit, infer_glit, load_deit, load_glit
+from .official import read_official
 from .picture import block_drawings
 from .space import GLiTSpace, details_space, heads_space, reduced, same_heads, table2
 from .supernet import supernet
@@ -95,7 +94,7 @@ def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         draw=partial(block_drawings, num_heads=config.model.num_heads),
         describe=describe,
         stages=partial(glit_stages, levels),
-        check=partial(check_blocks, vit, axes),
+        one_block=table2(axes.with_blocks(1)),
         name="glit",
         title="GLiT",
         drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
@@ -137,13 +136,6 @@ def random_stage(problem: Problem[Any]) -> RunStage:
     return RetrainStage("random/retrain", archs=tuple(archs))
 
 
-def check_blocks(vit: GLiTConfig, axes: GLiTSpace) -> None:
-    """Refuse widths that do not divide, without computing: every block of the space is built once."""
-    with torch.device("meta"):
-        for block in table2(axes.with_blocks(1)):
-            build_in(vit, block)
-
-
 def vit_of(settings: Mapping[str, Any]) -> ImageConfig:
     """Return the config that exported settings describe; timm's networks have an `ImageConfig`."""
     if "variant" not in settings:
@@ -158,22 +150,6 @@ def build(vit: Any, arch: Arch, *, drop_path: float = 0.0) -> nn.Module:
     from . import timm_problem
 
     return timm_problem.build_in(vit, arch, drop_path=drop_path)
-
-
-def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
-    """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
-    glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
-    remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
-    load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
-    vit, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
-    network = load(
-        state, vit.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
-    )
-    if network.vit.num_classes != vit.num_classes:
-        remarks.append(f"The head for {network.vit.num_classes} classes is new and not trained.")
-    if network.vit.image_size != vit.image_size:
-        remarks.append(f"Positions are interpolated from images of {vit.image_size} pixels.")
-    return Imported(network, arch, network.vit, tuple(remarks))
 
 
 def alone(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Config] | None:
@@ -192,13 +168,6 @@ def foreign(name: str) -> Arch | None:
     from .timm_problem import timm_arch
 
     return timm_arch(name)
-
-
-def register_with_timm() -> str:
-    """Let timm build the networks of this recipe, and return the name to ask it for."""
-    from . import timm  # which takes its time
-
-    return timm.nasx_glit.__name__
 
 
 RECIPE = Recipe(
@@ -226,5 +195,4 @@ RECIPE = Recipe(
         "budget.details_at_most=null",
     ),
     blocks=GLiTBlocks,
-    register_with_timm=register_with_timm,
 )

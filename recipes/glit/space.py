@@ -23,19 +23,29 @@ class SpaceConfig(Section):
     takes their place, and `qkv_ratio` is that of all heads. Defaults are GLiT-Tiny's.
     """
 
-    blocks: PositiveInt = 12
+    blocks: PositiveInt = Field(12, description="number of blocks")
     locality: Locality = Field("conv1d", description="what the local heads are: conv1d, conv2d or window (table 6)")
-    global_heads: tuple[int, ...] = (0, 1, 2, 3)
-    kernel_size: tuple[PositiveInt, ...] = (17, 31, 45)
-    expansion: tuple[PositiveInt, ...] = (1, 2, 4)
+    global_heads: tuple[int, ...] = Field(
+        (0, 1, 2, 3), description="numbers of attention heads of a block; its other heads are local"
+    )
+    kernel_size: tuple[PositiveInt, ...] = Field(
+        (17, 31, 45), description="kernel sizes of the local convolution, odd, in tokens"
+    )
+    expansion: tuple[PositiveInt, ...] = Field(
+        (1, 2, 4), description="hidden width of the local convolution over its input"
+    )
     window: tuple[PositiveInt, ...] = Field((14, 28, 49), description="patches that see each other; of window only")
-    qkv_ratio: tuple[Number, ...] = (0.5, 1.0, 2.0)
-    mlp_ratio: tuple[Number, ...] = (2, 4, 6)
-    held_kernel_size: PositiveInt = 31
-    held_expansion: PositiveInt = 4
-    held_window: PositiveInt = 28
-    held_qkv_ratio: Number = 1.0
-    held_mlp_ratio: Number = 4
+    qkv_ratio: tuple[Number, ...] = Field(
+        (0.5, 1.0, 2.0), description="width of queries, keys and values over that of the heads"
+    )
+    mlp_ratio: tuple[Number, ...] = Field(
+        (2, 4, 6), description="hidden width of a block's MLP over the network's width"
+    )
+    held_kernel_size: PositiveInt = Field(31, description="`kernel_size` while stage one searches the heads")
+    held_expansion: PositiveInt = Field(4, description="`expansion` in stage one")
+    held_window: PositiveInt = Field(28, description="`window` in stage one")
+    held_qkv_ratio: Number = Field(1.0, description="`qkv_ratio` in stage one")
+    held_mlp_ratio: Number = Field(4, description="`mlp_ratio` in stage one")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -38,7 +38,7 @@ def to_tokens(image: Tensor) -> Tensor:
 def squeezed_width(hidden: int, reduction: int) -> int:
     """Return the width inside squeeze-excitation, at least 1."""
     if not 1 <= reduction <= hidden:
-        raise ValueError(f"a reduction must be from 1 to the hidden width {hidden}, but got {reduction}")
+        raise ValueError(f"reduction must be from 1 to the hidden width {hidden}, but got {reduction}; lower it")
     return hidden // reduction
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,10 @@ class FFNChoices(NamedTuple):
         """Return the choices of one part of an architecture."""
         hidden = int(vit.embed_dim * float(part["mlp_ratio"]))
         if hidden < 1:
-            raise ValueError(f"mlp_ratio {part['mlp_ratio']} leaves no hidden width at width {vit.embed_dim}")
+            raise ValueError(
+                f"mlp_ratio must leave a hidden width of at least 1 of {vit.embed_dim}, but got {part['mlp_ratio']}; "
+                "raise it"
+            )
         if not part["depthwise"]:
             return cls(hidden, 0, "", "none", 0, "")
         attention = str(part["channel_attention"])
@@ -107,22 +110,15 @@ def build(
     num_classes: int = 1000,
     image_size: int = 224,
     *,
-    patch_size: int = 16,
-    in_channels: int = 3,
-    embed_dim: int = 192,
-    num_heads: int = 4,
     drop_path: float = 0.0,
     init_std: float = 0.02,
+    **sizes: Any,
 ) -> LocalViT:
-    """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet."""
-    vit = LocalViTConfig(
-        image_size=image_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-    )
+    """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet.
+
+    `sizes` are other fields of `LocalViTConfig`, such as `patch_size`.
+    """
+    vit = LocalViTConfig(num_classes=num_classes, image_size=image_size, **sizes)
     return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
 
 

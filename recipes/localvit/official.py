@@ -12,6 +12,7 @@ import torch
 
 from nasx import Arch
 from nasx.arch import Value
+from nasx.pipeline.recipe import Imported, ImportOptions, as_sentence
 from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
 
 from .layers import squeezed_width
@@ -51,6 +52,16 @@ def load_localvit(
     network = network.to_empty(device="cpu")
     network.load_state_dict(weights)
     return network.eval()
+
+
+def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
+    """Return the network of LocalViT's published weights."""
+    remarks = ["Read from published weights of LocalViT."]
+    vit, arch = infer_localvit(
+        state, num_heads=options.heads, note=lambda sentence: remarks.append(as_sentence(sentence))
+    )
+    network = load_localvit(state, num_heads=vit.num_heads, note=lambda sentence: None)
+    return Imported(network, arch, vit, tuple(remarks))
 
 
 def infer_localvit(

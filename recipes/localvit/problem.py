@@ -1,21 +1,20 @@
 """What a LocalViT run searches: one space of feed-forwards with and without locality, inside one budget."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 from nasx import Arch
-from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.compose import search_stages
 from nasx.pipeline.images import ImageTask
-from nasx.pipeline.problem import Baseline, Problem
-from nasx.pipeline.recipe import Imported, ImportOptions, KnownNetwork, Recipe, as_sentence
-from nasx.pipeline.stages import Pick, RunStage, Searched
+from nasx.pipeline.problem import Baseline
+from nasx.pipeline.recipe import KnownNetwork, Recipe
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
 from .config import PRESETS, Config
 from .cost import Macs, Params
 from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, LocalViTConfig, build_in
-from .official import infer_localvit, load_localvit
+from .official import read_official
 from .space import locality, variant
 from .supernet import supernet
 
@@ -39,20 +38,12 @@ def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
             "localvit_shaped": Baseline("LocalViT (locality in every block)", variant(2, blocks=blocks)),
         },
         draw=drawings,
-        stages=localvit_stages,
+        one_block=locality(config.space.model_copy(update={"blocks": 1})),
+        stages=partial(search_stages, level="locality"),
         name="localvit",
         title="LocalViT",
         drawing_legend="dark: with the depthwise stage, of kernel K; SE and ECA attend over channels",
     )
-
-
-def localvit_stages(problem: Problem[Any]) -> list[RunStage]:
-    """Return the stages: one supernet, one search, retraining of the best."""
-    level = Searched(lambda inputs: problem.inside)
-    return [
-        *level_stages(problem, "locality", level),
-        *final_stages(problem, {"searched": Pick("locality/retrain")}),
-    ]
 
 
 def drawings(arch: Arch) -> Sequence[BlockDrawing]:
@@ -66,23 +57,6 @@ def drawings(arch: Arch) -> Sequence[BlockDrawing]:
         title = f"K {part['kernel_size']}" if part["depthwise"] else "plain"
         boxes.append(BlockDrawing(title, 0.7 if part["depthwise"] else 0.1, tuple(lines)))
     return boxes
-
-
-def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
-    """Return the network of LocalViT's published weights."""
-    remarks = ["Read from published weights of LocalViT."]
-    vit, arch = infer_localvit(
-        state, num_heads=options.heads, note=lambda sentence: remarks.append(as_sentence(sentence))
-    )
-    network = load_localvit(state, num_heads=vit.num_heads, note=lambda sentence: None)
-    return Imported(network, arch, vit, tuple(remarks))
-
-
-def register_with_timm() -> str:
-    """Let timm build the networks of this recipe, and return the name to ask it for."""
-    from . import timm  # which takes its time
-
-    return timm.nasx_localvit.__name__
 
 
 RECIPE = Recipe(
@@ -99,5 +73,4 @@ RECIPE = Recipe(
         "localvit-tiny-act3": KnownNetwork(LOCALVIT_TINY_ACT3, "localvit-tiny"),
     },
     free=("budget.at_least=null", "budget.at_most=null"),
-    register_with_timm=register_with_timm,
 )

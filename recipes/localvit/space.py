@@ -8,7 +8,7 @@ to LocalViT, and a choice that a block does not use is not in its architecture.
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
@@ -24,14 +24,29 @@ class LocalViTSpace(Section):
     LocalViT-Tiny.
     """
 
-    blocks: PositiveInt = 12
-    depthwise: tuple[bool, ...] = (False, True)
-    mlp_ratio: tuple[PositiveFloat, ...] = (2, 4, 6)
-    kernel_size: tuple[PositiveInt, ...] = (3, 5, 7)
-    activation: tuple[Literal["relu6", "hardswish"], ...] = ("relu6", "hardswish")
-    channel_attention: tuple[Literal["none", "se", "eca"], ...] = ("none", "se", "eca")
-    reduction: tuple[PositiveInt, ...] = (48, 96, 192)
-    gate: tuple[Literal["sigmoid", "hardsigmoid"], ...] = ("sigmoid", "hardsigmoid")
+    blocks: PositiveInt = Field(12, description="number of blocks")
+    depthwise: tuple[bool, ...] = Field(
+        (False, True), description="whether a feed-forward has the depthwise convolution"
+    )
+    mlp_ratio: tuple[PositiveFloat, ...] = Field(
+        (2, 4, 6), description="hidden width of a feed-forward over the block's width"
+    )
+    kernel_size: tuple[PositiveInt, ...] = Field(
+        (3, 5, 7), description="kernel sizes of the depthwise convolution, odd, in patches"
+    )
+    activation: tuple[Literal["relu6", "hardswish"], ...] = Field(
+        ("relu6", "hardswish"), description="activation functions of blocks with the convolution"
+    )
+    channel_attention: tuple[Literal["none", "se", "eca"], ...] = Field(
+        ("none", "se", "eca"),
+        description="attention over channels: none, squeeze-excitation, or efficient channel attention",
+    )
+    reduction: tuple[PositiveInt, ...] = Field(
+        (48, 96, 192), description="hidden width over that inside squeeze-excitation"
+    )
+    gate: tuple[Literal["sigmoid", "hardsigmoid"], ...] = Field(
+        ("sigmoid", "hardsigmoid"), description="function that ends efficient channel attention"
+    )
 
     @model_validator(mode="after")
     def _odd_kernels(self) -> "LocalViTSpace":

@@ -26,7 +26,7 @@ def main(name: str) -> None:
     found = []
     for number, function in enumerate((F.batch_norm, sync_batch_norm)):
         mean, var = means[number].to(device), variances[number].to(device)
-        found.append((function(x, mean, var, None, None, True), mean, var))  # type: ignore[operator]
+        found.append((function(x, mean, var, None, None, True), mean, var))
     for ours, plain in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 

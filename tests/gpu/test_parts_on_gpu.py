@@ -26,7 +26,7 @@ from nasx.train import (
     cosine_schedule,
     ema,
     evaluate,
-    hold,
+    load_into_memory,
     seeded,
     stacked_loss,
     train,
@@ -150,7 +150,7 @@ def test_images_are_augmented_and_held_as_on_a_cpu(device: str) -> None:
             photos(), batch_size=16, seed=0, mean=(0.5,) * 3, std=(0.25,) * 3, augment=augment, device=place
         )
         (images, labels), *_ = training.steps(0, 1)
-        held = hold(eval_batches(photos(), 16, (0.5,) * 3, (0.25,) * 3), torch.device(place))
+        held = load_into_memory(eval_batches(photos(), 16, (0.5,) * 3, (0.25,) * 3), torch.device(place))
         assert held is not None
         ((whole, *_),) = [batch.args for batch in held.batches(64)]
         assert whole.device.type == place

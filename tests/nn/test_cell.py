@@ -178,9 +178,9 @@ def test_equal_forms_are_equal_functions_for_some_naming_of_the_weights(
 
 def test_operations_and_architectures_that_do_not_fit_are_refused() -> None:
     conv_only = of_three("conv", "conv", "conv")
-    with pytest.raises(ValueError, match="at most one is None"):
+    with pytest.raises(ValueError, match="at most one of them None"):
         Cell(complete(3), {"none": None, "zero": None, "conv": conv}, conv_only)
-    with pytest.raises(ValueError, match="at most one is None"):
+    with pytest.raises(ValueError, match="at most one of them None"):
         Cell(complete(3), {"none": None}, of_three("none", "none", "none"))
     for arch in (of_three("none", "none", "max"), Arch({"edge.0-1": "none"})):
         with pytest.raises(ValueError, match=r"edge\.\d-2 must be one of none, skip_connect, conv, pool, but got"):

@@ -1,24 +1,29 @@
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 
 from nasx.report import Candidate, SearchHistory, survival
 
-Row = tuple[int, float | None, Mapping[str, Any]]
 
-
-def search(rows: Sequence[Row], best_kept: int = 2) -> SearchHistory:
+def search(rows: list[tuple[int, float | None, dict[str, object]]], best_kept: int = 2) -> SearchHistory:
     return SearchHistory("search", tuple(Candidate(g, 1.0, score, arch) for g, score, arch in rows), best_kept)
 
 
 def test_shares_are_those_among_the_best_of_all_generations_so_far() -> None:
-    first: list[Row] = [(0, 0.9, {"k": 3}), (0, 0.1, {"k": 5}), (0, 0.2, {"k": 5})]
-    second: list[Row] = [(1, 0.5, {"k": 5}), (1, 0.95, {"k": 5}), (1, None, {"k": 3})]
-    (found,) = survival(search([*first, *second, (2, 0.96, {"k": 5})]))
+    (found,) = survival(
+        search(
+            [
+                (0, 0.9, {"k": 3}),
+                (0, 0.1, {"k": 5}),
+                (0, 0.2, {"k": 5}),
+                (1, 0.5, {"k": 5}),
+                (1, 0.95, {"k": 5}),
+                (1, None, {"k": 3}),
+                (2, 0.96, {"k": 5}),
+            ]
+        )
+    )
     assert (found.options, found.generations, found.names) == (("3", "5"), (0, 1, 2), ("k",))
-    np.testing.assert_allclose(found.shares[:, 0], [[0.5, 0.5], [0.5, 0.5], [0, 1]])
+    np.testing.assert_allclose(found.shares[:, 0], np.array([[0.5, 0.5], [0.5, 0.5], [0, 1]]))
 
 
 def test_like_choices_of_all_blocks_stand_together_and_what_a_candidate_lacks_is_missing() -> None:

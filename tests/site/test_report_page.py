@@ -34,7 +34,7 @@ def test_the_page_is_sound_on_telephones_and_wide_screens_in_both_themes(
     backgrounds = set()
     for scheme in ("light", "dark"):
         for width in (360, 1440):
-            page = chromium.open((folder / name).as_uri(), width=width, scheme=scheme)  # type: ignore[arg-type]
+            page = chromium.open((folder / name).as_uri(), width=width, scheme=scheme)
             assert page.faults == {}, (scheme, width)
             assert page.figures
             assert FOREIGN in page.text

@@ -14,7 +14,7 @@ SIDE, WIDTH = 6, 12
 
 def network(arch: Arch, **settings: float) -> LocalViT:
     torch.manual_seed(0)
-    return build(arch, 5, 24, patch_size=4, embed_dim=WIDTH, num_heads=2, init_std=0.3, **settings).double().eval()  # type: ignore[arg-type]
+    return build(arch, 5, 24, patch_size=4, embed_dim=WIDTH, num_heads=2, init_std=0.3, **settings).double().eval()
 
 
 def feed_forward(arch: Arch) -> Block:

@@ -1,0 +1,416 @@
+"""Every field of every recipe's settings changes what a run computes, and is refused by name where it cannot.
+
+A field is given a second value, and what a run would compute with it is compared: the stages themselves are run on
+networks of a few thousand parameters, for a step or two.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nasx.cli import BadInput, apply_settings, field_names
+from nasx.cost import split
+from nasx.latency import Latency, MeasuredOn
+from nasx.pipeline.commands import CommandLine, refuse_unused
+from nasx.pipeline.estimate import Measure, estimates
+from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Problem
+from tests.pipeline.problems import context_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:the class folders are numbers")
+
+RECIPES = ("glit", "autoformer", "localvit")
+MACHINE = Machine(device="cpu", processes=1)
+
+BASE = [
+    *("data.source=folder", "data.val_images=12", "data.leaks=allow", "seed=0"),
+    *("supernet.epochs=0.7", "supernet.batch_size=16", "supernet.warmup_epochs=0"),
+    *("search.population=3", "search.generations=2", "search.parents=2", "search.top_k=2"),
+    *("search.recalibration_batches=1", "search.recalibration_batch_size=16"),
+    *("retrain.epochs=0.7", "retrain.batch_size=16", "retrain.warmup_epochs=0"),
+]
+OWN = {
+    "glit": [
+        *("model.embed_dim=12", "space.blocks=2", "space.global_heads=[0,2]", "space.kernel_size=[3,5]"),
+        *("space.expansion=[1,2]", "space.held_expansion=2", "space.qkv_ratio=[1,2]", "space.mlp_ratio=[2,4]"),
+        *("method=spos", "budget.heads_at_most=null"),
+        *("budget.details_at_least=null", "budget.details_at_most=null"),
+    ],
+    "autoformer": [
+        *("space.embed_dim=[8,16]", "space.depth=[1,2]", "space.num_heads=[1,2]", "space.mlp_ratio=[2,3]"),
+        *("budget.at_least=null", "budget.at_most=null", "finetune.epochs=0.4"),
+    ],
+    "localvit": [
+        *("model.embed_dim=8", "model.num_heads=2", "space.blocks=2", "space.reduction=[2,4]", "space.mlp_ratio=[2,3]"),
+        *("budget.at_least=null", "budget.at_most=null"),
+    ],
+}
+
+TRAININGS: dict[
+    str, tuple[str, Sequence[str]]
+] = {  # of the supernet and of single networks: the second value, and what the field needs beside it
+    "epochs": ("2", ()),
+    "batch_size": ("8", ()),
+    "lr": ("0.5", ()),
+    "final_lr": ("1e-3", ()),
+    "warmup_lr": ("1e-4", ("warmup_epochs=0.3",)),
+    "warmup_epochs": ("0.3", ()),
+    "schedule": ("epoch", ("epochs=2",)),
+    "weight_decay": ("0.9", ()),
+    "drop_path": ("0.6", ()),
+    "label_smoothing": ("0.4", ()),
+    "clip_norm": ("1e-3", ()),
+    "mixup": ("0.7", ()),
+    "cutmix": ("0.7", ()),
+    "mix_group": ("4", ("mixup=0.7",)),
+    "repeats": ("2", ()),
+    "batch_norm_group": ("4", ()),
+    "teacher": ("TEACHER", ()),
+    "distillation": ("hard", ("teacher=TEACHER",)),
+    "distillation_weight": ("0.9", ("teacher=TEACHER",)),
+    "distillation_temperature": ("5", ("teacher=TEACHER",)),
+    "augment.pad_crop": ("2", ()),
+    "augment.flip": ("true", ()),
+    "augment.erase": ("0.9", ()),
+    "augment.rotate": ("90", ()),
+    "augment.zoom": ("0.5", ()),
+    "augment.resized_crop": ("[0.1,0.5]", ()),
+    "augment.auto_augment": ("rand-m9-mstd0.5-inc1", ()),
+    "augment.color_jitter": ("0.8", ()),
+}
+
+
+def of_training(section: str) -> dict[str, tuple[str, Sequence[str]]]:
+    return {
+        f"{section}.{field}": (value, [f"{section}.{need}" for need in needs])
+        for field, (value, needs) in TRAININGS.items()
+    }
+
+
+COMMON: dict[str, tuple[str, Sequence[str]]] = {
+    "preset": ("other", ()),
+    "seed": ("1", ()),
+    "threads": ("2", ()),
+    "data.source": ("digits", ("data.val_images=null",)),
+    "data.image_size": ("16", ()),
+    "data.channels": ("1", ()),
+    "data.class_order": ("number", ()),
+    "data.val_images": ("14", ()),
+    "data.val_fraction": ("0.4", ("data.val_images=null",)),
+    "data.mean": ("[0.1,0.2,0.3]", ("data.std=[1,1,1]", "data.mean=[0,0,0]")),
+    "data.std": ("[1,2,3]", ("data.mean=[0,0,0]", "data.std=[1,1,1]")),
+    "data.leaks": ("drop", ()),
+    **of_training("supernet"),
+    "supernet.paths": ("sandwich", ()),
+    "supernet.strata": ("2", ("supernet.paths=stratified",)),
+    "supernet.reduction": ("sum", ("supernet.paths=sandwich", "supernet.optimizer=sgd")),
+    "supernet.optimizer": ("sgd", ()),
+    "supernet.decay": ("matrices", ("supernet.optimizer=sgd", "supernet.weight_decay=0.9")),
+    "search.method": ("random", ()),
+    "search.population": ("4", ()),
+    "search.generations": ("3", ()),
+    "search.parents": ("1", ()),
+    "search.mutation_probability": ("1.0", ("search.population=6", "search.generations=3")),
+    "search.top_k": ("1", ()),
+    "search.recalibration_batches": ("2", ()),
+    "search.recalibration_batch_size": ("8", ()),
+    "search.recalibration_augment": ('{"rotate": 90}', ()),
+    "search.eval_batch_size": ("5", ()),
+    "search.racing_error": (
+        "0",
+        ("data.source=digits", "data.val_images=null", "data.val_fraction=0.7", "search.population=6"),
+    ),
+    "trust.n": ("5", ()),
+    "trust.seeds": ("2", ("trust.n=5",)),
+    **of_training("retrain"),
+    "retrain.method": ("halving", ("retrain.start=4",)),
+    "retrain.start": ("6", ("retrain.method=halving",)),
+    "retrain.ema": ("0.5", ()),
+    "retrain.keep": ("raw", ("retrain.ema=0.5", "retrain.keep=ema")),
+    "retrain.refit": ("true", ()),
+    "model.patch_size": ("4", ()),
+    "model.init_std": ("0.9", ()),
+    "space.mlp_ratio": ("[4]", ()),
+    "budget.macs_at_most": ("70%", ()),
+    "budget.params_at_most": ("70%", ()),
+    "budget.latency": ("TABLE", ("budget.latency_at_most=1e9", "budget.latency=SLOWER")),
+    "budget.latency_at_most": ("70%", ("budget.latency=TABLE", "budget.latency_at_most=1e9")),
+}
+FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
+    "glit": {
+        "budget.cost": ("paper_macs", ()),
+        "budget.heads_at_most": ("70%", ("method=hierarchical",)),
+        "budget.details_at_least": ("30%", ()),
+        "budget.details_at_most": ("70%", ()),
+        "method": ("hierarchical", ()),
+        "model.embed_dim": ("24", ()),
+        "model.num_heads": ("6", ()),
+        "model.sharing": ("entangled", ()),
+        "model.variant": ("paper", ()),
+        "space.blocks": ("3", ()),
+        "space.locality": ("conv2d", ()),
+        "space.global_heads": ("[0,1]", ()),
+        "space.kernel_size": ("[5,9]", ()),
+        "space.expansion": ("[2,4]", ()),
+        "space.window": ("[2,4]", ("space.locality=window", "space.held_window=4", "space.window=[2,4,8]")),
+        "space.qkv_ratio": ("[1]", ()),
+        "space.held_kernel_size": ("3", ("method=hierarchical",)),
+        "space.held_expansion": ("1", ("method=hierarchical",)),
+        "space.held_window": (
+            "2",
+            ("method=hierarchical", "space.locality=window", "space.held_window=4", "space.window=[2,4,8]"),
+        ),
+        "space.held_qkv_ratio": ("2", ()),
+        "space.held_mlp_ratio": ("2", ()),
+    },
+    "autoformer": {
+        "budget.cost": ("macs", ()),
+        "budget.at_least": ("30%", ()),
+        "budget.at_most": ("70%", ()),
+        "model.supernet_dim": ("24", ()),
+        "model.head_dim": ("4", ()),
+        "model.max_offset": ("1", ()),
+        "model.relative_positions": ("false", ()),
+        "space.embed_dim": ("[8,24]", ()),
+        "space.depth": ("[2]", ()),
+        "space.num_heads": ("[1,4]", ()),
+        "finetune.epochs": ("1", ()),
+        "finetune.lr": ("0.5", ()),
+        "finetune.final_lr": ("1e-5", ()),
+        "finetune.warmup_epochs": ("0.3", ("finetune.epochs=1",)),
+    },
+    "localvit": {
+        "budget.cost": ("params", ()),
+        "budget.at_least": ("30%", ()),
+        "budget.at_most": ("70%", ()),
+        "model.embed_dim": ("16", ()),
+        "model.num_heads": ("4", ()),
+        "space.blocks": ("1", ()),
+        "space.depthwise": ("[true]", ()),
+        "space.kernel_size": ("[3]", ()),
+        "space.activation": ("[relu6]", ()),
+        "space.channel_attention": ("[se]", ()),
+        "space.reduction": ("[2]", ()),
+        "space.gate": ("[sigmoid]", ()),
+    },
+}
+UNUSED: Mapping[str, Sequence[str]] = {  # fields that nothing gives an effect to in a recipe
+    "glit": (),
+    "autoformer": (  # whose networks have no BatchNorm
+        *("supernet.batch_norm_group", "retrain.batch_norm_group", "search.recalibration_batches"),
+        *("search.recalibration_batch_size", "search.recalibration_augment"),
+    ),
+    "localvit": (),
+}
+MORE_WORK = ("search.recalibration_batches", "search.recalibration_batch_size")
+"""Fields that count the images that are read for nothing, in estimates too."""
+
+STAGES = {  # the kinds of stages that depend on a section
+    "data": (),
+    "budget": (),
+    "search": ("supernet", "search"),
+    "retrain": ("retrain",),
+    "trust": (),
+    "finetune": ("supernet", "search", "inherit", "finetune"),
+}
+
+
+def config_of(recipe: str, settings: Sequence[str] = ()) -> Any:
+    digits = importlib.import_module(f"recipes.{recipe}.config").PRESETS["digits"]
+    return apply_settings(digits, [*BASE, *OWN[recipe], *settings])
+
+
+def problem_of(recipe: str, config: Any, data: Path) -> Problem[Any]:
+    path = None if config.data.source == "digits" else data
+    task = load_images(ImageSource(config.data, config.seed, path, MACHINE))
+    found: Problem[Any] = importlib.import_module(f"recipes.{recipe}.problem").RECIPE.problem(config, task)
+    return found
+
+
+def computed(recipe: str, config: Any, data: Path, section: str) -> str:
+    """Return the digest of what a run computes, its stages run as far as they can depend on a section."""
+    problem = problem_of(recipe, config, data)
+    task: Any = problem.task
+    found = estimates(Measure(problem, MACHINE, timing=False))
+    line = CommandLine(f"recipes.{recipe}", "", presets=("digits",))
+    whole = [
+        line.run_name(problem.config, None),
+        problem.fingerprint(),
+        task.record(),
+        task.dataset.classes,
+        next(iter(task.eval_batches("val", 4))),
+        [baseline.arch.to_json() for baseline in problem.baselines.values()],
+        [(estimate.name, estimate.images, estimate.detail) for estimate in found],
+        worked(problem, {e.name: e.result for e in found}, STAGES.get(section, ("supernet",))),
+    ]
+    return hashlib.sha256(json.dumps(whole, default=plain, sort_keys=True).encode()).hexdigest()
+
+
+def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
+    """Return what the stages of some kinds leave: results, weights, learning rates, batch sizes of scores, threads."""
+    results = dict(stand_ins)
+    found: list[Any] = []
+    threads, sizes = set[int](), list[int]()
+    eval_batches = problem.task.eval_batches
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        batches = list(eval_batches(*arguments, **options))
+        sizes.extend(len(batch[1]) for batch in batches)
+        return batches
+
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problem.task, "eval_batches", noted)
+        patch.setattr(os, "fsync", lambda file: None)  # nothing here outlives the test
+        for stage in problem.stages():
+            if stage.kind in kinds and stage.name != "baselines":
+                inputs = {name: results[name] for name in stage.inputs}
+                context = context_of(
+                    problem,
+                    Path(folder),
+                    stage.name,
+                    inputs,
+                    progress=lambda *told: threads.add(torch.get_num_threads()),
+                )
+                results[stage.name] = json.loads(json.dumps(stage.work(context)))
+                found.append(results[stage.name])
+        weights = sorted(Path(folder).rglob("*.safetensors"))
+        found += [[path.name, list(load_file(path).items())] for path in weights]
+        found += [path.read_text() for path in sorted(Path(folder).rglob("*metrics.csv"))]
+    return [found, sorted(threads), sizes]
+
+
+def plain(value: Any) -> Any:
+    """Return tensors and arrays as digests of their bytes."""
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if isinstance(array, np.ndarray):
+        return [list(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()]
+    return str(value)
+
+
+def write_images(root: Path) -> Path:
+    """Write colour images of three classes, whose names have another order as numbers, and a copy in both parts."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 20), ("test", 3)):
+        for label, name in enumerate(("1", "2", "10")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.normal(60 + 60 * label, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    (root / "train" / "1" / "copy.png").write_bytes((root / "test" / "1" / "0.png").read_bytes())
+    return root
+
+
+def write_table(problem: Problem[Any], path: Path, more: int) -> None:
+    """Write a table of latencies, of made-up microseconds."""
+    table = Latency(MeasuredOn("none", 1, torch.__version__, "none"), {}, {})
+    fixed, parts = {}, {}
+    for arch in problem.space.sample(0, 4000):
+        shared, own = split(arch)
+        fixed[table.fixed_key(shared)] = 100
+        for (name, index), choices in own.items():
+            key = table.part_key(name, index, shared, choices)
+            parts[key] = 10 + more + zlib.crc32(str(sorted(choices.items())).encode()) % 90
+    Latency(table.measured_on, fixed, parts).save(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Mapping[str, Mapping[str, str]]:
+    """Return for each recipe the files that settings name: a teacher, and tables of latencies."""
+    found = {}
+    for recipe in RECIPES:
+        folder = tmp_path_factory.mktemp(recipe)
+        problem = problem_of(recipe, config_of(recipe), data)
+        arch = problem.space.sample(0)
+        (folder / "arch.json").write_text(arch.to_json())
+        save_file(problem.make(arch).state_dict(), folder / "model.safetensors")
+        write_table(problem, folder / "table.json", 0)
+        write_table(problem, folder / "slower.json", 50)
+        names = {"TEACHER": folder, "TABLE": folder / "table.json", "SLOWER": folder / "slower.json"}
+        found[recipe] = {word: str(path) for word, path in names.items()}
+    return found
+
+
+known: dict[tuple[str, str, tuple[str, ...]], str] = {}
+"""Digests of what was computed before, because most fields are compared with the same."""
+
+
+def digest(recipe: str, section: str, settings: Sequence[str], data: Path) -> str:
+    key = recipe, section, tuple(settings)
+    if key not in known:
+        known[key] = computed(recipe, config_of(recipe, settings), data, section)
+    return known[key]
+
+
+def fields_of(recipe: str) -> dict[str, tuple[str, Sequence[str]]]:
+    return {**COMMON, **FIELDS[recipe]}
+
+
+CASES = [(recipe, field) for recipe in RECIPES for field in fields_of(recipe) if field not in UNUSED[recipe]]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_field_is_tried(recipe: str) -> None:
+    assert set(fields_of(recipe)) == set(field_names(config_of(recipe)))
+    unused = set(config_of(recipe).unused())
+    assert set(UNUSED[recipe]) <= unused
+    needing = {field for field, (_, needs) in fields_of(recipe).items() if needs}
+    assert unused <= needing | set(UNUSED[recipe]), "what has no effect here has one elsewhere"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_settings_compute_the_same(recipe: str, data: Path) -> None:
+    for section in ("retrain", "search"):
+        again = computed(recipe, config_of(recipe), data, section)
+        assert digest(recipe, section, [], data) == again
+
+
+@pytest.mark.parametrize(("recipe", "field"), CASES)
+def test_a_field_changes_what_is_computed(
+    recipe: str, field: str, data: Path, files: Mapping[str, Mapping[str, str]]
+) -> None:
+    value, needs = fields_of(recipe)[field]
+    section = field.partition(".")[0]
+    for word, path in files[recipe].items():
+        value, needs = value.replace(word, path), [need.replace(word, path) for need in needs]
+    before = digest(recipe, section, needs, data)
+    assert digest(recipe, section, [*needs, f"{field}={value}"], data) != before
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_field_without_an_effect_is_refused_by_its_name(recipe: str, data: Path) -> None:
+    unused = config_of(recipe).unused()
+    for field, why in unused.items():
+        setting = f"{field}={fields_of(recipe)[field][0]}"
+        with pytest.raises(BadInput) as refusal:
+            refuse_unused([setting], unused)
+        assert str(refusal.value) == f"{field} has no effect, because {why}; remove --set {setting}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_field_that_is_refused_has_no_effect_indeed(recipe: str, data: Path) -> None:
+    for field in config_of(recipe).unused():
+        section = field.partition(".")[0]
+        setting = f"{field}={fields_of(recipe)[field][0]}"
+        if field in MORE_WORK:
+            continue
+        assert digest(recipe, section, [setting], data) == digest(recipe, section, [], data), field
