@@ -202,10 +202,12 @@ def _networks(networks: Sequence[NetworkRow], metric: str) -> Iterator[Panel]:
     placed = [n for n in networks if n.macs is not None and (n.test_accuracy, n.val_accuracy) != (None, None)]
     if not placed:
         return
+    tested = any(n.test_accuracy is not None for n in placed)
+    drawn = [n for n in placed if (n.test_accuracy if tested else n.val_accuracy) is not None]
     described = "; ".join(
         f"{n.label} {score(n.test_accuracy if n.test_accuracy is not None else n.val_accuracy, metric)} at "
         f"{si(n.macs)} MACs"
-        for n in placed
+        for n in drawn
     )
     rows = []
     for n in placed:
@@ -221,7 +223,7 @@ def _networks(networks: Sequence[NetworkRow], metric: str) -> Iterator[Panel]:
             *("test", "test_low", "test_high"),
         ),
         tuple(rows),
-        {f"network-{i}": [_network_tip(n, metric)] for i, n in enumerate(networks) if n in placed},
+        {f"network-{i}": [_network_tip(n, metric)] for i, n in enumerate(networks) if n in drawn},
     )
 
 
