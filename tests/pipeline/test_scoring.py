@@ -210,7 +210,7 @@ class Rank:
 
     size = 2
     met = threading.Barrier(2, timeout=60)
-    dropped: ClassVar[list[dict[Any, Any]]] = [{}, {}]
+    sent: ClassVar[list[dict[Any, Any]]] = [{}, {}]
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

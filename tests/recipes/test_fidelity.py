@@ -13,7 +13,7 @@ from recipes.autoformer.layers import TABLES
 from recipes.autoformer.model import build as build_autoformer
 from recipes.autoformer.space import uniform
 from recipes.glit.config import BASE, SMALL, TINY
-from recipes.glit.model import build
+from recipes.glit.model import Block, build
 from recipes.glit.space import same_heads
 from recipes.localvit.config import LOCALVIT_TINY
 
@@ -79,8 +79,9 @@ def test_pointwise_convolutions_are_drawn_as_torch_draws_convolutions() -> None:
                 assert float(drawn.abs().max()) <= bound
                 assert float(drawn.std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
     assert 0.042 <= float(blocks[0].expand.weight.std()) <= 0.052
-    linear = network.blocks[0].mlp.fc1 if hasattr(network.blocks[0].mlp, "fc1") else None
-    assert linear is None or float(linear.weight.std()) == pytest.approx(0.02, rel=0.1)
+    block = network.blocks[0]
+    assert isinstance(block, Block)
+    assert float(block.mlp.fc1.weight.std()) == pytest.approx(0.02, rel=0.1)
 
 
 def test_relative_tables_of_autoformer_are_decayed_and_positions_are_not() -> None:
