@@ -226,9 +226,8 @@ def test_a_restored_searcher_goes_on_as_if_never_stopped(
     build: Build, stop: int, backwards: bool, inside: bool
 ) -> None:
     space = SPACE.within(BUDGET) if inside else SPACE
-    scored = _sometimes_failing
     uninterrupted = build(space, 60, 5)
-    run(uninterrupted, scored)
+    run(uninterrupted, _sometimes_failing)
 
     searcher, scored = build(space, 60, 5), 0
     while not searcher.done and scored < stop:
