@@ -15,7 +15,7 @@ __version__ = "0.2.0"
 
 
 def load(path: "str | PathLike[str]") -> "Classifier":
-    """Return the trained network of a run directory, or of a folder or file that `export` has written.
+    """Return the trained network at `path`: a run directory, or a folder or file that `export` has written.
 
     It is a module in evaluation mode that maps images (B, C, H, W) to logits (B, classes), with `classes` (names in
     the order of the logits), `preprocess` (from a file, PIL image or array to an input), `predict(image)` and `arch`.

@@ -689,7 +689,7 @@ def probability_of(gene: str, probability: Probability) -> float:
     fitting = [pattern for pattern in probability if matches(pattern, gene)]
     if fitting:
         return probability[min(fitting, key=lambda pattern: (pattern.count("*"), pattern))]
-    raise ValueError(f"no probability is given for the gene {gene!r}, only for {', '.join(probability)}")
+    raise ValueError(f"no mutation_probability is given for the gene {gene!r}, only for {', '.join(probability)}")
 
 
 def _below(name: str, key: str) -> str:

@@ -55,16 +55,16 @@ def accuracies(text: str) -> list[float]:
 
 
 def test_a_hidden_file_is_no_image() -> None:
-    told = output("01")
-    assert told.count("report, summary, architecture and weights") == 2, "it is left out, also before it is removed"
+    shown = output("01")
+    assert shown.count("report, summary, architecture and weights") == 2, "it is left out, also before it is removed"
 
 
 def test_a_broken_test_image_is_found_before_training_and_the_run_goes_on_without_it() -> None:
-    told = output(
+    shown = output(
         "01",
         {"printf '\\x00\\x05": "cp $W/d/test/a/0000.png $W/d/test/a/0099.png; printf '\\x00\\x05", "._0000": "0099"},
     )
-    first, last = told.strip().splitlines()
+    first, last = shown.strip().splitlines()
     assert "test/a/0099.png" in first
     assert "replace or remove it" in first
     assert last.startswith("report, summary, architecture and weights")
@@ -73,52 +73,52 @@ def test_a_broken_test_image_is_found_before_training_and_the_run_goes_on_withou
 def test_the_number_of_heads_is_asked_for_where_no_published_network_says_it() -> None:
     named = "--heads 2 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
     again = f"plain.pth --out $W/refused; $G import-official $W/plain.pth {named} --out"
-    told = output("02", {"plain.pth --out": again})
-    assert "no published size has that width and 2 blocks; say it with num_heads (--heads)" in told
-    ours, imported = accuracies(told)
+    shown = output("02", {"plain.pth --out": again})
+    assert "no published size has that width and 2 blocks; say it with num_heads (--heads)" in shown
+    ours, imported = accuracies(shown)
     assert ours == imported == pytest.approx(94, abs=4)
 
 
 def test_weights_keep_their_accuracy_with_the_normalisation_that_they_were_trained_with() -> None:
-    told = output("03", {"plain.pth --out": "plain.pth --heads 1 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --out"})
-    ours, imported = accuracies(told)
+    shown = output("03", {"plain.pth --out": "plain.pth --heads 1 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --out"})
+    ours, imported = accuracies(shown)
     assert ours == imported
-    assert told.count("--set has no effect") == 2
+    assert shown.count("--set has no effect") == 2
 
 
 def test_other_images_of_the_same_names_are_another_data_set() -> None:
-    told = output("04")
-    assert "other training data" in told
-    assert "other test data" in told
+    shown = output("04")
+    assert "other training data" in shown
+    assert "other test data" in shown
 
 
 def test_damaged_weights_are_found_by_every_command_that_reads_them() -> None:
-    told = output("05")
-    assert told.count("not those that were written") == 3
-    assert "verify: 2" in told
-    assert "accuracy" not in told
+    shown = output("05")
+    assert shown.count("not those that were written") == 3
+    assert "verify: 2" in shown
+    assert "accuracy" not in shown
 
 
 def test_a_fractional_cost_is_inside_of_its_bounds() -> None:
-    told = output("07")
-    assert [line.rpartition(" ")[2] for line in told.splitlines() if "inside" in line] == ["True"] * 3
+    shown = output("07")
+    assert [line.rpartition(" ")[2] for line in shown.splitlines() if "inside" in line] == ["True"] * 3
 
 
 def test_hidden_folders_and_links_to_oneself_are_no_images() -> None:
-    told = output("08")
-    assert re.search(r"d \('a', 'b', 'c'\) 108 train; 0 of 12", told)
-    assert re.search(r"e \('a', 'b', 'c'\) 108 train; 0 of 12", told)
-    assert "is a link that leads back" in told
+    shown = output("08")
+    assert re.search(r"d \('a', 'b', 'c'\) 108 train; 0 of 12", shown)
+    assert re.search(r"e \('a', 'b', 'c'\) 108 train; 0 of 12", shown)
+    assert "is a link that leads back" in shown
 
 
 def test_a_diverged_training_can_be_continued_with_the_mend_that_is_named() -> None:
-    told = output("10")
-    assert "lower retrain.lr" in told
-    assert told.strip().splitlines()[-1].startswith("report, summary, architecture and weights")
+    shown = output("10")
+    assert "lower retrain.lr" in shown
+    assert shown.strip().splitlines()[-1].startswith("report, summary, architecture and weights")
 
 
 def test_a_program_on_standard_input_or_without_a_guard_works() -> None:
-    told = printed(
+    shown = printed(
         """
         CASES=$(cd "$(dirname "$0")/.." && pwd); . "$CASES/env.sh"; unset NASX_PROCESSES
         $PY $CASES/spawn/noguard.py 2>&1 | grep -E "^status|rror"
@@ -126,27 +126,27 @@ def test_a_program_on_standard_input_or_without_a_guard_works() -> None:
         """,
         "11",
     )
-    assert told.split() == ["status", "0"] * 2
+    assert shown.split() == ["status", "0"] * 2
     assert "Error" not in output("11")
 
 
 def test_a_device_that_is_not_there_is_refused_by_plan_and_run() -> None:
-    told = output("13")
-    assert told.count("error: the device 'mps' was asked for, but this machine or this PyTorch has none") == 1
-    assert "plan says nothing" not in told
-    assert "status 2" in told
+    shown = output("13")
+    assert shown.count("error: the device 'mps' was asked for, but this machine or this PyTorch has none") == 1
+    assert "plan says nothing" not in shown
+    assert "status 2" in shown
 
 
 def test_budgets_that_hardly_meet_are_counted_in_time() -> None:
-    told = output("15")
-    assert "heads/supernet     425 steps; 1 of 2.33e+13 networks inside the budget" in told, "one meets them after all"
+    shown = output("15")
+    assert "heads/supernet     425 steps; 1 of 2.33e+13 networks inside the budget" in shown, "one meets them after all"
 
 
 def test_nothing_of_a_users_is_overwritten_and_figures_have_the_format_of_their_name() -> None:
-    told = output("18")
-    assert "holds README.md already" in told
-    assert "# my project" in told
-    assert "PNG" in told
+    shown = output("18")
+    assert "holds README.md already" in shown
+    assert "# my project" in shown
+    assert "PNG" in shown
 
 
 def test_an_evaluation_needs_nothing_of_the_training_images() -> None:
@@ -154,10 +154,10 @@ def test_an_evaluation_needs_nothing_of_the_training_images() -> None:
 
 
 def test_names_in_other_encodings_and_settings_as_people_write_them() -> None:
-    told = output("20").strip().splitlines()
-    assert "search.recalibration_batch_size must be at most the 1,150 training samples, but got 5,000" in told[2]
-    assert told[5].endswith("1.4G")
-    assert "space.global_heads must offer at least one" in told[6]
-    assert "data.val_images" in told[7]
-    assert told[8] == "0", "one class is no classification"
-    assert not [line for line in (told[0], told[1], told[3], told[4]) if line.startswith("error")]
+    shown = output("20").strip().splitlines()
+    assert "search.recalibration_batch_size must be at most the 1,150 training samples, but got 5,000" in shown[2]
+    assert shown[5].endswith("1.4G")
+    assert "space.global_heads must offer at least one" in shown[6]
+    assert "data.val_images" in shown[7]
+    assert shown[8] == "0", "one class is no classification"
+    assert not [line for line in (shown[0], shown[1], shown[3], shown[4]) if line.startswith("error")]

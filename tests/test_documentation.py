@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nasx.pipeline.recipe import recipe_names
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("tutorials/*.md"))]
@@ -35,6 +37,17 @@ def test_shown_commands_parse(page: Path) -> None:
         parse(words)  # exits with status 2 where a command or an option is unknown
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_shown_commands_of_nasx_parse(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in re.findall(r"^nasx ([^\n#&]*)", block, re.MULTILINE):
+            name, *words = line.split()
+            recipe = name if name in recipe_names() else "glit"
+            parse = importlib.import_module(f"recipes.{recipe}.__main__").parse
+            parse(words if name in recipe_names() else [name, *words])
+
+
 MODULES = {"recipes", "nasx.faults", "benchmarks", "venv", "mkdocs"}
 """Modules that the pages run with `python -m`."""
 
@@ -52,7 +65,7 @@ def test_shown_benchmarks_exist() -> None:
 
     for page in PAGES:
         for name in re.findall(r"-m benchmarks (?!--|\.)([\w.]+)", page.read_text()):
-            known = (*BENCHMARKS, *ON_GPU)
+            known = (*BENCHMARKS, *ON_GPU, "page")
             assert any(full == name or full.startswith(f"{name}.") for full in known), f"{page.name} runs {name}"
 
 

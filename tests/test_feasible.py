@@ -462,7 +462,7 @@ def test_budgets_on_one_cost_are_one_budget() -> None:
         space.within(Budget(cost, at_most=20), Budget(cost, at_least=21, names=("floor", "ceiling")))
 
 
-# What users are told
+# Messages
 
 
 def test_an_empty_budget_names_the_attainable_range() -> None:

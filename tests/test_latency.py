@@ -228,7 +228,7 @@ def test_glits_blocks_make_a_table_of_its_whole_space() -> None:
 
 
 class Layers(nn.Module):
-    """As many layers as it is told, of which each takes as long as another."""
+    """As many layers as given, all of which take the same time."""
 
     def __init__(self, count: int, width: int = 96) -> None:
         super().__init__()

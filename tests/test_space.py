@@ -294,7 +294,9 @@ def test_genes_may_have_probabilities_of_their_own() -> None:
     exact = {"*": 1e-9, "*.*": 1e-9, "*.*.*": 1e-9, "width": 1.0}
     for ordered in (exact, dict(reversed(exact.items()))):  # the most exact counts, whatever the order
         assert all(space.mutate(arch, seed, ordered)["width"] != arch["width"] for seed in range(5))
-    with pytest.raises(ValueError, match=r"no probability is given for the gene 'block\.count', only for width"):
+    with pytest.raises(
+        ValueError, match=r"no mutation_probability is given for the gene 'block\.count', only for width"
+    ):
         space.mutate(arch, 0, {"width": 0.1, "block.*.w": 0.1})
 
 

@@ -410,8 +410,8 @@ class LikesFailures(Evolution):
         return tuple(Scored(s.arch, math.nan, s.generation) if s.score == 9 else s for s in found)
 
     def best(self, k: int = 1) -> list[Scored]:
-        told = [Scored(s.arch, 9.0, s.generation) if math.isnan(s.score) else s for s in self.history]
-        return sorted(told, key=lambda s: -s.score)[:k]
+        renamed = [Scored(s.arch, 9.0, s.generation) if math.isnan(s.score) else s for s in self.history]
+        return sorted(renamed, key=lambda s: -s.score)[:k]
 
 
 class NeverDone(RandomSearch):

@@ -72,9 +72,9 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
         b'{"a": 1}',
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"weights.pth") as told:
+        with pytest.raises(ValueError, match=r"weights.pth") as caught:
             read_state_dict(path)
-        assert str(told.value).startswith(str(path))
+        assert str(caught.value).startswith(str(path))
     assert not created.exists()
 
 
@@ -192,9 +192,9 @@ def test_truncated_files_are_said_to_be_truncated_with_their_name_first(
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"(copy or download it again|nor a torch checkpoint)") as told:
+    with pytest.raises(ValueError, match=r"(copy or download it again|nor a torch checkpoint)") as caught:
         read_state_dict(path)
-    assert str(told.value).startswith(f"{path} is ")
+    assert str(caught.value).startswith(f"{path} is ")
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_what_a_pickle_holds_beside_tensors_is_named_after_the_file(
     tmp_path: Path, state: dict[str, Tensor], content: dict[str, object], cause: str, zipped: bool
 ) -> None:
     torch.save({"model": state, **content}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"was not read, because that could execute code") as told:
+    with pytest.raises(ValueError, match=r"was not read, because that could execute code") as caught:
         read_state_dict(tmp_path / "w.pth")
-    assert str(told.value).startswith(f"{tmp_path / 'w.pth'} {cause}")
+    assert str(caught.value).startswith(f"{tmp_path / 'w.pth'} {cause}")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -230,8 +230,8 @@ class CommandLine:
         run = read_run(directory)
         console.print(networks_table(network_rows(summary), summary["metric"]))
         console.print(stages_table(stage_rows(run)))
-        for name, told in summary.get("trust", {}).items():
-            console.print(f"ranking of {name}: {told}")
+        for name, verdict in summary.get("trust", {}).items():
+            console.print(f"ranking of {name}: {verdict}")
         console.print(
             f"report, summary, architecture and weights: {directory}/report.html and beside it", soft_wrap=True
         )

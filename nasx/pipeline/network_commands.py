@@ -109,8 +109,8 @@ class NetworkCommands:
             table.add_row(str(i), *(str(block.get(name, "")) for name in names))
         console = Console()
         console.print(table)
-        told = {k: v for k, v in counts.items() if k not in ("params", "macs", "paper_macs")}
-        for name, value in told.items():
+        further = {k: v for k, v in counts.items() if k not in ("params", "macs", "paper_macs")}
+        for name, value in further.items():
             console.print(f"{name} {value}")
         paper = f" ({counts['paper_macs']:,} by the paper's count)" if "paper_macs" in counts else ""
         console.print(f"{counts['params']:,} parameters, {counts['macs']:,} MACs{paper}")
@@ -262,14 +262,14 @@ class NetworkCommands:
             )
         checks = [*found.checks, *(self._own_weights(run) if run else ())]
         passed = all(check.passed is not False for check in checks)
-        told = f"weights of the supernet {stage}" if weights else "fresh weights"
+        origin = f"weights of the supernet {stage}" if weights else "fresh weights"
         if options.json:
             rows = [
                 {"name": c.name, "passed": c.passed, "difference": c.difference, "detail": c.detail} for c in checks
             ]
-            print_json({"passed": passed, "weights": told, "checks": rows})
+            print_json({"passed": passed, "weights": origin, "checks": rows})
         else:
-            print(f"{told}, {len(arch.parts('block'))} blocks, {vit.image_size} pixels")
+            print(f"{origin}, {len(arch.parts('block'))} blocks, {vit.image_size} pixels")
             print("\n".join(map(str, checks)))
         return DONE if passed else FAILED
 
@@ -288,11 +288,11 @@ class NetworkCommands:
             table = measure_latency(problem.space, blocks, device=device, rounds=options.rounds)
             table.save(options.out)
             reach = attainable(problem.space, table)
-        told = {"table": str(options.out), "device": table.measured_on.device, "blocks": len(table.part_times)}
+        summary = {"table": str(options.out), "device": table.measured_on.device, "blocks": len(table.part_times)}
         if options.json:
-            print_json({**told, "least": reach.low, "most": reach.high, "unit": table.unit})
+            print_json({**summary, "least": reach.low, "most": reach.high, "unit": table.unit})
             return DONE
-        print(f"{told['blocks']} blocks on {told['device']}, batches of {options.batch_size}")
+        print(f"{summary['blocks']} blocks on {summary['device']}, batches of {options.batch_size}")
         print(f"networks take {reach.low:,} to {reach.high:,} {table.unit}; written: {options.out}")
         print(f"search inside a bound with --set budget.latency={options.out} --set budget.latency_at_most=...")
         return DONE

@@ -36,7 +36,8 @@ def add_preprocessing(content: bytes, preprocessing: Preprocessing) -> bytes:
     """Return an ONNX file that takes uint8 images (B, H, W, C) of any height and width.
 
     The nodes are Pillow's bicubic resize of the shorter side, the crop of the centre, and the normalisation. A pixel in
-    a thousand or fewer can differ from Pillow's, whose weights are whole numbers, by one or two levels of 255.
+    a thousand or fewer can differ from Pillow's, whose weights are whole numbers, by one or two levels of 255. Of tall
+    images some versions of Pillow resize the height first; there a few pixels at hard edges differ by more.
     """
     onnx = import_module("onnx")
     proto = onnx.load_from_string(content)

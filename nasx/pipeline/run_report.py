@@ -138,8 +138,8 @@ def write_run_report(directory: Path, output: Path | None = None) -> Path:
 def report_of(directory: str | Path) -> Report:
     """Return what the report of the run in a directory says; a ValueError says that there is no run."""
     run = RunReader(Path(directory))
+    now = status(run.directory)  # which says so where there is no run
     rows = tuple(_network_rows(run))
-    now = status(run.directory)
     current = now.current
     state = "finished"
     if not now.finished:
@@ -177,10 +177,11 @@ def compared(directories: Sequence[Path]) -> list[ComparedRun]:
     readers = [RunReader(directory) for directory in directories]
     found = []
     for name, run in zip(names, readers, strict=True):
+        made = report_of(run.directory)
         difference = None
         if run is not readers[0] and _same_test(readers[0], run):
             difference = _difference(run, _first(run), readers[0], _first(readers[0]))
-        found.append(ComparedRun(name, report_of(run.directory), difference))
+        found.append(ComparedRun(name, made, difference))
     return found
 
 

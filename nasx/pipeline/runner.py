@@ -150,7 +150,7 @@ def joined_group(machine: Machine | None = None) -> Iterator[tuple[Group, Machin
         at = machine or Machine.from_environment()
         device = pick_device(at.device)
     except ValueError as error:
-        raise Refused(told(error)) from error
+        raise Refused(message_of(error)) from error
     if at.deterministic:
         use_deterministic_algorithms()
     with process_group(device) as group:
@@ -184,7 +184,7 @@ def run_stages(
     except (ConfigChanged, RunLocked):
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
-        raise Refused(told(error)) from error
+        raise Refused(message_of(error)) from error
     if group.first:
         for note in notes(problem):
             logger.warning(note)
@@ -235,7 +235,7 @@ def notes(problem: Problem[Any]) -> Iterator[str]:
         )
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return an error's message with its notes, in one line; a setting that pydantic refuses by its name."""
     from pydantic import ValidationError
 

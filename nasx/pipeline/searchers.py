@@ -37,9 +37,7 @@ def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: i
         return _searcher(config, archs, costs, seed)
     except ValueError as error:
         named = ("mutation_probability", "population", "generations", "parents", "mutations", "crossovers")
-        raise ValueError(
-            f"search.method={config.method}: {with_settings_named(str(error), 'search', named)}"
-        ) from error
+        raise ValueError(with_settings_named(str(error), "search", named)) from error
 
 
 def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:

@@ -32,7 +32,7 @@ def settle(config: Configured, task: BaseTask, problem: "Problem[Any]") -> Confi
     if config.preset == FITTED:
         _refuse_unused(config, problem)
     for training in (config.supernet, config.retrain):
-        settled = _without_inert(training, task, problem)
+        settled = _without_unused(training, task, problem)
         if config.preset == FITTED:
             settled = _fitted(settled, task.counts["train"])
         changes[training.section] = _with_short_warmup(settled)
@@ -83,18 +83,18 @@ def _refuse_unused(config: RunConfig, problem: "Problem[Any]") -> None:
             raise ValueError(f"{path}={value!r} has no effect, because {why}; remove it")
 
 
-def _without_inert(training: Training, task: BaseTask, problem: "Problem[Any]") -> Training:
-    inert = {name: NEUTRAL[name] for name in task.inert}
+def _without_unused(training: Training, task: BaseTask, problem: "Problem[Any]") -> Training:
+    neutral_values = {name: NEUTRAL[name] for name in task.unused_settings}
     if not problem.takes_drop_path:
-        inert["drop_path"] = 0.0
-    for name, neutral in inert.items():
+        neutral_values["drop_path"] = 0.0
+    for name, neutral in neutral_values.items():
         value = getattr(training, name)
         if name in training.model_fields_set and value != neutral:
             why = "the builder has no keyword `drop_path`" if name == "drop_path" else f"the loss is {task.loss_name}"
             if name in ("mixup", "cutmix", "augment"):
                 why = "this task does not change its samples; use transforms in its dataset"
             raise ValueError(f"{training.section}.{name}={value!r} has no effect, because {why}; remove it")
-    return _set(training, inert)
+    return _set(training, neutral_values)
 
 
 def _fitted(training: Training, samples: int) -> Training:

@@ -28,8 +28,8 @@ class BaseTask(ABC):
     loss: Loss
     metric: Metric
     unpack: Unpack
-    inert: frozenset[str] = frozenset()
-    """Fields of a training that this task has no use for: label_smoothing, mixup, cutmix, repeats, augment."""
+    unused_settings: frozenset[str] = frozenset()
+    """Fields of a training that have no effect on this task: label_smoothing, mixup, cutmix, repeats, augment."""
 
     @property
     @abstractmethod
@@ -96,7 +96,7 @@ class BaseTask(ABC):
 
     def loss_of(self, training: Training) -> Loss:
         """Return the loss of a training, with its label smoothing where it applies."""
-        smoothing = 0.0 if "label_smoothing" in self.inert else training.loss_smoothing
+        smoothing = 0.0 if "label_smoothing" in self.unused_settings else training.loss_smoothing
         return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else self.loss
 
 
@@ -141,7 +141,7 @@ class Task(BaseTask):
         self.loss, self.metric, self.unpack = loss, metric, unpack
         self.collate_fn, self.val_fraction, self.seed = collate_fn or default_collate, val_fraction, seed
         smooths = loss is F.cross_entropy
-        self.inert = frozenset({"mixup", "cutmix", "augment"} | (set() if smooths else {"label_smoothing"}))
+        self.unused_settings = frozenset({"mixup", "cutmix", "augment"} | (set() if smooths else {"label_smoothing"}))
 
     @cached_property
     def parts(self) -> Mapping[str, Part]:

@@ -1,6 +1,7 @@
 """Searches of vision transformers on images: what recipes of them share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
@@ -12,7 +13,7 @@ from torch import nn
 from nasx.arch import Arch
 from nasx.cost import Budget, Cost
 from nasx.nn import ImageConfig
-from nasx.pipeline.config import RunConfig, Section, with_settings_named
+from nasx.pipeline.config import RunConfig, Section
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.report import BlockDrawing
@@ -107,19 +108,20 @@ class ViTProblem(Problem[Configured]):
         def supernet_of(make: Any, space: Space) -> nn.Module:
             return supernet(space, vit, drop_path=config.supernet.drop_path, init_std=init_std)
 
-        super().__init__(
-            space,
-            partial(build, vit, init_std=init_std),
-            task,
-            budget=budget,
-            config=config,
-            supernet=supernet_of,
-            macs=macs,
-            params=params,
-            baselines=baselines,
-            draw=draw,
-            **more,
-        )
+        with settings_named(space.space):
+            super().__init__(
+                space,
+                partial(build, vit, init_std=init_std),
+                task,
+                budget=budget,
+                config=config,
+                supernet=supernet_of,
+                macs=macs,
+                params=params,
+                baselines=baselines,
+                draw=draw,
+                **more,
+            )
 
     @property
     def vit_settings(self) -> dict[str, Any]:
@@ -129,10 +131,19 @@ class ViTProblem(Problem[Configured]):
 
 def check_sizes(build: Callable[[Arch], nn.Module], space: Space) -> None:
     """Build every network of a space, without computing; a ValueError says which setting's sizes do not divide."""
-    names = sorted({name.rpartition(".")[2] for name, _ in space.walk()})
     with torch.device("meta"):
         for arch in space:
-            try:
+            with settings_named(space):
                 build(arch)
-            except ValueError as error:
-                raise ValueError(with_settings_named(str(error), "space", names)) from error
+
+
+@contextmanager
+def settings_named(space: Space) -> Iterator[None]:
+    """Name the setting `space.<choice>` in the message of a ValueError that begins with the name of a choice."""
+    try:
+        yield
+    except ValueError as error:
+        choice = str(error).partition(" ")[0]
+        if type(error) is not ValueError or choice not in {name.rpartition(".")[2] for name, _ in space.walk()}:
+            raise
+        raise ValueError(f"space.{error}") from error

@@ -214,7 +214,9 @@ def accuracy_over_cost(
             assert network.macs is not None
             colour = INK if starred else PALETTE[(i + star) % len(PALETTE)]
             if interval is not None:
-                axes.plot([network.macs] * 2, [interval.low, interval.high], color=colour, linewidth=1.1, alpha=0.7)
+                axes.plot(
+                    [network.macs, network.macs], [interval.low, interval.high], color=colour, linewidth=1.1, alpha=0.7
+                )
             axes.plot(
                 [network.macs],
                 [value],

@@ -70,10 +70,10 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
     found = [_named(run) for run in runs if run.report.networks]
     drawn = []
     if any(n.macs is not None and (n.val_accuracy, n.test_accuracy) != (None, None) for n in found):
-        told = "; ".join(f"{n.label}: {score(n.test_accuracy, metric)} at {si(n.macs)} MACs" for n in found)
+        described = "; ".join(f"{n.label}: {score(n.test_accuracy, metric)} at {si(n.macs)} MACs" for n in found)
         figure = accuracy_over_cost(found, star=False, metric=metric)
         tips = {f"network-{i}": [n.label] for i, n in enumerate(found)}
-        drawn = [Panel(NETWORKS, NETWORKS, figure, f"What each run found: {told}", (), (), tips)]
+        drawn = [Panel(NETWORKS, NETWORKS, figure, f"What each run found: {described}", (), (), tips)]
     svgs = [svg_text(panel.figure) for panel in drawn]
     return _page("comparison.html.j2", drawn, svgs, runs=runs, metric=metric, settings=list(_different(runs)))
 

@@ -1,4 +1,4 @@
-"""The figures of a report: each drawn, told in words, and with the numbers behind it."""
+"""The figures of a report: each drawn, described in words, and with its data."""
 
 import csv
 import io
@@ -95,7 +95,7 @@ def _architectures(report: Report) -> Iterator[Panel]:
     if not drawn:
         return
     found = drawn[0]
-    told = "; ".join(" ".join((block.title, *block.lines)) for block in found.blocks)
+    described = "; ".join(" ".join((block.title, *block.lines)) for block in found.blocks)
     rows = [
         (network.label, number, block.title, " ".join(block.lines))
         for network in drawn
@@ -105,7 +105,7 @@ def _architectures(report: Report) -> Iterator[Panel]:
         ARCHITECTURE,
         "architecture",
         architecture(found.blocks, report.shade_legend),
-        f"The blocks of the network {found.label} in their order: {told}",
+        f"The blocks of the network {found.label} in their order: {described}",
         ("network", "block", "title", "details"),
         tuple(rows),
     )
@@ -156,10 +156,10 @@ def _candidate_tips(search: SearchHistory, labels: Sequence[str], metric: str) -
 
 def _survival(shares: Survival) -> Panel:
     last = shares.shares[-1]
-    told = []
+    described = []
     for row, name in enumerate(shares.names):
         share = last[row].max()
-        told.append(f"{name}: {shares.options[int(last[row].argmax())]} ({share:.0%})")
+        described.append(f"{name}: {shares.options[int(last[row].argmax())]} ({share:.0%})")
     rows = [
         (generation, name, option, round(float(shares.shares[at, row, column]), 4))
         for at, generation in enumerate(shares.generations)
@@ -171,7 +171,7 @@ def _survival(shares: Survival) -> Panel:
         _name(SURVIVAL, f"{shares.search}_{shares.pattern}"),
         option_survival(shares),
         f"Options of {shares.pattern} among the {shares.best_kept} best candidates of {shares.search}, by generation. "
-        f"At last the most frequent are {'; '.join(told)}.",
+        f"At last the most frequent are {'; '.join(described)}.",
         ("generation", "choice", "option", "share"),
         tuple(rows),
     )
@@ -202,10 +202,12 @@ def _networks(networks: Sequence[NetworkRow], metric: str) -> Iterator[Panel]:
     placed = [n for n in networks if n.macs is not None and (n.test_accuracy, n.val_accuracy) != (None, None)]
     if not placed:
         return
-    told = "; ".join(
+    tested = any(n.test_accuracy is not None for n in placed)
+    drawn = [n for n in placed if (n.test_accuracy if tested else n.val_accuracy) is not None]
+    described = "; ".join(
         f"{n.label} {score(n.test_accuracy if n.test_accuracy is not None else n.val_accuracy, metric)} at "
         f"{si(n.macs)} MACs"
-        for n in placed
+        for n in drawn
     )
     rows = []
     for n in placed:
@@ -215,19 +217,19 @@ def _networks(networks: Sequence[NetworkRow], metric: str) -> Iterator[Panel]:
         NETWORKS,
         NETWORKS,
         accuracy_over_cost(networks, metric=metric),
-        f"{metric.capitalize()} over MACs of the trained networks: {told}",
+        f"{metric.capitalize()} over MACs of the trained networks: {described}",
         (
             *("network", "parameters", "macs", "validation", "validation_low", "validation_high"),
             *("test", "test_low", "test_high"),
         ),
         tuple(rows),
-        {f"network-{i}": [_network_tip(n, metric)] for i, n in enumerate(networks) if n in placed},
+        {f"network-{i}": [_network_tip(n, metric)] for i, n in enumerate(networks) if n in drawn},
     )
 
 
 def _network_tip(network: NetworkRow, metric: str) -> str:
-    told = [f"{part} {score(value, metric)}" for part, value in _parts(network) if value is not None]
-    return f"{network.label}: {', '.join(told)}, {si(network.macs)} MACs, {si(network.params)} parameters"
+    described = [f"{part} {score(value, metric)}" for part, value in _parts(network) if value is not None]
+    return f"{network.label}: {', '.join(described)}, {si(network.macs)} MACs, {si(network.params)} parameters"
 
 
 def _parts(network: NetworkRow) -> Iterator[tuple[str, float | None]]:

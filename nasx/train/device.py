@@ -71,7 +71,7 @@ def use_precision(precision: Precision) -> Iterator[None]:
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return the context that a forward pass and its loss run in: bfloat16 autocast, or nothing; see `use_precision`.
 
-    An autocast that the caller has entered stays in force.
+    The default precision depends on the type of `device`. An autocast that the caller has entered stays in force.
     """
     precision = _precision.get()
     if precision == "auto":

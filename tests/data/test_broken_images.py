@@ -60,7 +60,7 @@ def numbers(batch: Tensor) -> list[int]:
 def test_another_image_of_its_class_takes_the_place_of_a_broken_one(files: list[Path], augment: Augment) -> None:
     broken = {301: b"", 502: b"no image"}
     images = many(files, broken)
-    with pytest.warns(BrokenImageWarning) as told:
+    with pytest.warns(BrokenImageWarning) as messages:
         mended = list(batches_of(images, augment).steps(0, 20))
     healthy = list(batches_of(many(files), augment).steps(0, 20))
     places = []
@@ -71,7 +71,7 @@ def test_another_image_of_its_class_takes_the_place_of_a_broken_one(files: list[
         assert all(number % 2 == label for number, label in zip(numbers(pixels), labels.tolist(), strict=True))
     assert len(places) == 4, "each of two broken images has one place in each of two epochs"
     assert sorted(images.broken) == [301, 502]
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in messages] == [
         f"{images.broken[position]}; another image of its class takes its place" for position in images.broken
     ], "one warning for each, not one for each epoch"
     assert images.broken[301].path == images.path(301)
@@ -159,10 +159,12 @@ def test_evaluation_refuses_broken_images(files: list[Path], in_memory: bool, wo
     batches = eval_batches(images, 100, ZEROS, ONES, workers=workers)
     for _ in range(3):
         next(batches)
-    with pytest.raises(BrokenImageError, match=r"broken301\.png cannot be read as an image: the file is empty") as told:
+    with pytest.raises(
+        BrokenImageError, match=r"broken301\.png cannot be read as an image: the file is empty"
+    ) as messages:
         next(batches)
-    assert "replace or remove it" in str(told.value)
-    assert len(told.value.broken) == 2
+    assert "replace or remove it" in str(messages.value)
+    assert len(messages.value.broken) == 2
     assert not images.broken
 
 
@@ -210,22 +212,22 @@ def test_validation_images_are_read_before_anything_is_trained(tmp_path: Path) -
 
 def test_progress_counts_the_images_that_are_read(tmp_path: Path) -> None:
     write_folder(tmp_path, 40)
-    told: list[tuple[int, int]] = []
+    messages: list[tuple[int, int]] = []
 
     def load(max_bytes: int) -> None:
-        told.clear()
+        messages.clear()
         load_image_folder(
             tmp_path,
             image_size=4,
             seed=0,
             max_bytes=max_bytes,
-            on_progress=lambda done, total: told.append((done, total)),
+            on_progress=lambda done, total: messages.append((done, total)),
         )
 
     load(1 << 30)
-    assert told == [(done, 40) for done in range(1, 41)]
+    assert messages == [(done, 40) for done in range(1, 41)]
     load(4 * 3 * 4 * 4)  # the four validation images alone
-    assert told == [(done, 4) for done in range(1, 5)]
+    assert messages == [(done, 4) for done in range(1, 5)]
 
 
 def test_reading_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ def digest(images: Images, channels: int) -> str:
     zeros, ones = (0.0,) * channels, (1.0,) * channels
     batches = TrainBatches(images, batch_size=8, seed=7, mean=zeros, std=ones, augment=SHIFTED)
     last = batches.steps_per_epoch
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in (batches.steps(last - 3, last + 2), eval_batches(images, 8, zeros, ones)):
         for pixels, labels in part:
-            told.update((pixels * 255).round().to(torch.uint8).numpy().tobytes())
-            told.update(labels.numpy().tobytes())
-    return told.hexdigest()[:16]
+            digest.update((pixels * 255).round().to(torch.uint8).numpy().tobytes())
+            digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def test_batches_of_digits() -> None:

@@ -140,6 +140,6 @@ def test_a_truncated_image_of_any_part_is_found_when_the_folder_is_loaded(tmp_pa
 
 def test_every_header_is_counted(tmp_path: Path) -> None:
     folder = write_images(tmp_path, {"train": 6, "test": 2}, ["a", "b"])
-    told: list[tuple[int, int]] = []
-    load_image_folder(folder, image_size=8, seed=0, on_check=lambda done, total: told.append((done, total)))
-    assert told == [(done, 16) for done in range(1, 17)]
+    calls: list[tuple[int, int]] = []
+    load_image_folder(folder, image_size=8, seed=0, on_check=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 16) for done in range(1, 17)]

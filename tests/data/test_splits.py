@@ -83,8 +83,10 @@ def test_a_part_without_images_is_refused(n_val: int) -> None:
 
 
 def test_a_class_without_training_images_is_refused_by_name() -> None:
-    told = r"5 validation images of 6 leave some class no training .*, such as 'owl' \(3 images\); hold out 4 at most"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"5 validation images of 6 leave some class no training .*, such as 'owl' \(3 images\); hold out 4 at most"
+    )
+    with pytest.raises(ValueError, match=message):
         stratified_split(np.repeat([0, 1], 3), 5, seed=0, classes=("owl", "ant"))
     with pytest.raises(ValueError, match=r"such as 0 \(3 images\)"):
         stratified_split(np.repeat([0, 1], 3), 5, seed=0)

@@ -107,9 +107,9 @@ def test_file_names_of_any_bytes_are_read_and_shown(folder: Path) -> None:
     assert len(dataset.train) == 24
     with open(odd, "wb"):  # noqa: PTH123
         pass
-    with pytest.raises(ValueError, match=r"a/\\udcff\.png cannot be read as an image") as told:
+    with pytest.raises(ValueError, match=r"a/\\udcff\.png cannot be read as an image") as caught:
         _load(folder)
-    str(told.value).encode()  # can be printed anywhere
+    str(caught.value).encode()  # can be printed anywhere
 
 
 def test_class_names_that_are_no_text_are_refused(folder: Path) -> None:

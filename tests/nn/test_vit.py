@@ -68,12 +68,12 @@ def test_a_frame_counts_its_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told"),
+    ("sizes", "message"),
     [({"image_size": 9}, "9 and 2"), ({"image_size": 0}, "0 and 2"), ({"num_heads": 5}, "12 and 5")],
 )
-def test_sizes_that_do_not_divide_are_refused(sizes: dict[str, int], told: str) -> None:
+def test_sizes_that_do_not_divide_are_refused(sizes: dict[str, int], message: str) -> None:
     fitting = {"image_size": 8, "patch_size": 2, "embed_dim": 12, "num_heads": 2}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         ViTConfig(**fitting | sizes)
 
 

@@ -162,7 +162,7 @@ def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "message"),
     [
         (lambda: problem(changed(retrain={"lr": 0.1})), r"another retrain\.lr \(0\.005, now 0\.1\)"),
         (lambda: problem(changed(search={"population": 5})), r"another search\.population \(4, now 5\)"),
@@ -184,10 +184,10 @@ def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_directory_of_another_problem_is_refused_in_words(
-    finished: Any, other: Callable[[], Problem[RunConfig]], told: str
+    finished: Any, other: Callable[[], Problem[RunConfig]], message: str
 ) -> None:
     before = {path: path.read_bytes() for path in finished.directory.rglob("*.json")}
-    with pytest.raises(ConfigChanged, match=told) as caught:
+    with pytest.raises(ConfigChanged, match=message) as caught:
         run(other(), finished.directory, machine=MACHINE, progress=silent)
     assert len(str(caught.value)) < 500
     assert {path: path.read_bytes() for path in finished.directory.rglob("*.json")} == before
@@ -454,5 +454,5 @@ def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("found ")
     assert done.stdout.count("found") == 1, "no process ran the program again"
-    told = "trained one after the other, in one process" in " ".join(done.stderr.split())
-    assert told == (how == "without cloudpickle")
+    in_one_process = "trained one after the other, in one process" in " ".join(done.stderr.split())
+    assert in_one_process == (how == "without cloudpickle")

@@ -173,8 +173,8 @@ def test_who_fails_in_a_race_scores_nan_and_is_left_alone(
     raced = scoring(large)
     scores = raced.race_generation(ARCHS, 0)
     assert {arch for arch, score in scores.items() if math.isnan(score)} == set(ARCHS[1:3])
-    told = [record for record in raced.context.stage.journal if record["scores"] is None]
-    assert len(told) == 2  # evaluated once, and never again
+    dropped = [record for record in raced.context.stage.journal if record["scores"] is None]
+    assert len(dropped) == 2  # evaluated once, and never again
     assert raced.validation_images == sum(seen.values())
 
 
@@ -210,7 +210,7 @@ class Rank:
 
     size = 2
     met = threading.Barrier(2, timeout=60)
-    told: ClassVar[list[dict[Any, Any]]] = [{}, {}]
+    sent: ClassVar[list[dict[Any, Any]]] = [{}, {}]
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -220,10 +220,10 @@ class Rank:
 
     def gather(self, results: dict[Any, Any]) -> dict[Any, Any]:
         self.met.wait()
-        self.told[self.rank] = results
+        self.sent[self.rank] = results
         self.met.wait()
-        assert not self.told[0].keys() & self.told[1].keys()
-        return self.told[0] | self.told[1]
+        assert not self.sent[0].keys() & self.sent[1].keys()
+        return self.sent[0] | self.sent[1]
 
     def any(self, flag: bool) -> bool:
         return any(self.gather({self.rank: flag}).values())

@@ -123,7 +123,7 @@ def test_what_is_not_given_is_split_off_and_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "outputs", "told"),
+    ("targets", "outputs", "message"),
     [
         (torch.rand(100), 1, r"at least two classes.*float32.*pass a loss such as `loss=F.mse_loss`"),
         (torch.rand(100, 4), 4, r"probabilities must be at least 0 and sum to 1.*regression"),
@@ -133,11 +133,11 @@ def test_what_is_not_given_is_split_off_and_recorded() -> None:
     ],
 )
 def test_targets_that_fit_no_classification_are_refused_before_training(
-    targets: torch.Tensor, outputs: int, told: str
+    targets: torch.Tensor, outputs: int, message: str
 ) -> None:
     task = Task(TensorDataset(vectors(100, 0), targets))
     problem: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=outputs), task)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         problem.check()
 
 
@@ -148,13 +148,13 @@ def test_metrics_that_are_none_are_refused_before_training() -> None:
         task = Task(data, loss=F.mse_loss, metric=metric)
         return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=1), task)
 
-    for metric, told in (
+    for metric, message in (
         ("accuracy", "metric 'accuracy' needs"),
         (lambda outputs, targets: (outputs - targets).square(), r"one score for each sample, shape \(8,\)"),
         (lambda outputs, targets: 0.5, "must return a tensor"),
         (lambda outputs, targets: outputs[:, 0] * torch.nan, "must be finite"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             problem(metric).check()
     with pytest.raises(ValueError, match="'accuracy', 'top5' or a function, but got 'auc'"):
         Task(data, metric="auc")  # type: ignore[arg-type]
@@ -170,12 +170,12 @@ def test_what_is_no_dataset_is_refused() -> None:
         Task([])
     few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
     small: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few)
-    with pytest.raises(ValueError, match="10 are the least"):
+    with pytest.raises(ValueError, match="hold out at least 10"):
         small.check()
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (RunConfig(retrain=Retraining(mixup=0.8)), r"retrain\.mixup=0\.8 has no effect.*use transforms"),
         (RunConfig(supernet=SupernetTraining(cutmix=1.0)), r"supernet\.cutmix=1\.0 has no effect"),
@@ -185,13 +185,13 @@ def test_what_is_no_dataset_is_refused() -> None:
         (RunConfig(supernet=SupernetTraining(batch_size=999)), r"supernet\.batch_size must be at most the 80 training"),
     ],
 )
-def test_settings_without_an_effect_are_refused_and_defaults_are_inert(config: RunConfig, told: str) -> None:
+def test_settings_without_an_effect_are_refused_and_defaults_are_inert(config: RunConfig, message: str) -> None:
     def problem(config: RunConfig) -> Problem[RunConfig]:
         data = TensorDataset(vectors(100, 0), torch.rand(100, 1))
         task = Task(data, loss=F.mse_loss, metric=lambda outputs, targets: -(outputs - targets).abs()[:, 0])
         return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=1), task, config=config)
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         problem(config).check()
     plain = problem(RunConfig())
     plain.check()

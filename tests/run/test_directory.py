@@ -22,7 +22,7 @@ def open_run(path: Path, config: Any = CONFIG, **options: Any) -> RunDirectory:
 
 
 class Recipe:
-    """Three stages; the second scores ten candidates and journals each, and can be told where to stop."""
+    """Three stages; the second scores ten candidates and journals each, and can be message where to stop."""
 
     clock = 0.0
 
@@ -169,10 +169,10 @@ def test_a_changed_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     changed = {"search": {"population": 40, "seeds": [1, 3]}, "machine": {"threads": {"torch": 2}}, "new": True}
     with pytest.raises(ConfigChanged) as raised:
         open_run(tmp_path, changed)
-    told = str(raised.value)
+    message = str(raised.value)
     for part in ("search.population: 50 -> 40", "search.seeds: [1, 2] -> [1, 3]", 'name: "x" -> (absent)', "new: "):
-        assert part in told
-    assert "machine" not in told
+        assert part in message
+    assert "machine" not in message
     with pytest.raises(ConfigChanged, match=r"population: 50 -> 50\.0"):
         open_run(tmp_path, {**CONFIG, "search": {"population": 50.0, "seeds": [1, 2]}})
     open_run(tmp_path, json.loads(json.dumps(CONFIG, sort_keys=True))).close()  # the lock is free again

@@ -299,11 +299,11 @@ def test_a_restored_search_goes_on_as_if_never_stopped(stop: int, inside: bool) 
     space = SPACE.within(BUDGET) if inside else SPACE
     uninterrupted = search(space, 5)
     expected = run(uninterrupted)
-    searcher, told = search(space, 5), 0
-    while not searcher.done and told < stop:
-        for arch in searcher.ask()[::-1][: stop - told]:
+    searcher, scored = search(space, 5), 0
+    while not searcher.done and scored < stop:
+        for arch in searcher.ask()[::-1][: stop - scored]:
             searcher.tell({arch: score(arch)})
-            told += 1
+            scored += 1
     again = search(space, 5)
     again.restore(json.loads(json.dumps(searcher.state(), allow_nan=False)))
     assert again.ask() == searcher.ask()
@@ -333,7 +333,7 @@ def _printed(script: str, hash_seed: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"costs": []}, "at least one cost"),
         ({"population": 0}, "at least one candidate, but got 0"),
@@ -343,6 +343,6 @@ def _printed(script: str, hash_seed: str) -> str:
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ParetoSearch(SPACE, **{"costs": COSTS, **settings})

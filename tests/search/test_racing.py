@@ -197,13 +197,13 @@ def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) 
 
 
 def test_searching_needs_no_torch() -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import sys, nasx.search; print('torch' in sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "False"
+    assert done.stdout.strip() == "False"
 
 
 def worlds(count: int, spread: float) -> list[np.ndarray]:

@@ -140,7 +140,7 @@ def test_the_order_in_which_scores_arrive_does_not_matter(build: Build) -> None:
     assert shuffled.best(20) == ordered.best(20)
 
 
-# What is told
+# What `tell` takes
 
 
 @EVERY
@@ -226,23 +226,22 @@ def test_a_restored_searcher_goes_on_as_if_never_stopped(
     build: Build, stop: int, backwards: bool, inside: bool
 ) -> None:
     space = SPACE.within(BUDGET) if inside else SPACE
-    scored = _sometimes_failing
     uninterrupted = build(space, 60, 5)
-    run(uninterrupted, scored)
+    run(uninterrupted, _sometimes_failing)
 
-    searcher, told = build(space, 60, 5), 0
-    while not searcher.done and told < stop:
+    searcher, scored = build(space, 60, 5), 0
+    while not searcher.done and scored < stop:
         asked = searcher.ask()
         for arch in reversed(asked) if backwards else asked:
-            if told < stop:
-                searcher.tell({arch: scored(arch)})
-                told += 1
+            if scored < stop:
+                searcher.tell({arch: _sometimes_failing(arch)})
+                scored += 1
     state = json.dumps(searcher.state(), allow_nan=False)
     again = build(space, 60, 5)
     again.restore(json.loads(state))
     assert again.state() == searcher.state() == json.loads(state)
     assert again.ask() == searcher.ask()
-    run(again, scored)
+    run(again, _sometimes_failing)
     assert str(history(again)) == str(history(uninterrupted))
     assert again.generation == uninterrupted.generation
 
@@ -343,7 +342,7 @@ def _distance(one: Arch, two: Arch) -> int:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"population": 0}, "at least one evaluation, but got 0"),
         ({"generations": 0}, "at least one evaluation, but got 0"),
@@ -356,8 +355,8 @@ def _distance(one: Arch, two: Arch) -> int:
     ],
     ids=lambda value: str(value),
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Evolution(SPACE, **settings)
 
 

@@ -630,16 +630,16 @@ def finish(process: "subprocess.Popen[str]") -> str:
 @pytest.mark.parametrize("mode", ["fail", "hang"])
 def test_a_rank_that_fails_or_hangs_ends_the_group_within_a_minute(tmp_path: Path, mode: str) -> None:
     process = torchrun(tmp_path, mode)
-    told = finish(process)
+    output = finish(process)
     assert process.returncode != 0
     if mode == "fail":
-        assert "on rank 1 of 2" in told
-        root_cause = told[told.rindex("Root Cause") :]
+        assert "on rank 1 of 2" in output
+        root_cause = output[output.rindex("Root Cause") :]
         assert re.search(r"rank\s*: 1 ", root_cause)
         assert "the disk of this rank is gone" in root_cause
     else:
-        assert "on rank 0 of 2" in told
-        assert re.search("timed out", told, re.IGNORECASE)
+        assert "on rank 0 of 2" in output
+        assert re.search("timed out", output, re.IGNORECASE)
 
 
 def test_a_signal_to_one_rank_stops_all_at_one_step_with_status_75(tmp_path: Path) -> None:
@@ -650,9 +650,9 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_with_status_75(tmp_path: Pat
         assert process.poll() is None, finish(process)
         time.sleep(0.05)
     os.kill(int((tmp_path / "pid1").read_text()), signal.SIGTERM)
-    told = finish(process)
+    output = finish(process)
     assert (tmp_path / "saved0").read_text() == (tmp_path / "saved1").read_text()
-    assert set(re.findall(r"rank\s*: (\d) .*\n\s*exitcode\s*: (-?\d+)", told)) == {("0", "75"), ("1", "75")}
+    assert set(re.findall(r"rank\s*: (\d) .*\n\s*exitcode\s*: (-?\d+)", output)) == {("0", "75"), ("1", "75")}
 
 
 def test_under_torchrun_cuda_is_the_ranks_own_and_the_cpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

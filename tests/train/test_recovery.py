@@ -30,7 +30,7 @@ class Runner:
             "recovery": self.recovery,
         }
         self.saved = saved or self.state(0, [])
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def state(self, step: int, records: list[Step]) -> dict[str, Any]:
         parts = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
@@ -49,7 +49,7 @@ class Runner:
             for name, part in self.parts.items():
                 part.load_state_dict(copy.deepcopy(self.saved[name]))
             if error is not None:
-                self.told.append(self.recovery.go_back(error, self.parts["optimizer"], self.parts["schedule"]))
+                self.messages.append(self.recovery.go_back(error, self.parts["optimizer"], self.parts["schedule"]))
             start, records = self.saved["step"], list(self.saved["records"])
             steps = train(
                 self.model,
@@ -81,9 +81,9 @@ def test_the_second_pass_leaves_the_batches_out_and_takes_half_the_rate() -> Non
     assert [step.step for step in records if step.skipped] == [12, 13, 14]
     rates = [step.lr for step in plain]
     assert [step.lr for step in records] == pytest.approx([*rates[:10], *(lr / 2 for lr in rates[10:])])
-    (told,) = runner.told
-    assert "3 steps in a row, the last of them 14" in told
-    assert "steps 12 to 14 are left out, and the learning rate is halved" in told
+    (message,) = runner.messages
+    assert "3 steps in a row, the last of them 14" in message
+    assert "steps 12 to 14 are left out, and the learning rate is halved" in message
 
 
 @pytest.mark.parametrize("stop_after", [5, 10, 11, 18, 19, 20, 21, 25])
@@ -91,7 +91,7 @@ def test_the_second_pass_leaves_the_batches_out_and_takes_half_the_rate() -> Non
 def test_an_interruption_at_any_time_changes_no_bit_of_it(stop_after: int, killed: bool) -> None:
     whole = Runner(bad=range(18, 21))  # a checkpoint lies between the steps that are left out
     expected = whole.run()
-    assert whole.told
+    assert whole.messages
     first = Runner(bad=range(18, 21))
     first.run(stop_after, killed)
     second = Runner(first.saved, bad=range(18, 21))
@@ -110,5 +110,5 @@ def test_weights_that_ran_away_are_trained_again_with_the_lower_rate() -> None:
     runner = Runner(lr=1e38)  # the first step takes the weights beyond float32, so no later batch is finite
     with pytest.raises(NotFinite) as caught:
         runner.run()  # half of too much is still too much
-    assert len(runner.told) == 1
+    assert len(runner.messages) == 1
     assert caught.value.steps[0] > 0

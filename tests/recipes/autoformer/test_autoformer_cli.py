@@ -65,12 +65,12 @@ def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
 
 def test_plan_counts_the_space_and_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--no-timing"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
     axes = PRESETS["digits"].space
     per_block = len(axes.num_heads) * len(axes.mlp_ratio)
-    assert told["size"] == len(axes.embed_dim) * sum(per_block**depth for depth in axes.depth)
-    assert 0 < told["feasible_size"] < told["size"]
-    assert [stage["name"] for stage in told["stages"]] == [
+    assert document["size"] == len(axes.embed_dim) * sum(per_block**depth for depth in axes.depth)
+    assert 0 < document["feasible_size"] < document["size"]
+    assert [stage["name"] for stage in document["stages"]] == [
         *("sizes/supernet", "sizes/search", "sizes/inherit", "sizes/finetune", "sizes/retrain"),
         *("baselines", "evaluation"),
     ]
@@ -80,16 +80,16 @@ def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest
     path = tmp_path / "arch.json"
     path.write_text(uniform(240, 14, 4, 4).to_json())
     assert main(["describe", "--arch", str(path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["params"] == 10_517_272
-    assert len(told["blocks"]) == 14
+    document = json.loads(capsys.readouterr().out)
+    assert document["params"] == 10_517_272
+    assert len(document["blocks"]) == 14
     path.write_text(uniform(256, 14, 4, 4).to_json())
     assert main(["describe", "--arch", str(path)]) == 2
     assert "embed_dim" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--set", "budget.at_most=100"], "`budget.at_least <= budget.at_most` must hold"),
         (["--set", "budget.at_most=100", "--set", "budget.at_least=null"], "attainable are"),
@@ -106,13 +106,17 @@ def test_describe_counts_the_network_of_the_paper(tmp_path: Path, capsys: pytest
     ],
 )
 def test_bad_input_is_one_message_and_status_2(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
 
 

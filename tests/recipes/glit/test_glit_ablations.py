@@ -212,11 +212,11 @@ def test_the_command_prints_one_document_and_continues(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(["table2"], "did you mean"), (["table1", "--seeds", "1,1"], "different whole numbers")]
+    ("words", "message"), [(["table2"], "did you mean"), (["table1", "--seeds", "1,1"], "different whole numbers")]
 )
 def test_bad_input_starts_nothing(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["ablate", *words, "--run-dir", str(tmp_path / "runs")]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.data import Dataset, Images, load_digits
+from nasx.pipeline.commands import CommandLine
 from nasx.ranking import rank_agreement
 from recipes.glit.__main__ import main
 from recipes.glit.config import PRESETS
@@ -72,7 +73,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "supernet.epochs=many"], "supernet.epochs"),
         (["--set", "supernet.epochs=-1"], "supernet.epochs"),
         (["--set", "search.mutation_probability=1.5"], "search.mutation_probability"),
-        (["--set", 'search.mutation_probability={"block.*.global_heads": 0.2}'], "no probability is given for"),
+        (
+            ["--set", 'search.mutation_probability={"block.*.global_heads": 0.2}'],
+            "no mutation_probability is given for",
+        ),
         (["--set", "space.kernel_size=[4]"], "odd, so that 'same' padding is symmetric, but got 4; write 3 or 5"),
         (["--set", "space.global_heads=[0,4]"], "0..3, which is model.num_heads, but got [0, 4]; write [0, 1, 2, 3]"),
         (["--set", "space.global_heads=[0,1,7]", "--set", "model.num_heads=6"], "write [0, 2, 4, 6]"),
@@ -103,8 +107,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "retrain.batch_size=63", "--set", "retrain.mixup=0.8"], "batch_size"),
         (["--set", "data.image_size=16"], "data.image_size must be 8"),
         (["--set", "space.mlp_ratio=[-1,4]"], "mlp_ratio"),
-        (["--set", "space.mlp_ratio=[0.01,4]"], "hidden width"),
-        (["--set", "space.qkv_ratio=[0.4,1]"], "qkv_ratio"),
+        (["--set", "space.mlp_ratio=[0.01,4]"], "space.mlp_ratio must leave a hidden width"),
+        (["--set", "space.qkv_ratio=[0.4,1]"], "space.qkv_ratio must give each of"),
+        (["--set", "supernet.warmup_epochs=30"], "supernet.warmup_epochs must be less than supernet.epochs"),
+        (["--set", "retrain.augment.resized_crop=[0.1,1]"], "retrain.augment.resized_crop, retrain.augment.auto_aug"),
+        (["--set", "supernet.strata=4"], "supernet.strata has no effect, because supernet.paths is uniform"),
+        (["--method", "random", "--set", "supernet.lr=1"], "supernet.lr has no effect, because no supernet is trained"),
+        (["--set", "supernet.teacher=nowhere"], "supernet.teacher: a teacher is"),
+        (
+            ["--set", "budget.latency=nowhere.json", "--set", "budget.latency_at_most=5"],
+            "budget.latency cannot be read",
+        ),
         (["--set", "preset=cifar10"], "--preset"),
         (["--preset", "digits", "--data", "somewhere"], "embedded"),
         (["--data", "somewhere"], "there is no directory"),
@@ -118,6 +131,15 @@ def test_bad_input_is_one_message_and_status_2(
     monkeypatch.chdir(tmp_path)
     assert told in refused(["run", *arguments], capsys)
     assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_every_folder_has_a_default_run_directory_of_its_own(tmp_path: Path) -> None:
+    line = CommandLine("recipes.glit", "", presets=("digits",))
+    config = PRESETS["cifar10"]
+    names = {line.run_name(config, tmp_path / name) for name in ("a/photos", "b/photos")}
+    assert len(names) == 2
+    assert all(name.startswith("glit-cifar10-hierarchical-photos-") for name in names)
+    assert line.run_name(config, tmp_path / "a" / ".." / "a" / "photos") in names, "however the folder is written"
 
 
 def test_an_unknown_device_is_refused(

@@ -66,7 +66,7 @@ def arch_file(tmp_path: Path) -> Path:
     return tmp_path / "own.json"
 
 
-def told(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> Any:
+def json_of(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> Any:
     capsys.readouterr()
     assert main([*arguments, "--json"]) == status
     return json.loads(capsys.readouterr().out)
@@ -105,7 +105,7 @@ def test_known_networks_are_described_in_their_own_size(
     name: str, params: int, macs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "picture.svg"
-    described = told(["describe", "--arch", name, "--picture", str(picture)], capsys)
+    described = json_of(["describe", "--arch", name, "--picture", str(picture)], capsys)
     assert (described["params"], described["macs"], len(described["blocks"])) == (params, macs, 12)
     assert (described["variant"], described["locality"]) == ("official", "conv1d")
     assert picture.read_text().count('id="block-') == 12
@@ -113,8 +113,8 @@ def test_known_networks_are_described_in_their_own_size(
 
 def test_describe_follows_preset_and_settings(arch_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["describe", "--arch", str(arch_file), "--preset", "digits"]
-    official = told(arguments, capsys)
-    paper = told([*arguments, "--set", "model.variant=paper"], capsys)
+    official = json_of(arguments, capsys)
+    paper = json_of([*arguments, "--set", "model.variant=paper"], capsys)
     assert (official["variant"], paper["variant"]) == ("official", "paper")
     assert paper["params"] > official["params"]
     assert main([*arguments, "--set", "model.variant=paper"]) == 0
@@ -124,7 +124,7 @@ def test_describe_follows_preset_and_settings(arch_file: Path, capsys: pytest.Ca
 def test_one_network_is_trained_alone_once(arch_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "alone"
     command = ["train", "--arch", str(arch_file), "--preset", "digits", "--run-dir", str(directory), *ONCE]
-    summary = told(command, capsys)
+    summary = json_of(command, capsys)
     trained = summary["networks"]["trained"]
     arch = Arch.from_json(arch_file.read_text())
     assert Arch(trained["arch"]) == arch == Arch.from_json((directory / "arch.json").read_text())
@@ -133,9 +133,9 @@ def test_one_network_is_trained_alone_once(arch_file: Path, tmp_path: Path, caps
     assert trained["params"] == count_params(network)
     assert 0 <= trained["val_accuracy"] <= 1
     before = (directory / "model.safetensors").stat().st_mtime_ns
-    assert told(command, capsys) == summary
+    assert json_of(command, capsys) == summary
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
-    assert told(["evaluate", str(directory)], capsys)["test_accuracy"] == trained["test_accuracy"]
+    assert json_of(["evaluate", str(directory)], capsys)["test_accuracy"] == trained["test_accuracy"]
     assert "glit-tiny" in refused([*command[:2], "glit-tin", *command[3:]], capsys)
     other = [*command[:2], "timm:resnet18", *command[3:]]
     assert "was started with another arch" in refused_words(other, capsys)
@@ -166,21 +166,21 @@ def test_a_full_disk_ends_a_run_that_goes_on_and_damaged_weights_end_it(
     weights.unlink()
     assert "missing" in refused(command, capsys)
     weights.write_bytes(content)
-    assert "trained" in told(command, capsys)["networks"]
+    assert "trained" in json_of(command, capsys)["networks"]
 
 
 def test_a_network_of_timm_is_trained_tested_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = tmp_path / "timm"
     command = ["train", "--arch", "timm:mobilenetv3_small_050", "--preset", "digits", "--run-dir", str(directory)]
-    summary = told([*command, *ONCE], capsys)
+    summary = json_of([*command, *ONCE], capsys)
     assert summary["networks"]["trained"]["arch"] == {"timm": "mobilenetv3_small_050"}
-    exported = told(["export", str(directory), "--out", str(tmp_path / "out")], capsys)
+    exported = json_of(["export", str(directory), "--out", str(tmp_path / "out")], capsys)
     assert exported["params"] == summary["networks"]["trained"]["params"]
-    again = told(["evaluate", str(tmp_path / "out")], capsys)
+    again = json_of(["evaluate", str(tmp_path / "out")], capsys)
     assert again["test_accuracy"] == summary["networks"]["trained"]["test_accuracy"]
     assert "timm" in refused(["verify", str(directory)], capsys)
     (directory / "report.html").unlink()
-    told(["report", str(directory)], capsys)
+    json_of(["report", str(directory)], capsys)
     assert "mobilenetv3_small_050" in (directory / "report.html").read_text()
     assert "'resnet18'" in refused([*command[:2], "timm:resnet17", *command[3:]], capsys)
 
@@ -205,19 +205,19 @@ def test_networks_of_timm_have_the_sizes_of_table_3(name: str, params: float, ma
 
 def test_evaluations_of_one_network_agree(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = json.loads((run / "summary.json").read_text())["networks"]["searched"]["test_accuracy"]
-    assert told(["evaluate", str(run)], capsys)["test_accuracy"] == expected
+    assert json_of(["evaluate", str(run)], capsys)["test_accuracy"] == expected
     assert main(["export", str(run), "--format", "safetensors", "--out", str(tmp_path / "out")]) == 0
     for source in ([str(tmp_path / "out")], ["--weights", str(tmp_path / "out" / "model.safetensors")]):
-        assert told(["evaluate", *source], capsys)["test_accuracy"] == expected
+        assert json_of(["evaluate", *source], capsys)["test_accuracy"] == expected
     bare = ["--weights", str(run / "model.safetensors"), "--arch", str(run / "arch.json"), "--preset", "digits"]
-    assert told(["evaluate", *bare, *SMALL], capsys)["test_accuracy"] == expected
+    assert json_of(["evaluate", *bare, *SMALL], capsys)["test_accuracy"] == expected
 
 
 def test_an_export_is_complete_and_the_same_each_time(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
-        told(["export", str(run), "--out", str(tmp_path / name)], capsys)
+        json_of(["export", str(run), "--out", str(tmp_path / name)], capsys)
     files = [{p.name: p.read_bytes() for p in sorted((tmp_path / name).iterdir())} for name in ("a", "b")]
     assert files[0] == files[1]
     assert set(files[0]) == {"README.md", "arch.json", "classes.json", "config.json", "model.safetensors"}
@@ -237,10 +237,10 @@ def test_an_export_is_complete_and_the_same_each_time(
 
 
 def test_onnx_computes_what_the_network_computes(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told(["export", str(run), "--format", "onnx", "--out", str(tmp_path)], capsys)
+    json_of(["export", str(run), "--format", "onnx", "--out", str(tmp_path)], capsys)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     assert "model.safetensors already" not in refused(["export", str(run), "--out", str(tmp_path)], capsys)
-    told(["export", str(run), "--out", str(tmp_path), "--force"], capsys)
+    json_of(["export", str(run), "--out", str(tmp_path), "--force"], capsys)
     network = from_file(RECIPE, tmp_path / "model.safetensors").network
     for batch in (1, 5):
         images = torch.randn(batch, 1, 8, 8)
@@ -256,7 +256,7 @@ def test_image_files_are_predicted(run: Path, tmp_path: Path, capsys: pytest.Cap
         Image.fromarray(pixels).save(images / ("deeper" if i % 2 else "") / f"{i:02}.png")
     (images / "broken.png").write_bytes(b"no image")
     command = ["predict", str(run), str(images), "--top", "2", "--batch-size", "4"]
-    found = told(command, capsys)
+    found = json_of(command, capsys)
     assert found["classes"] == list(digits.classes)
     assert [(Path(file["file"]).name, file["fault"]) for file in found["broken"]] == [
         ("broken.png", "the content has no known image format")
@@ -294,7 +294,7 @@ def test_published_weights_become_this_recipe_s(tmp_path: Path, capsys: pytest.C
     torch.manual_seed(0)
     source = timm.create_model("deit_tiny_patch16_224", pretrained=False, num_classes=7, img_size=32).eval()
     torch.save({"model": source.state_dict()}, tmp_path / "deit.pth")
-    imported = told(["import-official", str(tmp_path / "deit.pth"), "--out", str(tmp_path / "deit")], capsys)
+    imported = json_of(["import-official", str(tmp_path / "deit.pth"), "--out", str(tmp_path / "deit")], capsys)
     assert imported["params"] == count_params(source)
     found = from_file(RECIPE, tmp_path / "deit" / "model.safetensors")
     with torch.no_grad():
@@ -303,18 +303,18 @@ def test_published_weights_become_this_recipe_s(tmp_path: Path, capsys: pytest.C
     assert "published" in (tmp_path / "deit" / "README.md").read_text()
 
     changed = ["--out", str(tmp_path / "other"), "--classes", "5", "--image-size", "48"]
-    told(["import-official", str(tmp_path / "deit.pth"), *changed], capsys)
+    json_of(["import-official", str(tmp_path / "deit.pth"), *changed], capsys)
     other = from_file(RECIPE, tmp_path / "other" / "model.safetensors")
     assert other.network(torch.zeros(1, 3, 48, 48)).shape == (1, 5)
     assert "not trained" in (tmp_path / "other" / "README.md").read_text()
 
     data = str(folder(tmp_path / "data", classes=7, size=40))
-    evaluated = told(["evaluate", str(tmp_path / "deit"), "--data", data], capsys)
+    evaluated = json_of(["evaluate", str(tmp_path / "deit"), "--data", data], capsys)
     assert evaluated["images"] == 21
     assert "5 classes" in refused(["evaluate", str(tmp_path / "other"), "--data", data], capsys)
     weights = ["--weights", str(tmp_path / "deit.pth"), "--arch", "deit-tiny", "--set", "data.image_size=32"]
     settings = ["--set", "data.val_images=7", "--data", data]
-    bare = told(["evaluate", *weights, *settings], capsys)
+    bare = json_of(["evaluate", *weights, *settings], capsys)
     assert bare == evaluated
     few = str(folder(tmp_path / "few", classes=2, size=40))
     assert "7 classes" in refused(["evaluate", *weights, "--set", "data.val_images=2", "--data", few], capsys)
@@ -326,7 +326,7 @@ def test_glit_s_published_names_are_imported_as_glit_tiny(tmp_path: Path, capsys
         pytest.skip("the names and shapes of the published checkpoint are not here")
     state = {name: torch.full(shape, 0.01) for name, shape in json.loads(shapes.read_text()).items()}
     torch.save({"model": state, "epoch": 299}, tmp_path / "glit.pth")
-    imported = told(["import-official", str(tmp_path / "glit.pth"), "--out", str(tmp_path / "glit")], capsys)
+    imported = json_of(["import-official", str(tmp_path / "glit.pth"), "--out", str(tmp_path / "glit")], capsys)
     assert Arch(imported["arch"]) == GLIT_TINY
     assert (imported["params"], imported["macs"]) == (7_264_456, 1_472_873_280)
 
@@ -334,12 +334,12 @@ def test_glit_s_published_names_are_imported_as_glit_tiny(tmp_path: Path, capsys
 def test_a_run_and_networks_of_presets_are_verified(
     run: Path, arch_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    proof = told(["verify", str(run)], capsys)
+    proof = json_of(["verify", str(run)], capsys)
     assert proof["passed"]
     assert proof["weights"] == "weights of the supernet details/supernet"
     assert all(check["passed"] for check in proof["checks"])
     assert len(proof["checks"]) == 7
-    own = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL, "--onnx"], capsys)
+    own = json_of(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL, "--onnx"], capsys)
     assert own["passed"]
     assert len(own["checks"]) == 6
 
@@ -355,7 +355,7 @@ def test_verification_names_the_layer_that_differs(
             return network
 
     monkeypatch.setattr("recipes.glit.supernet.Supernet", Wrong)
-    proof = told(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL], capsys, status=1)
+    proof = json_of(["verify", "--arch", str(arch_file), "--preset", "digits", *SMALL], capsys, status=1)
     assert not proof["passed"]
     assert "'blocks.2.norm2'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
 
@@ -372,7 +372,7 @@ def test_weights_that_are_not_the_run_s_are_told(run: Path, tmp_path: Path, caps
     assert "'norm.weight'" in refused(["evaluate", *bare, *SMALL], capsys)
     for command in (["evaluate", str(changed)], ["export", str(changed), "--out", str(tmp_path / "out")]):
         assert "are not those that were written" in refused(command, capsys)
-    proof = told(["verify", str(changed)], capsys, status=1)
+    proof = json_of(["verify", str(changed)], capsys, status=1)
     assert "not those that were written" in next(c["detail"] for c in proof["checks"] if not c["passed"])
 
 

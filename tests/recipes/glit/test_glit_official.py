@@ -135,12 +135,12 @@ def test_heads_of_published_sizes_are_those_of_timm_and_are_said(name: str, head
     with torch.device("meta"):
         source: Any = timm.create_model(name, pretrained=False, num_classes=10)
     assert source.blocks[0].attn.num_heads == heads
-    told: list[str] = []
+    notes: list[str] = []
     meta = {name: torch.empty(tensor.shape, device="meta") for name, tensor in source.state_dict().items()}
-    vit, arch = infer_deit(StateDictOfShapes(meta), note=told.append)
+    vit, arch = infer_deit(StateDictOfShapes(meta), note=notes.append)
     assert (vit.num_heads, vit.embed_dim, len(arch.parts("block"))) == (heads, source.embed_dim, len(source.blocks))
     size = name.split("_")[1]
-    assert told[0].startswith(f"assuming {heads} heads, as {size} has them ({source.embed_dim} channels")
+    assert notes[0].startswith(f"assuming {heads} heads, as {size} has them ({source.embed_dim} channels")
 
 
 class StateDictOfShapes(StateDict):
@@ -183,9 +183,9 @@ def test_an_assumption_is_logged_where_nobody_else_is_told(
 
 
 def test_heads_of_glit_can_be_said(glit: dict[str, Tensor]) -> None:
-    told: list[str] = []
-    assert infer_glit(glit, note=told.append)[1] == infer_glit(glit, 3)[1] == GLIT_TINY
-    assert len(told) == 1
+    notes: list[str] = []
+    assert infer_glit(glit, note=notes.append)[1] == infer_glit(glit, 3)[1] == GLIT_TINY
+    assert len(notes) == 1
     with pytest.raises(ValueError, match=r"for each channel of some heads of 48|queries, keys and values of"):
         load_glit(glit, num_heads=4)  # no block of GLiT's splits its channels in quarters
     other = load_glit(glit, num_heads=6)

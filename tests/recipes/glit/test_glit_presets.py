@@ -75,7 +75,7 @@ def test_variant_and_locality_reach_frame_and_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (["space.locality=conv2d"], r"space.kernel_size=\[3,5,7\]"),
         (["space.locality=conv3d"], "'conv2d'"),
@@ -84,8 +84,8 @@ def test_variant_and_locality_reach_frame_and_axes() -> None:
         (["model.variant=paperr"], "'paper'"),
     ],
 )
-def test_what_no_variant_or_locality_can_be_is_refused(settings: list[str], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+def test_what_no_variant_or_locality_can_be_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         apply_settings(Config(preset="plain"), settings)
 
 

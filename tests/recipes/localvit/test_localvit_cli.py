@@ -45,12 +45,12 @@ def test_describe_counts_the_published_networks(
     name: str, params: int, macs: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["describe", "--arch", name, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["params"], told["macs"], len(told["blocks"])) == (params, macs, 12)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["params"], document["macs"], len(document["blocks"])) == (params, macs, 12)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--set", "budget.at_most=1e5", "--set", "budget.at_least=null"], "attainable are"),
         (["--set", "space.kernel_size=[2,3]"], "odd"),
@@ -60,11 +60,15 @@ def test_describe_counts_the_published_networks(
     ],
 )
 def test_bad_input_is_one_message_and_status_2(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1

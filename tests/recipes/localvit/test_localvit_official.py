@@ -176,16 +176,16 @@ def test_every_variant_computes_what_it_should(act: int) -> None:
 @pytest.mark.parametrize(("attention", "default", "other"), [("none", 1, 2), ("se", 3, 3), ("eca", 4, 5)])
 def test_what_tensors_do_not_say_has_a_default_that_is_said(attention: str, default: int, other: int) -> None:
     weights = random_weights(small_shapes(attention))
-    told: list[str] = []
+    notes: list[str] = []
 
     def infer(act: int | None = None) -> object:
-        return infer_localvit(weights, act=act, num_heads=2, note=told.append)
+        return infer_localvit(weights, act=act, num_heads=2, note=notes.append)
 
     assert infer() == infer(default)
     assert (infer(other) == infer(default)) == (other == default)
     expected = [] if other == default else [f"assuming variant {default} (--act), of which the weights of {other} look"]
-    assert len(told) == len(expected)  # nothing is assumed where it is given
-    assert all(sentence.startswith(start) for sentence, start in zip(told, expected, strict=True))
+    assert len(notes) == len(expected)  # nothing is assumed where it is given
+    assert all(sentence.startswith(start) for sentence, start in zip(notes, expected, strict=True))
     for act in {1, 2, 3, 4, 5} - {default, other}:
         with pytest.raises(ValueError, match=f"act {act} does not fit the weights: 'blocks.0.conv.conv' has"):
             load_localvit(weights, act=act, num_heads=2)
@@ -194,16 +194,16 @@ def test_what_tensors_do_not_say_has_a_default_that_is_said(attention: str, defa
 
 
 def test_heads_of_published_sizes_are_assumed_and_of_others_asked_for() -> None:
-    told: list[str] = []
+    notes: list[str] = []
     tiny = random_weights(shapes_on_file("localvit_tiny_mlp4_act3_r192_official.json"))
-    vit, _ = infer_localvit(tiny, note=told.append)
+    vit, _ = infer_localvit(tiny, note=notes.append)
     assert vit.num_heads == 4
-    assert told == [
+    assert notes == [
         "assuming 4 heads, as tiny has them (192 channels, 12 blocks); give num_heads (--heads) where these weights "
         "have another number"
     ]
-    assert infer_localvit(tiny, num_heads=3, note=told.append)[0].num_heads == 3
-    assert len(told) == 1
+    assert infer_localvit(tiny, num_heads=3, note=notes.append)[0].num_heads == 3
+    assert len(notes) == 1
     with pytest.raises(ValueError, match=r"how many heads share the 96 channels.* and 2 blocks; say it with num_heads"):
         load_localvit(random_weights(small_shapes("se")))
 
