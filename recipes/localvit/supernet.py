@@ -23,7 +23,8 @@ def supernet(space: Space, vit: LocalViTConfig, *, drop_path: float = 0.0, init_
         layout["*.local.depthwise.weight"] = centred
         separate["*.local"] = ("activation",)
     if any(option["channel_attention"] != "none" for option in options):
-        separate["*.local.attention"] = ("activation", "gate")
+        gated = any("gate" in option for option in options)
+        separate["*.local.attention"] = ("activation", "gate") if gated else ("activation",)
     if any(option["channel_attention"] == "eca" for option in options):
         layout["*.local.attention.conv.weight"] = centred
     return Supernet(make, space, layout=layout, separate=separate)

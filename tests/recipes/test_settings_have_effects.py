@@ -116,9 +116,8 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "data.std": ("[1,2,3]", ("data.mean=[0,0,0]", "data.std=[1,1,1]")),
     "data.leaks": ("drop", ()),
     **of_training("supernet"),
-    "supernet.paths": ("sandwich", ()),
+    "supernet.paths": ("architectures", ()),
     "supernet.strata": ("2", ("supernet.paths=stratified",)),
-    "supernet.reduction": ("sum", ("supernet.paths=sandwich", "supernet.optimizer=sgd")),
     "supernet.optimizer": ("sgd", ()),
     "supernet.decay": ("matrices", ("supernet.optimizer=sgd", "supernet.weight_decay=0.9")),
     "search.method": ("random", ()),
@@ -152,8 +151,12 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "budget.latency": ("TABLE", ("budget.latency_at_most=1e9", "budget.latency=SLOWER")),
     "budget.latency_at_most": ("70%", ("budget.latency=TABLE", "budget.latency_at_most=1e9")),
 }
+SANDWICH = ("supernet.paths=sandwich", "supernet.optimizer=sgd")
+"""Several paths a step, and an optimizer that the size of gradients matters to."""
+
 FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
     "glit": {
+        "supernet.reduction": ("sum", (*SANDWICH, "space.global_heads=[2]")),
         "budget.cost": ("paper_macs", ()),
         "budget.heads_at_most": ("95%", ("method=hierarchical",)),
         "budget.details_at_least": ("30%", ()),
@@ -180,6 +183,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
         "space.held_mlp_ratio": ("2", ()),
     },
     "autoformer": {
+        "supernet.reduction": ("sum", SANDWICH),
         "budget.cost": ("macs", ()),
         "budget.at_least": ("30%", ()),
         "budget.at_most": ("70%", ()),
@@ -196,6 +200,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
         "finetune.warmup_epochs": ("0.3", ("finetune.epochs=1",)),
     },
     "localvit": {
+        "supernet.reduction": ("sum", (*SANDWICH, "space.depthwise=[true]", 'space.channel_attention=["none"]')),
         "budget.cost": ("params", ()),
         "budget.at_least": ("30%", ()),
         "budget.at_most": ("70%", ()),
@@ -204,10 +209,10 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
         "space.blocks": ("1", ()),
         "space.depthwise": ("[true]", ()),
         "space.kernel_size": ("[3]", ()),
-        "space.activation": ("[relu6]", ()),
-        "space.channel_attention": ("[se]", ()),
+        "space.activation": ('["relu6"]', ()),
+        "space.channel_attention": ('["se"]', ()),
         "space.reduction": ("[2]", ()),
-        "space.gate": ("[sigmoid]", ()),
+        "space.gate": ('["sigmoid"]', ()),
     },
 }
 UNUSED: Mapping[str, Sequence[str]] = {  # fields that nothing gives an effect to in a recipe
@@ -295,8 +300,9 @@ def worked(problem: Problem[Any], stand_ins: Mapping[str, Any], kinds: Sequence[
                 results[stage.name] = json.loads(json.dumps(stage.work(context)))
                 found.append(results[stage.name])
         weights = sorted(Path(folder).rglob("*.safetensors"))
-        found += [[path.name, list(load_file(path).items())] for path in weights]
-        found += [path.read_text() for path in sorted(Path(folder).rglob("*metrics.csv"))]
+        found += [[path.name, sorted(load_file(path).items())] for path in weights]
+        for table in sorted(Path(folder).rglob("*metrics.csv")):  # beside which stand speed and memory
+            found += [line.split(",")[:3] for line in table.read_text().splitlines()]
     return [found, sorted(threads), sizes, compiled]
 
 
