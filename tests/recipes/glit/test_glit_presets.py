@@ -131,7 +131,7 @@ def test_plan_prints_every_value_and_needs_images(photographs: Path, capsys: pyt
     assert "--data DIR" in capsys.readouterr().err
     command = ["plan", "--preset", "glit-tiny", "--data", str(photographs), "--no-timing"]
     assert main(command) == 2
-    assert "50000" in capsys.readouterr().err  # more are to be held out than there are
+    assert "50,000" in capsys.readouterr().err  # more are to be held out than there are
     assert main([*command, "--set", "data.val_images=500"]) == 0
     printed = capsys.readouterr().out
     for line in ("supernet.lr = 0.2", "retrain.ema = 0.99996", "budget.cost = paper_macs", "model.variant = official"):
