@@ -35,6 +35,11 @@ def collect(folder: Path, experiment: str) -> Path:
     return path
 
 
+def exist(experiment: str) -> bool:
+    """Return whether results of an experiment were collected."""
+    return (DATA / f"{experiment}.json").is_file()
+
+
 @lru_cache(maxsize=8)
 def records(experiment: str) -> list[dict[str, Any]]:
     """Return the results of an experiment."""
