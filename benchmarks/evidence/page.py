@@ -29,6 +29,9 @@ DEFAULT = {"digits": Setting("entangled", 25, ema=0.98), "cifar10": Setting("ent
 """How the presets `digits` and `cifar10` train their supernets."""
 
 EPOCHS = {"digits": 96, "cifar10": 50}
+FEWEST_SEEDS = 3
+"""Supernet seeds below which a difference has no interval worth showing."""
+
 ENOUGH = 10
 """Networks that a ranking is judged by at least."""
 
@@ -103,7 +106,7 @@ def by_setting(scene: str, scoring: str = SCORING) -> dict[Setting, list[Ranking
 def mean_with_interval(values: Sequence[float]) -> str:
     """Return a mean over seeds with Student's 95 % interval."""
     column = np.asarray(values)
-    if len(column) < 2:
+    if len(column) < FEWEST_SEEDS:
         return f"{column.mean():.2f}"
     reach = float(stats.t.ppf(0.975, len(column) - 1) * column.std(ddof=1)) / math.sqrt(len(column))
     return f"{column.mean():.2f} ({column.mean() - reach:.2f} to {column.mean() + reach:.2f})"
@@ -199,7 +202,7 @@ def comparison_table() -> str:
     rows = []
     for scene in truths():
         for setting, found in by_setting(scene).items():
-            if len(found) < 2:
+            if len(found) < FEWEST_SEEDS:
                 continue
             for k in (1, 2, 4):
                 difference, searched, random, trainings = against_random(scene, setting, k)

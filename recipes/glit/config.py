@@ -24,7 +24,7 @@ class Model(HeadedModel):
     """The sizes that all networks share, and how the supernet holds its candidates."""
 
     sharing: Literal["separate", "entangled"] = Field(
-        "separate", description="whether the supernet keeps weights per candidate, or slices of one tensor"
+        "entangled", description="whether the supernet keeps weights per candidate, or slices of one tensor"
     )
     variant: Literal["official", "paper"] = Field("official", description="blocks as the released code, or the text")
 
@@ -163,7 +163,7 @@ def imagenet(
     return Config(
         preset=preset,
         data=presets.imagenet(),
-        model=Model(embed_dim=embed_dim, num_heads=num_heads, init_std=0.02),
+        model=Model(sharing="separate", embed_dim=embed_dim, num_heads=num_heads, init_std=0.02),  # SPOS's
         space=SpaceConfig(global_heads=global_heads),
         budget=Budgets(cost="paper_macs", heads_at_most=paper_macs, details_at_most=paper_macs),
         supernet=SupernetTraining(

@@ -170,7 +170,7 @@ def test_what_is_no_dataset_is_refused() -> None:
         Task([])
     few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
     small: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few)
-    with pytest.raises(ValueError, match="10 are the least"):
+    with pytest.raises(ValueError, match="hold out at least 10"):
         small.check()
 
 
