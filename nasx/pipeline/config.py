@@ -217,13 +217,11 @@ class Training(Section):
         return self
 
     def unused(self) -> dict[str, str]:
-        """Return what is of a teacher, of mixed samples or of a warm-up, where there is none."""
+        """Return what is of a teacher or of a warm-up, where there is none."""
         at, found = self.section, dict[str, str]()
         if self.teacher is None:
             of_teacher = ("distillation", "distillation_weight", "distillation_temperature")
             found |= dict.fromkeys(of_teacher, f"there is no {at}.teacher")
-        if not self.mixes:
-            found["mix_group"] = f"{at}.mixup and {at}.cutmix are 0"
         if not self.warmup_epochs:
             found["warmup_lr"] = f"{at}.warmup_epochs is 0"
         return found

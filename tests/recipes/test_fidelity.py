@@ -66,6 +66,7 @@ def test_recalibration_keeps_a_supernets_crops_and_flips_alone() -> None:
         assert (kept.auto_augment, kept.erase, kept.rotate, kept.zoom) == (None, 0, 0, 0)
 
 
+@torch.no_grad()
 def test_pointwise_convolutions_are_drawn_as_torch_draws_convolutions() -> None:
     torch.manual_seed(0)
     network = build(same_heads(1), num_classes=10)
