@@ -136,7 +136,7 @@ class CommandLine:
         if options.seed is not None:
             config = config.model_copy(update={"seed": options.seed})
         config = apply_settings(config, [*options.set, *more])
-        refuse_unused(options.set, config.unused())
+        note_unused(options.set, config.unused())
         return config
 
     def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
@@ -185,8 +185,8 @@ class CommandLine:
         task = self.task(options, config)
         with bad_input(), Console(stderr=True).status("counting architectures"):
             problem = (make or self.recipe().problem)(config, task)
-            refuse_unused(options.set, unread(problem))
             problem.check()
+        note_unused(options.set, unread(problem))
         return problem
 
     def run_problem(
@@ -354,12 +354,15 @@ def program(package: str) -> str:
     return f"nasx {name}" if library == "nasx.recipes" else "nasx" if package == "nasx" else f"python -m {package}"
 
 
-def refuse_unused(settings: Sequence[str], unused: Mapping[str, str]) -> None:
-    """Refuse, as BadInput, settings of fields that have no effect; `unused` says why they have none."""
+def note_unused(settings: Sequence[str], unused: Mapping[str, str]) -> None:
+    """Say on standard error which settings have no effect; `unused` has the reasons.
+
+    They are no error: one list of settings often serves several methods.
+    """
     for setting in settings:
         name = setting.partition("=")[0]
         if name in unused:
-            raise BadInput(f"{name} has no effect, because {unused[name]}; remove --set {setting}")
+            print(f"note: {name} has no effect, because {unused[name]}", file=sys.stderr)
 
 
 def unread(problem: "Problem[Any]") -> dict[str, str]:

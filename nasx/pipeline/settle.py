@@ -1,5 +1,6 @@
 """Settings that were left open, fitted to data and networks; settings without an effect, refused."""
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,8 @@ _SMALL = 1_000_000  # parameters
 
 NEUTRAL: dict[str, Any] = {"label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "augment": Augmentation()}
 
+logger = logging.getLogger(__name__)
+
 
 def settle(config: Configured, task: BaseTask, problem: "Problem[Any]") -> Configured:
     """Return the settings of a run as they will be used.
@@ -30,7 +33,7 @@ def settle(config: Configured, task: BaseTask, problem: "Problem[Any]") -> Confi
 
     changes: dict[str, Any] = {"data": _data(config, task.data if isinstance(task, ImageTask) else None)}
     if config.preset == FITTED:
-        _refuse_unused(config, problem)
+        _note_unused(config, problem)
     for training in (config.supernet, config.retrain):
         settled = _without_unused(training, task, problem)
         if config.preset == FITTED:
@@ -70,8 +73,8 @@ def _data(config: RunConfig, images: Data | None) -> Data:
     return images
 
 
-def _refuse_unused(config: RunConfig, problem: "Problem[Any]") -> None:
-    """Refuse what somebody set without effect; presets set many fields, for whatever else is chosen."""
+def _note_unused(config: RunConfig, problem: "Problem[Any]") -> None:
+    """Log what somebody set without effect; presets set many fields, for whatever else is chosen."""
     for path, why in config.unused().items():
         *sections, field = path.split(".")
         section: Any = config
@@ -80,7 +83,7 @@ def _refuse_unused(config: RunConfig, problem: "Problem[Any]") -> None:
         value = getattr(section, field)
         taught = field.startswith("distillation") and problem.teacher_of(section) is not None
         if field in section.model_fields_set and value != type(section).model_fields[field].default and not taught:
-            raise ValueError(f"{path}={value!r} has no effect, because {why}; remove it")
+            logger.warning("%s=%r has no effect, because %s", path, value, why)
 
 
 def _without_unused(training: Training, task: BaseTask, problem: "Problem[Any]") -> Training:

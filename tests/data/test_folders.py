@@ -229,7 +229,7 @@ def test_classes_that_differ(folder: Path) -> None:
 
 
 def test_too_many_validation_images(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs 1 to 29 of 30 images, but got 30 \(val_images\)"):
+    with pytest.raises(ValueError, match=r"1 to 29 of 30 training images can be held out for validation, but got 30"):
         load_image_folder(folder, image_size=8, seed=0, val_images=30)
     with pytest.raises(ValueError, match=r"28 validation images of 30 leave some class.*hold out 27 at most"):
         load_image_folder(folder, image_size=8, seed=0, val_images=28)

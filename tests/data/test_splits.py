@@ -78,7 +78,9 @@ def test_splits_do_not_depend_on_the_hash_seed() -> None:
 
 @pytest.mark.parametrize("n_val", [-1, 0, 6, 7])
 def test_a_part_without_images_is_refused(n_val: int) -> None:
-    with pytest.raises(ValueError, match=f"1 to 5 of 6 training images can be held out for validation, but got {n_val}"):
+    with pytest.raises(
+        ValueError, match=f"1 to 5 of 6 training images can be held out for validation, but got {n_val}"
+    ):
         stratified_split(labels_with(3, 3), n_val, seed=0)
 
 

@@ -50,5 +50,7 @@ def test_paths_that_need_a_cost_say_so_where_there_is_none() -> None:
     space = Space(kernel=one_of(3, 5, 7))
     for paths in ("stratified", "sandwich"):
         config = DIGITS.supernet.model_copy(update={"paths": paths})
-        with pytest.raises(ValueError, match=f"supernet.paths={paths} needs a cost that adds up"):
+        with pytest.raises(
+            ValueError, match=f"supernet.paths={paths} does not fit this space: they need a cost that adds up"
+        ):
             supernet_paths(config, space, None, seed=0)

@@ -134,5 +134,5 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         make_supernet(SPACE, VIT, qkv_bias="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of the patch size, but got 225 and 16"):
         build(uniform(12, 1, 1, 1), image_size=225)
-    with pytest.raises(ValueError, match="no hidden width"):
+    with pytest.raises(ValueError, match="mlp_ratio must leave a hidden width"):
         build(uniform(12, 1, 1, 0.01), head_dim=4)

@@ -81,7 +81,11 @@ def test_rows_that_are_one_run_are_run_once_and_repeat_nothing(tmp_path: Path) -
     taken = {}
     for name, journal in steps.items():
         records = [json.loads(line)["record"] for line in journal.read_text().splitlines()]
-        taken[name] = next(record["result"]["steps"] for record in records if record["stage"] == "joint/supernet")
+        taken[name] = next(
+            record["result"]["steps"]
+            for record in records
+            if record.get("stage") == "joint/supernet" and "result" in record
+        )
     assert taken["spos"] == pytest.approx(2 * taken["nlp"], abs=1)
     assert not list(tmp_path.rglob("baselines")), "comparison networks are rows of their own"
 
@@ -123,7 +127,7 @@ def test_what_a_row_cannot_do_is_said_before_anything_is_trained() -> None:
     with pytest.raises(ValueError, match="attainable"):
         check("table5", apply_settings(DIGITS, nothing), None, MACHINE)
     for setting in ("supernet.paths=fair", 'search.mutation_probability={"block.*.global_heads": 0.2}'):
-        with pytest.raises(ValueError, match=r"open subspaces|for the gene 'block\.0\.expansion'"):
+        with pytest.raises(ValueError, match=r"open subspaces|for the gene 'block\.0\.\w+'"):
             check("table5", apply_settings(DIGITS, [setting]), None, MACHINE)
 
 
