@@ -20,7 +20,7 @@ from recipes.localvit.cost import macs
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real digits as photographs of many sizes."""
     root, digits, rng = tmp_path_factory.mktemp("photographs"), load_digits(seed=0), np.random.default_rng(0)
-    for split, first, count in (("train", 0, 6), ("val", 6, 2)):
+    for split, first, count in (("train", 0, 9), ("val", 9, 2)):
         for label in range(3):
             (root / split / f"digit{label}").mkdir(parents=True)
             members = np.flatnonzero(digits.train.labels == label)[first : first + count]
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SHORT = {
-    "data.val_images": 3,
+    "data.val_images": 12,
     "supernet.epochs": 0.5,
     "supernet.batch_size": 4,
     "supernet.warmup_epochs": 0,
