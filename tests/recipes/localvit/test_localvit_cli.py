@@ -55,7 +55,7 @@ def test_describe_counts_the_published_networks(
         (["--set", "budget.at_most=1e5", "--set", "budget.at_least=null"], "attainable are"),
         (["--set", "space.kernel_size=[2,3]"], "odd"),
         (["--set", 'space.activation=["relu"]'], "activation"),
-        (["--set", "model.num_heads=5"], "multiple of the heads"),
+        (["--set", "model.num_heads=5"], "write model.embed_dim=35"),
         (["--preset", "localvit-tiny"], "--data DIR"),
     ],
 )

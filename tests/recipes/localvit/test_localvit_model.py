@@ -100,7 +100,7 @@ def test_stochastic_depth_spares_the_local_half() -> None:
         ({"channel_attention": "cbam"}, "none, se, eca, but got 'cbam'"),
         ({"channel_attention": "se", "reduction": 1000}, "from 1 to the hidden width 48, but got 1000"),
         ({"channel_attention": "eca", "gate": "tanh"}, "a gate must be one of sigmoid, hardsigmoid, but got 'tanh'"),
-        ({"mlp_ratio": 0.01}, "0.01 leaves no hidden width at width 12"),
+        ({"mlp_ratio": 0.01}, "mlp_ratio must leave a hidden width of at least 1 of 12"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, object], message: str) -> None:
