@@ -36,7 +36,11 @@ def test_like_choices_of_all_blocks_stand_together_and_what_a_candidate_lacks_is
 
 
 def test_blocks_stand_in_their_order_whichever_was_seen_first() -> None:
-    (found,) = survival(search([(0, 0.9, {"block.10.k": 3, "block.2.k": 3}), (0, 0.8, {"block.2.k": 5, "block.0.k": 5})]))
+    rows: list[tuple[int, float | None, dict[str, object]]] = [
+        (0, 0.9, {"block.10.k": 3, "block.2.k": 3}),
+        (0, 0.8, {"block.2.k": 5, "block.0.k": 5}),
+    ]
+    (found,) = survival(search(rows))
     assert found.names == ("block.0.k", "block.2.k", "block.10.k")
 
 

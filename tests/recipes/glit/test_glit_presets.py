@@ -33,7 +33,8 @@ CLASSES = 1000
 
 SHORT = [  # twelve blocks and all stages of the paper, of few steps, candidates and pixels
     *("--set", "data.image_size=80", "--set", "data.val_images=40", "--set", "threads=1"),
-    *("--set", "supernet.batch_size=8", "--set", "supernet.epochs=0.01"),
+    *("--set", "supernet.batch_size=8", "--set", "supernet.epochs=0.01", "--set", "supernet.batch_norm_group=8"),
+    *("--set", "retrain.batch_norm_group=8", "--set", "retrain.mix_group=8", "--set", "retrain.warmup_epochs=0"),
     *("--set", "search.population=2", "--set", "search.generations=2", "--set", "search.parents=2"),
     *("--set", "search.recalibration_batches=1", "--set", "search.recalibration_batch_size=8"),
     *("--set", "search.top_k=1", "--set", "retrain.batch_size=8", "--set", "retrain.epochs=0.01"),
