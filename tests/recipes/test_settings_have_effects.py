@@ -164,7 +164,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
         "method": ("hierarchical", ()),
         "model.embed_dim": ("24", ()),
         "model.num_heads": ("6", ()),
-        "model.sharing": ("separate", ()),
+        "model.sharing": ("separate", ("model.sharing=entangled",)),
         "model.variant": ("paper", ()),
         "space.blocks": ("3", ()),
         "space.locality": ("conv2d", ()),

@@ -202,7 +202,7 @@ def test_a_run_of_imagenets_shape_stops_and_goes_on(
     summary = json.loads(capsys.readouterr().out)
     assert list(summary["stages"]) == [
         *(f"{level}/{kind}" for level in ("heads", "details") for kind in ("supernet", "search", "retrain")),
-        *("baselines", "evaluation"),
+        *("baselines", "refit", "evaluation"),
     ]
     arch = Arch.from_json((run / "arch.json").read_text())
     assert paper_macs.configured(image_size=80)(arch) <= 150e6
