@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import claims, page, results, scenes
+from benchmarks.evidence.on_table import compare_searchers
 from benchmarks.evidence.scenes import spread
 from benchmarks.evidence.supernets import SCORINGS, Setting, measure
 from benchmarks.evidence.truth import measure_alone, measure_network
 from nasx.measure import count_macs
+from recipes.glit.bench import table
 from recipes.glit.bench.settings import Settings
 
 Work = tuple[str, Callable[[Path], None]]
@@ -87,15 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     experiments = "; ".join(f"{name}: {(work.__doc__ or '').strip()}" for name, work in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evidence",
-        description=f"{__doc__} {experiments} collect: Put results beside the page. page: Write it.",
+        description=f"{__doc__} {experiments} searchers: Compare searchers on the "
+        "table. collect: Put results beside the page. page: Write it.",
     )
-    parser.add_argument("command", choices=[*EXPERIMENTS, "collect", "page"])
+    parser.add_argument("command", choices=[*EXPERIMENTS, "searchers", "collect", "page"])
+    parser.add_argument("--repeats", type=int, default=200, help="of each searcher (default 200)")
     parser.add_argument("--out", type=Path, help="where results go, a folder for each experiment")
     parser.add_argument("--data", type=Path, help="CIFAR-10 as an image folder")
     parser.add_argument("--part", default="0/1", help="share of the work, such as 0/2 and 1/2 in two processes")
     options = parser.parse_args(arguments)
     if options.command == "page":
         page.write()
+        return 0
+    if options.command == "searchers":
+        results.keep("searchers", compare_searchers(table(), repeats=options.repeats))
         return 0
     if options.out is None:
         parser.error(f"{options.command} needs --out DIR, where results are")

@@ -77,6 +77,7 @@ def compare_searchers(table: Table, *, repeats: int = 200) -> list[dict[str, Any
             rows.append(
                 {
                     "searcher": name,
+                    "repeats": repeats,
                     "evaluations": BATCH * (generation + 1),
                     "regret": float(mean),
                     "low": float(low[generation]),

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.evidence import claims, results
 from benchmarks.evidence.markdown import grid, percent, points
-from benchmarks.evidence.on_table import compare_searchers, halve
+from benchmarks.evidence.on_table import halve
 from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, rankings
 from benchmarks.evidence.supernets import Setting
 from nasx.comparison import Difference, paired_difference
@@ -284,20 +284,15 @@ def _halved(truth: Truth, places: Sequence[int], plan: Halving) -> float:
     return float(np.mean(picked))
 
 
-@lru_cache(maxsize=1)
-def searcher_rows() -> tuple[dict[str, Any], ...]:
-    """Return the searchers' regrets on the table."""
-    return tuple(compare_searchers(table()))
-
-
 def searcher_table() -> str:
     """Searchers that evaluate by real training, on the table."""
+    found = results.records("searchers")
     rows: dict[str, list[str]] = {}
-    for row in searcher_rows():
+    for row in found:
         rows.setdefault(row["searcher"], [row["searcher"]]).append(
             f"{100 * row['regret']:.2f} ({100 * row['low']:.2f} to {100 * row['high']:.2f})"
         )
-    evaluations = sorted({row["evaluations"] for row in searcher_rows()})
+    evaluations = sorted({row["evaluations"] for row in found})
     return grid(("searcher", *(f"{count} trainings" for count in evaluations)), rows.values())
 
 
@@ -326,7 +321,14 @@ def readme_table() -> str:
         "random at the same cost, test %",
         "difference in points (95 %)",
     )
-    return grid(head, rows)
+    others = [k for k in (1, 4) if not against_random(scene, setting, k)[0].shown]
+    text = (
+        f"Mean over {len(searched)} supernets with different seeds, two networks retrained each, among the "
+        f"{len(truth.indices)} networks of a [tabular benchmark](docs/evidence.md)."
+    )
+    if others:
+        text += f" With {' or '.join(map(str, others))} retrained, the same data shows no difference."
+    return f"{grid(head, rows)}\n\n{text}"
 
 
 def facts() -> str:
@@ -347,6 +349,7 @@ def page() -> str:
         "comparison": comparison_table(),
         "halving": halving_table(),
         "searchers": searcher_table(),
+        "repeats": results.records("searchers")[0]["repeats"],
         "claims": results.exist("cifar10-claims"),
         "table1": claims.glit_table,
         "localvit": claims.localvit_table,
@@ -354,7 +357,7 @@ def page() -> str:
         "digits": "digits" in truths(),
         "digits_networks": len({record["arch"] for record in results.records("digits-truth")}),
         **{f"epochs_{scene}": str(epochs) for scene, epochs in EPOCHS.items()},
-        "readme": readme_table(),
+        "readme": readme_table().replace("(docs/evidence.md)", "(glit.md)"),
     }
     template = Path(__file__).with_name("page.md.j2").read_text()
     return Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(parts)

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -29,6 +29,11 @@ def collect(folder: Path, experiment: str) -> Path:
     found = [json.loads(path.read_text()) for path in sorted((folder / experiment).glob("*.json"))]
     if not found:
         raise ValueError(f"{folder / experiment} holds no results; run the experiment first")
+    return keep(experiment, found)
+
+
+def keep(experiment: str, found: Sequence[Mapping[str, Any]]) -> Path:
+    """Write results of an experiment into one file beside this module, one a line."""
     path = DATA / f"{experiment}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text("[\n" + ",\n".join(json.dumps(record, sort_keys=True) for record in found) + "\n]\n")
