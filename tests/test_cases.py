@@ -43,7 +43,8 @@ def printed(script: str, case: str) -> str:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # a case shows the first bytes of a figure
         timeout=1800,
     )
     assert "Traceback" not in done.stdout or case in PROGRAMS

@@ -260,7 +260,7 @@ class NetworkCommands:
             found = verify(
                 supernet, arch, images, macs=problem.macs, params=problem.params, build=problem.make, onnx=options.onnx
             )
-        checks = [*found.checks, *(self._own_weights(run) if run else ())]
+            checks = [*found.checks, *(self._own_weights(run) if run else ())]
         passed = all(check.passed is not False for check in checks)
         origin = f"weights of the supernet {stage}" if weights else "fresh weights"
         if options.json:
@@ -298,12 +298,15 @@ class NetworkCommands:
         return DONE
 
     def _own_weights(self, run: "FinishedRun") -> "list[Check]":
-        """Check a run's own weights: that they are what was written, fit, and have what its summary says."""
+        """Check a run's own weights: that they fit, and have what its summary says; CorruptWeights for damaged ones."""
+        from nasx.pipeline.errors import CorruptWeights
         from nasx.pipeline.exported import from_run
         from nasx.verify import Check, check_cost
 
         try:
             model = from_run(self.line.recipe(), run)
+        except CorruptWeights:
+            raise
         except ValueError as error:
             return [Check("the run's weights fit its architecture", False, detail=str(error))]
         winner = next(iter(run.summary["networks"].values()))

@@ -58,7 +58,11 @@ def files(package: Path) -> set[str]:
 
 
 def test_the_wheel_is_library_and_recipes_alone(site: Path, tmp_path: Path) -> None:
-    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"nasx", "textsearch"}
+    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {
+        "bin",  # the command nasx
+        "nasx",
+        "textsearch",
+    }
     assert files(site / "nasx") == files(ROOT / "nasx") | {f"recipes/{name}" for name in files(ROOT / "recipes")}
     code = "import sys, nasx; assert 'torch' not in sys.modules; print(nasx.__file__)"
     assert Path(run(site, tmp_path, "-c", code).strip()) == site / "nasx" / "__init__.py"
