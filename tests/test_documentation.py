@@ -31,9 +31,9 @@ def test_python_blocks_run_in_order(page: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_shown_commands_parse(page: Path) -> None:
     text = page.read_text().replace("\\\n", " ")
-    for recipe, line in re.findall(r"-m recipes\.(\w+)([^`\n#&]*)", text):
+    for module, line in re.findall(r"-m (recipes\.[\w.]+|benchmarks\.evidence)([^`\n#&]*)", text):
         words = line.replace("...", "").split()
-        parse = importlib.import_module(f"recipes.{recipe}.__main__").parse
+        parse = importlib.import_module(f"{module}.__main__").parse
         parse(words)  # exits with status 2 where a command or an option is unknown
 
 

@@ -84,8 +84,8 @@ EXPERIMENTS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run an experiment, collect results or write the page, and return the exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command and its options."""
     experiments = "; ".join(f"{name}: {(work.__doc__ or '').strip()}" for name, work in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evidence",
@@ -98,21 +98,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="CIFAR-10 as an image folder")
     parser.add_argument("--part", default="0/1", help="share of the work, such as 0/2 and 1/2 in two processes")
     options = parser.parse_args(arguments)
+    if options.out is None and (options.command in EXPERIMENTS or options.command == "collect"):
+        parser.error(f"{options.command} needs --out DIR, where results are")
+    if options.data is None and options.command.startswith("cifar10"):
+        parser.error(f"{options.command} needs --data DIR, CIFAR-10 as an image folder")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run an experiment, collect results or write the page, and return the exit status."""
+    options = parse(arguments)
     if options.command == "page":
         page.write()
         return 0
     if options.command == "searchers":
         results.keep("searchers", compare_searchers(table(), repeats=options.repeats))
         return 0
-    if options.out is None:
-        parser.error(f"{options.command} needs --out DIR, where results are")
     if options.command == "collect":
         for name in EXPERIMENTS:
             if any((options.out / name).glob("*.json")):
                 print(results.collect(options.out, name))
         return 0
-    if options.command.startswith("cifar10") and options.data is None:
-        parser.error(f"{options.command} needs --data DIR, CIFAR-10 as an image folder")
     torch.set_num_threads(1)
     share, shares = map(int, options.part.split("/"))
     folder = options.out / options.command

@@ -151,6 +151,7 @@ def test_what_compiling_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "g++" in str(missing_for_compilation(CPU))
 
 
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated")  # which torch's compiler imports
 def test_the_cpus_compiler_gives_the_same_losses() -> None:
     if missing := missing_for_compilation(CPU):
         pytest.skip(missing)

@@ -83,8 +83,8 @@ def _show(options: argparse.Namespace) -> int:
     return DONE
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the command and its options."""
     parser = argparse.ArgumentParser(prog="python -m recipes.glit.bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train what is missing; stop and start it as often as you like")
@@ -105,7 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show = commands.add_parser("show", help="print the table that comes with the recipe")
     show.set_defaults(command=_show)
     show.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    options = parse(arguments)
     return run_command(lambda: options.command(options))
 
 

@@ -370,10 +370,9 @@ def test_weights_that_are_not_the_run_s_are_told(run: Path, tmp_path: Path, caps
     del state["norm.weight"]
     save_file(state, changed / "model.safetensors")
     assert "'norm.weight'" in refused(["evaluate", *bare, *SMALL], capsys)
-    for command in (["evaluate", str(changed)], ["export", str(changed), "--out", str(tmp_path / "out")]):
+    changed_run, out = str(changed), str(tmp_path / "out")
+    for command in (["evaluate", changed_run], ["export", changed_run, "--out", out], ["verify", changed_run]):
         assert "are not those that were written" in refused(command, capsys)
-    proof = json_of(["verify", str(changed)], capsys, status=1)
-    assert "not those that were written" in next(c["detail"] for c in proof["checks"] if not c["passed"])
 
 
 def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
