@@ -424,12 +424,8 @@ class _Inside:
                 rows, inside = self.tables.tables[c].draw(rng, each * len(places))
                 for number, place in enumerate(places.tolist()):
                     own = slice(number * each, (number + 1) * each)
-                    for row, ok in zip(rows[own], inside[own], strict=True):
-                        self.counts.proposed += 1
-                        if ok and (not self._filter or self._filter.passes(self.tables.cases[c].decode(row))):
-                            drawn[place] = row
-                            break
-                    else:
+                    drawn[place] = self._first_inside(self.tables.cases[c], rows[own], inside[own])
+                    if drawn[place] is None:
                         failed.append(place)
             self.counts.accepted += len(missing) - len(failed)
             if not failed:
@@ -439,6 +435,13 @@ class _Inside:
             cases[missing] = self._pick_cases(rng, len(missing))
             tries += each
         raise self._none_found()
+
+    def _first_inside(self, case: Case, rows: Ints, inside: npt.NDArray[np.bool_]) -> Ints | None:
+        for row, ok in zip(rows, inside, strict=True):
+            self.counts.proposed += 1
+            if ok and (not self._filter or self._filter.passes(case.decode(row))):
+                return row
+        return None
 
     def draw_per_choice(self, rng: np.random.Generator) -> Arch:
         shared = [i for i, table in enumerate(self.tables.tables) if not table.empty]

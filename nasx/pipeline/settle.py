@@ -1,4 +1,4 @@
-"""Settings that were left open, fitted to data and networks; settings without an effect, refused."""
+"""Settings that were left open are fitted to data and networks; those without an effect are noted or refused."""
 
 import logging
 import math

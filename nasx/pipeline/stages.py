@@ -16,7 +16,7 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.nn import SupernetLike
-from nasx.pipeline.config import Retraining
+from nasx.pipeline.config import Retraining, RunConfig
 from nasx.pipeline.context import Context
 from nasx.pipeline.errors import CorruptWeights, Diverged
 from nasx.pipeline.estimate import Measure, StageEstimate
@@ -384,21 +384,22 @@ class RetrainStage(RunStage):
             number: NetworkJob(arch, problem.network_seed(rank), context.directory / f"{number}.safetensors")
             for number, (arch, rank) in enumerate(zip(archs, ranks, strict=True))
         }
-        if self.halving and config.retrain.method == "halving" and len(jobs) > config.search.top_k:
+        if self._halves(config, len(jobs)):
             return with_winner(train_by_halving(context, retraining(context), jobs, config.search.top_k))
         return with_winner(train_networks(context, retraining(context), jobs))
 
+    def _halves(self, config: RunConfig, networks: int) -> bool:
+        return self.halving and config.retrain.method == "halving" and networks > config.search.top_k
+
     def chosen(self, inputs: Inputs) -> list[Arch]:
         """Return the networks to train."""
-        if self.source is None:
-            return list(self.archs)
-        return [Arch(candidate["arch"]) for candidate in inputs[self.source]["best"]]
+        return list(self.archs) if self.source is None else best_archs(inputs, self.source)
 
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of the trainings."""
         config, archs = measure.problem.config, self.chosen(measure.inputs)
         whole = float(len(archs))
-        if self.halving and config.retrain.method == "halving" and len(archs) > config.search.top_k:
+        if self._halves(config, len(archs)):
             whole = Halving(len(archs), config.search.top_k).trainings
         result = {"networks": [{"arch": dict(arch)} for arch in archs], "winner": dict(archs[0])}
         return measure.training(self.name, len(archs), config.retrain, whole=whole, result=result)
@@ -427,7 +428,7 @@ class InheritStage(RunStage):
         trained = cast("SupernetLike", trained_supernet(context, space, self.supernet))
         shared = retraining(context)
         networks: dict[int, Result] = {}
-        best = [Arch(candidate["arch"]) for candidate in context.inputs[self.source]["best"]]
+        best = best_archs(context.inputs, self.source)
         with use_threads(config.threads):
             for number, arch in context.group.shared_out(list(enumerate(best))):
                 network = trained.extract(arch)
@@ -597,6 +598,11 @@ class EvaluationStage(RunStage):
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return nothing measured: only a run may read the test samples."""
         return StageEstimate(self.name)
+
+
+def best_archs(inputs: Inputs, search: str) -> list[Arch]:
+    """Return the best candidates that a search found, best first."""
+    return [Arch(candidate["arch"]) for candidate in inputs[search]["best"]]
 
 
 def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:

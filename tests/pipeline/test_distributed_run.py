@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.pipeline.processes import start as start_python
+from tests.pipeline.processes import summary_of
+
 TINY_RUN = [
     *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
     *("--set", "retrain.warmup_epochs=0", "--set", "search.population=4", "--set", "search.generations=2"),
@@ -23,29 +24,9 @@ TINY_RUN = [
 ]
 
 
-def command(processes: int, directory: Path, *more: str, restarts: int = 0) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    launcher += ["--max-restarts", str(restarts)]
-    run = ["-m", "recipes.glit", "run", *TINY_RUN, *more, "--run-dir", str(directory), "--json"]
-    return [sys.executable, *(launcher if processes > 1 else []), *run]
-
-
 def start(processes: int, directory: Path, *more: str, restarts: int = 0) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "NASX_PROCESSES": "1", "NASX_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(processes, directory, *more, restarts=restarts),
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def finish(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return json.loads(out)
+    words = ["-m", "recipes.glit", "run", *TINY_RUN, *more, "--run-dir", str(directory), "--json"]
+    return start_python(words, processes, restarts=restarts)
 
 
 def journal(directory: Path, stage: str) -> list[dict[str, Any]]:
@@ -69,10 +50,10 @@ def ranks_of(launcher: "subprocess.Popen[str]") -> list[int]:
 
 
 def test_two_ranks_share_a_run_and_one_continues_it(tmp_path: Path) -> None:
-    both = finish(start(2, tmp_path / "two"))
+    both = summary_of(start(2, tmp_path / "two"))
     assert list(both["networks"]) == ["searched", "deit_shaped", "random"]
-    assert finish(start(1, tmp_path / "two")) == both, "one process finds the run finished"
-    single = finish(start(1, tmp_path / "one"))
+    assert summary_of(start(1, tmp_path / "two")) == both, "one process finds the run finished"
+    single = summary_of(start(1, tmp_path / "one"))
     # the first rank's supernet differs from one process's by rounding, the networks trained alone not at all
     ours, theirs = (load_file(tmp_path / name / "baselines" / "0.safetensors") for name in ("one", "two"))
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
@@ -92,7 +73,7 @@ def test_any_number_of_ranks_gives_the_same_search_from_the_same_supernet(tmp_pa
     subprocess.run(["cp", "-r", str(directory), str(copy)], check=True)
     for one in (directory, copy):
         (one / "run.lock").unlink(missing_ok=True)
-    two, one_rank = finish(start(2, directory)), finish(start(1, copy))
+    two, one_rank = summary_of(start(2, directory)), summary_of(start(1, copy))
     assert two["networks"] == one_rank["networks"]
     scores = [
         {(r["record"]["index"], r["record"]["score"]) for r in scored(d, "joint/search")} for d in (directory, copy)
@@ -103,7 +84,7 @@ def test_any_number_of_ranks_gives_the_same_search_from_the_same_supernet(tmp_pa
 
 def test_more_ranks_than_networks_train_one_network_together(tmp_path: Path) -> None:
     more = ("--method", "random", "--set", "trust.n=0", "--set", "search.top_k=1")
-    summaries = [finish(start(processes, tmp_path / str(processes), *more)) for processes in (1, 2)]
+    summaries = [summary_of(start(processes, tmp_path / str(processes), *more)) for processes in (1, 2)]
     weights = [load_file(tmp_path / name / "random" / "retrain" / "0.safetensors") for name in ("1", "2")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "rounding differs"
     for name, tensor in weights[0].items():
@@ -122,7 +103,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_and_the_run_goes_on(tmp_path: 
     assert "interrupted; the same command continues" in err
     steps = [int(path.name.split("step")[1]) for path in (directory / "joint/supernet/checkpoints").iterdir()]
     assert 0 < max(steps) < 204
-    assert finish(start(2, directory, "--set", "supernet.epochs=12"))["networks"]
+    assert summary_of(start(2, directory, "--set", "supernet.epochs=12"))["networks"]
 
 
 def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
@@ -141,7 +122,7 @@ def test_a_rank_killed_in_any_stage_ends_the_group_and_loses_nothing(tmp_path: P
         os.kill(ranks_of(process)[rank % 2], signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode != 0
-    summary = finish(start(2, directory, *more))
+    summary = summary_of(start(2, directory, *more))
     assert len(scored(directory, "joint/search")) == 8, "no score is lost, none is computed twice"
     assert set(summary["networks"]) == {"searched", "deit_shaped", "random"}
 
@@ -150,4 +131,4 @@ def test_the_launcher_restarts_a_group_that_goes_on(tmp_path: Path) -> None:
     process = start(2, tmp_path, "--set", "supernet.epochs=4", restarts=1)
     wait_for(process, tmp_path / "joint" / "supernet" / "checkpoints")
     os.kill(ranks_of(process)[1], signal.SIGKILL)
-    assert finish(process)["networks"]
+    assert summary_of(process)["networks"]

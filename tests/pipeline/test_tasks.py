@@ -1,9 +1,5 @@
 """Searches over any data: regression, several labels, tokens; on one process and under torchrun."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,41 +13,23 @@ from torch.utils.data import Dataset, TensorDataset
 
 from nasx.pipeline import Problem, RunConfig, Task
 from nasx.pipeline.config import Data, Retraining, SupernetTraining
+from tests.pipeline.processes import start, summary_of
 from tests.pipeline.searches import SEARCHES, SPACE, Perceptron, Sentences, padded, tokens, vectors
 
-ROOT = Path(__file__).parents[2]
 
-
-def start(name: str, directory: Path, processes: int = 1) -> "subprocess.Popen[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = ["-m", "tests.pipeline.searches", name, str(directory)]
-    environment = {**os.environ, "NASX_DEVICE": "cpu", "NASX_PROCESSES": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", *(launcher if processes > 1 else []), *command],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def summary_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
-    return found
+def searched(name: str, directory: Path, processes: int = 1) -> dict[str, Any]:
+    return summary_of(start(["-m", "tests.pipeline.searches", name, str(directory)], processes), seconds=300)
 
 
 @pytest.mark.parametrize("name", list(SEARCHES))
 def test_a_search_runs_on_one_process_and_on_two_ranks(name: str, tmp_path: Path) -> None:
-    one, two = (summary_of(start(name, tmp_path / str(ranks), ranks)) for ranks in (1, 2))
+    one, two = (searched(name, tmp_path / str(ranks), ranks) for ranks in (1, 2))
     for found in (one, two):
         for network in (*found["networks"].values(), *found["random_all"]):
             assert np.isfinite([network["val_score"], network["test_score"]]).all()
             assert "val_accuracy" not in network
         assert set(found["networks"]) == {"searched", "largest", "smallest", "random"}
-    assert summary_of(start(name, tmp_path / "2")) == two, "one process finds the run of two ranks finished"
+    assert searched(name, tmp_path / "2") == two, "one process finds the run of two ranks finished"
     # networks that are trained alone do not depend on the number of ranks at all
     for number in range(2):
         ours, theirs = (load_file(tmp_path / ranks / "baselines" / f"{number}.safetensors") for ranks in ("1", "2"))
