@@ -208,6 +208,7 @@ class CommandLine:
         from rich.console import Console
 
         from nasx.pipeline.outcome import network_rows, read_run, stage_rows
+        from nasx.pipeline.run_report import report_of
         from nasx.pipeline.runner import is_finished
         from nasx.report import networks_table, stages_table
 
@@ -229,6 +230,8 @@ class CommandLine:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
         run = read_run(directory)
         console.print(networks_table(network_rows(summary), summary["metric"]))
+        for sentence in report_of(directory).found:
+            console.print(sentence, markup=False, highlight=False)
         console.print(stages_table(stage_rows(run)))
         for name, verdict in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {verdict}")
