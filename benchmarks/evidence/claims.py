@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.evidence.markdown import grid
-from benchmarks.evidence.results import Floats, records, unpacked
+from benchmarks.evidence.results import Floats, records
 from benchmarks.evidence.scenes import Scene
 from nasx import Arch
 from nasx.comparison import Difference, paired_difference
 from recipes.glit.bench import table
+from recipes.glit.bench.training import unpacked
 from recipes.glit.space import same_heads
 from recipes.localvit import model as localvit
 from recipes.localvit.space import variant
@@ -69,7 +70,7 @@ def test_accuracies(name: str) -> Floats:
         found = {row.seed: row.test_accuracy for row in table().of(same_heads(heads, table().settings.axes))}
     for record in records("cifar10-claims"):
         if record["network"] == name:
-            found[record["seed"]] = float(unpacked(record["test"]["hits"], record["test"]["images"]).mean())
+            found[record["seed"]] = float(unpacked(record["test"]).mean())
     return np.array([found[seed] for seed in sorted(found)])
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import StrictUndefined, Template
-from scipy import stats
 
 from benchmarks.evidence import claims, results
 from benchmarks.evidence.markdown import grid, percent, points
 from benchmarks.evidence.on_table import halve
-from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, rankings
+from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, picked, rankings
 from benchmarks.evidence.supernets import Setting
-from nasx.comparison import Difference, paired_difference
+from nasx.comparison import Difference, paired_difference, score_interval
 from nasx.ranking import rank_agreement
 from nasx.search import Halving
 from recipes.glit.bench import table
@@ -108,8 +107,7 @@ def mean_with_interval(values: Sequence[float]) -> str:
     column = np.asarray(values)
     if len(column) < FEWEST_SEEDS:
         return f"{column.mean():.2f}"
-    reach = float(stats.t.ppf(0.975, len(column) - 1) * column.std(ddof=1)) / math.sqrt(len(column))
-    return f"{column.mean():.2f} ({column.mean() - reach:.2f} to {column.mean() + reach:.2f})"
+    return results.with_interval(score_interval(column))
 
 
 def supernet_table(scene: str) -> str:
@@ -276,12 +274,14 @@ def _halved(truth: Truth, places: Sequence[int], plan: Halving) -> float:
     """Return the mean test accuracy of what halving some networks finds, over training seeds."""
     found, space = table(), table().settings.space
     place_of = {space[truth.indices[place]]: place for place in places}
-    picked = []
-    for seed in range(truth.val.shape[1]):
-        finished = halve(found, list(place_of), plan, seed)
-        winner = max(finished, key=lambda arch: truth.val[place_of[arch], seed])
-        picked.append(truth.test[place_of[winner]].mean())
-    return float(np.mean(picked))
+    return float(
+        np.mean(
+            [
+                picked(truth, [place_of[arch] for arch in halve(found, list(place_of), plan, seed)], seed)
+                for seed in range(truth.val.shape[1])
+            ]
+        )
+    )
 
 
 def searcher_table() -> str:

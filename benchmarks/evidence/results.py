@@ -1,6 +1,5 @@
 """Reading what experiments left, and the statistics that docs/evidence.md shows of them."""
 
-import base64
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from benchmarks.evidence.supernets import Setting
 from nasx.comparison import Interval
 from nasx.ranking import RankAgreement, rank_agreement
 from recipes.glit.bench import Table, table
+from recipes.glit.bench.training import unpacked
 
 DATA = Path(__file__).with_name("data")
 
@@ -50,11 +50,6 @@ def records(experiment: str) -> list[dict[str, Any]]:
     """Return the results of an experiment."""
     found: list[dict[str, Any]] = json.loads((DATA / f"{experiment}.json").read_text())
     return found
-
-
-def unpacked(text: str, count: int) -> Bools:
-    """Return hits that were packed into text."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ def digits_truth() -> Truth:
     """Return the truth of the digits, on validation and test images together."""
     by_network: dict[int, dict[int, tuple[Bools, Bools]]] = defaultdict(dict)
     for record in records("digits-truth"):
-        parts = [unpacked(record[part]["hits"], record[part]["images"]) for part in ("val", "test")]
+        parts = [unpacked(record[part]) for part in ("val", "test")]
         by_network[record["arch"]][record["seed"]] = parts[0], parts[1]
     complete = {index: seeds for index, seeds in by_network.items() if len(seeds) > 1}
     val = [[of_seed[0].mean() for _, of_seed in sorted(seeds.items())] for seeds in complete.values()]
@@ -131,7 +126,7 @@ def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> I
         if scoring not in record["hits"]:
             continue
         at = {index: place for place, index in enumerate(record["archs"])}
-        hits = [unpacked(text, record["images"]) for text in record["hits"][scoring]]
+        hits = [unpacked({"images": record["images"], "hits": text}) for text in record["hits"][scoring]]
         scores = np.array([hits[at[index]].mean() for index in truth.indices])
         agreement = rank_agreement(scores, truth.test[:, 0], second_accuracies=truth.test[:, 1], top_k=(1, 5))
         yield Ranking(
@@ -147,11 +142,13 @@ def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> I
 
 def best_of(truth: Truth, places: Sequence[int]) -> float:
     """Return the expected test accuracy of the best of some networks, trained once and picked by validation."""
-    picked = []
-    for seed in range(truth.val.shape[1]):
-        winner = max(places, key=lambda place: truth.val[place, seed])
-        picked.append(truth.test[winner].mean())
-    return float(np.mean(picked))
+    return float(np.mean([picked(truth, places, seed) for seed in range(truth.val.shape[1])]))
+
+
+def picked(truth: Truth, places: Sequence[int], seed: int) -> float:
+    """Return the mean test accuracy of the network that one seed's validation picks."""
+    winner = max(places, key=lambda place: truth.val[place, seed])
+    return float(truth.test[winner].mean())
 
 
 def best_of_random(truth: Truth, k: int, *, most: int = 4000) -> float:

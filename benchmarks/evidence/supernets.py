@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.evidence.scenes import Scene, Training
-from benchmarks.evidence.truth import packed
 from nasx import Arch
 from nasx.data import Augment
 from nasx.nn import Subnet, Supernet
@@ -31,6 +30,7 @@ from nasx.train import (
     seeded,
     train_supernet,
 )
+from recipes.glit.bench.training import packed
 from recipes.glit.supernet import supernet
 
 RECALIBRATION = {"none": (0, False), "256 plain": (1, False), "1024 plain": (4, False), "1024 augmented": (4, True)}
@@ -69,7 +69,7 @@ def measure(
         recalibration, _, averaged = scoring.partition(", ")
         network = average if averaged else trained
         if network is not None:
-            scores[scoring] = [packed(hits) for hits in _hits(scene, network, archs, recalibration)]
+            scores[scoring] = [packed(hits)["hits"] for hits in _hits(scene, network, archs, recalibration)]
     write_json(
         path,
         {

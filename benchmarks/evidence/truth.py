@@ -1,18 +1,17 @@
 """The truth that supernets are judged by: networks trained alone."""
 
-import base64
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from benchmarks.evidence.scenes import Scene
 from nasx import Arch
 from nasx.run import write_json
+from recipes.glit.bench.training import packed
 
 
 def measure_alone(scene: Scene, arch: Arch, seed: int, epochs: float, path: Path) -> None:
@@ -36,13 +35,7 @@ def measure_network(
             "seconds": round(time.monotonic() - started, 1),
             **facts,
             **{
-                part: {"images": len(images), "hits": packed(scene.hits(network, images))}
-                for part, images in (("val", scene.val), ("test", scene.test))
+                part: packed(scene.hits(network, images)) for part, images in (("val", scene.val), ("test", scene.test))
             },
         },
     )
-
-
-def packed(hits: "np.typing.NDArray[np.bool_]") -> str:
-    """Return hits as text for a JSON file."""
-    return base64.b64encode(np.packbits(hits).tobytes()).decode()

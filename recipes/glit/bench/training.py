@@ -129,7 +129,7 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
             "seconds": round(seconds, 1),
             "device": job.device,
             "torch": torch.__version__,
-            **{name: _packed(_hits(network, images, parts)) for name, images in _evaluated(parts)},
+            **{name: packed(_hits(network, images, parts)) for name, images in _evaluated(parts)},
         },
     )
 
@@ -144,7 +144,8 @@ def _hits(network: nn.Module, images: Images, parts: Parts) -> "np.typing.NDArra
     return evaluate(network, batches).scores > 0
 
 
-def _packed(hits: "np.typing.NDArray[np.bool_]") -> dict[str, Any]:
+def packed(hits: "np.typing.NDArray[np.bool_]") -> dict[str, Any]:
+    """Return which images a network classified correctly, as JSON values; `unpacked` reads them."""
     return {"images": len(hits), "hits": base64.b64encode(np.packbits(hits).tobytes()).decode()}
 
 
