@@ -51,18 +51,17 @@ def summary(checkout: Path, settings: Sequence[str], directory: Path) -> dict[st
 
 
 def seconds_of(summary: Mapping[str, Any], directory: Path) -> dict[str, float]:
-    """Return the seconds of one of a run's trainings, by kind, and of the mean one."""
+    """Return the seconds of one of a run's trainings, by kind."""
     seconds, trainings = dict.fromkeys(TRAININGS, 0.0), dict.fromkeys(TRAININGS, 0)
     for name, stage in summary["stages"].items():
         for kind in (kind for kind, ends in TRAININGS.items() if name.endswith(ends)):
             seconds[kind] += stage["seconds"]
             trainings[kind] += len(list((directory / name).glob("[0-9]*.safetensors"))) or 1  # a supernet has no number
-    each = {kind: spent / trainings[kind] for kind, spent in seconds.items()}
-    return {**each, "all trainings": sum(seconds.values()) / sum(trainings.values())}
+    return {kind: spent / trainings[kind] for kind, spent in seconds.items()}
 
 
 def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> list[Row]:
-    """Return a row for each kind of training: median seconds of a training and their ratio, round by round, and test accuracies."""
+    """Return a row for each kind of training: median seconds and their ratio, round by round, and test accuracies."""
     checkouts = {"before": before.resolve(), "now": now.resolve()}
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     accuracies: dict[str, list[float]] = {name: [] for name in checkouts}
