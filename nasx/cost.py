@@ -252,4 +252,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _written(bound: float | PercentOfLargest) -> str:
-    return str(bound) if isinstance(bound, PercentOfLargest) else f"{bound:.6g}"
+    if isinstance(bound, PercentOfLargest):
+        return str(bound)
+    letter = next((letter for letter in "TGMk" if _MULTIPLES[letter] <= abs(bound) < math.inf), "")
+    return f"{bound / _MULTIPLES[letter]:.6g}{letter}"

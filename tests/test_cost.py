@@ -169,7 +169,7 @@ def test_crossing_bounds_name_what_they_are_called() -> None:
 
 
 def test_a_budget_says_its_bounds_and_unit() -> None:
-    assert str(Budget(ToyCost(), at_least=10, at_most=1.5e9)) == "at least 10 and at most 1.5e+09 toys"
+    assert str(Budget(ToyCost(), at_least=10, at_most=1.5e9)) == "at least 10 and at most 1.5G toys"
     assert str(Budget(ToyCost(), at_most=7)) == "at most 7 toys"
     assert str(Budget(ToyCost())) == "any number of toys"
     assert Budget(lambda arch: len(arch)).unit == ""

@@ -12,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nasx.pipeline.recipe import recipe_names
+from nasx.pipeline.run_report import report_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -76,6 +78,17 @@ def test_the_page_of_settings_is_in_step() -> None:
     )
     assert made.returncode == 0, made.stderr
     assert shown == made.stdout, "run `python docs/settings.py`"
+
+
+def test_the_picture_of_a_report_is_that_of_a_run_that_is_here() -> None:
+    shown = re.search(r"!\[([^\]]+)\]\(docs/drawings/report\.png\)", (ROOT / "README.md").read_text())
+    assert shown is not None
+    assert len(shown[1].split()) > 10, "a text for those who cannot see it"
+    with Image.open(DOCS / "drawings" / "report.png") as picture:
+        assert picture.width > 1000 < picture.height
+    found = report_of(DOCS / "drawings" / "digits_run")
+    assert found.state == "finished"
+    assert f"all {sum(len(search.candidates) for search in found.searches)} candidates" in " ".join(shown[1].split())
 
 
 def test_relative_links_lead_somewhere() -> None:
