@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from nasx.pipeline.run_report import write_run_report
 from tests.browser import started
 
+HERE = Path(__file__).parent
 RUN, PICTURE = HERE / "digits_run", HERE / "report.png"
 WIDTH, GAP, COLOURS = 1000, 40, 128
 
