@@ -5,23 +5,21 @@ channels; images are (B, C, H, W), square.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = Callable[[Tensor], Tensor]
-
-ACTIVATIONS: dict[str, Layer] = {"relu6": F.relu6, "hardswish": F.hardswish}
-GATES: dict[str, Layer] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+GATES: Mapping[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hardsigmoid": nn.Hardsigmoid}
 
 
-def known(name: str, functions: dict[str, Layer], what: str) -> str:
-    """Return the name of one of some functions; an unknown one is a ValueError."""
+def function(name: str, functions: Mapping[str, type[nn.Module]], what: str) -> nn.Module:
+    """Return one of some functions as a module; an unknown name is a ValueError."""
     if name not in functions:
         raise ValueError(f"{what} must be one of {', '.join(functions)}, but got {name!r}")
-    return name
+    return functions[name]()
 
 
 def to_image(tokens: Tensor) -> Tensor:
@@ -69,17 +67,13 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self, channels: int, gate: str) -> None:
         super().__init__()
-        self.gate = known(gate, GATES, "a gate")
+        self.gate = function(gate, GATES, "a gate")
         self.conv = nn.Conv1d(1, 1, eca_kernel_size(channels), padding="same", bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Scale the channels of images."""
-        scale = GATES[self.gate](self.conv(image.mean((2, 3)).unsqueeze(1)))
+        scale = self.gate(self.conv(image.mean((2, 3)).unsqueeze(1)))
         return image * scale.transpose(1, 2).unsqueeze(-1)
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows beside the layers."""
-        return f"gate={self.gate}"
 
 
 class LocalFeedForward(nn.Module):
@@ -95,7 +89,7 @@ class LocalFeedForward(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"a kernel size must be odd, so that the image keeps its size, but got {kernel_size}")
-        self.activation = known(activation, ACTIVATIONS, "an activation")
+        self.act = function(activation, ACTIVATIONS, "an activation")
         self.expand = nn.Linear(dim, hidden, bias=False)
         self.norm1 = nn.BatchNorm2d(hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, kernel_size, padding="same", groups=hidden, bias=False)
@@ -106,13 +100,8 @@ class LocalFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map patch tokens (B, N, dim), N a square, to (B, N, dim)."""
-        act = ACTIVATIONS[self.activation]
-        image = act(self.norm1(to_image(self.expand(x))))
-        image = act(self.norm2(self.depthwise(image)))
+        image = self.act(self.norm1(to_image(self.expand(x))))
+        image = self.act(self.norm2(self.depthwise(image)))
         if self.attention is not None:
             image = self.attention(image)
         return to_tokens(self.norm3(to_image(self.project(to_tokens(image)))))
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows beside the layers."""
-        return f"activation={self.activation}"

@@ -104,12 +104,9 @@ def variant(
     depthwise: dict[str, Value] = {"mlp_ratio": mlp_ratio, "kernel_size": kernel_size, **VARIANTS[act]}
     if depthwise["channel_attention"] == "se":
         depthwise["reduction"] = reduction
-    entries: dict[str, Value] = {}
-    for i in range(blocks):
-        has = local is None or i in local
-        block = {"depthwise": has} | (depthwise if has else {"mlp_ratio": mlp_ratio})
-        entries |= {f"block.{i}.{name}": value for name, value in block.items()}
-    return Arch(entries)
+    plain: dict[str, Value] = {"mlp_ratio": mlp_ratio}
+    has = [local is None or i in local for i in range(blocks)]
+    return Arch.from_parts("block", [{"depthwise": one} | (depthwise if one else plain) for one in has])
 
 
 LOCALVIT_SPACE = locality(TINY)
