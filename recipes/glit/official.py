@@ -129,10 +129,7 @@ def _glit_block(shapes: Shapes, vit: GLiTConfig, prefix: str) -> dict[str, float
         if rows % (2 * channels) or channels % wide or channels > vit.embed_dim:
             raise shapes.refusal(local, f"it gives 2E rows for each channel of some heads of {wide}")
         heads -= channels // wide
-        depthwise = f"{prefix}.attn.net.3.conv.weight"
-        kernel_size = shapes.of(depthwise, 3)[-1]
-        if kernel_size % 2 == 0:
-            raise shapes.refusal(depthwise, "its kernel is odd")
+        kernel_size = shapes.kernel_size(f"{prefix}.attn.net.3.conv.weight", 3)
         entries = {"kernel_size": kernel_size, "expansion": rows // (2 * channels)}
     if heads:
         entries |= _attention(shapes, vit, prefix, heads)

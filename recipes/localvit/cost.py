@@ -1,16 +1,12 @@
-"""What a LocalViT network costs: exact MACs and parameters, counted block by block.
-
-A MAC is one multiply-add. Counted are convolutions, linear layers and the two attention products; not norms,
-activations, biases, pooling or softmax.
-"""
+"""What a LocalViT network costs: exact MACs and parameters, counted block by block."""
 
 from functools import partial
 
-from nasx.measure.vit import CountedViTCost
+from nasx.measure import CountedViTCost
 
-from .model import LocalViTConfig, build_in
+from .model import LocalViT, LocalViTConfig
 
-Macs = partial(CountedViTCost, build=build_in, kind="macs")
-Params = partial(CountedViTCost, build=build_in, kind="params")
+Macs = partial(CountedViTCost, build=LocalViT, kind="macs")
+Params = partial(CountedViTCost, build=LocalViT, kind="params")
 
 macs, params = Macs(LocalViTConfig()), Params(LocalViTConfig())

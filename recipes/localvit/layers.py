@@ -7,8 +7,6 @@ channels; images are (B, C, H, W), square.
 import math
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu6": nn.ReLU6, "hardswish": nn.Hardswish}
@@ -33,42 +31,38 @@ def to_tokens(image: Tensor) -> Tensor:
     return image.flatten(2).transpose(1, 2)
 
 
-def squeezed_width(hidden: int, reduction: int) -> int:
-    """Return the width inside squeeze-excitation, at least 1."""
-    if not 1 <= reduction <= hidden:
-        raise ValueError(f"reduction must be from 1 to the hidden width {hidden}, but got {reduction}; lower it")
-    return hidden // reduction
-
-
 class SqueezeExcitation(nn.Module):
-    """Channel attention by a bottleneck of their means: images (B, C, H, W) to themselves, scaled."""
+    """Channel attention by a bottleneck of their means: images (B, C, H, W) to themselves, scaled.
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    The bottleneck has a width of C // `reduction`, at least 1.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, squeezed)
-        self.fc2 = nn.Linear(squeezed, channels)
+        if not 1 <= reduction <= channels:
+            raise ValueError(f"reduction must be from 1 to the hidden width {channels}, but got {reduction}; lower it")
+        squeezed = channels // reduction
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Hardsigmoid()
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Scale the channels of images."""
-        gate = F.hardsigmoid(self.fc2(F.relu(self.fc1(image.mean((2, 3))))))
-        return image * gate[:, :, None, None]
-
-
-def eca_kernel_size(channels: int) -> int:
-    """Return over how many neighbouring channels ECA looks: log2(C)/2 + 1/2, cut to a whole number, made odd.
-
-    ECA-Net's rule (Wang et al., CVPR 2020) with its own gamma of 2 and b of 1, as LocalViT has it.
-    """
-    return int((math.log2(channels) + 1) / 2) | 1
+        return image * self.fc(image.mean((2, 3)))[:, :, None, None]
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA, channel attention by a convolution along the channels: images (B, C, H, W) to themselves, scaled."""
+    """ECA, channel attention by a convolution along the channels: images (B, C, H, W) to themselves, scaled.
+
+    ECA-Net's rule says over how many neighbours (Wang et al., CVPR 2020), with its own gamma of 2 and b of 1, as
+    LocalViT has it: log2(C)/2 + 1/2, cut to a whole number, made odd.
+    """
 
     def __init__(self, channels: int, gate: str) -> None:
         super().__init__()
         self.gate = function(gate, GATES, "a gate")
-        self.conv = nn.Conv1d(1, 1, eca_kernel_size(channels), padding="same", bias=False)
+        kernel_size = int((math.log2(channels) + 1) / 2) | 1
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding="same", bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Scale the channels of images."""

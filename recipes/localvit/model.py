@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from nasx import Arch
 from nasx.arch import Value
 from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTConfig, block_parts, drop_path_rates, hidden_width
 
-from .layers import EfficientChannelAttention, LocalFeedForward, SqueezeExcitation, squeezed_width
+from .layers import EfficientChannelAttention, LocalFeedForward, SqueezeExcitation
 from .space import variant
 
 
@@ -29,7 +28,7 @@ def make_local(vit: LocalViTConfig, part: Mapping[str, Value]) -> LocalFeedForwa
         case "none":
             attention: nn.Module | None = None
         case "se":
-            attention = SqueezeExcitation(hidden, squeezed_width(hidden, int(part["reduction"])))
+            attention = SqueezeExcitation(hidden, int(part["reduction"]))
         case "eca":
             attention = EfficientChannelAttention(hidden, str(part["gate"]))
         case other:
@@ -65,38 +64,16 @@ class Block(nn.Module):
 
 
 class LocalViT(ViT):
-    """A vision transformer with local feed-forwards: images (B, C, H, W) in, logits (B, classes) out.
+    """The network of an architecture with fresh weights: images (B, C, H, W) in, logits (B, classes) out.
 
     Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
     """
 
-    vit: LocalViTConfig
-
-
-def build(
-    arch: Arch,
-    num_classes: int = 1000,
-    image_size: int = 224,
-    *,
-    drop_path: float = 0.0,
-    init_std: float = 0.02,
-    **sizes: Any,
-) -> LocalViT:
-    """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet.
-
-    `sizes` are other fields of `LocalViTConfig`, such as `patch_size`.
-    """
-    vit = LocalViTConfig(num_classes=num_classes, image_size=image_size, **sizes)
-    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
-
-
-def build_in(vit: LocalViTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> LocalViT:
-    """Return an architecture's network with fresh weights."""
-    parts = block_parts(arch)
-    rates = drop_path_rates(drop_path, len(parts))
-    model = LocalViT(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
-    model.initialise(init_std)
-    return model
+    def __init__(self, vit: LocalViTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> None:
+        parts = block_parts(arch)
+        rates = drop_path_rates(drop_path, len(parts))
+        super().__init__(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
+        self.initialise(init_std)
 
 
 SMALL_VIT = LocalViTConfig(embed_dim=384, num_heads=8)

@@ -15,17 +15,15 @@ from nasx.pipeline.recipe import Imported, ImportOptions
 from nasx.pipeline.vit_weights import Shape, import_vit, load_vit, read_vit_config
 from nasx.weights import Note, Shapes, log_assumption, named_tensors, ratio_of
 
-from .layers import squeezed_width
-from .model import LocalViT, LocalViTConfig, build_in
+from .model import LocalViT, LocalViTConfig
 from .space import VARIANTS
 
 PUBLISHED_HEADS = {(192, 12): ("tiny", 4), (384, 12): ("small", 8)}
 """The published sizes by width and depth: the name, and how many heads it has."""
 
-_PUBLISHED_LOCAL = {  # our name in a local feed-forward: the published one; channel attention pushes the last two by 1
-    **{"expand": "0", "norm1": "1", "depthwise": "3", "norm2": "4", "project": "6", "norm3": "7"},
-    **{"attention.fc1": "6.fc.0", "attention.fc2": "6.fc.2", "attention.conv": "6.conv"},
-}
+_PLACES = {"expand": 0, "norm1": 1, "depthwise": 3, "norm2": 4, "attention": 6, "project": 6, "norm3": 7}
+"""Our layers in a published feed-forward without channel attention, which pushes the last two by 1."""
+
 _ATTENTION_WEIGHTS = {"se": "6.fc.0.weight", "eca": "6.conv.weight"}
 
 
@@ -41,15 +39,14 @@ def load_localvit(
 ) -> LocalViT:
     """Return the network of LocalViT's published weights: images (B, C, H, W) to logits, in evaluation mode.
 
-    The architecture is read off the shapes (`infer_localvit`); state dicts inside of checkpoints are found as by
-    `nasx.weights.read_state_dict`. Another number of classes draws a new head from the seed, another image size (in
-    pixels) interpolates the position embeddings. Weights that do not fit are a ValueError that names the first that
-    differs.
+    The architecture is read off the shapes (`infer_localvit`), and the weights are loaded as
+    `nasx.pipeline.vit_weights.load_vit` does. State dicts inside of checkpoints are found as by
+    `nasx.weights.read_state_dict`.
     """
     state = named_tensors(state_dict)
     vit, arch = infer_localvit(state, act=act, num_heads=num_heads, note=note)
     as_published = partial(_as_published, Shapes(state))
-    return load_vit(build_in, vit, arch, state, as_published, num_classes=num_classes, image_size=image_size, seed=seed)
+    return load_vit(LocalViT, vit, arch, state, as_published, num_classes=num_classes, image_size=image_size, seed=seed)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
@@ -66,12 +63,11 @@ def infer_localvit(
 ) -> tuple[LocalViTConfig, Arch]:
     """Return what published names and shapes say: the ViT config, and the architecture of its blocks.
 
-    `act` is the variant, 1 to 5. By default it is 1 (ReLU6) without channel attention, where the weights of 2
-    (h-swish) look the same, 3 with squeeze-excitation, and 4 (sigmoid gate) with ECA, where those of 5 (h-sigmoid
-    gate) look the same; one that contradicts the weights is a ValueError. `num_heads` is by default that of the
-    published size of this width and depth; of any other it is asked for by a ValueError. `note` is called with a
-    sentence on each of these assumptions, which logs it by default. Blocks with DeiT's feed-forward (`mlp`) are known
-    too.
+    `act` is the variant, 1 to 5. By default it is the first of those whose weights look the same: 1 (ReLU6) of 1 and 2,
+    3, or 4 (sigmoid gate) of 4 and 5. `num_heads` is by default that of the published size of this width and depth.
+    `note` is called with a sentence on each assumption, which logs it by default. A ValueError refuses a variant that
+    contradicts the weights, and asks for the heads of a size that is not published. Blocks with DeiT's feed-forward
+    (`mlp`) are known too.
     """
     if act is not None and act not in VARIANTS:
         raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
@@ -108,9 +104,7 @@ def _block(shapes: Shapes, block: str, width: int, act: int | None) -> dict[str,
         return {"depthwise": False, "mlp_ratio": ratio_of(shapes.of(f"{block}.mlp.fc1.weight", 2)[0], width)}
     conv, kind = f"{block}.conv.conv", _channel_attention(shapes, block)
     hidden = shapes.of(f"{conv}.0.weight", 4)[0]
-    kernel_size = shapes.of(f"{conv}.3.weight", 4)[-1]
-    if kernel_size % 2 == 0:
-        raise shapes.refusal(f"{conv}.3.weight", "its kernel is odd")
+    kernel_size = shapes.kernel_size(f"{conv}.3.weight", 4)
     fitting = _variants(kind)
     if act is not None and act not in fitting:
         raise ValueError(
@@ -122,7 +116,7 @@ def _block(shapes: Shapes, block: str, width: int, act: int | None) -> dict[str,
     if kind == "se":
         squeeze = f"{conv}.{_ATTENTION_WEIGHTS[kind]}"
         inside = shapes.of(squeeze, 2)[0]
-        if inside > hidden or squeezed_width(hidden, hidden // inside) != inside:
+        if inside > hidden or hidden // (hidden // inside) != inside:
             raise shapes.refusal(squeeze, f"it squeezes {hidden} channels by a whole factor")
         choices["reduction"] = hidden // inside
     return choices
@@ -130,10 +124,8 @@ def _block(shapes: Shapes, block: str, width: int, act: int | None) -> dict[str,
 
 def _as_published(shapes: Shapes, ours: str, shape: Shape) -> tuple[str, Shape]:
     """Return the published name and shape; pointwise layers are convolutions there, Linear here."""
-    if not (match := re.match(r"(blocks\.\d+)\.local\.(.+)\.(\w+)$", ours)):
+    if not (match := re.match(r"(blocks\.\d+)\.local\.(\w+)\.(.+)", ours)):
         return ours, shape
     block, part, tensor = match.groups()
-    place = _PUBLISHED_LOCAL[part]
-    if part in ("project", "norm3") and _channel_attention(shapes, block) != "none":
-        place = str(int(place) + 1)
+    place = _PLACES[part] + (part in ("project", "norm3") and _channel_attention(shapes, block) != "none")
     return f"{block}.conv.conv.{place}.{tensor}", (*shape, 1, 1) if part in ("expand", "project") else shape
