@@ -83,11 +83,11 @@ class CountedViTCost(ViTCost):
 
     def fixed(self, shared: Mapping[str, Value]) -> int:
         """Return the cost of patch embedding, class token, positions, last norm and head."""
-        return self._counted(Arch(shared), None)
+        return self._counted(_as_arch(shared), None)
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the cost of one block."""
-        return self._counted(Arch(shared), Arch(choices))
+        return self._counted(_as_arch(shared), _as_arch(choices))
 
     def _counted(self, shared: Arch, choices: Arch | None) -> int:
         if (shared, choices) not in self.counts:
@@ -97,3 +97,7 @@ class CountedViTCost(ViTCost):
                 count = count_params(timed[0]) if self.kind == "params" else count_macs(*timed)
             self.counts[shared, choices] = count
         return self.counts[shared, choices]
+
+
+def _as_arch(choices: Mapping[str, Value]) -> Arch:
+    return choices if isinstance(choices, Arch) else Arch(choices)

@@ -3,8 +3,9 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from PIL import Image
 
 from nasx import Arch
 from nasx.data import load_digits
+from nasx.data.photos import PhotoSet
+from nasx.pipeline.config import Data
+from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.machine import Machine
 from recipes.glit.__main__ import main
 from tests.data.packed import write_shards, write_table
 
@@ -106,9 +111,6 @@ def test_a_folder_of_photographs_is_enough_for_a_run(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--preset", "folder", "--data", str(photographs)]
-    assert main(["plan", "--no-timing", "--json", *command]) == 0
-    planned = json.loads(capsys.readouterr().out)
-    assert 0 < planned["feasible_size"] < planned["size"]
     own = settings(SHORT | {"model.embed_dim": "24", "space.blocks": "2"})
     free = settings({"budget.heads_at_most": "1e9", "budget.details_at_least": "1", "budget.details_at_most": "1e9"})
     directory = tmp_path / "run"
@@ -122,3 +124,25 @@ def test_a_folder_of_photographs_is_enough_for_a_run(
     assert {"searched", "deit_shaped", "random"} <= summary["networks"].keys()
     assert len(Arch.from_json((directory / "arch.json").read_text()).parts("block")) == 2
     assert (directory / "report.html").exists()
+
+
+def test_a_plan_looks_at_headers_alone_and_counts_the_images_that_a_run_keeps(
+    photographs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    load = PhotoSet.read
+
+    def counting(self: PhotoSet, indices: Sequence[int]) -> Any:
+        read.extend(indices)
+        return load(self, indices)
+
+    monkeypatch.setattr(PhotoSet, "read", counting)
+    assert main(["plan", "--no-timing", "--json", "--preset", "folder", "--data", str(photographs)]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert 0 < planned["feasible_size"] < planned["size"]
+    assert len(read) < 48 < sum(planned["images"].values())
+    data = Data.model_validate(planned["config"]["data"])
+    assert data.mean is None, "what stands in for the statistics is no setting"
+    unread = load_images(ImageSource(data, 0, photographs, Machine(image_memory_gib=0)))
+    assert unread.bytes_to_keep(2**30) == 480 * 3 * data.image_size**2
+    assert unread.bytes_to_keep(0) == 0
