@@ -1,12 +1,13 @@
 """The main job of two checkouts, in turns: `python -m benchmarks.main_job BEFORE` compares this one with another.
 
 Each turn runs `python -m recipes.glit` on the digits in a process of its own, with a new run directory, and reads the
-seconds of the stages that train from its summary. Both see the same number of images. Make the other checkout with
+seconds of the stages that train from its summary. Every training of both sees the same number of images, but a checkout
+may train more networks than another, so seconds are those of one training. Make the other checkout with
 
     git worktree add ../before COMMIT
 
-`ratio` is seconds per image trained before over now, so that 2 means twice as fast; the turns change their order, so
-that what disturbs the machine disturbs both. `--json FILE` writes the rows with what they were measured on, for
+`ratio` is seconds per training before over now, so that 2 means twice as fast; the turns change their order, so that
+what disturbs the machine disturbs both. `--json FILE` writes the rows with what they were measured on, for
 docs/performance.md.
 """
 
@@ -49,11 +50,14 @@ def summary(checkout: Path, settings: Sequence[str], directory: Path) -> dict[st
     return found
 
 
-def seconds_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of a run's trainings, by kind, and of all of them."""
-    spent = {name: stage["seconds"] for name, stage in summary["stages"].items()}
-    found = {kind: sum(s for name, s in spent.items() if name.endswith(ends)) for kind, ends in TRAININGS.items()}
-    return {**found, "all trainings": sum(found.values())}
+def seconds_of(summary: Mapping[str, Any], directory: Path) -> dict[str, float]:
+    """Return the seconds of one of a run's trainings, by kind."""
+    seconds, trainings = dict.fromkeys(TRAININGS, 0.0), dict.fromkeys(TRAININGS, 0)
+    for name, stage in summary["stages"].items():
+        for kind in (kind for kind, ends in TRAININGS.items() if name.endswith(ends)):
+            seconds[kind] += stage["seconds"]
+            trainings[kind] += len(list((directory / name).glob("[0-9]*.safetensors"))) or 1  # a supernet has no number
+    return {kind: spent / trainings[kind] for kind, spent in seconds.items()}
 
 
 def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> list[Row]:
@@ -65,8 +69,9 @@ def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> l
     with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
             for name in order:
-                found = summary(checkouts[name], [*settings, f"seed={number}"], Path(directory) / f"{name}{number}")
-                seconds[name].append(seconds_of(found))
+                run = Path(directory) / f"{name}{number}"
+                found = summary(checkouts[name], [*settings, f"seed={number}"], run)
+                seconds[name].append(seconds_of(found, run))
                 networks = list(found["networks"].values())
                 accuracies[name].append(sum(network["test_accuracy"] for network in networks) / len(networks))
             order.reverse()

@@ -19,6 +19,8 @@ __all__ = ["Case", "Slot", "cases_of", "costs_of", "shared_space"]
 
 _MAX_CASES = 100_000
 _MAX_OPTIONS = 1_000_000
+_FEW_OPTIONS = 50
+"""As few are listed faster than it is found out whether another part has the same."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ def cases_of(space: Space) -> Iterator[Case]:
                 raise ValueError(
                     f"a part of {name!r} has {part.size:,} options, too many for a table (at most {_MAX_OPTIONS:,})"
                 )
-            key = part.to_json()
-            options = enumerated[key] = enumerated.get(key) or list(part)
+            if part.size <= _FEW_OPTIONS:
+                options = list(part)
+            else:
+                key = part.to_json()
+                options = enumerated[key] = enumerated.get(key) or list(part)
             slots.append(Slot(name, index, options))
         yield Case(shared, slots, layout)
 

@@ -152,7 +152,7 @@ class Feasible:
 
         A ValueError says that no budget has an additive cost, so that the range is not known.
         """
-        if isinstance(self._inside.tables.additive[0].cost, _Free):
+        if self._inside.tables.unbounded:
             raise ValueError(
                 "the attainable range is not known: none of the budgets has an AdditiveCost, and other costs are only "
                 "known of the architectures that are drawn"
@@ -228,11 +228,11 @@ class Feasible:
         """
         generator = as_generator(rng)
         genes = pick_genes(self.space.genes(arch), generator, probability)
-        return self._inside.narrowed(self.space.mutations(arch, genes), self.max_bytes).draw(generator, 1)[0]
+        return self._inside.child(self.space.mutations(arch, genes), generator, self.max_bytes)
 
     def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
         """Draw a child that has each gene from either parent, uniformly among those inside the budgets."""
-        return self._inside.narrowed(self.space.crossings(first, second), self.max_bytes).draw(as_generator(rng), 1)[0]
+        return self._inside.child(self.space.crossings(first, second), as_generator(rng), self.max_bytes)
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:
@@ -335,6 +335,11 @@ class _Tables:
         return cls(additive, cases, costs[0], tables, 1)
 
     @property
+    def unbounded(self) -> bool:
+        """Whether there is no additive budget at all."""
+        return isinstance(self.additive[0].cost, _Free)
+
+    @property
     def bucketed(self) -> bool:
         """Whether an architecture that is drawn can be outside of an exact budget."""
         return any(table.bucketed for table in self.tables)
@@ -390,8 +395,19 @@ class _Inside:
         self.tables, self.counts = tables, counts
         self._filter, self._max_tries = passing, max_tries
 
-    def narrowed(self, space: Space, max_bytes: int) -> "_Inside":
-        """Return the same draws from the children of architectures, counted with these."""
+    def child(self, children: Space, rng: np.random.Generator, max_bytes: int) -> Arch:
+        """Draw one of the children of architectures; the draw counts with these."""
+        if not self.tables.unbounded:
+            return self._narrowed(children, max_bytes).draw(rng, 1)[0]
+        for _ in range(self._max_tries):  # without sums to keep, a table would take longer than the draws
+            self.counts.proposed += 1
+            arch = children.sample(rng)
+            if self._filter.passes(arch):
+                self.counts.accepted += 1
+                return arch
+        raise self._none_found()
+
+    def _narrowed(self, space: Space, max_bytes: int) -> "_Inside":
         tables = _Tables.of(space, self.tables.additive, max_bytes, _MAX_CHILD_SUMS)
         if tables.empty:
             budgets = " and ".join(map(str, self.tables.additive))

@@ -18,19 +18,29 @@ from benchmarks.evidence.truth import measure_alone, measure_network
 from nasx.measure import count_macs
 from recipes.glit.bench import table
 from recipes.glit.bench.settings import Settings
+from recipes.glit.config import DIGITS
+from recipes.glit.space import same_heads
 
 Work = tuple[str, Callable[[Path], None]]
 """The name of a result, and what writes it to a file."""
 
-TRUTH_EPOCHS, TRUTH_NETWORKS = 96, 16
 NETWORKS = {"digits": 16, "cifar10": 48}
 
 
 def digits_truth(options: argparse.Namespace) -> Iterator[Work]:
     """Networks of the digits preset's stage one, each trained alone with two seeds."""
     scene = scenes.digits()
-    for seed, (number, arch) in itertools.product((0, 1), enumerate(spread(scene, TRUTH_NETWORKS))):
-        yield f"{number:02}-{seed}", partial(measure_alone, scene, arch, seed, TRUTH_EPOCHS)
+    for seed, (number, arch) in itertools.product((0, 1), enumerate(spread(scene, NETWORKS[scene.name]))):
+        yield f"{number:02}-{seed}", partial(measure_alone, scene, arch, seed, DIGITS.retrain.epochs)
+
+
+def digits_plateau(options: argparse.Namespace) -> Iterator[Work]:
+    """Networks with the same heads in every block, trained as the digits preset does and three times as long."""
+    scene, epochs = scenes.digits(), DIGITS.retrain.epochs
+    heads = range(scene.vit.num_heads + 1)
+    for seed, global_heads, times in itertools.product((0, 1, 2), heads, (1, 3)):
+        work = partial(measure_alone, scene, same_heads(global_heads, scene.axes), seed, times * epochs)
+        yield f"{global_heads}-{times}-{seed}", work
 
 
 def digits_supernets(options: argparse.Namespace) -> Iterator[Work]:
@@ -78,6 +88,7 @@ def cifar10_claims(options: argparse.Namespace) -> Iterator[Work]:
 
 EXPERIMENTS = {
     "digits-truth": digits_truth,
+    "digits-plateau": digits_plateau,
     "digits-supernets": digits_supernets,
     "cifar10-supernets": cifar10_supernets,
     "cifar10-claims": cifar10_claims,

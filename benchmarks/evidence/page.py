@@ -19,6 +19,9 @@ from nasx.comparison import Difference, paired_difference, score_interval
 from nasx.ranking import rank_agreement
 from nasx.search import Halving
 from recipes.glit.bench import table
+from recipes.glit.bench.settings import Settings
+from recipes.glit.bench.training import unpacked
+from recipes.glit.config import DIGITS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, README = ROOT / "docs" / "evidence.md", ROOT / "README.md"
@@ -27,7 +30,7 @@ START, END = "<!-- evidence -->", "<!-- /evidence -->"
 DEFAULT = {"digits": Setting("entangled", 25, ema=0.98), "cifar10": Setting("entangled", 50, ema=0.98)}
 """How the presets `digits` and `cifar10` train their supernets."""
 
-EPOCHS = {"digits": 96, "cifar10": 50}
+EPOCHS = {"digits": DIGITS.retrain.epochs, "cifar10": Settings().epochs}
 FEWEST_SEEDS = 3
 """Supernet seeds below which a difference has no interval worth showing."""
 
@@ -331,6 +334,22 @@ def readme_table() -> str:
     return f"{grid(head, rows)}\n\n{text}"
 
 
+def plateau() -> str:
+    """Whether networks gain from longer training than the preset `digits` gives them."""
+    found: dict[float, dict[tuple[int, int], float]] = defaultdict(dict)
+    for record in results.records("digits-plateau"):
+        hits = np.concatenate([unpacked(record[part]) for part in ("val", "test")])
+        found[record["epochs"]][record["arch"], record["seed"]] = float(hits.mean())
+    (short, of_short), (long, of_long) = sorted(found.items())
+    both = sorted(of_short.keys() & of_long.keys())
+    before, after = (np.array([accuracies[key] for key in both]) for accuracies in (of_short, of_long))
+    return (
+        f"{len(both)} trainings of networks with the same heads in every block reach {percent(float(before.mean()))} % "
+        f"in {short:g} epochs and {percent(float(after.mean()))} % in {long:g}: a difference of "
+        f"{points(paired_difference(after, before))} points."
+    )
+
+
 def facts() -> str:
     """What the results were measured on."""
     found = table()
@@ -350,6 +369,7 @@ def page() -> str:
         "halving": halving_table(),
         "searchers": searcher_table(),
         "repeats": results.records("searchers")[0]["repeats"],
+        "plateau": plateau(),
         "claims": results.exist("cifar10-claims"),
         "table1": claims.glit_table,
         "localvit": claims.localvit_table,

@@ -15,6 +15,7 @@ from nasx.data import Augment, ImageArray, Images, TrainBatches, channel_statist
 from nasx.train import Batches, Step, adamw, cosine_schedule, evaluate, seeded, train
 from recipes.glit.bench.settings import Settings, ordered_archs
 from recipes.glit.bench.training import load_parts
+from recipes.glit.config import DIGITS
 from recipes.glit.cost import Macs
 from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import GLiTSpace, heads_space
@@ -104,7 +105,7 @@ class Scene:
 
 def digits() -> Scene:
     """Return the digits with the networks of the recipe's preset."""
-    data = load_digits(seed=0)
+    data, preset = load_digits(seed=0), DIGITS.retrain
     return Scene(
         name="digits",
         train=data.train,
@@ -113,7 +114,7 @@ def digits() -> Scene:
         vit=GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3),
         axes=GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
         init_std=0.2,
-        alone=Training(5e-3, 64, 3, Augment(pad_crop=1)),
+        alone=Training(preset.lr, preset.batch_size, preset.warmup_epochs, Augment(), weight_decay=preset.weight_decay),
         supernet=Training(1e-2, 64, 2, Augment()),
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
-from nasx.nn.layout import Index, Layout, Rule, Shape, is_whole, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, default_dtype
@@ -20,6 +20,7 @@ from nasx.nn.survey import Survey, survey
 from nasx.space import ArchSet
 
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
+_KEPT_INDICES = 100_000  # of tensors in one shape each
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
 
 
@@ -159,10 +160,11 @@ class _Node(nn.Module):
 
 
 class _Cache:
-    """What a supernet can make again: where each tensor is, and each thread's skeletons."""
+    """What a supernet can make again: where each tensor is, its indices by shape, and each thread's skeletons."""
 
     def __init__(self, supernet: nn.Module) -> None:
         self.places: dict[str, tuple[dict[str, Any], str]] = {}
+        self._indices: dict[Any, tuple[Index | None, ...] | None] = {}
         for prefix, node in supernet.named_modules():
             dotted = f"{prefix}." if prefix else ""
             for source in (node._parameters, node._buffers):
@@ -178,6 +180,19 @@ class _Cache:
         found: OrderedDict[Arch, _Skeleton] | None = getattr(self._local, "skeletons", None)
         if found is None:
             found = self._local.skeletons = OrderedDict()
+        return found
+
+    def indices(
+        self, name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
+    ) -> tuple[Index | None, ...] | None:
+        """Return the indices of a tensor's slice, None for the whole; architectures that agree in it share them."""
+        seen = () if isinstance(rule, SliceRule) else tuple(choices.items())
+        key = name, largest, wanted, seen
+        if key in (kept := self._indices):
+            return kept[key]
+        if len(kept) >= _KEPT_INDICES:
+            self._indices = {}  # a new one, since another thread may be reading
+        found = self._indices[key] = _indices(name, rule, largest, wanted, choices)
         return found
 
     def hold(self, skeleton: _Skeleton) -> None:
@@ -430,7 +445,7 @@ class Supernet(nn.Module):
                         )
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
-                    indices = _indices(first, self._rules[first], largest, wanted, names.values(first))
+                    indices = self._cache.indices(first, self._rules[first], largest, wanted, names.values(first))
                     copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
                     yield _Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
