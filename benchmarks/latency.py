@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from nasx.latency import latency_report, measure_latency
+from nasx.measure import ViTBlocks
 from nasx.train import use_threads
-from recipes.glit.latency import GLiTBlocks
+from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import GLIT
 
 Row = dict[str, Any]
@@ -21,7 +22,7 @@ def networks(networks: int = 50, passes: int = 2) -> list[Row]:
 
     The thread's own time leaves out what other processes take of a busy machine.
     """
-    blocks, archs = GLiTBlocks(), GLIT.sample(0, networks)
+    blocks, archs = ViTBlocks(build_in, GLiTConfig()), GLIT.sample(0, networks)
     rows = []
     for seed in range(passes):
         for name, clock in CLOCKS.items():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Value = bool | int | float | str
@@ -147,6 +147,11 @@ class Arch(Mapping[str, Value]):
                 "without gaps"
             )
         return [Arch.joined(found[i]) for i in sorted(found)]
+
+    @classmethod
+    def from_parts(cls, name: str, parts: Iterable[Mapping[str, Value]], shared: Mapping[str, Value] = {}) -> "Arch":
+        """Return the architecture of shared entries and the repeated parts `name.0`, `name.1`, ...; undoes `parts`."""
+        return cls({**shared, **{f"{name}.{i}.{key}": v for i, part in enumerate(parts) for key, v in part.items()}})
 
     def to_json(self) -> str:
         """Return one JSON object, an entry a line, in this architecture's order."""

@@ -146,6 +146,13 @@ class Shapes(dict[str, tuple[int, ...]]):
             raise self.refusal(name, "patches are square")
         return width, channels, patch
 
+    def kernel_size(self, name: str, rank: int) -> int:
+        """Return the size of a convolution's kernel, which must be odd."""
+        size = self.of(name, rank)[-1]
+        if size % 2 == 0:
+            raise self.refusal(name, "its kernel is odd")
+        return size
+
     def side(self, positions: str) -> int:
         """Return how many patches lie along a side, from position embeddings (1, 1 + side², D)."""
         side = math.isqrt(max(0, self.of(positions, 3)[1] - 1))

@@ -402,7 +402,7 @@ def autoformer(qkv_bias: recipes.autoformer.supernet.QkvBias) -> Family:
     return Family(
         f"autoformer, {qkv_bias}",
         space,
-        partial(recipes.autoformer.model.build_in, vit, rates_over=4, **settings),
+        partial(recipes.autoformer.model.AutoFormer, vit, rates_over=4, **settings),
         (images(1, 8),),
         formulas={"macs": recipes.autoformer.cost.Macs(vit), "params": recipes.autoformer.cost.Params(vit)},
         derive=partial(recipes.autoformer.supernet.supernet, space, vit, qkv_bias=qkv_bias, **settings),
@@ -419,7 +419,7 @@ def localvit() -> Family:
     return Family(
         "localvit",
         space,
-        partial(recipes.localvit.model.build_in, vit, **settings),
+        partial(recipes.localvit.model.LocalViT, vit, **settings),
         (images(1, 8),),
         formulas={"macs": recipes.localvit.cost.Macs(vit), "params": recipes.localvit.cost.Params(vit)},
         derive=partial(recipes.localvit.supernet.supernet, space, vit, **settings),

@@ -23,9 +23,9 @@ from nasx.latency import (
     measure_latency,
     time_modules,
 )
+from nasx.measure import ViTBlocks
 from nasx.testing import CostContract
-from recipes.glit.latency import GLiTBlocks
-from recipes.glit.model import GLiTConfig
+from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import GLIT, GLiTSpace, reduced
 
 BLOCK = Space(kernel_size=one_of(3, 5), mlp_ratio=one_of(2, 4))
@@ -212,7 +212,7 @@ def test_a_block_that_was_not_measured_is_named(table: Latency) -> None:
 
 def test_glits_blocks_make_a_table_of_its_whole_space() -> None:
     axes = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5)
-    blocks = GLiTBlocks(GLiTConfig(image_size=16, patch_size=4, num_classes=10, embed_dim=36), batch_size=2)
+    blocks = ViTBlocks(build_in, GLiTConfig(image_size=16, patch_size=4, num_classes=10, embed_dim=36), batch_size=2)
     space = reduced(axes)
     table = measure_latency(space, blocks, device="cpu", rounds=1)
     assert len(table.part_times) == 36 == GLIT.parts("block")[0].size

@@ -51,8 +51,8 @@ def networks(scene: Scene) -> list[Claimed]:
             Claimed(f"glit-{heads}-global", partial(scene.make, arch), arch)
             for heads, arch in enumerate(same_heads(heads, scene.axes) for heads in range(scene.vit.num_heads + 1))
         ),
-        Claimed("localvit-plain", partial(localvit.build_in, vit, plain, init_std=scene.init_std)),
-        Claimed("localvit-local", partial(localvit.build_in, vit, local, init_std=scene.init_std)),
+        Claimed("localvit-plain", partial(localvit.LocalViT, vit, plain, init_std=scene.init_std)),
+        Claimed("localvit-local", partial(localvit.LocalViT, vit, local, init_std=scene.init_std)),
     ]
 
 

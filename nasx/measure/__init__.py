@@ -2,11 +2,15 @@
 
 from nasx.measure.count import Call, count_activations, count_macs, count_params, count_peak_memory
 from nasx.measure.counted import CachedCost, CountedCost, counted
+from nasx.measure.vit import CountedViTCost, ViTBlocks, ViTCost
 
 __all__ = [
     "CachedCost",
     "Call",
     "CountedCost",
+    "CountedViTCost",
+    "ViTBlocks",
+    "ViTCost",
     "count_activations",
     "count_macs",
     "count_params",

@@ -6,7 +6,7 @@ from nasx.nn.importance import Member, Units, heads, neurons, order_by_importanc
 from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
 from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
-from nasx.nn.vit import ImageConfig, PatchEmbed, ViT, ViTConfig, drop_path_rates
+from nasx.nn.vit import ImageConfig, PatchEmbed, ViT, ViTConfig, block_parts, drop_path_rates, hidden_width
 
 __all__ = [
     "Attention",
@@ -25,11 +25,13 @@ __all__ = [
     "Units",
     "ViT",
     "ViTConfig",
+    "block_parts",
     "centred",
     "depthwise_conv1d",
     "drop_path",
     "drop_path_rates",
     "heads",
+    "hidden_width",
     "neurons",
     "order_by_importance",
     "prefix",

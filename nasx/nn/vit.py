@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nasx.arch import Arch, Value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
@@ -72,6 +74,32 @@ class ViTConfig(ImageConfig):
             raise ValueError(
                 f"the width must be a multiple of the heads, but got {self.embed_dim} and {self.num_heads}"
             )
+
+
+def hidden_width(embed_dim: int, mlp_ratio: Value) -> int:
+    """Return the hidden width of a feed-forward, at least 1: a ratio times the tokens' width, cut to a whole number."""
+    hidden = int(embed_dim * float(mlp_ratio))
+    if hidden < 1:
+        raise ValueError(
+            f"mlp_ratio must leave a hidden width of at least 1 of {embed_dim}, but got {mlp_ratio}; raise it"
+        )
+    return hidden
+
+
+def block_parts(arch: Arch) -> list[Arch]:
+    """Return the choices of an architecture's blocks in order; a ValueError where they are not as many as it says.
+
+    Without `block.count` there must be some; with a `block.count` of 0 there are none, which is what stands around the
+    blocks.
+    """
+    parts = arch.parts("block")
+    if "block.count" in arch and arch["block.count"] != len(parts):
+        raise ValueError(
+            f"block.count is {arch['block.count']}, but the architecture describes {len(parts) or 'no'} blocks"
+        )
+    if not parts and "block.count" not in arch:
+        raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.mlp_ratio': {dict(arch)}")
+    return parts
 
 
 class PatchEmbed(nn.Module):

@@ -104,6 +104,9 @@ class CommandLine:
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run a command and return its exit status."""
+        # Threads that spin while they wait slow each other down many times where other programs use the cores. It is
+        # read when torch is imported, which commands do.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         options = self.parse(sys.argv[1:] if arguments is None else arguments)
         return run_command(lambda: options.command(options))
 
@@ -139,8 +142,11 @@ class CommandLine:
         note_unused(options.set, config.unused())
         return config
 
-    def task(self, options: argparse.Namespace, config: Any) -> "ImageTask":
-        """Return the images that the options name, with remarks about them on standard error."""
+    def task(self, options: argparse.Namespace, config: Any, *, read: bool = True) -> "ImageTask":
+        """Return the images that the options name, with remarks about them on standard error.
+
+        Without `read` only their headers are looked at, which takes a fraction of the time and is enough for a plan.
+        """
         from rich.console import Console
 
         from nasx.report import progress
@@ -158,8 +164,12 @@ class CommandLine:
                 bars.update(shown[what], completed=done, total=total)
 
             path = options.data.resolve() if options.data else None
-            source = ImageSource(config.data, config.seed, path, Machine.from_environment())
+            machine = Machine.from_environment()
+            if not read:
+                machine = machine.model_copy(update={"image_memory_gib": 0.0})
+            source = ImageSource(config.data, config.seed, path, machine)
             task = load_images(source, partial(show, "reading images"), partial(show, "checking images"))
+            task = task if read else task.unmeasured()
         broken = task.dataset.broken
         for image in broken[:_BROKEN_NAMED]:
             errors.print(f"left out: {image}", soft_wrap=True, markup=False)
@@ -174,15 +184,18 @@ class CommandLine:
         options: argparse.Namespace,
         config: Any = None,
         make: "Callable[[Any, ImageTask], Problem[Any]] | None" = None,
+        *,
+        read: bool = True,
     ) -> "Problem[Any]":
         """Return the checked problem that the options state; BadInput says what does not fit.
 
-        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem.
+        `config` takes the place of the chosen configuration, `make` that of the recipe's own problem; `read` is
+        `task`'s.
         """
         from rich.console import Console
 
         config = self.config(options) if config is None else config
-        task = self.task(options, config)
+        task = self.task(options, config, read=read)
         with bad_input(), Console(stderr=True).status("counting architectures"):
             problem = (make or self.recipe().problem)(config, task)
             problem.check()
@@ -255,7 +268,7 @@ class CommandLine:
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
-        from nasx.pipeline.estimate import plan, setting_lines, size_lines, sizes, stage_lines
+        from nasx.pipeline.estimate import plan, setting_lines, size_lines, stage_lines
         from nasx.pipeline.machine import Machine
         from nasx.train import pick_device
 
@@ -263,9 +276,12 @@ class CommandLine:
         try:
             with bad_input():
                 pick_device(Machine.from_environment().device)
-            problem = self.problem(options, config)
-            if not options.json:
-                print("\n".join([*size_lines(sizes(problem)), ""]), flush=True)
+            problem = self.problem(options, config, read=False)
+
+            def show_sizes(document: Mapping[str, Any]) -> None:
+                if not options.json:
+                    print("\n".join([*size_lines(document), ""]), flush=True)
+
             with bad_input():
                 document = plan(
                     problem,
@@ -273,6 +289,7 @@ class CommandLine:
                     time_limit=options.time_limit,
                     timing=not options.no_timing,
                     on_timing=lambda what: errors.print(f"timing {what}", style="dim"),
+                    on_sizes=show_sizes,
                 )
             shown = True
         finally:

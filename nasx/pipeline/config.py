@@ -35,6 +35,16 @@ Amount = PositiveFloat | Annotated[str, AfterValidator(_readable_amount)]
 """A number, or a text such as "1.4G", "5.7M" or "60%" of the largest network."""
 
 
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"must be odd, such as {size - 1} or {size + 1}, so that 'same' padding is symmetric")
+    return size
+
+
+OddSize = Annotated[PositiveInt, AfterValidator(_odd)]
+"""The size of a kernel that keeps the size of what it is applied to."""
+
+
 def _known_method(method: Any) -> Any:
     if isinstance(method, str):
         known = method in SEARCH_METHODS

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from nasx.train import Paths, adamw, evaluate, pick_device, train, train_superne
 _BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
 _TIMED_ON_CPU = 64  # samples of a timed batch at most, where time grows with them
+_FEW = 16  # samples of a batch at first, which are enough where a step of them is slow
+_SLOW = _SECONDS / 4
 
 OnTiming = Callable[[str], object]
 
@@ -164,16 +167,28 @@ class Measure:
             self._networks[key] = self._time_networks(training)
         return self._networks[key]
 
-    def _batch_size(self, training: Training) -> int:
-        return min(training.batch_size, _TIMED_ON_CPU) if self.device.type == "cpu" else training.batch_size
+    def _step_seconds(self, training: Training, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
+        """Return the seconds of training steps for one sample; a CPU gets small batches where they take long enough."""
+        whole = training.batch_size
+        sizes = sorted({min(_FEW, whole), min(_TIMED_ON_CPU, whole)}) if self.device.type == "cpu" else [whole]
+        for size in sizes:
+            seconds = _seconds_each(steps(self._batches(training, size)), self.device)
+            if seconds > _SLOW:
+                break
+        return seconds / size
 
-    def _batches(self, training: Training) -> tuple[Iterator[Any], int]:
-        """Return one real batch again and again, because reading is not what is timed, and its size."""
-        size = self._batch_size(training)
+    def _batches(self, training: Training, size: int) -> Iterator[Any]:
+        """Return one real batch of a size again and again, because reading is not what is timed."""
         changes: dict[str, Any] = {"batch_size": size, "mix_group": None, "batch_norm_group": None}
         steps = self.problem.task.train_batches(training.model_copy(update=changes), seed=0).steps(0, 1)
         batch = next(iter(steps))
-        return (batch for _ in iter(int, 1)), size
+        return (batch for _ in iter(int, 1))
+
+    def _peak(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return process + self.problem.task.bytes_to_keep(self.machine.image_memory_gib * 2**30)
 
     def _time_supernet(self, archs: ArchSet, paths: Paths) -> Timing:
         problem, config, device = self.problem, self.problem.config, self.device
@@ -181,19 +196,19 @@ class Measure:
         _reset_peak(device)
         with use_threads(config.threads), use_precision(config.precision):
             supernet = problem.supernet(archs.space).to(device)
-            batches, size = self._batches(config.supernet)
             optimizer = supernet_optimizer(supernet, config.supernet)
-            steps = train_supernet(
+            steps = partial(
+                train_supernet,
                 supernet,
-                batches,
-                paths,
-                optimizer,
+                paths=paths,
+                optimizer=optimizer,
                 loss=task.loss,
                 unpack=task.unpack,
                 distill=config.supernet.paths == "sandwich",
             )
-            step_seconds = _seconds_each(steps, device)
-            count = min(config.search.eval_batch_size, task.counts["val"], 10 * size)
+            step_seconds = self._step_seconds(config.supernet, steps)
+            # a sample's score takes less than its training, so a batch takes less than the time that is given
+            count = min(config.search.eval_batch_size, task.counts["val"], max(_FEW, int(_SECONDS / step_seconds)))
             batch = next(iter(task.eval_batches("val", count, indices=np.arange(count))))
             subnets = [Subnet(supernet, arch) for arch in self.some(archs, 4)]
 
@@ -203,7 +218,7 @@ class Measure:
                         yield evaluate(subnet, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
 
             per_batch = _seconds_each(scores(), device)
-        return Timing(step_seconds / size, per_batch / count, _peak(device))
+        return Timing(step_seconds, per_batch / count, self._peak())
 
     def _time_networks(self, training: Retraining) -> Timing:
         problem, device = self.problem, self.device
@@ -213,11 +228,11 @@ class Measure:
         with use_threads(threads), use_precision(problem.config.precision):
             for arch in self.some(problem.inside, 3):
                 network = problem.maker(training.drop_path)(arch).to(device)
-                batches, size = self._batches(training)
                 optimizer = adamw(network, lr=1e-9, weight_decay=0.0)
-                steps = train(network, batches, optimizer, loss=problem.task.loss, unpack=problem.task.unpack)
-                seconds.append(_seconds_each(steps, device) / size)
-        return Timing(sum(seconds) / len(seconds), None, _peak(device))
+                task = problem.task
+                steps = partial(train, network, optimizer=optimizer, loss=task.loss, unpack=task.unpack)
+                seconds.append(self._step_seconds(training, steps))
+        return Timing(sum(seconds) / len(seconds), None, self._peak())
 
 
 def estimates(measure: Measure) -> list[StageEstimate]:
@@ -237,13 +252,19 @@ def plan(
     time_limit: float | None = None,
     timing: bool = True,
     on_timing: OnTiming = lambda what: None,
+    on_sizes: Callable[[Mapping[str, Any]], object] = lambda document: None,
 ) -> dict[str, Any]:
-    """Return what `plan` prints, as JSON values; `time_limit` in hours."""
+    """Return what `plan` prints, as JSON values; `time_limit` in hours.
+
+    `on_sizes` is called with the part that takes no steps, as soon as it is known.
+    """
     if devices < 1:
         raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
-    document = {**sizes(problem), "devices": devices}
+    document = sizes(problem)
+    on_sizes(document)
+    document["devices"] = devices
     measure = Measure(problem, machine or Machine.from_environment(), devices, timing, on_timing)
     found = [_warned(estimate, time_limit) for estimate in estimates(measure)]
     document["stages"] = [{k: v for k, v in asdict(estimate).items() if k != "result"} for estimate in found]
@@ -365,9 +386,3 @@ def _seconds_each(work: Iterator[object], device: torch.device) -> float:
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

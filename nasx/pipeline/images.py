@@ -1,5 +1,6 @@
 """The classification of images: embedded digits, folders in ImageNet's layout, tar shards, Hugging Face tables."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,6 +91,23 @@ class ImageTask(BaseTask):
     def record(self) -> dict[str, Any]:
         """Return the record of the split."""
         return dict(self.dataset.split)
+
+    def bytes_to_keep(self, limit: float) -> int:
+        """Return the bytes of the decoded training and validation images that are kept where they fit."""
+        sizes = [
+            len(part) * part.channels * part.image_size**2
+            for part in (self.dataset.train, self.dataset.val)
+            if isinstance(part, Photos) and not part.in_memory
+        ]
+        return sum(size for size in sizes if size <= limit)
+
+    def unmeasured(self) -> "ImageTask":
+        """Return the same task with stand-ins for the channels' statistics, which need all images to be read."""
+        if self.data.mean is not None:
+            return self
+        same = copy.copy(self)  # whose settings stay those of a run
+        same.statistics = (0.5,) * self.dataset.channels, (0.5,) * self.dataset.channels
+        return same
 
     def train_batches(
         self,

@@ -26,7 +26,7 @@ FAILED = 1
 class NetworkCommands:
     """Adds the commands to a command line. `known` is what `--arch` takes beside a file, for the help."""
 
-    def __init__(self, line: CommandLine, known: Sequence[str], *, latency: bool = False) -> None:
+    def __init__(self, line: CommandLine, known: Sequence[str]) -> None:
         self.line = line
         arch = ", ".join((*known, "an arch.json", "or a run directory"))
         sub = line.add("describe", self.describe, "show a network block by block")
@@ -73,13 +73,12 @@ class NetworkCommands:
 
         DeployCommands(line)
 
-        if latency:
-            sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
-            self._add_preset(sub)
-            sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
-            sub.add_argument("--batch-size", type=int, default=1, help="images of a batch (default 1)")
-            sub.add_argument("--rounds", type=int, default=30, help="times that every block is run (default 30)")
-            sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
+        sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
+        self._add_preset(sub)
+        sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
+        sub.add_argument("--batch-size", type=int, default=1, help="images of a batch (default 1)")
+        sub.add_argument("--rounds", type=int, default=30, help="times that every block is run (default 30)")
+        sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
 
     def _add_preset(self, sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--preset", help="the preset whose space and vit it has (default: that of the network's size)")
@@ -278,12 +277,12 @@ class NetworkCommands:
         with bad_input():
             from nasx.feasible import attainable
             from nasx.latency import measure_latency
+            from nasx.measure import ViTBlocks
             from nasx.pipeline.machine import Machine
 
             recipe = self.line.recipe()
-            assert recipe.blocks is not None
             problem = self._preset_problem(recipe, options, None)
-            blocks = recipe.blocks(problem.vit, options.batch_size)
+            blocks = ViTBlocks(recipe.build, problem.vit, options.batch_size)
             device = Machine.from_environment().device
             table = measure_latency(problem.space, blocks, device=device, rounds=options.rounds)
             table.save(options.out)

@@ -1,5 +1,7 @@
 """Settings that presets of several recipes share: ImageNet as DeiT trains on it, and short runs on the digits."""
 
+from typing import Any
+
 from nasx.pipeline.config import Augmentation, Data, Retraining, Search, SupernetTraining
 
 __all__ = [
@@ -7,6 +9,7 @@ __all__ = [
     "DEIT_AUGMENT",
     "DIGITS",
     "DIGITS_RETRAIN",
+    "DIGITS_RUN",
     "DIGITS_SEARCH",
     "DIGITS_SUPERNET",
     "IMAGENET_MEAN",
@@ -42,6 +45,16 @@ DIGITS_RETRAIN = Retraining(
     augment=Augmentation(),
 )
 """Trains networks until they stop improving: three times as many epochs gain nothing (docs/evidence.md)."""
+
+DIGITS_RUN: dict[str, Any] = {
+    "preset": "digits",
+    "threads": 1,  # a second thread gains nothing on networks this small
+    "data": DIGITS,
+    "supernet": DIGITS_SUPERNET,
+    "search": DIGITS_SEARCH,
+    "retrain": DIGITS_RETRAIN,
+}
+"""Fields of a run on the digits; a recipe adds its sizes, space and budget."""
 
 
 def imagenet(val_images: int = 50_000) -> Data:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nasx.arch import Arch
-    from nasx.latency import Blocks
     from nasx.nn import ImageConfig
     from nasx.pipeline.images import FolderFacts, ImageTask
     from nasx.pipeline.problem import Problem
@@ -53,7 +52,6 @@ class Recipe:
     - `known` are networks by name, `fit(facts)` the settings for a folder of images, where the recipe has such.
     - `read_official(state, options)` reads published weights.
     - `alone(config, task, arch)` is the problem of training a network outside the space, None for others.
-    - `blocks(vit, batch_size)` builds what latencies are measured of.
     """
 
     name: str
@@ -69,9 +67,8 @@ class Recipe:
     alone: "Callable[[Any, ImageTask, Arch], ViTProblem[Any] | None] | None" = None
     foreign: "Callable[[str], Arch | None]" = lambda name: None
     """The architecture that a name outside the space stands for, such as that of a network of timm."""
-    free: Sequence[str] = ()
+    free: Sequence[str] = ("budget.at_least=null", "budget.at_most=null")
     """Changes of the settings that leave every network of the space alone: what training one network takes."""
-    blocks: "Callable[[Any, int], Blocks] | None" = None
 
     def register_with_timm(self) -> str:
         """Let `timm.create_model` build the recipe's networks, by its module `timm`; return the name to ask it for."""

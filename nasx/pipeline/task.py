@@ -58,6 +58,13 @@ class BaseTask(ABC):
     def check(self, training: Training) -> None:  # noqa: B027 - not every task refuses something
         """Refuse settings of a training that its batches cannot be made with; a ValueError names them."""
 
+    def bytes_to_keep(self, limit: float) -> int:
+        """Return the bytes of samples that a run will keep in memory and that are not there yet.
+
+        `limit` bounds the bytes of each part that is kept.
+        """
+        return 0
+
     @abstractmethod
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
         """Return the training batches that BatchNorm statistics are recomputed from."""

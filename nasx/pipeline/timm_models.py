@@ -1,13 +1,14 @@
 """Vision transformers of recipes as models of timm: built by `timm.create_model`, read from a folder of Hugging Face's.
 
-A recipe's module `timm` derives a class from `TimmViT` and its own network, and registers a function that calls
-`create_timm_model`. Weights have the names that they have in the recipe's own network.
+A recipe's module `timm` derives a class from `TimmViT` and its own network, and registers it under a name. Weights have
+the names that they have in the recipe's own network.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import timm.data
 import timm.models
@@ -159,6 +160,30 @@ class TimmViT(nn.Module):
         if not indices or not all(-depth <= i < depth for i in indices):
             raise ValueError(f"indices of blocks lie in {-depth}..{depth - 1}, but got {list(indices)}")
         return [i % depth for i in indices]
+
+
+Kind = TypeVar("Kind", bound=type[TimmViT])
+
+
+def registered(recipe: Recipe, name: str, default: tuple[Arch, ImageConfig], **cfg: Any) -> "Callable[[Kind], Kind]":
+    """Return a decorator by which `timm.create_model(name)` builds a recipe's networks as instances of a class.
+
+    `default` are the architecture and the ViT config where `arch` and `vit` are left out; `cfg` are settings that timm
+    keeps for the name, such as `paper_name`.
+    """
+
+    def register(kind: Kind) -> Kind:
+        def create(pretrained: bool = False, **settings: Any) -> nn.Module:
+            return create_timm_model(kind, recipe, name, pretrained, default, settings)
+
+        module = sys.modules[kind.__module__]  # where timm looks for the rest
+        create.__name__, create.__qualname__, create.__module__ = name, name, kind.__module__
+        create.__doc__ = f"Return a network of {recipe.title}; settings are timm's, `arch` and `vit`."
+        vars(module)["default_cfgs"] = {**vars(module).get("default_cfgs", {}), **untrained_cfgs(name, **cfg)}
+        vars(module)[name] = timm.models.register_model(create)
+        return kind
+
+    return register
 
 
 def create_timm_model(

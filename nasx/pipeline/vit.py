@@ -12,6 +12,7 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.cost import Budget, Cost
+from nasx.measure import CountedViTCost
 from nasx.nn import ImageConfig
 from nasx.pipeline.config import RunConfig, Section
 from nasx.pipeline.images import ImageTask
@@ -79,8 +80,9 @@ class ViTRunConfig(RunConfig):
 class ViTProblem(Problem[Configured]):
     """A search of vision transformers of one size, which are built by `build(vit, arch, drop_path=, init_std=)`.
 
-    `supernet(space, vit, drop_path=, init_std=)` returns a supernet, `macs` and `params` are the costs. `one_block` is
-    the space of one block, of which every network is built before a run, because sizes may not divide.
+    `supernet(space, vit, drop_path=, init_std=)` returns a supernet. The costs `macs` and `params` are counted block by
+    block by default, and `budget` is what the settings bound of them. `one_block` is the space of one block, of which
+    every network is built before a run, because sizes may not divide.
     """
 
     def __init__(
@@ -92,9 +94,9 @@ class ViTProblem(Problem[Configured]):
         vit: ImageConfig,
         build: Callable[..., nn.Module],
         supernet: Callable[..., nn.Module],
-        macs: Cost,
-        params: Cost,
-        budget: Sequence[Budget],
+        macs: Cost | None = None,
+        params: Cost | None = None,
+        budget: Sequence[Budget] | None = None,
         baselines: Mapping[str, Baseline],
         draw: Callable[[Arch], Sequence[BlockDrawing]],
         one_block: Space | None = None,
@@ -103,6 +105,10 @@ class ViTProblem(Problem[Configured]):
         self.vit, self.images = vit, task
         if one_block is not None:
             more["check"] = partial(check_sizes, partial(build, vit), one_block)
+        macs = CountedViTCost(vit, build, "macs") if macs is None else macs
+        params = CountedViTCost(vit, build, "params") if params is None else params
+        bounds: Any = config  # a recipe's settings have the section
+        budget = bounds.budget.budgets(macs, params) if budget is None else budget
         init_std = config.model.init_std
 
         def supernet_of(make: Any, space: Space) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import DropPath, FeedForward, ImageConfig, drop_path_rates
+from nasx.nn import DropPath, FeedForward, ImageConfig, block_parts, drop_path_rates, hidden_width
 
 from .layers import Embedding, RelativeAttention, RelativePositions
 
@@ -32,28 +32,6 @@ class AutoFormerConfig(ImageConfig):
         return RelativePositions((self.grid, self.grid), self.head_dim, max_offset=self.max_offset)
 
 
-def depth_of(arch: Mapping[str, Value]) -> int:
-    """Return an architecture's number of blocks; a ValueError where it does not have the blocks that it counts."""
-    found = len(Arch(arch).parts("block"))
-    for name in ("embed_dim", "block.count"):
-        if name not in arch:
-            raise ValueError(f"the architecture has no entry {name!r}; it needs embed_dim, block.count and the blocks")
-    if not found or found != arch["block.count"]:
-        raise ValueError(f"block.count is {arch['block.count']}, but the architecture describes {found} blocks")
-    return found
-
-
-def hidden_width(embed_dim: int, choices: Mapping[str, Value]) -> int:
-    """Return the hidden width of a block's feed-forward, at least 1."""
-    hidden = int(embed_dim * float(choices["mlp_ratio"]))
-    if hidden < 1:
-        raise ValueError(
-            f"mlp_ratio must leave a hidden width of at least 1 of {embed_dim}, but got {choices['mlp_ratio']}; "
-            "raise it"
-        )
-    return hidden
-
-
 class Block(nn.Module):
     """A pre-norm transformer block."""
 
@@ -62,7 +40,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = RelativeAttention(dim, int(part["num_heads"]), head_dim=vit.head_dim, positions=vit.positions())
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, hidden_width(dim, part))
+        self.mlp = FeedForward(dim, hidden_width(dim, part["mlp_ratio"]))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,12 +66,14 @@ class AutoFormer(nn.Module):
         init_std: float = 0.02,
     ) -> None:
         super().__init__()
-        depth, dim = depth_of(arch), int(arch["embed_dim"])
-        rates = drop_path_rates(drop_path, max(depth, rates_over or 0))
+        if missing := [name for name in ("embed_dim", "block.count") if name not in arch]:
+            raise ValueError(
+                f"the architecture has no entry {missing[0]!r}; it needs embed_dim, block.count and the blocks"
+            )
+        parts, dim = block_parts(arch), int(arch["embed_dim"])
+        rates = drop_path_rates(drop_path, max(len(parts), rates_over or 0))
         self.embed = Embedding(dim, tokens=vit.tokens, in_channels=vit.in_channels, patch_size=vit.patch_size)
-        self.blocks = nn.ModuleList(
-            Block(vit, dim, part, rate) for part, rate in zip(arch.parts("block"), rates, strict=False)
-        )
+        self.blocks = nn.ModuleList(Block(vit, dim, part, rate) for part, rate in zip(parts, rates, strict=False))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, vit.num_classes)
         self.initialise(init_std)
@@ -133,11 +113,4 @@ def build(
     `sizes` are other fields of `AutoFormerConfig`, such as `patch_size`.
     """
     vit = AutoFormerConfig(num_classes=num_classes, image_size=image_size, **sizes)
-    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
-
-
-def build_in(
-    vit: AutoFormerConfig, arch: Arch, *, drop_path: float = 0.0, rates_over: int | None = None, init_std: float = 0.02
-) -> AutoFormer:
-    """Return an architecture's network with fresh weights."""
-    return AutoFormer(vit, arch, drop_path=drop_path, rates_over=rates_over, init_std=init_std)
+    return AutoFormer(vit, arch, drop_path=drop_path, init_std=init_std)

@@ -16,8 +16,7 @@ from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
 from .config import PRESETS, Config
-from .cost import Macs, Params
-from .model import AutoFormerConfig, build_in
+from .model import AutoFormer, AutoFormerConfig
 from .official import read_official
 from .space import AutoFormerSpace, uniform
 from .supernet import supernet
@@ -29,18 +28,14 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     It is compared with the smallest network whose blocks are all alike, as DeiT's are; that can lie below the budget.
     """
     vit, axes = config.vit_for(task), config.space
-    macs, params = Macs(vit), Params(vit)
     alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
     return ViTProblem(
         config,
         task,
         space=axes.space(),
         vit=vit,
-        build=build_in,
+        build=AutoFormer,
         supernet=partial(wide_supernet, axes, config.model.supernet_dim),
-        macs=macs,
-        params=params,
-        budget=config.budget.budgets(macs, params),
         baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
         draw=partial(drawings, max(axes.num_heads)),
         one_block=axes.model_copy(update={"depth": (1,)}).space(),
@@ -100,7 +95,6 @@ RECIPE = Recipe(
     default_preset="autoformer-tiny",
     problem=autoformer_problem,
     vit=lambda settings: AutoFormerConfig(**settings),
-    build=build_in,
+    build=AutoFormer,
     read_official=read_official,
-    free=("budget.at_least=null", "budget.at_most=null"),
 )

@@ -33,8 +33,7 @@ class AutoFormerSpace(Section):
 def uniform(embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Arch:
     """Return the network whose blocks are all the same."""
     block = {"num_heads": num_heads, "mlp_ratio": mlp_ratio}
-    blocks = {f"block.{i}.{name}": value for i in range(depth) for name, value in block.items()}
-    return Arch({"embed_dim": embed_dim, "block.count": depth, **blocks})
+    return Arch.from_parts("block", [block] * depth, {"embed_dim": embed_dim, "block.count": depth})
 
 
 TINY_AXES = AutoFormerSpace()

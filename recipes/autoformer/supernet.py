@@ -6,7 +6,7 @@ from typing import Literal
 from nasx import Space
 from nasx.nn import Supernet, prefix, stacked
 
-from .model import AutoFormerConfig, build_in
+from .model import AutoFormer, AutoFormerConfig
 
 QkvBias = Literal["thirds", "packed"]
 
@@ -24,6 +24,6 @@ def supernet(
     if qkv_bias not in ("thirds", "packed"):
         raise ValueError(f'qkv_bias must be "thirds" or "packed", but got {qkv_bias!r}')
     deepest = len(space.parts("block"))
-    make = partial(build_in, vit, drop_path=drop_path, rates_over=deepest, init_std=init_std)
+    make = partial(AutoFormer, vit, drop_path=drop_path, rates_over=deepest, init_std=init_std)
     bias = stacked(3) if qkv_bias == "thirds" else prefix
     return Supernet(make, space, layout={"*.attn.qkv.weight": stacked(3), "*.attn.qkv.bias": bias})

@@ -119,15 +119,10 @@ class Config(ViTRunConfig):
 
 
 DIGITS = Config(
-    preset="digits",
-    threads=1,  # a second thread gains nothing on networks this small
-    data=presets.DIGITS,
+    **presets.DIGITS_RUN,
     model=Model(patch_size=2, embed_dim=36, init_std=0.2),
     space=SpaceConfig(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
     budget=Budgets(heads_at_most=1.35e6, details_at_least=0.9e6, details_at_most=1.35e6),
-    supernet=presets.DIGITS_SUPERNET,
-    search=presets.DIGITS_SEARCH,
-    retrain=presets.DIGITS_RETRAIN,
 )
 
 CIFAR10 = Config(

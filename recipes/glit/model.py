@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import DropPath, FeedForward, ViT, ViTConfig, drop_path_rates
+from nasx.nn import DropPath, FeedForward, ViT, ViTConfig, block_parts, drop_path_rates, hidden_width
 
 from .layers import Heads, LocalConv
 from .space import BASE, SMALL, TINY, block_arch, same_heads
@@ -47,15 +47,6 @@ class GLiTConfig(ViTConfig):
                 f"width, but got {qkv_ratio}; write 1, or another ratio that does"
             )
         return int(inner)
-
-    def hidden_width(self, mlp_ratio: float) -> int:
-        """Return the hidden width of the feed-forward, at least 1."""
-        hidden = int(self.embed_dim * mlp_ratio)
-        if hidden < 1:
-            raise ValueError(
-                f"mlp_ratio must leave a hidden width of at least 1 of {self.embed_dim}, but got {mlp_ratio}; raise it"
-            )
-        return hidden
 
 
 TINY_VIT = GLiTConfig()
@@ -146,7 +137,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = FeedForward(
             dim,
-            vit.hidden_width(c.mlp_ratio),
+            hidden_width(dim, c.mlp_ratio),
             activation=ACTIVATIONS[variant.ffn_activation],
             dropout=variant.ffn_dropout,
         )
@@ -204,10 +195,7 @@ def build(
 
 def build_in(vit: GLiTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> GLiT:
     """Return an architecture's network with fresh weights."""
-    parts = arch.parts("block")
-    if not parts:
-        raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.global_heads': {dict(arch)}")
-    return GLiT(vit, parts, drop_path=drop_path, init_std=init_std)
+    return GLiT(vit, block_parts(arch), drop_path=drop_path, init_std=init_std)
 
 
 def _published() -> Arch:
@@ -227,7 +215,7 @@ def _published() -> Arch:
         (3, 0, 0, 2.0, 6),
     ]
     blocks = [block_arch(TINY, row[0], dict(zip(names, row, strict=True))) for row in rows]
-    return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
+    return Arch.from_parts("block", blocks)
 
 
 GLIT_TINY = _published()

@@ -4,19 +4,14 @@ Shapes say nearly everything about an architecture, but not how many heads share
 their pair of width and depth, and assumed; of any other the number of heads is asked for.
 """
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from nasx import Arch
-from nasx.pipeline.recipe import Imported, ImportOptions, as_sentence
-from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
+from nasx.pipeline.recipe import Imported, ImportOptions
+from nasx.pipeline.vit_weights import Shape, import_vit, load_vit, read_vit_config
+from nasx.weights import Note, Shapes, log_assumption, named_tensors, ratio_of
 
 from .model import GLiT, GLiTConfig, build_in
 
@@ -57,7 +52,7 @@ def load_glit(
     """
     state = named_tensors(state_dict)
     vit, arch = infer_glit(state, num_heads, note=note)
-    return _load(state, vit, arch, _published_glit_name, num_classes, image_size, seed)
+    return load_vit(build_in, vit, arch, state, _as_in_glit, num_classes=num_classes, image_size=image_size, seed=seed)
 
 
 def load_deit(
@@ -72,23 +67,24 @@ def load_deit(
     """Return the network of DeiT's or timm's ViT weights of any size; arguments and refusals are `load_glit`'s."""
     state = named_tensors(state_dict)
     vit, arch = infer_deit(state, num_heads, note=note)
-    return _load(state, vit, arch, lambda name: name, num_classes, image_size, seed)
+    return load_vit(
+        build_in,
+        vit,
+        arch,
+        state,
+        lambda ours, shape: (ours, shape),
+        num_classes=num_classes,
+        image_size=image_size,
+        seed=seed,
+    )
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of GLiT's published checkpoint, or of DeiT's or timm's weights of a plain ViT."""
-    glit = any(name.startswith("blocks.0.0.") for name in state)  # there a block is a list of one
-    remarks = [f"Read from published weights of {'GLiT' if glit else 'a plain vision transformer'}."]
-    load, infer = (load_glit, infer_glit) if glit else (load_deit, infer_deit)
-    vit, arch = infer(state, options.heads, note=lambda sentence: remarks.append(as_sentence(sentence)))
-    network = load(
-        state, vit.num_heads, num_classes=options.classes, image_size=options.image_size, note=lambda sentence: None
-    )
-    if network.vit.num_classes != vit.num_classes:
-        remarks.append(f"The head for {network.vit.num_classes} classes is new and not trained.")
-    if network.vit.image_size != vit.image_size:
-        remarks.append(f"Positions are interpolated from images of {vit.image_size} pixels.")
-    return Imported(network, arch, network.vit, tuple(remarks))
+    if any(name.startswith("blocks.0.0.") for name in state):  # there a block is a list of one
+        return import_vit(infer_glit, load_glit, state, options, "Read from published weights of GLiT.")
+    origin = "Read from published weights of a plain vision transformer."
+    return import_vit(infer_deit, load_deit, state, options, origin)
 
 
 def infer_glit(
@@ -96,9 +92,9 @@ def infer_glit(
 ) -> tuple[GLiTConfig, Arch]:
     """Return what the published names and shapes say: the ViT config, and the architecture of its blocks."""
     shapes = Shapes(state_dict)
-    depth = shapes.depth("blocks")
-    vit = _vit(shapes, depth, num_heads, note)
-    return vit, _joined([_glit_block(shapes, vit, f"blocks.{i}.0") for i in range(depth)])
+    vit = _vit(shapes, num_heads, note)
+    blocks = (_glit_block(shapes, vit, f"blocks.{i}.0") for i in range(shapes.depth("blocks")))
+    return vit, Arch.from_parts("block", blocks)
 
 
 def infer_deit(
@@ -110,27 +106,18 @@ def infer_deit(
         raise ValueError(
             "the weights do not fit: 'dist_token' is of a distilled DeiT, which has two heads; give the plain weights"
         )
-    depth = shapes.depth("blocks")
-    vit = _vit(shapes, depth, num_heads, note)
+    vit = _vit(shapes, num_heads, note)
     blocks = [
         {"global_heads": vit.num_heads}
         | _attention(shapes, vit, f"blocks.{i}", vit.num_heads)
         | _ffn(shapes, f"blocks.{i}")
-        for i in range(depth)
+        for i in range(shapes.depth("blocks"))
     ]
-    return vit, _joined(blocks)
+    return vit, Arch.from_parts("block", blocks)
 
 
-def _vit(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> GLiTConfig:
-    width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
-    return GLiTConfig(
-        image_size=shapes.side("pos_embed") * patch,
-        patch_size=patch,
-        in_channels=in_channels,
-        num_classes=shapes.of("head.weight", 2)[0],
-        embed_dim=width,
-        num_heads=assumed_heads(width, depth, num_heads, published=PUBLISHED_HEADS, note=note),
-    )
+def _vit(shapes: Shapes, num_heads: int | None, note: Note) -> GLiTConfig:
+    return read_vit_config(GLiTConfig, shapes, num_heads, published=PUBLISHED_HEADS, note=note)
 
 
 def _glit_block(shapes: Shapes, vit: GLiTConfig, prefix: str) -> dict[str, float]:
@@ -142,10 +129,7 @@ def _glit_block(shapes: Shapes, vit: GLiTConfig, prefix: str) -> dict[str, float
         if rows % (2 * channels) or channels % wide or channels > vit.embed_dim:
             raise shapes.refusal(local, f"it gives 2E rows for each channel of some heads of {wide}")
         heads -= channels // wide
-        depthwise = f"{prefix}.attn.net.3.conv.weight"
-        kernel_size = shapes.of(depthwise, 3)[-1]
-        if kernel_size % 2 == 0:
-            raise shapes.refusal(depthwise, "its kernel is odd")
+        kernel_size = shapes.kernel_size(f"{prefix}.attn.net.3.conv.weight", 3)
         entries = {"kernel_size": kernel_size, "expansion": rows // (2 * channels)}
     if heads:
         entries |= _attention(shapes, vit, prefix, heads)
@@ -166,56 +150,11 @@ def _ffn(shapes: Shapes, prefix: str) -> dict[str, float]:
     return {"mlp_ratio": ratio_of(*shapes.of(f"{prefix}.mlp.fc1.weight", 2))}
 
 
-def _joined(blocks: list[dict[str, float]]) -> Arch:
-    return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
-
-
-def _published_glit_name(ours: str) -> str:
+def _as_in_glit(ours: str, shape: Shape) -> tuple[str, Shape]:
+    """Return the published name and shape; pointwise layers are convolutions of width 1 there, Linear here."""
     if not (match := re.match(r"(blocks\.\d+)\.(.+)", ours)):
-        return ours
+        return ours, shape
     block, inside = match.groups()
     for part, published in _PUBLISHED_LOCAL.items():
         inside = inside.replace(f"{part}.", f"{published}.")
-    return f"{block}.0.{inside}"
-
-
-def _load(
-    state: Mapping[str, Tensor],
-    vit: GLiTConfig,
-    arch: Arch,
-    published_name: Callable[[str], str],
-    num_classes: int | None,
-    image_size: int | None,
-    seed: int,
-) -> GLiT:
-    with torch.device("meta"):
-        own = {name: tuple(tensor.shape) for name, tensor in build_in(vit, arch).state_dict().items()}
-    places = {}
-    for ours, shape in own.items():
-        name = published_name(ours)
-        pointwise = name.endswith((".net.1.weight", ".net.6.weight"))  # there convolutions of width 1, Linear here
-        places[name] = ours, (*shape, 1) if pointwise else shape
-    weights = {ours: tensor.reshape(own[ours]) for ours, tensor in fit_weights(state, places).items()}
-    wanted = replace(
-        vit,
-        num_classes=vit.num_classes if num_classes is None else num_classes,
-        image_size=vit.image_size if image_size is None else image_size,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_in(wanted, arch)
-    if wanted.num_classes != vit.num_classes:
-        weights |= {name: network.state_dict()[name] for name in ("head.weight", "head.bias")}
-    if wanted.image_size != vit.image_size:
-        weights["pos_embed"] = _interpolated(weights["pos_embed"], wanted)
-    network.load_state_dict(weights)
-    return network.eval()
-
-
-def _interpolated(positions: Tensor, vit: GLiTConfig) -> Tensor:
-    """Return position embeddings (1, N, D) for another grid of patches, bicubic, that of the class token kept."""
-    class_token, patches = positions[:, :1].float(), positions[:, 1:].float()
-    old, new = math.isqrt(patches.shape[1]), math.isqrt(vit.patches)
-    grid = patches.transpose(1, 2).reshape(1, -1, old, old)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([class_token, grid.flatten(2).transpose(1, 2)], dim=1)
+    return f"{block}.0.{inside}", (*shape, 1) if inside.endswith((".net.1.weight", ".net.6.weight")) else shape

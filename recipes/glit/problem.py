@@ -21,7 +21,6 @@ from nasx.pipeline.vit import ViTProblem
 
 from .config import PRESETS, TINY, Budgets, Config, fit
 from .cost import Macs, PaperMacs, Params
-from .latency import GLiTBlocks
 from .model import DEIT_BASE, DEIT_SMALL, DEIT_TINY, GLIT_TINY, GLiTConfig, build_in
 from .official import read_official
 from .picture import block_drawings
@@ -194,5 +193,4 @@ RECIPE = Recipe(
         "budget.details_at_least=null",
         "budget.details_at_most=null",
     ),
-    blocks=GLiTBlocks,
 )

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.pipeline.config import Section
+from nasx.pipeline.config import OddSize, Section
 
 from .variant import Locality
 
@@ -28,7 +28,7 @@ class SpaceConfig(Section):
     global_heads: tuple[int, ...] = Field(
         (0, 1, 2, 3), description="numbers of attention heads of a block; its other heads are local"
     )
-    kernel_size: tuple[PositiveInt, ...] = Field(
+    kernel_size: tuple[OddSize, ...] = Field(
         (17, 31, 45), description="kernel sizes of the local convolution, odd, in tokens"
     )
     expansion: tuple[PositiveInt, ...] = Field(
@@ -49,12 +49,6 @@ class SpaceConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for size in self.kernel_size:
-            if size % 2 == 0:
-                raise ValueError(
-                    f"space.kernel_size must be odd, so that 'same' padding is symmetric, but got {size}; write "
-                    f"{size - 1} or {size + 1}"
-                )
         for name in ("kernel_size", "expansion", "window", "qkv_ratio", "mlp_ratio"):
             held, offered = getattr(self, f"held_{name}"), getattr(self, name)
             if held not in offered:
@@ -167,8 +161,7 @@ def block_arch(axes: GLiTSpace, global_heads: int, details: Mapping[str, Value])
 
 def with_heads(heads: Sequence[int], axes: GLiTSpace = TINY) -> Arch:
     """Return the network that has these heads, block by block, with the details held."""
-    blocks = [block_arch(axes, count, axes.held_details()) for count in heads]
-    return Arch({f"block.{i}.{name}": value for i, block in enumerate(blocks) for name, value in block.items()})
+    return Arch.from_parts("block", [block_arch(axes, count, axes.held_details()) for count in heads])
 
 
 def same_heads(heads: int, axes: GLiTSpace = TINY) -> Arch:

@@ -26,15 +26,10 @@ class Config(ViTRunConfig):
 
 
 DIGITS = Config(
-    preset="digits",
-    threads=1,
-    data=presets.DIGITS,
+    **presets.DIGITS_RUN,
     model=Model(patch_size=2, embed_dim=32, init_std=0.2),
     space=LocalViTSpace(blocks=4, mlp_ratio=(2, 3, 4), kernel_size=(3, 5), reduction=(4, 8)),
     budget=Budgets(at_least=0.7e6, at_most=1.0e6),
-    supernet=presets.DIGITS_SUPERNET,
-    search=presets.DIGITS_SEARCH,
-    retrain=presets.DIGITS_RETRAIN,
 )
 
 LOCALVIT_TINY = Config(

@@ -5,23 +5,19 @@ channels; images are (B, C, H, W), square.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = Callable[[Tensor], Tensor]
-
-ACTIVATIONS: dict[str, Layer] = {"relu6": F.relu6, "hardswish": F.hardswish}
-GATES: dict[str, Layer] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
+ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+GATES: Mapping[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "hardsigmoid": nn.Hardsigmoid}
 
 
-def known(name: str, functions: dict[str, Layer], what: str) -> str:
-    """Return the name of one of some functions; an unknown one is a ValueError."""
+def function(name: str, functions: Mapping[str, type[nn.Module]], what: str) -> nn.Module:
+    """Return one of some functions as a module; an unknown name is a ValueError."""
     if name not in functions:
         raise ValueError(f"{what} must be one of {', '.join(functions)}, but got {name!r}")
-    return name
+    return functions[name]()
 
 
 def to_image(tokens: Tensor) -> Tensor:
@@ -35,51 +31,43 @@ def to_tokens(image: Tensor) -> Tensor:
     return image.flatten(2).transpose(1, 2)
 
 
-def squeezed_width(hidden: int, reduction: int) -> int:
-    """Return the width inside squeeze-excitation, at least 1."""
-    if not 1 <= reduction <= hidden:
-        raise ValueError(f"reduction must be from 1 to the hidden width {hidden}, but got {reduction}; lower it")
-    return hidden // reduction
-
-
 class SqueezeExcitation(nn.Module):
-    """Channel attention by a bottleneck of their means: images (B, C, H, W) to themselves, scaled."""
+    """Channel attention by a bottleneck of their means: images (B, C, H, W) to themselves, scaled.
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    The bottleneck has a width of C // `reduction`, at least 1.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, squeezed)
-        self.fc2 = nn.Linear(squeezed, channels)
+        if not 1 <= reduction <= channels:
+            raise ValueError(f"reduction must be from 1 to the hidden width {channels}, but got {reduction}; lower it")
+        squeezed = channels // reduction
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Hardsigmoid()
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Scale the channels of images."""
-        gate = F.hardsigmoid(self.fc2(F.relu(self.fc1(image.mean((2, 3))))))
-        return image * gate[:, :, None, None]
-
-
-def eca_kernel_size(channels: int) -> int:
-    """Return over how many neighbouring channels ECA looks: log2(C)/2 + 1/2, cut to a whole number, made odd.
-
-    ECA-Net's rule (Wang et al., CVPR 2020) with its own gamma of 2 and b of 1, as LocalViT has it.
-    """
-    return int((math.log2(channels) + 1) / 2) | 1
+        return image * self.fc(image.mean((2, 3)))[:, :, None, None]
 
 
 class EfficientChannelAttention(nn.Module):
-    """ECA, channel attention by a convolution along the channels: images (B, C, H, W) to themselves, scaled."""
+    """ECA, channel attention by a convolution along the channels: images (B, C, H, W) to themselves, scaled.
+
+    ECA-Net's rule says over how many neighbours (Wang et al., CVPR 2020), with its own gamma of 2 and b of 1, as
+    LocalViT has it: log2(C)/2 + 1/2, cut to a whole number, made odd.
+    """
 
     def __init__(self, channels: int, gate: str) -> None:
         super().__init__()
-        self.gate = known(gate, GATES, "a gate")
-        self.conv = nn.Conv1d(1, 1, eca_kernel_size(channels), padding="same", bias=False)
+        self.gate = function(gate, GATES, "a gate")
+        kernel_size = int((math.log2(channels) + 1) / 2) | 1
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding="same", bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Scale the channels of images."""
-        scale = GATES[self.gate](self.conv(image.mean((2, 3)).unsqueeze(1)))
+        scale = self.gate(self.conv(image.mean((2, 3)).unsqueeze(1)))
         return image * scale.transpose(1, 2).unsqueeze(-1)
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows beside the layers."""
-        return f"gate={self.gate}"
 
 
 class LocalFeedForward(nn.Module):
@@ -95,7 +83,7 @@ class LocalFeedForward(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"a kernel size must be odd, so that the image keeps its size, but got {kernel_size}")
-        self.activation = known(activation, ACTIVATIONS, "an activation")
+        self.act = function(activation, ACTIVATIONS, "an activation")
         self.expand = nn.Linear(dim, hidden, bias=False)
         self.norm1 = nn.BatchNorm2d(hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, kernel_size, padding="same", groups=hidden, bias=False)
@@ -106,13 +94,8 @@ class LocalFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map patch tokens (B, N, dim), N a square, to (B, N, dim)."""
-        act = ACTIVATIONS[self.activation]
-        image = act(self.norm1(to_image(self.expand(x))))
-        image = act(self.norm2(self.depthwise(image)))
+        image = self.act(self.norm1(to_image(self.expand(x))))
+        image = self.act(self.norm2(self.depthwise(image)))
         if self.attention is not None:
             image = self.attention(image)
         return to_tokens(self.norm3(to_image(self.project(to_tokens(image)))))
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows beside the layers."""
-        return f"activation={self.activation}"

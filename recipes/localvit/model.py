@@ -2,21 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTConfig, drop_path_rates
+from nasx.nn import Attention, DropPath, FeedForward, ViT, ViTConfig, block_parts, drop_path_rates, hidden_width
 
-from .layers import (
-    EfficientChannelAttention,
-    LocalFeedForward,
-    SqueezeExcitation,
-    squeezed_width,
-)
+from .layers import EfficientChannelAttention, LocalFeedForward, SqueezeExcitation
 from .space import variant
 
 
@@ -27,38 +21,20 @@ class LocalViTConfig(ViTConfig):
     num_heads: int = 4
 
 
-class FFNChoices(NamedTuple):
-    """One block's feed-forward in numbers; 0 or "" is what it does not have."""
-
-    hidden: int
-    kernel_size: int
-    activation: str
-    channel_attention: str
-    squeezed: int
-    gate: str
-
-    @classmethod
-    def of(cls, vit: LocalViTConfig, part: Mapping[str, Value]) -> "FFNChoices":
-        """Return the choices of one part of an architecture."""
-        hidden = int(vit.embed_dim * float(part["mlp_ratio"]))
-        if hidden < 1:
-            raise ValueError(
-                f"mlp_ratio must leave a hidden width of at least 1 of {vit.embed_dim}, but got {part['mlp_ratio']}; "
-                "raise it"
-            )
-        if not part["depthwise"]:
-            return cls(hidden, 0, "", "none", 0, "")
-        attention = str(part["channel_attention"])
-        if attention not in ("none", "se", "eca"):
-            raise ValueError(f"channel attention must be one of none, se, eca, but got {attention!r}")
-        return cls(
-            hidden,
-            int(part["kernel_size"]),
-            str(part["activation"]),
-            attention,
-            squeezed_width(hidden, int(part["reduction"])) if attention == "se" else 0,
-            str(part["gate"]) if attention == "eca" else "",
-        )
+def make_local(vit: LocalViTConfig, part: Mapping[str, Value]) -> LocalFeedForward:
+    """Return the locally-enhanced feed-forward of one part of an architecture."""
+    hidden = hidden_width(vit.embed_dim, part["mlp_ratio"])
+    match part["channel_attention"]:
+        case "none":
+            attention: nn.Module | None = None
+        case "se":
+            attention = SqueezeExcitation(hidden, int(part["reduction"]))
+        case "eca":
+            attention = EfficientChannelAttention(hidden, str(part["gate"]))
+        case other:
+            raise ValueError(f"channel attention must be one of none, se, eca, but got {other!r}")
+    kernel_size, activation = int(part["kernel_size"]), str(part["activation"])
+    return LocalFeedForward(vit.embed_dim, hidden, kernel_size=kernel_size, activation=activation, attention=attention)
 
 
 class Block(nn.Module):
@@ -69,68 +45,35 @@ class Block(nn.Module):
 
     def __init__(self, vit: LocalViTConfig, part: Mapping[str, Value], drop_path: float = 0.0) -> None:
         super().__init__()
-        c, dim = FFNChoices.of(vit, part), vit.embed_dim
+        dim = vit.embed_dim
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, vit.num_heads)
         self.drop_path = DropPath(drop_path)
-        if c.kernel_size:
-            attention: nn.Module | None = None
-            if c.channel_attention == "se":
-                attention = SqueezeExcitation(c.hidden, c.squeezed)
-            elif c.channel_attention == "eca":
-                attention = EfficientChannelAttention(c.hidden, c.gate)
-            self.local = LocalFeedForward(
-                dim, c.hidden, kernel_size=c.kernel_size, activation=c.activation, attention=attention
-            )
-        else:
+        self.local = make_local(vit, part) if part["depthwise"] else None
+        if self.local is None:
             self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-            self.mlp = FeedForward(dim, c.hidden)
-        self.is_local = bool(c.kernel_size)
+            self.mlp = FeedForward(dim, hidden_width(dim, part["mlp_ratio"]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D), class token first, to tokens (B, N, D)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        if self.is_local:
+        if self.local is not None:
             patches = x[:, 1:]
             return torch.cat([x[:, :1], patches + self.local(patches)], dim=1)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class LocalViT(ViT):
-    """A vision transformer with local feed-forwards: images (B, C, H, W) in, logits (B, classes) out.
+    """The network of an architecture with fresh weights: images (B, C, H, W) in, logits (B, classes) out.
 
     Pointwise convolutions are Linear layers here and drawn like them; BatchNorm follows, so their scale is free.
     """
 
-    vit: LocalViTConfig
-
-
-def build(
-    arch: Arch,
-    num_classes: int = 1000,
-    image_size: int = 224,
-    *,
-    drop_path: float = 0.0,
-    init_std: float = 0.02,
-    **sizes: Any,
-) -> LocalViT:
-    """Return the network of an architecture with fresh weights; the defaults are LocalViT-Tiny's on ImageNet.
-
-    `sizes` are other fields of `LocalViTConfig`, such as `patch_size`.
-    """
-    vit = LocalViTConfig(num_classes=num_classes, image_size=image_size, **sizes)
-    return build_in(vit, arch, drop_path=drop_path, init_std=init_std)
-
-
-def build_in(vit: LocalViTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> LocalViT:
-    """Return an architecture's network with fresh weights."""
-    parts = arch.parts("block")
-    if not parts:
-        raise ValueError(f"the architecture has no blocks; it needs names such as 'block.0.depthwise': {dict(arch)}")
-    rates = drop_path_rates(drop_path, len(parts))
-    model = LocalViT(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
-    model.initialise(init_std)
-    return model
+    def __init__(self, vit: LocalViTConfig, arch: Arch, *, drop_path: float = 0.0, init_std: float = 0.02) -> None:
+        parts = block_parts(arch)
+        rates = drop_path_rates(drop_path, len(parts))
+        super().__init__(vit, [Block(vit, part, rate) for part, rate in zip(parts, rates, strict=True)])
+        self.initialise(init_std)
 
 
 SMALL_VIT = LocalViTConfig(embed_dim=384, num_heads=8)

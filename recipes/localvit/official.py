@@ -5,25 +5,26 @@ do not say are functions without weights, which a variant's number names, and ho
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
-
-import torch
 
 from nasx import Arch
 from nasx.arch import Value
-from nasx.pipeline.recipe import Imported, ImportOptions, as_sentence
-from nasx.weights import Note, Shapes, assumed_heads, fit_weights, log_assumption, named_tensors, ratio_of
+from nasx.pipeline.recipe import Imported, ImportOptions
+from nasx.pipeline.vit_weights import Shape, import_vit, load_vit, read_vit_config
+from nasx.weights import Note, Shapes, log_assumption, named_tensors, ratio_of
 
-from .layers import squeezed_width
-from .model import LocalViT, LocalViTConfig, build_in
+from .model import LocalViT, LocalViTConfig
 from .space import VARIANTS
 
 PUBLISHED_HEADS = {(192, 12): ("tiny", 4), (384, 12): ("small", 8)}
 """The published sizes by width and depth: the name, and how many heads it has."""
 
-_DEFAULT_VARIANT = {"none": 1, "se": 3, "eca": 4}
-_LOOKS_LIKE = {"none": 2, "eca": 5}  # the variant whose weights have the same names and shapes
+_PLACES = {"expand": 0, "norm1": 1, "depthwise": 3, "norm2": 4, "attention": 6, "project": 6, "norm3": 7}
+"""Our layers in a published feed-forward without channel attention, which pushes the last two by 1."""
+
+_ATTENTION_WEIGHTS = {"se": "6.fc.0.weight", "eca": "6.conv.weight"}
 
 
 def load_localvit(
@@ -31,37 +32,26 @@ def load_localvit(
     *,
     act: int | None = None,
     num_heads: int | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
     note: Note = log_assumption,
 ) -> LocalViT:
     """Return the network of LocalViT's published weights: images (B, C, H, W) to logits, in evaluation mode.
 
-    The architecture is read off the shapes (`infer_localvit`); state dicts inside of checkpoints are found as by
-    `nasx.weights.read_state_dict`. Weights that do not fit are a ValueError that names the first that differs.
+    The architecture is read off the shapes (`infer_localvit`), and the weights are loaded as
+    `nasx.pipeline.vit_weights.load_vit` does. State dicts inside of checkpoints are found as by
+    `nasx.weights.read_state_dict`.
     """
     state = named_tensors(state_dict)
     vit, arch = infer_localvit(state, act=act, num_heads=num_heads, note=note)
-    with torch.device("meta"):
-        network = build_in(vit, arch)
-    own = network.state_dict()
-    attended = {name.split(".")[1] for name in own if ".local.attention." in name}
-    places = {}
-    for ours, tensor in own.items():
-        pointwise = ours.endswith((".expand.weight", ".project.weight"))  # there convolutions, Linear layers here
-        places[_published_name(ours, attended)] = ours, (*tensor.shape, 1, 1) if pointwise else tuple(tensor.shape)
-    weights = {ours: tensor.reshape(own[ours].shape) for ours, tensor in fit_weights(state, places).items()}
-    network = network.to_empty(device="cpu")
-    network.load_state_dict(weights)
-    return network.eval()
+    as_published = partial(_as_published, Shapes(state))
+    return load_vit(LocalViT, vit, arch, state, as_published, num_classes=num_classes, image_size=image_size, seed=seed)
 
 
 def read_official(state: Mapping[str, Any], options: ImportOptions) -> Imported:
     """Return the network of LocalViT's published weights."""
-    remarks = ["Read from published weights of LocalViT."]
-    vit, arch = infer_localvit(
-        state, num_heads=options.heads, note=lambda sentence: remarks.append(as_sentence(sentence))
-    )
-    network = load_localvit(state, num_heads=vit.num_heads, note=lambda sentence: None)
-    return Imported(network, arch, vit, tuple(remarks))
+    return import_vit(infer_localvit, load_localvit, state, options, "Read from published weights of LocalViT.")
 
 
 def infer_localvit(
@@ -73,104 +63,69 @@ def infer_localvit(
 ) -> tuple[LocalViTConfig, Arch]:
     """Return what published names and shapes say: the ViT config, and the architecture of its blocks.
 
-    `act` is the variant, 1 to 5. By default it is 1 (ReLU6) without channel attention, where the weights of 2
-    (h-swish) look the same, 3 with squeeze-excitation, and 4 (sigmoid gate) with ECA, where those of 5 (h-sigmoid
-    gate) look the same; one that contradicts the weights is a ValueError. `num_heads` is by default that of the
-    published size of this width and depth; of any other it is asked for by a ValueError. `note` is called with a
-    sentence on each of these assumptions, which logs it by default. Blocks with DeiT's feed-forward (`mlp`) are known
-    too.
+    `act` is the variant, 1 to 5. By default it is the first of those whose weights look the same: 1 (ReLU6) of 1 and 2,
+    3, or 4 (sigmoid gate) of 4 and 5. `num_heads` is by default that of the published size of this width and depth.
+    `note` is called with a sentence on each assumption, which logs it by default. A ValueError refuses a variant that
+    contradicts the weights, and asks for the heads of a size that is not published. Blocks with DeiT's feed-forward
+    (`mlp`) are known too.
     """
     if act is not None and act not in VARIANTS:
         raise ValueError(f"the variants are {', '.join(map(str, VARIANTS))}, but got {act}")
     shapes = Shapes(state_dict)
-    depth = shapes.depth("blocks")
-    vit = _vit(shapes, depth, num_heads, note)
-    if act is None:
-        _note_variant(shapes, depth, note)
-    entries = {
-        f"block.{i}.{name}": value
-        for i in range(depth)
-        for name, value in _block(shapes, f"blocks.{i}", vit.embed_dim, act).items()
-    }
-    return vit, Arch(entries)
-
-
-def _vit(shapes: Shapes, depth: int, num_heads: int | None, note: Note) -> LocalViTConfig:
-    width, in_channels, patch = shapes.square_patch("patch_embed.proj.weight")
     if num_heads is None and not any(".conv.conv." in name for name in shapes):
         raise ValueError(
             "no block has LocalViT's feed-forward ('blocks.<i>.conv.conv'), so this is another network, such as DeiT; "
             "if it is meant, say how many heads it has with num_heads (--heads)"
         )
-    return LocalViTConfig(
-        image_size=shapes.side("pos_embed") * patch,
-        patch_size=patch,
-        in_channels=in_channels,
-        num_classes=shapes.of("head.weight", 2)[0],
-        embed_dim=width,
-        num_heads=assumed_heads(width, depth, num_heads, published=PUBLISHED_HEADS, note=note),
-    )
+    vit = read_vit_config(LocalViTConfig, shapes, num_heads, published=PUBLISHED_HEADS, note=note)
+    names = [f"blocks.{i}" for i in range(shapes.depth("blocks"))]
+    kinds = {_channel_attention(shapes, name) for name in names if f"{name}.conv.conv.0.weight" in shapes}
+    for assumed, *others in (_variants(kind) for kind in sorted(kinds) if act is None):
+        if others:
+            note(
+                f"assuming variant {assumed} (--act), of which the weights of {others[0]} look the same; give act "
+                "where they are of that one"
+            )
+    return vit, Arch.from_parts("block", [_block(shapes, name, vit.embed_dim, act) for name in names])
 
 
-def _note_variant(shapes: Shapes, depth: int, note: Note) -> None:
-    """Note which of two variants is assumed where their weights look the same."""
-    kinds = {_attention_kind(shapes, f"blocks.{i}.conv.conv") for i in range(depth) if _has_conv(shapes, i)}
-    for kind in sorted(kinds & set(_LOOKS_LIKE)):
-        note(
-            f"assuming variant {_DEFAULT_VARIANT[kind]} (--act), of which the weights of {_LOOKS_LIKE[kind]} look the "
-            "same; give act where they are of that one"
-        )
+def _channel_attention(shapes: Shapes, block: str) -> str:
+    found = [kind for kind, name in _ATTENTION_WEIGHTS.items() if f"{block}.conv.conv.{name}" in shapes]
+    return found[0] if found else "none"
 
 
-def _has_conv(shapes: Shapes, block: int) -> bool:
-    return f"blocks.{block}.conv.conv.0.weight" in shapes
+def _variants(channel_attention: str) -> list[int]:
+    """Return the variants with a kind of channel attention, whose weights look the same; the first is assumed."""
+    return [act for act, choices in VARIANTS.items() if choices["channel_attention"] == channel_attention]
 
 
-def _attention_kind(shapes: Shapes, conv: str) -> str:
-    return "se" if f"{conv}.6.fc.0.weight" in shapes else "eca" if f"{conv}.6.conv.weight" in shapes else "none"
-
-
-def _block(shapes: Shapes, prefix: str, width: int, act: int | None) -> dict[str, Value]:
-    if f"{prefix}.mlp.fc1.weight" in shapes:
-        return {"depthwise": False, "mlp_ratio": ratio_of(shapes.of(f"{prefix}.mlp.fc1.weight", 2)[0], width)}
-    conv = f"{prefix}.conv.conv"
+def _block(shapes: Shapes, block: str, width: int, act: int | None) -> dict[str, Value]:
+    if f"{block}.mlp.fc1.weight" in shapes:
+        return {"depthwise": False, "mlp_ratio": ratio_of(shapes.of(f"{block}.mlp.fc1.weight", 2)[0], width)}
+    conv, kind = f"{block}.conv.conv", _channel_attention(shapes, block)
     hidden = shapes.of(f"{conv}.0.weight", 4)[0]
-    kernel_size = shapes.of(f"{conv}.3.weight", 4)[-1]
-    if kernel_size % 2 == 0:
-        raise shapes.refusal(f"{conv}.3.weight", "its kernel is odd")
-    squeeze = f"{conv}.6.fc.0.weight"
-    kind = _attention_kind(shapes, conv)
-    variant = VARIANTS[_DEFAULT_VARIANT[kind] if act is None else act]
-    if variant["channel_attention"] != kind:
-        fitting = [str(number) for number, other in VARIANTS.items() if other["channel_attention"] == kind]
+    kernel_size = shapes.kernel_size(f"{conv}.3.weight", 4)
+    fitting = _variants(kind)
+    if act is not None and act not in fitting:
         raise ValueError(
             f"act {act} does not fit the weights: {conv!r} has the channel attention {kind!r}, which is that of act "
-            f"{' or '.join(fitting)}"
+            f"{' or '.join(map(str, fitting))}"
         )
-    entries: dict[str, Value] = {"mlp_ratio": ratio_of(hidden, width), "kernel_size": kernel_size}
+    sizes: dict[str, Value] = {"depthwise": True, "mlp_ratio": ratio_of(hidden, width), "kernel_size": kernel_size}
+    choices = sizes | dict(VARIANTS[fitting[0] if act is None else act])
     if kind == "se":
+        squeeze = f"{conv}.{_ATTENTION_WEIGHTS[kind]}"
         inside = shapes.of(squeeze, 2)[0]
-        if inside > hidden or squeezed_width(hidden, hidden // inside) != inside:
+        if inside > hidden or hidden // (hidden // inside) != inside:
             raise shapes.refusal(squeeze, f"it squeezes {hidden} channels by a whole factor")
-        return {"depthwise": True} | entries | dict(variant) | {"reduction": hidden // inside}
-    return {"depthwise": True} | entries | dict(variant)
+        choices["reduction"] = hidden // inside
+    return choices
 
 
-def _published_name(ours: str, attended: Collection[str]) -> str:
-    """Return the published name of one of ours; `attended` are the numbers of the blocks with channel attention."""
-    if not (match := re.match(r"(blocks\.(\d+)\.)local\.(.+)\.(\w+)$", ours)):
-        return ours
-    block, number, part, tensor = match.groups()
-    after = 6 + (number in attended)  # one more entry in the list of layers pushes what follows
-    published = {
-        "expand": "0",
-        "norm1": "1",
-        "depthwise": "3",
-        "norm2": "4",
-        "attention.fc1": "6.fc.0",
-        "attention.fc2": "6.fc.2",
-        "attention.conv": "6.conv",
-        "project": str(after),
-        "norm3": str(after + 1),
-    }
-    return f"{block}conv.conv.{published[part]}.{tensor}"
+def _as_published(shapes: Shapes, ours: str, shape: Shape) -> tuple[str, Shape]:
+    """Return the published name and shape; pointwise layers are convolutions there, Linear here."""
+    if not (match := re.match(r"(blocks\.\d+)\.local\.(\w+)\.(.+)", ours)):
+        return ours, shape
+    block, part, tensor = match.groups()
+    place = _PLACES[part] + (part in ("project", "norm3") and _channel_attention(shapes, block) != "none")
+    return f"{block}.conv.conv.{place}.{tensor}", (*shape, 1, 1) if part in ("expand", "project") else shape

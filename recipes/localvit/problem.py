@@ -12,8 +12,7 @@ from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
 from .config import PRESETS, Config
-from .cost import Macs, Params
-from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, LocalViTConfig, build_in
+from .model import LOCALVIT_TINY_ACT1, LOCALVIT_TINY_ACT3, LocalViT, LocalViTConfig
 from .official import read_official
 from .space import locality, variant
 from .supernet import supernet
@@ -22,17 +21,13 @@ from .supernet import supernet
 def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     """Return the search that the settings ask for; it is compared with DeiT and with the published way."""
     vit, blocks = config.vit_for(task), config.space.blocks
-    macs, params = Macs(vit), Params(vit)
     return ViTProblem(
         config,
         task,
         space=locality(config.space),
         vit=vit,
-        build=build_in,
+        build=LocalViT,
         supernet=supernet,
-        macs=macs,
-        params=params,
-        budget=config.budget.budgets(macs, params),
         baselines={
             "deit_shaped": Baseline("DeiT-shaped (no locality)", variant(2, blocks=blocks, local=())),
             "localvit_shaped": Baseline("LocalViT (locality in every block)", variant(2, blocks=blocks)),
@@ -66,11 +61,10 @@ RECIPE = Recipe(
     default_preset="localvit-tiny",
     problem=localvit_problem,
     vit=lambda settings: LocalViTConfig(**settings),
-    build=build_in,
+    build=LocalViT,
     read_official=read_official,
     known={
         "localvit-tiny-act1": KnownNetwork(LOCALVIT_TINY_ACT1, "localvit-tiny"),
         "localvit-tiny-act3": KnownNetwork(LOCALVIT_TINY_ACT3, "localvit-tiny"),
     },
-    free=("budget.at_least=null", "budget.at_most=null"),
 )

@@ -2,38 +2,26 @@
 
 A block without the depthwise stage is DeiT's own: a second LayerNorm and two Linear layers with GELU, class token
 included, as in the authors' comparison of low, middle and high layers. So the space reaches from the plain transformer
-to LocalViT, and a choice that a block does not use is not in its architecture.
+to LocalViT.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.pipeline.config import Section
+from nasx.pipeline.config import OddSize, Section
 
 
 class LocalViTSpace(Section):
-    """What is searched in the feed-forward of each block; the section `space` of the settings.
-
-    `depthwise` says whether the feed-forward has the depthwise stage, `kernel_size` is that convolution's, `mlp_ratio`
-    the hidden width over the block's, with the stage and without. `reduction` is the hidden width over that inside of
-    squeeze-excitation ("se"), `gate` the function that ends efficient channel attention ("eca"). Defaults are for
-    LocalViT-Tiny.
-    """
+    """What is searched in the feed-forward of each block; the section `space` of the settings, LocalViT-Tiny's."""
 
     blocks: PositiveInt = Field(12, description="number of blocks")
-    depthwise: tuple[bool, ...] = Field(
-        (False, True), description="whether a feed-forward has the depthwise convolution"
-    )
-    mlp_ratio: tuple[PositiveFloat, ...] = Field(
-        (2, 4, 6), description="hidden width of a feed-forward over the block's width"
-    )
-    kernel_size: tuple[PositiveInt, ...] = Field(
-        (3, 5, 7), description="kernel sizes of the depthwise convolution, odd, in patches"
-    )
+    depthwise: tuple[bool, ...] = Field((False, True), description="whether feed-forwards have the convolution")
+    mlp_ratio: tuple[PositiveFloat, ...] = Field((2, 4, 6), description="hidden width over the block's, in all blocks")
+    kernel_size: tuple[OddSize, ...] = Field((3, 5, 7), description="kernel sizes of the convolution, odd, in patches")
     activation: tuple[Literal["relu6", "hardswish"], ...] = Field(
         ("relu6", "hardswish"), description="activation functions of blocks with the convolution"
     )
@@ -47,16 +35,6 @@ class LocalViTSpace(Section):
     gate: tuple[Literal["sigmoid", "hardsigmoid"], ...] = Field(
         ("sigmoid", "hardsigmoid"), description="function that ends efficient channel attention"
     )
-
-    @model_validator(mode="after")
-    def _odd_kernels(self) -> "LocalViTSpace":
-        for size in self.kernel_size:
-            if size % 2 == 0:
-                raise ValueError(
-                    f"space.kernel_size must be odd, so that 'same' padding is symmetric, but got {size}; write "
-                    f"{size - 1} or {size + 1}"
-                )
-        return self
 
 
 TINY = LocalViTSpace()
@@ -104,12 +82,9 @@ def variant(
     depthwise: dict[str, Value] = {"mlp_ratio": mlp_ratio, "kernel_size": kernel_size, **VARIANTS[act]}
     if depthwise["channel_attention"] == "se":
         depthwise["reduction"] = reduction
-    entries: dict[str, Value] = {}
-    for i in range(blocks):
-        has = local is None or i in local
-        block = {"depthwise": has} | (depthwise if has else {"mlp_ratio": mlp_ratio})
-        entries |= {f"block.{i}.{name}": value for name, value in block.items()}
-    return Arch(entries)
+    plain: dict[str, Value] = {"mlp_ratio": mlp_ratio}
+    has = [local is None or i in local for i in range(blocks)]
+    return Arch.from_parts("block", [{"depthwise": one} | (depthwise if one else plain) for one in has])
 
 
 LOCALVIT_SPACE = locality(TINY)

@@ -5,7 +5,7 @@ from functools import partial
 from nasx import Space
 from nasx.nn import Rule, Supernet, centred
 
-from .model import LocalViTConfig, build_in
+from .model import LocalViT, LocalViTConfig
 
 
 def supernet(space: Space, vit: LocalViTConfig, *, drop_path: float = 0.0, init_std: float = 0.02) -> Supernet:
@@ -15,16 +15,14 @@ def supernet(space: Space, vit: LocalViTConfig, *, drop_path: float = 0.0, init_
     Structures are separate: DeiT's feed-forward, the local one of each activation, and in that each kind of channel
     attention have weights (and BatchNorm statistics) of their own. Attention is one for all.
     """
-    make = partial(build_in, vit, drop_path=drop_path, init_std=init_std)
-    options = [option for part in space.parts("block") for option in part if option["depthwise"]]
+    make = partial(LocalViT, vit, drop_path=drop_path, init_std=init_std)
+    choices = {name for part in space.parts("block") for option in part for name in option}
     layout: dict[str, Rule] = {}
     separate: dict[str, tuple[str, ...]] = {}
-    if options:
+    if "activation" in choices:
         layout["*.local.depthwise.weight"] = centred
         separate["*.local"] = ("activation",)
-    if any(option["channel_attention"] != "none" for option in options):
-        gated = any("gate" in option for option in options)
-        separate["*.local.attention"] = ("activation", "gate") if gated else ("activation",)
-    if any(option["channel_attention"] == "eca" for option in options):
+    if "gate" in choices:
         layout["*.local.attention.conv.weight"] = centred
+        separate["*.local.attention"] = ("activation", "gate")
     return Supernet(make, space, layout=layout, separate=separate)

@@ -12,7 +12,7 @@ from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.cost import Macs, Params
-from recipes.autoformer.model import AutoFormerConfig, build_in
+from recipes.autoformer.model import AutoFormer, AutoFormerConfig
 from recipes.autoformer.space import BASE, SMALL, TINY, AutoFormerSpace, uniform
 from recipes.autoformer.supernet import supernet
 
@@ -36,14 +36,14 @@ class TestMacs(CostContract):
     space, cost = AXES.space(), Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(VIT, arch), torch.zeros(1, 1, 8, 8))
+        return count_macs(AutoFormer(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestParams(CostContract):
     space, cost = AXES.space(), Params(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build_in(VIT, arch))
+        return count_params(AutoFormer(VIT, arch))
 
 
 class TestSupernet(SupernetContract):

@@ -11,7 +11,7 @@ from nasx.nn import Supernet
 from nasx.testing import CostContract, RecipeContract, SpaceContract, SupernetContract
 from recipes.localvit.__main__ import main
 from recipes.localvit.cost import Macs, Params
-from recipes.localvit.model import LocalViTConfig, build_in
+from recipes.localvit.model import LocalViT, LocalViTConfig
 from recipes.localvit.space import LOCALVIT_SPACE, LocalViTSpace, locality
 from recipes.localvit.supernet import supernet
 
@@ -27,14 +27,14 @@ class TestMacs(CostContract):
     space, cost = SPACE, Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build_in(VIT, arch), torch.zeros(1, 1, 8, 8))
+        return count_macs(LocalViT(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestParams(CostContract):
     space, cost = SPACE, Params(VIT)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build_in(VIT, arch))
+        return count_params(LocalViT(VIT, arch))
 
 
 class TestSupernet(SupernetContract):

@@ -58,14 +58,14 @@ def glit(space: Space, sharing: str) -> Subject:
 
 def autoformer(axes: AutoFormerSpace) -> Subject:
     supernet = autoformer_supernet(axes.space(), AUTOFORMER_VIT)
-    build = partial(autoformer_model.build_in, AUTOFORMER_VIT)
+    build = partial(autoformer_model.AutoFormer, AUTOFORMER_VIT)
     costs = autoformer_cost.Macs(AUTOFORMER_VIT), autoformer_cost.Params(AUTOFORMER_VIT)
     return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
 
 
 def localvit() -> Subject:
     supernet = localvit_supernet(LOCAL, LOCALVIT_VIT)
-    build = partial(localvit_model.build_in, LOCALVIT_VIT)
+    build = partial(localvit_model.LocalViT, LOCALVIT_VIT)
     costs = localvit_cost.Macs(LOCALVIT_VIT), localvit_cost.Params(LOCALVIT_VIT)
     return LOCAL, supernet, torch.randn(2, 1, 16, 16), *costs, build
 

@@ -1,12 +1,11 @@
 """Photographs in tar shards and in tables give what the same files in folders give."""
 
 import io
-import json
 import pickle
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 
 from nasx.data import Augment, Dataset, TrainBatches, load_hf_folder, load_image_folder, load_shards
 from tests.data.folders import write_images
+from tests.data.packed import write_shards, write_table
 
 CLASSES = ["ant", "bee", "cat"]
 Loader = Callable[..., Dataset]
@@ -23,51 +23,6 @@ Loader = Callable[..., Dataset]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_images(tmp_path / "folder", {"train": 10, "test": 3}, CLASSES, size=(20, 16))
-
-
-def _files(folder: Path, part: str) -> Iterator[tuple[str, int, bytes]]:
-    for path in sorted((folder / part).glob("*/*.png")):
-        yield f"{path.parent.name}_{path.stem}", CLASSES.index(path.parent.name), path.read_bytes()
-
-
-def write_shards(folder: Path, root: Path, *, label: str = "cls", held_out: str = "test", names: bool = True) -> Path:
-    """Write the images of a folder as shards of seven samples with webdataset's own writer."""
-    webdataset = pytest.importorskip("webdataset")
-    root.mkdir()
-    for part, called in (("train", "train"), ("test", held_out)):
-        with webdataset.ShardWriter(str(root / f"{called}-%06d.tar"), maxcount=7, verbose=0) as writer:
-            for key, number, content in _files(folder, part):
-                sample = {"__key__": key, "png": content, "json": json.dumps({"label": number}).encode()}
-                if label != "json":
-                    sample["cls"] = (CLASSES[number] if label == "name" else str(number)).encode()
-                writer.write(sample)
-    if names and label != "name":
-        (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    return root
-
-
-def write_table(folder: Path, root: Path, *, form: str = "disk", held_out: str = "test", labelled: bool = True) -> Path:
-    """Write the images of a folder as a table of `datasets`."""
-    datasets = pytest.importorskip("datasets")
-    kind = datasets.ClassLabel(names=CLASSES) if labelled else datasets.Value("string")
-    features = datasets.Features({"image": datasets.Image(), "label": kind})
-    parts = {}
-    for part, called in (("train", "train"), ("test", held_out)):
-        rows = list(_files(folder, part))
-        parts[called] = datasets.Dataset.from_dict(
-            {
-                "image": [{"bytes": content, "path": f"{key}.png"} for key, _, content in rows],
-                "label": [number if labelled else CLASSES[number] for _, number, _ in rows],
-            },
-            features=features,
-        )
-    if form == "disk":
-        datasets.DatasetDict(parts).save_to_disk(str(root))
-    else:
-        (root / "data").mkdir(parents=True)
-        for part, table in parts.items():
-            table.to_parquet(str(root / "data" / f"{part}-00000-of-00001.parquet"))
-    return root
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from benchmarks.cases import digits_case
 from benchmarks.gpu import busy_seconds, union, waits_of
 from nasx.data import Augment, ImageArray, TrainBatches, eval_batches
 from nasx.latency import latency_report, measure_latency
+from nasx.measure import ViTBlocks
 from nasx.pipeline.scoring import Scoring
 from nasx.train import (
     StackedNetworks,
@@ -33,7 +34,7 @@ from nasx.train import (
     use_precision,
 )
 from nasx.train.compiled import missing_for_compilation
-from recipes.glit.latency import GLiTBlocks
+from recipes.glit.model import build_in
 from tests.gpu.places import CUDA, EVERYWHERE, ROOT, context_on, relative, short_problem
 
 CASE = digits_case()
@@ -41,7 +42,7 @@ CASE = digits_case()
 
 @EVERYWHERE
 def test_latencies_are_measured_where_they_are_asked_for(device: str) -> None:
-    blocks = GLiTBlocks(CASE.vit, batch_size=4)
+    blocks = ViTBlocks(build_in, CASE.vit, batch_size=4)
     space = CASE.space.pin({"block.*.global_heads": lambda heads: heads in (0, 3)})
     table = measure_latency(space, blocks, device=device, rounds=5)
     archs = list(space.sample(0, 3))

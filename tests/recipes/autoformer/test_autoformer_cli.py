@@ -13,7 +13,7 @@ from nasx.pipeline.images import ImageSource, load_images
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.config import PRESETS
 from recipes.autoformer.cost import Params
-from recipes.autoformer.model import build_in
+from recipes.autoformer.model import AutoFormer
 from recipes.autoformer.problem import autoformer_problem
 from recipes.autoformer.space import uniform
 
@@ -45,7 +45,7 @@ def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
     assert isinstance(config.budget.at_most, float)
     assert config.budget.at_least <= Params(vit)(arch) == networks["searched"]["params"] <= config.budget.at_most
     weights = load_file(tmp_path / "model.safetensors")
-    build_in(vit, arch).load_state_dict(weights)
+    AutoFormer(vit, arch).load_state_dict(weights)
     (number,) = {
         path.stem
         for path in (tmp_path / "sizes" / "inherit").glob("*.safetensors")

@@ -9,7 +9,7 @@ import torch
 from nasx import Arch
 from nasx.measure import count_macs, count_params
 from recipes.autoformer.cost import macs, params
-from recipes.autoformer.model import AutoFormerConfig, build, build_in
+from recipes.autoformer.model import AutoFormer, AutoFormerConfig, build
 from recipes.autoformer.space import BASE, SMALL, TINY, AutoFormerSpace, uniform
 from recipes.autoformer.supernet import supernet as make_supernet
 
@@ -57,7 +57,7 @@ def test_other_frames(relative_positions: bool) -> None:
     supernet = make_supernet(axes.space(), AutoFormerConfig(**settings))
     images = torch.zeros(1, 1, 12, 12)
     for arch in axes.space().sample(np.random.default_rng(1), 25):
-        for network in (build_in(AutoFormerConfig(**settings), arch), supernet.extract(arch)):
+        for network in (AutoFormer(AutoFormerConfig(**settings), arch), supernet.extract(arch)):
             assert count_macs(network, images) == macs.configured(**settings)(arch)
             assert count_params(network) == params.configured(**settings)(arch)
 

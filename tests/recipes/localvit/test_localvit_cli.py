@@ -10,7 +10,7 @@ from nasx import Arch
 from recipes.localvit.__main__ import main
 from recipes.localvit.config import PRESETS
 from recipes.localvit.cost import Macs
-from recipes.localvit.model import build_in
+from recipes.localvit.model import LocalViT
 
 TINY_RUN = [
     *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
@@ -33,7 +33,7 @@ def test_a_run_finds_a_network_inside_its_mac_budget(tmp_path: Path, capsys: pyt
     for name in ("searched", "random"):
         assert 3e5 <= networks[name]["macs"] == Macs(vit)(Arch(networks[name]["arch"])) <= 5e5
     arch = Arch.from_json((tmp_path / "arch.json").read_text())
-    build_in(vit, arch).load_state_dict(load_file(tmp_path / "model.safetensors"))
+    LocalViT(vit, arch).load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert "ECA" in (tmp_path / "report.html").read_text()
 
 

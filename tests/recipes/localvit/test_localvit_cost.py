@@ -1,4 +1,4 @@
-"""Formulas against what torch counts in the networks, and against the published figures."""
+"""Sums over blocks against what torch counts in whole networks, and against the published figures."""
 
 import pytest
 import torch
@@ -12,9 +12,8 @@ from recipes.localvit.model import (
     LOCALVIT_TINY_ACT1,
     LOCALVIT_TINY_ACT3,
     SMALL_VIT,
+    LocalViT,
     LocalViTConfig,
-    build,
-    build_in,
 )
 from recipes.localvit.space import LOCALVIT_SPACE, LocalViTSpace, locality, variant
 
@@ -27,7 +26,7 @@ DIGITS = {"image_size": 16, "patch_size": 4, "in_channels": 1, "num_classes": 7,
     ids=["act3", "act1"],
 )
 def test_published_tiny_networks(arch: Arch, parameters: int, multiply_adds: int) -> None:
-    model = build(arch)
+    model = LocalViT(LocalViTConfig(), arch)
     assert params(arch) == count_params(model) == parameters
     assert macs(arch) == count_macs(model, torch.zeros(1, 3, 224, 224)) == multiply_adds
 
@@ -39,7 +38,7 @@ def test_without_the_depthwise_stage_it_is_deit() -> None:
 
 def test_published_small_network() -> None:
     with torch.device("meta"):
-        model = build_in(SMALL_VIT, LOCALVIT_SMALL_ACT3)
+        model = LocalViT(SMALL_VIT, LOCALVIT_SMALL_ACT3)
         settings = {"embed_dim": 384, "num_heads": 8}
         parameters = params.configured(**settings)(LOCALVIT_SMALL_ACT3)
         multiply_adds = macs.configured(**settings)(LOCALVIT_SMALL_ACT3)
@@ -58,21 +57,21 @@ class TestLocalViTMacs(_Counted):
     cost = macs.configured(**DIGITS)
 
     def counted(self, arch: Arch) -> int:
-        return count_macs(build(arch, **DIGITS), torch.zeros(1, 1, 16, 16))
+        return count_macs(LocalViT(LocalViTConfig(**DIGITS), arch), torch.zeros(1, 1, 16, 16))
 
 
 class TestLocalViTParams(_Counted):
     cost = params.configured(**DIGITS)
 
     def counted(self, arch: Arch) -> int:
-        return count_params(build(arch, **DIGITS))
+        return count_params(LocalViT(LocalViTConfig(**DIGITS), arch))
 
 
 def test_every_kind_of_block_costs_what_is_counted() -> None:
     vit, image = LocalViTConfig(**DIGITS), torch.zeros(1, 1, 16, 16, device="meta")
     for arch in locality(LocalViTSpace(blocks=1, reduction=(2, 4, 8))):
         with torch.device("meta"):
-            model = build_in(vit, arch)
+            model = LocalViT(vit, arch)
         assert count_macs(model, image) == macs.configured(**DIGITS)(arch)
         assert count_params(model) == params.configured(**DIGITS)(arch)
 
@@ -80,6 +79,6 @@ def test_every_kind_of_block_costs_what_is_counted() -> None:
 def test_random_architectures_on_imagenet_cost_what_is_counted() -> None:
     for arch in LOCALVIT_SPACE.sample(0, 5):
         with torch.device("meta"):
-            model = build(arch)
+            model = LocalViT(LocalViTConfig(), arch)
         assert count_macs(model, torch.zeros(1, 3, 224, 224, device="meta")) == macs(arch)
         assert count_params(model) == params(arch)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from nasx import Arch
 from nasx.nn import Attention
-from recipes.localvit.model import Block, LocalViT, build
+from recipes.localvit.model import Block, LocalViT, LocalViTConfig
 from recipes.localvit.space import variant
 
 SIDE, WIDTH = 6, 12
@@ -14,7 +14,8 @@ SIDE, WIDTH = 6, 12
 
 def network(arch: Arch, **settings: float) -> LocalViT:
     torch.manual_seed(0)
-    return build(arch, 5, 24, patch_size=4, embed_dim=WIDTH, num_heads=2, init_std=0.3, **settings).double().eval()
+    vit = LocalViTConfig(num_classes=5, image_size=24, patch_size=4, embed_dim=WIDTH, num_heads=2)
+    return LocalViT(vit, arch, init_std=0.3, **settings).double().eval()
 
 
 def feed_forward(arch: Arch) -> Block:
@@ -111,4 +112,4 @@ def test_what_cannot_be_built_is_refused(changes: dict[str, object], message: st
 
 def test_no_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="has no blocks"):
-        build(Arch({"width": 3}))
+        LocalViT(LocalViTConfig(), Arch({"width": 3}))

@@ -13,8 +13,8 @@ from recipes.localvit.model import (
     LOCALVIT_SMALL_ACT3,
     LOCALVIT_TINY_ACT1,
     LOCALVIT_TINY_ACT3,
+    LocalViT,
     LocalViTConfig,
-    build_in,
 )
 from recipes.localvit.space import LOCALVIT_SPACE, SMALL, TINY, LocalViTSpace, locality, variant
 
@@ -61,7 +61,7 @@ def test_published_networks_and_all_variants_are_members() -> None:
 
 def test_no_two_architectures_are_one_network() -> None:
     with torch.device("meta"):
-        described = [str(build_in(LocalViTConfig(), arch)) for arch in locality(LocalViTSpace(blocks=1))]
+        described = [str(LocalViT(LocalViTConfig(), arch)) for arch in locality(LocalViTSpace(blocks=1))]
     assert len(described) == len(set(described)) == 111
 
 

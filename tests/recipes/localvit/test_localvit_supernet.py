@@ -73,7 +73,7 @@ def test_a_space_gets_only_what_it_reaches() -> None:
     only_local = make(SPACE.pin({"block.*.depthwise": True, "block.*.activation": "relu6"}))
     assert not any(name.startswith(("blocks.0.mlp.", "blocks.0.norm2.")) for name in only_local.state_dict())
     assert copies(only_local, "local.expand.weight") == {"activation=relu6"}
-    assert copies(only_local, "local.attention.fc1.weight") == {"activation=relu6,gate=None"}
+    assert copies(only_local, "local.attention.fc.0.weight") == {"activation=relu6,gate=None"}
     gates = {f"activation=relu6,gate={gate}" for gate in ("sigmoid", "hardsigmoid")}
     assert copies(only_local, "local.attention.conv.weight") == gates
     only_plain = make(SPACE.pin({"block.*.depthwise": False}))
