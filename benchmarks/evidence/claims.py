@@ -81,8 +81,7 @@ def glit_table() -> str:
         [f"G {heads}, L {3 - heads}", f"{paper[heads]:.2f}", _accuracies(f"glit-{heads}-global")]
         for heads in sorted(paper, reverse=True)
     ]
-    mixed = test_accuracies("glit-1-global")
-    differences = [paired_difference(mixed, test_accuracies(f"glit-{heads}-global")) for heads in (3, 0)]
+    differences = [in_points("glit-1-global", f"glit-{heads}-global") for heads in (3, 0)]
     lines = [
         f"- {difference.sentence('G 1, L 2', other)}"
         for difference, other in zip(differences, ("G 3, L 0", "G 0, L 3"), strict=True)
@@ -94,12 +93,11 @@ def glit_table() -> str:
 
 def localvit_table() -> str:
     """LocalViT's gain over the plain transformer."""
-    local, plain = test_accuracies("localvit-local"), test_accuracies("localvit-plain")
     rows = [
         ["plain feed-forward", "72.2", _accuracies("localvit-plain")],
         ["depthwise convolution, h-swish, squeeze-excitation", "75.9", _accuracies("localvit-local")],
     ]
-    difference = paired_difference(local, plain)
+    difference = in_points("localvit-local", "localvit-plain")
     return "\n".join(
         [
             grid(("network", "paper, ImageNet %", "here, CIFAR-10 %"), rows),
@@ -109,6 +107,13 @@ def localvit_table() -> str:
             verdict("a depthwise convolution in the feed-forward raises accuracy", [difference]),
         ]
     )
+
+
+def in_points(first: str, second: str) -> Difference:
+    """Return the difference of two networks' test accuracies in points, over the seeds that both have."""
+    accuracies = [100 * test_accuracies(name) for name in (first, second)]
+    both = min(map(len, accuracies))
+    return paired_difference(*(of_seeds[:both] for of_seeds in accuracies))
 
 
 def _accuracies(name: str) -> str:
