@@ -44,7 +44,7 @@ def digits_plateau(options: argparse.Namespace) -> Iterator[Work]:
 
 
 def digits_supernets(options: argparse.Namespace) -> Iterator[Work]:
-    """Supernets of the digits preset's stage one, trained in several ways: five seeds of the shortest, three of others."""
+    """Supernets of the digits preset's stage one: five seeds of the shortest trainings, three of others."""
     scene = scenes.digits()
     archs = spread(scene, NETWORKS[scene.name])
     short = [Setting("entangled", 25, ema=0.98), Setting("separate", 25, ema=0.98)]
