@@ -46,14 +46,14 @@ def machine() -> Row:
 
 def commit_of(checkout: Path) -> str:
     """Return the commit of a checkout, with a plus sign where files differ from it; unknown outside of git."""
-    told = []
+    answers = []
     for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
             done = subprocess.run(["git", "-C", str(checkout), *command], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
-        told.append(done.stdout.strip())
-    return told[0] + ("+" if told[1] else "")
+        answers.append(done.stdout.strip())
+    return answers[0] + ("+" if answers[1] else "")
 
 
 def _busy() -> bool:

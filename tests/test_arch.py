@@ -140,7 +140,7 @@ def test_repr_reads_back(entries: dict[str, Any]) -> None:
     assert eval(repr(arch)) == arch
 
 
-def test_a_missing_entry_is_told_in_words() -> None:
+def test_a_missing_entry_is_named_in_words() -> None:
     arch = Arch({"embed_dim": 4, "block.0.width": 2})
     with pytest.raises(ValueError, match=r"no entry 'depth', only embed_dim, block.0.width; is it of another space\?"):
         arch["depth"]

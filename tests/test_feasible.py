@@ -476,7 +476,7 @@ def test_an_empty_budget_names_the_attainable_range() -> None:
         space.within(Budget(Total(), at_least=1e30))
 
 
-def test_an_architecture_outside_is_told_its_cost() -> None:
+def test_an_architecture_outside_has_its_cost_in_the_message() -> None:
     inside = Space(block=repeat(Space(w=one_of(1, 2)), 4)).within(Budget(Total(), at_most=5))
     with pytest.raises(ValueError, match=r"8 MACs, outside at most 5 MACs"):
         inside.canonical({f"block.{i}.w": 2 for i in range(4)})
@@ -574,7 +574,7 @@ def _never(arch: Arch) -> bool:
     return False
 
 
-def test_a_cost_in_place_of_a_budget_is_told_how_to_become_one() -> None:
+def test_a_cost_in_place_of_a_budget_is_refused_with_the_mend() -> None:
     with pytest.raises(TypeError, match=r"write Budget\(total, at_most=\.\.\.\)"):
         SHARED.within(Total())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(_distinct, at_most=\.\.\.\)"):

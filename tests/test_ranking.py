@@ -133,7 +133,7 @@ def test_accuracy_that_grows_with_cost_is_no_bias() -> None:
 
 
 @pytest.mark.parametrize("cost", [np.ones(30), ACCURACIES**2, -ACCURACIES], ids=["constant", "same", "reversed"])
-def test_a_bias_that_cannot_be_told_is_none(cost: Floats) -> None:
+def test_a_bias_that_cannot_be_known_is_none(cost: Floats) -> None:
     score = ACCURACIES + np.random.default_rng(1).normal(scale=10, size=30)
     assert rank_agreement(score, ACCURACIES, cost, resamples=100).size_bias is None
 

@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from nasx.pipeline.problem import Baseline, Problem
     from nasx.pipeline.run_report import report
     from nasx.pipeline.run_status import RunStatus, StageStatus, status
-    from nasx.pipeline.runner import Found, FrontNetwork, run
+    from nasx.pipeline.runner import FrontNetwork, SearchResult, run
     from nasx.pipeline.task import Task
 
 __all__ = [
     "Baseline",
     "CorruptWeights",
     "Diverged",
-    "Found",
     "FrontNetwork",
     "ImageTask",
     "Machine",
@@ -32,6 +31,7 @@ __all__ = [
     "Refused",
     "RunConfig",
     "RunStatus",
+    "SearchResult",
     "StageStatus",
     "Task",
     "plan",
@@ -44,7 +44,7 @@ _MODULES = {
     "Baseline": "problem",
     "CorruptWeights": "errors",
     "Diverged": "errors",
-    "Found": "runner",
+    "SearchResult": "runner",
     "FrontNetwork": "runner",
     "ImageTask": "images",
     "Machine": "machine",

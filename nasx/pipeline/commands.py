@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nasx.pipeline.loggers import Log
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
-    from nasx.pipeline.runner import Found
+    from nasx.pipeline.runner import SearchResult
 
 Result = TypeVar("Result")
 
@@ -208,7 +208,7 @@ class CommandLine:
         directory: Path,
         recorded: Mapping[str, Any] | None = None,
         log: "Log | None" = None,
-    ) -> "Found | None":
+    ) -> "SearchResult | None":
         """Run a problem and return what was found, None where it was interrupted; BadInput says what ended it."""
         from nasx.pipeline.runner import run
 

@@ -56,7 +56,7 @@ class FrontNetwork:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a run found."""
 
     arch: Arch
@@ -90,7 +90,7 @@ def run(
     log: Log | None = None,
     recorded: Mapping[str, Json] | None = None,
     command: str = "",
-) -> Found:
+) -> SearchResult:
     """Search, or continue the search in a directory, and return what was found.
 
     The same call continues after any interruption with the same bits on a CPU; a finished run is only read. `machine`
@@ -140,7 +140,7 @@ def run(
         )
         for row in front
     )
-    return Found(arch, network, summary, networks, directory, tests)
+    return SearchResult(arch, network, summary, networks, directory, tests)
 
 
 @contextlib.contextmanager

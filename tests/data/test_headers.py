@@ -68,7 +68,7 @@ def test_a_header_longer_than_what_is_read_first_is_read_whole(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("mode", "grey"), [("L", True), ("1", True), ("LA", True), ("I;16", True), ("RGB", False), ("P", False)]
 )
-def test_grey_is_told_by_the_header(tmp_path: Path, mode: str, grey: bool) -> None:
+def test_grey_is_read_from_the_header(tmp_path: Path, mode: str, grey: bool) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "x.png")
     assert look_at(Files([tmp_path / "x.png"])).grey.tolist() == [grey]
 

@@ -86,8 +86,8 @@ def test_a_log_gets_a_line_when_one_is_due_and_no_more() -> None:
             bars.update(task, completed=step, note=f"loss {step}")
     # one step a second: what is left takes as many seconds as steps
     left = {10: "6 min 30 s", 20: "6 min 20 s", 30: "6 min 10 s"}
-    told = [f"heads/[supernet]  {step}/400  loss {step}  {left[step]} left" for step in left]
-    assert log.getvalue().splitlines() == told
+    printed = [f"heads/[supernet]  {step}/400  loss {step}  {left[step]} left" for step in left]
+    assert log.getvalue().splitlines() == printed
 
 
 def test_a_terminal_gets_bars_with_count_and_note() -> None:

@@ -234,7 +234,7 @@ def test_runs_stand_side_by_side_with_their_differences_and_the_settings_that_di
 
 @pytest.mark.parametrize(("module", "missing"), [("figures", "matplotlib"), ("html", "jinja2")])
 def test_the_library_needs_neither_matplotlib_nor_jinja_until_they_are_asked_for(module: str, missing: str) -> None:
-    told = subprocess.run(
+    printed = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -254,5 +254,5 @@ except ImportError as error:
         capture_output=True,
         text=True,
     ).stdout
-    assert missing in told
-    assert "nasx[recipes]" in told
+    assert missing in printed
+    assert "nasx[recipes]" in printed

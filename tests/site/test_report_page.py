@@ -44,15 +44,15 @@ def test_the_page_is_sound_on_telephones_and_wide_screens_in_both_themes(
 
 def test_a_point_says_what_it_is_and_a_heading_sorts_the_candidates(chromium: browser.Browser, folder: Path) -> None:
     chromium.open((folder / "report.html").as_uri())
-    told = chromium.run("""
+    shown = chromium.run("""
         const points = document.querySelectorAll("[id$=-points] [data-tip]");
         const box = points[0].getBoundingClientRect();
         points[0].dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: box.x, clientY: box.y}));
         return [points.length, document.getElementById("tip").hidden, document.getElementById("tip").textContent];
     """)
-    assert told[0] >= 2 * 59, "a text at each point of both figures of the candidates"
-    assert told[1] is False
-    assert "generation 0" in told[2]
+    assert shown[0] >= 2 * 59, "a text at each point of both figures of the candidates"
+    assert shown[1] is False
+    assert "generation 0" in shown[2]
     scores = chromium.run("""
         const table = document.querySelector("table.sortable"), button = table.querySelectorAll("th button")[2];
         const column = () => [...table.tBodies[0].rows].map(row => row.cells[2].dataset.value);

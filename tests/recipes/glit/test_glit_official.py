@@ -172,7 +172,7 @@ def test_heads_of_other_sizes_are_asked_for_and_decide_what_is_computed(width: i
             load_deit(state, num_heads=wrong)
 
 
-def test_an_assumption_is_logged_where_nobody_else_is_told(
+def test_an_assumption_is_logged_where_nobody_else_says_it(
     deit: dict[str, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     load_deit(deit)
