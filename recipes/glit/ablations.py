@@ -36,7 +36,6 @@ from .problem import glit_problem, hierarchical_stages, joint_stages, levels_of,
 from .space import same_heads
 
 Plan = Callable[[ViTProblem[Config]], list[RunStage]]
-Settings = Callable[[Config], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ class Row:
     run: str
     plan: Plan
     tested: str
-    settings: Settings
+    settings: Sequence[str]
     paper: tuple[float, float | None] | None = None
     ours: bool = False
 
@@ -104,7 +103,7 @@ def same_heads_row(config: Config, heads: int, paper: tuple[float, float | None]
         run=f"heads{heads}",
         plan=partial(same, heads=heads),
         tested="network",
-        settings=lambda config: ("method=random", *free),
+        settings=("method=random", *free),
         paper=paper,
     )
 
@@ -116,7 +115,7 @@ def search_row(label: str, paper: tuple[float, float | None], tested: str = "det
         run="hierarchical",
         plan=hierarchical,
         tested=tested,
-        settings=lambda config: ("method=hierarchical",),
+        settings=("method=hierarchical",),
         paper=paper,
         ours=ours,
     )
@@ -143,7 +142,7 @@ def table4(config: Config) -> Sequence[Row]:
             run="nlp",
             plan=joint,
             tested="joint",
-            settings=lambda config: ("method=spos", f"space.global_heads=[{heads}]"),
+            settings=("method=spos", f"space.global_heads=[{heads}]"),
             paper=(73.4, 1.4),
         ),
     ]
@@ -158,7 +157,7 @@ def table5(config: Config) -> Sequence[Row]:
             run="spos",
             plan=partial(joint, epochs_factor=2),
             tested="joint",
-            settings=lambda config: ("method=spos",),
+            settings=("method=spos",),
             paper=(72.7, 0.9),
         ),
         Row(
@@ -166,29 +165,37 @@ def table5(config: Config) -> Sequence[Row]:
             run="random",
             plan=drawn,
             tested="random",
-            settings=lambda config: ("method=random",),
+            settings=("method=random",),
             paper=(73.3, 1.3),
         ),
     ]
 
 
 def table6(config: Config) -> Sequence[Row]:
-    """Return table 6: what the local heads are."""
+    """Return table 6: what the local heads are; stage one holds the middle of their sizes."""
+    vit = config.vit()
+    sides, lengths = kernels(vit.grid), windows(vit.patches)
     return [
         Row(
-            label=f"attention in windows of {_words(windows(patches(config)))}",
+            label=f"attention in windows of {_words(lengths)}",
             run="window",
             plan=hierarchical,
             tested="details",
-            settings=in_windows,
+            settings=(
+                *("method=hierarchical", "space.locality=window", f"space.window={lengths}"),
+                f"space.held_window={lengths[len(lengths) // 2]}",
+            ),
             paper=(72.4, 1.4),
         ),
         Row(
-            label=f"2-D convolution, {_words(f'{k}x{k}' for k in kernels(grid(config)))}",
+            label=f"2-D convolution, {_words(f'{side}x{side}' for side in sides)}",
             run="conv2d",
             plan=hierarchical,
             tested="details",
-            settings=in_two_dimensions,
+            settings=(
+                *("method=hierarchical", "space.locality=conv2d", f"space.kernel_size={sides}"),
+                f"space.held_kernel_size={sides[(len(sides) - 1) // 2]}",
+            ),
             paper=(76.4, 1.4),
         ),
         search_row("1-D convolution", (76.3, 1.4)),
@@ -201,16 +208,6 @@ TABLES: Mapping[str, Table] = {
     "table5": Table("Does searching stage by stage find better networks of the same space?", table5),
     "table6": Table("Which kind of locality should the local heads have?", table6),
 }
-
-
-def grid(config: Config) -> int:
-    """Return the patches along a side of the image."""
-    return config.data.image_size // config.model.patch_size
-
-
-def patches(config: Config) -> int:
-    """Return the patches of an image."""
-    return grid(config) ** 2
 
 
 def windows(patches: int) -> list[int]:
@@ -226,28 +223,6 @@ def windows(patches: int) -> list[int]:
 def kernels(grid: int) -> list[int]:
     """Return those of the paper's kernels, 3, 5 and 7 wide, that do not show every patch the whole grid."""
     return [size for size in (3, 5, 7) if size < 2 * grid - 1]
-
-
-def in_windows(config: Config) -> Sequence[str]:
-    """Return the changes that make attention in windows the locality; stage one holds the middle window."""
-    sizes = windows(patches(config))
-    return (
-        "method=hierarchical",
-        "space.locality=window",
-        f"space.window={sizes}",
-        f"space.held_window={sizes[len(sizes) // 2]}",
-    )
-
-
-def in_two_dimensions(config: Config) -> Sequence[str]:
-    """Return the changes that make convolution over the grid the locality; stage one holds the middle kernel."""
-    sizes = kernels(grid(config))
-    return (
-        "method=hierarchical",
-        "space.locality=conv2d",
-        f"space.kernel_size={sizes}",
-        f"space.held_kernel_size={sizes[(len(sizes) - 1) // 2]}",
-    )
 
 
 def check(table: str, config: Config, data: Path | None, machine: Machine, seeds: Sequence[int] = (0,)) -> None:
@@ -318,7 +293,7 @@ def _problems(
     loaded = load_images(ImageSource(seeded.data, seed, data, machine))  # no row changes the images
     problems = {}
     for row in rows:
-        own = apply_settings(seeded, row.settings(config))
+        own = apply_settings(seeded, row.settings)
         task = ImageTask(loaded.dataset, own.data, source=loaded.source)
         problems[row.label] = glit_problem(own, task).with_stages(row.plan)
     return problems

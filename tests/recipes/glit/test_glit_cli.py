@@ -78,7 +78,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             ["--set", 'search.mutation_probability={"block.*.global_heads": 0.2}'],
             "no search.mutation_probability is given for",
         ),
-        (["--set", "space.kernel_size=[4]"], "odd, so that 'same' padding is symmetric, but got 4; write 3 or 5"),
+        (
+            ["--set", "space.kernel_size=[4]"],
+            "space.kernel_size.0: must be odd, such as 3 or 5, so that 'same' padding is symmetric, but got 4",
+        ),
         (["--set", "space.global_heads=[0,4]"], "0..3, which is model.num_heads, but got [0, 4]; write [0, 1, 2, 3]"),
         (["--set", "space.global_heads=[0,1,7]", "--set", "model.num_heads=6"], "write [0, 2, 4, 6]"),
         (["--set", "model.embed_dim=50"], "write model.embed_dim=51"),
