@@ -63,7 +63,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "printed"),
+    ("arguments", "found"),
     [
         (["--preset", "digit"], "'digits'"),
         (["--method", "spo"], "'spos'"),
@@ -128,10 +128,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_bad_input_is_one_message_and_status_2(
-    arguments: list[str], printed: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    found: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert printed in refused(["run", *arguments], capsys)
+    assert found in refused(["run", *arguments], capsys)
     assert not list(tmp_path.iterdir()), "nothing was started"
 
 
@@ -202,23 +206,23 @@ def test_an_architecture_that_is_not_one(capsys: pytest.CaptureFixture[str], tmp
 
 def test_describe_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["describe", "--arch", "glit-tiny", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert (printed["params"], printed["macs"], len(printed["blocks"])) == (7_264_456, 1_472_873_280, 12)
-    assert round(printed["paper_macs"] / 1e6, 1) == 1332.5
+    found = json.loads(capsys.readouterr().out)
+    assert (found["params"], found["macs"], len(found["blocks"])) == (7_264_456, 1_472_873_280, 12)
+    assert round(found["paper_macs"] / 1e6, 1) == 1332.5
     (tmp_path / "arch.json").write_text(GLIT_TINY.to_json())
     assert main(["describe", "--arch", str(tmp_path / "arch.json"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == printed
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--no-timing"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["size"] == 198**4
-    assert 0 < printed["feasible_size"] < printed["size"]
-    assert printed["cost_min"] < printed["baselines"]["deit_shaped"]["macs"] < printed["cost_max"]
-    assert printed["images"] == {"train": 1150, "val": 287}
-    assert sum(printed["cost_histogram"]["shares"]) == pytest.approx(1)
-    stages = {stage["name"]: stage for stage in printed["stages"]}
+    found = json.loads(capsys.readouterr().out)
+    assert found["size"] == 198**4
+    assert 0 < found["feasible_size"] < found["size"]
+    assert found["cost_min"] < found["baselines"]["deit_shaped"]["macs"] < found["cost_max"]
+    assert found["images"] == {"train": 1150, "val": 287}
+    assert sum(found["cost_histogram"]["shares"]) == pytest.approx(1)
+    stages = {stage["name"]: stage for stage in found["stages"]}
     assert list(stages) == [f"{level}/{kind}" for level in ("heads", "details") for kind in KINDS] + [
         *("baselines", "evaluation")
     ]
@@ -226,14 +230,14 @@ def test_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert stages["heads/supernet"]["trained_images"] == 25 * (1150 // 64) * 64
     assert stages["heads/search"]["images"] == 120 * (2 * 256 + 287)
     assert stages["heads/retrain"]["trained_images"] == 2 * 32 * (1150 // 64) * 64
-    assert printed["seconds"] is None
+    assert found["seconds"] is None
 
 
 def test_plan_measures_time_and_memory_and_warns(capsys: pytest.CaptureFixture[str]) -> None:
     short = [*TINY_RUN, "--method", "spos", "--set", "trust.n=6", "--time-limit", "1e-9", "--devices", "2"]
     assert main(["plan", "--json", *short]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    measured = [stage for stage in printed["stages"] if stage["name"] != "evaluation"]
+    found = json.loads(capsys.readouterr().out)
+    measured = [stage for stage in found["stages"] if stage["name"] != "evaluation"]
     assert [stage["name"] for stage in measured] == [
         "joint/supernet",
         "joint/search",
@@ -241,13 +245,13 @@ def test_plan_measures_time_and_memory_and_warns(capsys: pytest.CaptureFixture[s
         "joint/retrain",
         "baselines",
     ]
-    assert printed["seconds"] == pytest.approx(sum(stage["seconds"] for stage in measured))
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in measured))
     assert all(stage["seconds"] > 0 and stage["peak_bytes"] > 2**20 for stage in measured)
     assert all("more devices" in stage["warning"] for stage in measured)
     assert main(["plan", *short]) == 0
-    printed = capsys.readouterr().out
-    assert "warning: would take about" in printed
-    assert "on 2 devices" in printed
+    found = capsys.readouterr().out
+    assert "warning: would take about" in found
+    assert "on 2 devices" in found
 
 
 def test_trust_judges_the_ranking_of_a_supernet_and_draws_it(
@@ -255,15 +259,15 @@ def test_trust_judges_the_ranking_of_a_supernet_and_draws_it(
 ) -> None:
     arguments = ["trust", *TINY_RUN, "--method", "spos", "--n", "6", "--run-dir", str(tmp_path / "run"), "--json"]
     assert main(arguments) == 0
-    printed = json.loads(capsys.readouterr().out)["joint/trust"]
-    archs = [Arch(row["arch"]) for row in printed["architectures"]]
+    found = json.loads(capsys.readouterr().out)["joint/trust"]
+    archs = [Arch(row["arch"]) for row in found["architectures"]]
     assert len(set(archs)) == 6
-    costs = sorted(row["macs"] for row in printed["architectures"])
+    costs = sorted(row["macs"] for row in found["architectures"])
     widest = max(b - a for a, b in itertools.pairwise(costs))
     assert widest <= 2 * (max(costs) - min(costs)) / 5 + 1  # one in each of six equal spans
-    agreement = rank_agreement(*([row[key] for row in printed["architectures"]] for key in ("score", "accuracy", "macs")))
-    assert printed["agreement"]["tau"]["value"] == agreement.tau.value
-    assert json.loads((tmp_path / "run" / "trust.json").read_text())["joint/trust"] == printed
+    agreement = rank_agreement(*([row[key] for row in found["architectures"]] for key in ("score", "accuracy", "macs")))
+    assert found["agreement"]["tau"]["value"] == agreement.tau.value
+    assert json.loads((tmp_path / "run" / "trust.json").read_text())["joint/trust"] == found
     assert "<svg" in (tmp_path / "run" / "trust.svg").read_text()
     assert not (tmp_path / "run" / "joint" / "retrain").exists()
     assert "no supernet" in refused(["trust", "--method", "random", "--run-dir", str(tmp_path / "other")], capsys)

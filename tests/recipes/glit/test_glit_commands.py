@@ -360,9 +360,7 @@ def test_verification_names_the_layer_that_differs(
     assert "'blocks.2.norm2'" in next(c["detail"] for c in proof["checks"] if not c["passed"])
 
 
-def test_weights_of_another_run_are_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_of_another_run_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(run, changed)
     state = load_file(changed / "model.safetensors")
