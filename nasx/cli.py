@@ -1,6 +1,7 @@
 """What the recipes' command lines share: `--set`, presets, one clear message for bad input, exit statuses.
 
-Exit status: 0 done, 2 bad input, 75 interrupted and resumable (EX_TEMPFAIL), 1 a bug, with its traceback.
+Exit status: 0 done, 1 a check failed, or a bug with its traceback, 2 bad input, 75 interrupted and resumable
+(EX_TEMPFAIL).
 """
 
 import difflib
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 _LISTED = 30  # known words that a message lists
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasx.cli import DONE, BadInput, bad_input, print_json
+from nasx.cli import DONE, FAILED, BadInput, bad_input, print_json
 from nasx.pipeline.commands import CommandLine
 
 if TYPE_CHECKING:
@@ -101,13 +101,17 @@ class DeployCommands:
             from nasx.pipeline.exported import open_model
 
             model = open_model(options.source, self.line.recipe())
-            match options.format:
-                case "onnx":
-                    files = write_onnx(model, options.out, preprocess=options.preprocess, force=options.force)
-                case "pt2":
-                    files = write_pt2(model, options.out, force=options.force)
-                case _:
-                    files = write_safetensors(model, options.out, force=options.force)
+            try:
+                match options.format:
+                    case "onnx":
+                        files = write_onnx(model, options.out, preprocess=options.preprocess, force=options.force)
+                    case "pt2":
+                        files = write_pt2(model, options.out, force=options.force)
+                    case _:
+                        files = write_safetensors(model, options.out, force=options.force)
+            except ArithmeticError as error:  # what was exported computes something else
+                print(f"error: {error}; choose another --format", file=sys.stderr)
+                return FAILED
         return show_written(options, model, files)
 
 

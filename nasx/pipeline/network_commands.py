@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
+from nasx.cli import DONE, FAILED, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
 from nasx.pipeline.commands import CommandLine, is_first
 from nasx.pipeline.deploy_commands import DeployCommands, show_written
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nasx.pipeline.recipe import Recipe
     from nasx.pipeline.vit import ViTProblem
     from nasx.verify import Check
-
-FAILED = 1
 
 
 class NetworkCommands:

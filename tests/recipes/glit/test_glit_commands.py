@@ -26,6 +26,7 @@ from nasx.data import Dataset, load_digits
 from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.pipeline.exported import from_file
+from nasx.verify import Check
 from recipes.glit.__main__ import main
 from recipes.glit.model import GLIT_TINY, build
 from recipes.glit.problem import RECIPE
@@ -373,6 +374,21 @@ def test_weights_of_another_run_are_refused(run: Path, tmp_path: Path, capsys: p
     changed_run, out = str(changed), str(tmp_path / "out")
     for command in (["evaluate", changed_run], ["export", changed_run, "--out", out], ["verify", changed_run]):
         assert "are not those that were written" in refused(command, capsys)
+
+
+def test_an_export_that_computes_something_else_is_not_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(content: bytes, network: Any, images: Any, *, tolerance: float) -> Check:
+        return Check("ONNX export = extracted network", False, 0.5)
+
+    monkeypatch.setattr("nasx.pipeline.export_formats.compare_onnx", differs)
+    capsys.readouterr()
+    assert main(["export", str(run), "--format", "onnx", "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "nothing was kept; choose another --format" in captured.err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
