@@ -162,17 +162,17 @@ class TimmViT(nn.Module):
         return [i % depth for i in indices]
 
 
-Kind = TypeVar("Kind", bound=type[TimmViT])
+_Kind = TypeVar("_Kind", bound=type[TimmViT])
 
 
-def registered(recipe: Recipe, name: str, default: tuple[Arch, ImageConfig], **cfg: Any) -> "Callable[[Kind], Kind]":
+def registered(recipe: Recipe, name: str, default: tuple[Arch, ImageConfig], **cfg: Any) -> "Callable[[_Kind], _Kind]":
     """Return a decorator by which `timm.create_model(name)` builds a recipe's networks as instances of a class.
 
     `default` are the architecture and the ViT config where `arch` and `vit` are left out; `cfg` are settings that timm
     keeps for the name, such as `paper_name`.
     """
 
-    def register(kind: Kind) -> Kind:
+    def register(kind: _Kind) -> _Kind:
         def create(pretrained: bool = False, **settings: Any) -> nn.Module:
             return create_timm_model(kind, recipe, name, pretrained, default, settings)
 
