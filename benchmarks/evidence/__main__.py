@@ -128,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in EXPERIMENTS:
             if any((options.out / name).glob("*.json")):
                 print(results.collect(options.out, name))
+        if any((options.out / "autoformer").glob("*/summary.json")):
+            print(results.collect_runs(options.out, "autoformer"))
+        for document in sorted((options.out / "ablations").glob("*.json")):
+            print(results.collect_ablation(document))
         return 0
     torch.set_num_threads(1)
     share, shares = map(int, options.part.split("/"))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,68 @@ def localvit_table() -> str:
             "",
             verdict("a depthwise convolution in the feed-forward raises accuracy", [difference]),
         ]
+    )
+
+
+def ablation(table: str, ours: str, claim: str) -> str:
+    """One of GLiT's ablations of the search on the digits: every row against `ours`, and what that decides."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for network in records(f"ablation-{table}"):
+        rows.setdefault(network["row"], []).append(network)
+    accuracies = {row: 100 * np.array([n["test_accuracy"] for n in found]) for row, found in rows.items()}
+    cells = [
+        [
+            row,
+            f"{found[0]['paper']:.1f}",
+            f"{accuracies[row].mean():.2f} ± {accuracies[row].std(ddof=1):.2f}",
+            f"{np.mean([n['macs'] for n in found]) / 1e6:.2f}",
+        ]
+        for row, found in rows.items()
+    ]
+    differences = {row: paired_difference(accuracies[ours], other) for row, other in accuracies.items() if row != ours}
+    return "\n".join(
+        [
+            grid(("row", "paper, ImageNet %", "here, digits %", "M MACs"), cells),
+            "",
+            *(f"- {difference.sentence(ours, row)}" for row, difference in differences.items()),
+            "",
+            verdict(claim, list(differences.values())),
+        ]
+    )
+
+
+def autoformer_table() -> str:
+    """AutoFormer's inherited weights against fine-tuned and retrained ones, on the digits."""
+    names = {"searched": "inherited from the supernet", "fine-tuned": "fine-tuned", "retrained": "retrained"}
+    runs = records("autoformer")
+    accuracies = {name: 100 * np.array([run["networks"][name]["test_accuracy"] for run in runs]) for name in names}
+    rows = [
+        [words, ", ".join(f"{accuracy:.2f}" for accuracy in accuracies[name]), f"{accuracies[name].mean():.2f}"]
+        for name, words in names.items()
+    ]
+    differences = {
+        name: paired_difference(accuracies["searched"], accuracies[name]) for name in names if name != "searched"
+    }
+    return "\n".join(
+        [
+            grid(("weights", "test accuracy % by seed", "mean %"), rows),
+            "",
+            *(f"- {difference.sentence('inherited', names[name])}" for name, difference in differences.items()),
+        ]
+    )
+
+
+def sizes_found(table: str, first: str, second: str) -> str:
+    """Whether the search of one row finds larger networks than that of another."""
+    macs = {
+        row: np.array([n["macs"] / 1e6 for n in records(f"ablation-{table}") if n["row"] == row])
+        for row in (first, second)
+    }
+    difference = paired_difference(macs[first], macs[second])
+    said = "an interval that contains 0" if not difference.shown else "an interval that excludes 0"
+    return (
+        f"The networks of {first} have {difference.value:+.3f} million MACs ({difference.low:+.3f} to "
+        f"{difference.high:+.3f}) compared with those of {second}: {said}."
     )
 
 

@@ -355,6 +355,23 @@ def plateau() -> str:
     )
 
 
+def ablations() -> Mapping[str, str]:
+    """GLiT's ablations of the search that were run, by title."""
+    found = {}
+    if results.exist("ablation-table4"):
+        claim = "searching both stages finds better networks than the heads alone, DeiT's shape and the NLP space"
+        found["GLiT, table 4: what each level of the space adds"] = claims.ablation("table4", "both stages", claim)
+    if results.exist("ablation-table5"):
+        ours, joint = "hierarchical", "SPOS, joint space, epochs doubled"
+        claim = "searching stage by stage finds better networks than one joint search and than random networks"
+        mechanism = claims.sizes_found("table5", ours, joint)
+        found["GLiT, table 5: searching stage by stage"] = (
+            f"{claims.ablation('table5', ours, claim)}\n\nThe paper explains its result by joint supernets that prefer "
+            f"small networks. {mechanism}"
+        )
+    return found
+
+
 def facts() -> str:
     """What the results were measured on."""
     found = table()
@@ -378,6 +395,8 @@ def page() -> str:
         "claims": results.exist("cifar10-claims"),
         "table1": claims.glit_table,
         "localvit": claims.localvit_table,
+        "ablations": ablations(),
+        "autoformer": claims.autoformer_table() if results.exist("autoformer") else "",
         "facts": facts(),
         "digits": "digits" in truths(),
         **{f"epochs_{scene}": f"{epochs:g}" for scene, epochs in EPOCHS.items()},

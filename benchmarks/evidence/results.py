@@ -32,6 +32,30 @@ def collect(folder: Path, experiment: str) -> Path:
     return keep(experiment, found)
 
 
+def collect_ablation(document: Path) -> Path:
+    """Keep the networks of one of `python -m recipes.glit ablate`'s tables, by row and seed."""
+    found = json.loads(document.read_text())
+    networks = [
+        {"row": row["label"], "paper": row["paper"]["accuracy"], **{k: v for k, v in network.items() if k != "arch"}}
+        for row in found["rows"]
+        for network in row["networks"]
+    ]
+    return keep(f"ablation-{found['table']}", networks)
+
+
+def collect_runs(folder: Path, experiment: str) -> Path:
+    """Keep what runs of a recipe with different seeds say of their networks, from the summaries in their folders."""
+    found = []
+    for path in sorted((folder / experiment).glob("*/summary.json")):
+        summary = json.loads(path.read_text())
+        networks = {
+            name: {key: network[key] for key in ("macs", "params", "val_accuracy", "test_accuracy")}
+            for name, network in summary["networks"].items()
+        }
+        found.append({"seed": summary["seed"], "networks": networks})
+    return keep(experiment, found)
+
+
 def keep(experiment: str, found: Sequence[Mapping[str, Any]]) -> Path:
     """Write results of an experiment into one file beside this module, one a line."""
     path = DATA / f"{experiment}.json"
