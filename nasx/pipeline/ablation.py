@@ -123,7 +123,7 @@ def _described(row: Row) -> dict[str, Any]:
 
 
 def _spreads(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every number's mean and standard deviation over seeds, the latter None of a single one, and the networks."""
+    """Return every number's mean and standard deviation over seeds (None of a single one), and the networks."""
     numbers = [key for key in networks[0] if key not in ("seed", "seconds", "arch")]
     columns = {key: [network[key] for network in networks] for key in numbers}
     spreads = {
