@@ -68,8 +68,8 @@ class CountedViTCost(ViTCost):
     """Multiply-adds of one image, or parameters, counted once for each block that is asked for.
 
     `kind` says which of the two, "macs" or "params"; `build(vit, arch)` returns a network of the ViT config `vit` with
-    its blocks in `blocks`. Modules run on `meta`, which computes nothing: a block takes some milliseconds for its multiply-adds and less than
-    one for its parameters.
+    its blocks in `blocks`. Modules run on `meta`, which computes nothing: a block takes some milliseconds for its
+    multiply-adds and less than one for its parameters.
     """
 
     build: BuildViT

@@ -77,7 +77,7 @@ class ViTConfig(ImageConfig):
 
 
 def hidden_width(embed_dim: int, mlp_ratio: Value) -> int:
-    """Return the hidden width of a feed-forward: `mlp_ratio` times the tokens' width `embed_dim`, cut to a whole number.
+    """Return the hidden width of a feed-forward: `mlp_ratio` times the tokens' width `embed_dim`, as a whole number.
 
     Raises ValueError where it is below 1.
     """
