@@ -107,7 +107,7 @@ def test_the_run_of_the_picture_is_in_the_repository(tmp_path: Path) -> None:
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
-    report_of(tmp_path / "docs/drawings/digits_run")
+    assert report_of(tmp_path / "docs/drawings/digits_run") == report_of(DOCS / "drawings" / "digits_run")
 
 
 def test_relative_links_lead_somewhere() -> None:
