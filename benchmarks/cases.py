@@ -53,7 +53,7 @@ class Case:
 def digits_case() -> Case:
     """Return the networks of the preset `digits` with one local, two mixed and one global block."""
     vit = DIGITS.vit(in_channels=1, num_classes=10)
-    space = heads_space(DIGITS.axes())
+    space = heads_space(DIGITS.choices())
     return Case("digits", vit, space, with_heads(space, (0, 1, 2, 3)), DIGITS.supernet.batch_size, init_std=0.2)
 
 
@@ -66,7 +66,7 @@ def bench_case() -> Case:
 
 def tiny_case(batch: int = 4) -> Case:
     """Return GLiT-Tiny at 224 pixels; its space is the joint one."""
-    return Case("GLiT-Tiny", TINY.vit(), table2(TINY.axes()), GLIT_TINY, batch)
+    return Case("GLiT-Tiny", TINY.vit(), table2(TINY.choices()), GLIT_TINY, batch)
 
 
 def with_heads(space: Space, heads: tuple[int, ...]) -> Arch:

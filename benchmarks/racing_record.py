@@ -52,7 +52,7 @@ def record(data: Path, out: Path) -> None:
     """Train a supernet, search with it, and write the hits of every candidate, a bit an image, with how it was made."""
     config = light()
     task = load_images(ImageSource(config.data, config.seed, data))
-    space = table2(config.axes())
+    space = table2(config.choices())
     cost = Macs(config.vit_for(task))
     with use_threads(config.threads):
         supernet = _trained(config, task, space, cost)

@@ -71,7 +71,7 @@ def growth(seconds: float = 2.0) -> list[Row]:
 
 
 MIDDLE = GLiTConfig(image_size=32, patch_size=4, embed_dim=96, num_classes=10)
-AXES = GLiTSpace(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9)
+CHOICES = GLiTSpace(blocks=4, kernel_size=(5, 9, 17), held_kernel_size=9)
 
 
 def _grown() -> Iterator[tuple[str, int, Case, Arch]]:
@@ -81,11 +81,11 @@ def _grown() -> Iterator[tuple[str, int, Case, Arch]]:
     }
     for axis, of_axis in vits.items():
         for vit in of_axis:
-            yield axis, vit.tokens if axis == "tokens" else vit.embed_dim, *_case(vit, reduced(AXES))
+            yield axis, vit.tokens if axis == "tokens" else vit.embed_dim, *_case(vit, reduced(CHOICES))
     for blocks in (2, 4, 8, 16):
-        yield "blocks", blocks, *_case(MIDDLE, reduced(AXES.with_blocks(blocks)))
+        yield "blocks", blocks, *_case(MIDDLE, reduced(CHOICES.with_blocks(blocks)))
     for make in (heads_space, reduced, table2):
-        space = make(AXES)
+        space = make(CHOICES)
         yield "candidates a block", sum(1 for _ in space.parts("block")[0]), *_case(MIDDLE, space)
 
 

@@ -374,7 +374,7 @@ def glit(name: str, space: Space, variant: Variant, sharing: Sharing) -> Family:
 
 def glit_families() -> list[Family]:
     """Return all variants, localities, sharings and stages."""
-    table2 = {locality: recipes.glit.space.table2(axes) for locality, axes in LOCALITIES.items()}
+    table2 = {locality: recipes.glit.space.table2(choices) for locality, choices in LOCALITIES.items()}
     found = [
         glit(f"{name}, {locality}", table2[locality], replace(variant, locality=locality), sharing)
         for name, variant in VARIANTS.items()
@@ -382,12 +382,12 @@ def glit_families() -> list[Family]:
         for sharing in SHARINGS
         if name in ("official", "paper") or locality == "conv1d"
     ]
-    axes = LOCALITIES["conv1d"]
-    mixed = recipes.glit.space.with_heads([1, 0], axes)
+    choices = LOCALITIES["conv1d"]
+    mixed = recipes.glit.space.with_heads([1, 0], choices)
     stages = {
-        "reduced": recipes.glit.space.reduced(axes),
-        "stage one": recipes.glit.space.heads_space(axes),
-        "stage two": recipes.glit.space.details_space(mixed, axes),
+        "reduced": recipes.glit.space.reduced(choices),
+        "stage one": recipes.glit.space.heads_space(choices),
+        "stage two": recipes.glit.space.details_space(mixed, choices),
     }
     return found + [glit(name, space, OFFICIAL, sharing) for name, space in stages.items() for sharing in SHARINGS]
 

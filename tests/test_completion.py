@@ -116,14 +116,14 @@ def test_budgets_of_two_stages_that_do_not_meet_are_refused_with_what_is_attaina
 
 
 def test_the_only_heads_of_ten_to_the_twelve_that_have_details_in_the_budget_are_found() -> None:
-    axes = GLiTSpace(num_heads=12, global_heads=tuple(range(13)), kernel_size=(3, 5, 9), held_kernel_size=5)
+    choices = GLiTSpace(num_heads=12, global_heads=tuple(range(13)), kernel_size=(3, 5, 9), held_kernel_size=5)
     cost = Macs(GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48, num_heads=12))
-    last = reduced(axes).within(Budget(cost, at_least="10M", at_most="11M"))
-    heads = completable(heads_space(axes).within(Budget(cost, at_most="6M")), last, "block.*.global_heads")
+    last = reduced(choices).within(Budget(cost, at_least="10M", at_most="11M"))
+    heads = completable(heads_space(choices).within(Budget(cost, at_most="6M")), last, "block.*.global_heads")
     assert heads.space.size == 13**12
     assert {tuple(arch.only("block.*.global_heads").values()) for arch in heads.sample(0, 3)} == {(12,) * 12}
     with pytest.raises(EmptySet, match=r"in the costliest completion are attainable"):
-        completable(heads_space(axes).within(Budget(cost, at_most="5.9M")), last, "block.*.global_heads")
+        completable(heads_space(choices).within(Budget(cost, at_most="5.9M")), last, "block.*.global_heads")
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:

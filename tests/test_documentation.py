@@ -84,11 +84,30 @@ def test_the_picture_of_a_report_is_that_of_a_run_that_is_here() -> None:
     shown = re.search(r"!\[([^\]]+)\]\(docs/drawings/report\.png\)", (ROOT / "README.md").read_text())
     assert shown is not None
     assert len(shown[1].split()) > 10, "a text for those who cannot see it"
-    with Image.open(DOCS / "drawings" / "report.png") as picture:
-        assert picture.width > 1000 < picture.height
+    path = DOCS / "drawings" / "report.png"
+    with Image.open(path) as picture:
+        assert 1000 <= picture.width <= 1400
+        assert 600 <= picture.height <= 1400
+        assert len(picture.getcolors() or ()) > 16, "a page that was not drawn has few colours"
+    assert path.stat().st_size < 250_000
     found = report_of(DOCS / "drawings" / "digits_run")
     assert found.state == "finished"
     assert f"all {sum(len(search.candidates) for search in found.searches)} candidates" in " ".join(shown[1].split())
+
+
+def test_the_run_of_the_picture_is_in_the_repository(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "docs/drawings"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    files = listed.stdout.split()
+    assert {"docs/drawings/report.py", "docs/drawings/report.png"} <= set(files)
+    for name in (name for name in files if "/digits_run/" in name):
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    assert report_of(tmp_path / "docs/drawings/digits_run") == report_of(DOCS / "drawings" / "digits_run")
 
 
 def test_relative_links_lead_somewhere() -> None:

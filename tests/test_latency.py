@@ -211,9 +211,9 @@ def test_a_block_that_was_not_measured_is_named(table: Latency) -> None:
 
 
 def test_glits_blocks_make_a_table_of_its_whole_space() -> None:
-    axes = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5)
+    choices = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5)
     blocks = ViTBlocks(build_in, GLiTConfig(image_size=16, patch_size=4, num_classes=10, embed_dim=36), batch_size=2)
-    space = reduced(axes)
+    space = reduced(choices)
     table = measure_latency(space, blocks, device="cpu", rounds=1)
     assert len(table.part_times) == 36 == GLIT.parts("block")[0].size
     archs = space.sample(0, 3)

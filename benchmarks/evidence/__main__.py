@@ -39,7 +39,7 @@ def digits_plateau(options: argparse.Namespace) -> Iterator[Work]:
     scene, epochs = scenes.digits(), DIGITS.retrain.epochs
     heads = range(scene.vit.num_heads + 1)
     for seed, global_heads, times in itertools.product((0, 1, 2), heads, (1, 3)):
-        work = partial(measure_alone, scene, same_heads(global_heads, scene.axes), seed, times * epochs)
+        work = partial(measure_alone, scene, same_heads(global_heads, scene.choices), seed, times * epochs)
         yield f"{global_heads}-{times}-{seed}", work
 
 

@@ -44,13 +44,13 @@ def networks(scene: Scene) -> list[Claimed]:
         embed_dim=scene.vit.embed_dim,
         num_heads=scene.vit.num_heads,
     )
-    blocks = scene.axes.blocks
+    blocks = scene.choices.blocks
     plain = variant(3, blocks=blocks, local=())
     local = variant(3, blocks=blocks, reduction=vit.embed_dim)
     return [
         *(
             Claimed(f"glit-{heads}-global", partial(scene.make, arch), arch)
-            for heads, arch in enumerate(same_heads(heads, scene.axes) for heads in range(scene.vit.num_heads + 1))
+            for heads, arch in enumerate(same_heads(heads, scene.choices) for heads in range(scene.vit.num_heads + 1))
         ),
         Claimed("localvit-plain", partial(localvit.LocalViT, vit, plain, init_std=scene.init_std)),
         Claimed("localvit-local", partial(localvit.LocalViT, vit, local, init_std=scene.init_std)),
@@ -68,7 +68,7 @@ def test_accuracies(name: str) -> Floats:
     found: dict[int, float] = {}
     if name.startswith("glit"):
         heads = int(name.split("-")[1])
-        found = {row.seed: row.test_accuracy for row in table().of(same_heads(heads, table().settings.axes))}
+        found = {row.seed: row.test_accuracy for row in table().of(same_heads(heads, table().settings.choices))}
     for record in records("cifar10-claims"):
         if record["network"] == name:
             found[record["seed"]] = float(unpacked(record["test"]).mean())

@@ -36,14 +36,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Scene:
-    """Images, sizes and stage one's axes of a small GLiT."""
+    """Images, sizes and stage one's choices of a small GLiT."""
 
     name: str
     train: Images
     val: Images
     test: Images
     vit: GLiTConfig
-    axes: GLiTSpace
+    choices: GLiTSpace
     init_std: float
     alone: Training
     supernet: Training
@@ -51,7 +51,7 @@ class Scene:
     @property
     def space(self) -> Space:
         """Stage one's space: the heads of every block."""
-        return heads_space(self.axes)
+        return heads_space(self.choices)
 
     @property
     def macs(self) -> Macs:
@@ -112,7 +112,7 @@ def digits() -> Scene:
         val=data.val,
         test=data.open_test(),
         vit=GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3),
-        axes=GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
+        choices=GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5),
         init_std=0.2,
         alone=Training(preset.lr, preset.batch_size, preset.warmup_epochs, Augment(), weight_decay=preset.weight_decay),
         supernet=Training(1e-2, 64, 2, Augment()),
@@ -132,7 +132,7 @@ def cifar10(data: Path) -> Scene:
         val=parts.val,
         test=parts.test,
         vit=settings.vit,
-        axes=settings.axes,
+        choices=settings.choices,
         init_std=settings.init_std,
         alone=training,
         supernet=training,

@@ -91,7 +91,7 @@ class MLflow(Sink):
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self._library = _library("mlflow", "mlflow")
-        if "MLFLOW_TRACKING_URI" not in os.environ:
+        if not _has_server():
             self._library.set_tracking_uri(f"sqlite:///{(directory / 'mlflow.db').resolve()}")
         kept = directory / "mlflow.json"
         if kept.is_file():
@@ -187,6 +187,14 @@ def check_log(log: Log | None) -> None:
     if log not in LOGS:
         raise ValueError(f"log must be one of {', '.join(LOGS)}, but got {log!r}")
     _library("torch.utils.tensorboard" if log == "tensorboard" else log, log)
+    if log == "mlflow" and not _has_server():
+        for module in ("sqlalchemy", "alembic"):  # which mlflow imports once it opens a database
+            _library(module, log)
+
+
+def _has_server() -> bool:
+    """Return whether MLflow is to keep runs elsewhere than in the run directory."""
+    return "MLFLOW_TRACKING_URI" in os.environ
 
 
 def _library(module: str, extra: str) -> Any:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nasx.comparison import Interval
 from nasx.report.formats import SHARES, score, si
+from nasx.report.labels import LONGEST
 from nasx.report.model import BlockDrawing, Candidate, Curve, NetworkRow, RankingPlot, SearchHistory
 from nasx.report.survival import Survival
 from nasx.run import write_bytes, write_text
@@ -226,7 +227,7 @@ def accuracy_over_cost(
                 markeredgewidth=0,
                 linestyle="none",
                 zorder=3,
-                label=f"{_legend_entry(network.label)}, {score(value, metric)}",
+                label=_legend_entry(network.label, f", {score(value, metric)}"),
                 gid=f"network-{i}",
             )
         axes.set_title(title)
@@ -519,8 +520,11 @@ def _score_ticks(metric: str) -> FuncFormatter:
     return FuncFormatter(lambda value, _: f"{value:.4g}")
 
 
-def _legend_entry(label: str) -> str:
-    return f" {label}" if label.startswith("_") else label  # a leading underscore would hide it
+def _legend_entry(label: str, value: str = "") -> str:
+    """Return a label, and a value after it, in one line that fits a panel."""
+    most = LONGEST - len(value)
+    label = label if len(label) <= most else f"{label[: most - 1]}…"
+    return f"{' ' * label.startswith('_')}{label}{value}"  # a leading underscore would hide it
 
 
 def _need(something: Sized, figure: str, what: str) -> None:

@@ -11,11 +11,11 @@ from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
 from .model import AutoFormerConfig
 from .space import (
-    BASE_AXES,
+    BASE_CHOICES,
     BASE_SUPERNET,
-    SMALL_AXES,
+    SMALL_CHOICES,
     SMALL_SUPERNET,
-    TINY_AXES,
+    TINY_CHOICES,
     TINY_SUPERNET,
     AutoFormerSpace,
 )
@@ -117,12 +117,12 @@ _SEARCH = Search(  # the paper's text; its code has the two probabilities the ot
 )
 
 
-def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float, at_most: float) -> Config:
+def _imagenet(name: str, choices: AutoFormerSpace, supernet: Arch, at_least: float, at_most: float) -> Config:
     return Config(
         preset=name,
         model=Model(supernet_dim=int(supernet["embed_dim"])),
         data=presets.imagenet(val_images=10_000),
-        space=axes,
+        space=choices,
         budget=ParamBudgets(at_least=at_least, at_most=at_most),
         supernet=SupernetTraining(
             optimizer="adamw",
@@ -152,8 +152,8 @@ def _imagenet(name: str, axes: AutoFormerSpace, supernet: Arch, at_least: float,
     )
 
 
-AUTOFORMER_TINY = _imagenet("autoformer-tiny", TINY_AXES, TINY_SUPERNET, 5e6, 6.5e6)
-AUTOFORMER_SMALL = _imagenet("autoformer-small", SMALL_AXES, SMALL_SUPERNET, 19e6, 24e6)
-AUTOFORMER_BASE = _imagenet("autoformer-base", BASE_AXES, BASE_SUPERNET, 49e6, 55e6)
+AUTOFORMER_TINY = _imagenet("autoformer-tiny", TINY_CHOICES, TINY_SUPERNET, 5e6, 6.5e6)
+AUTOFORMER_SMALL = _imagenet("autoformer-small", SMALL_CHOICES, SMALL_SUPERNET, 19e6, 24e6)
+AUTOFORMER_BASE = _imagenet("autoformer-base", BASE_CHOICES, BASE_SUPERNET, 49e6, 55e6)
 
 PRESETS = {config.preset: config for config in (DIGITS, AUTOFORMER_TINY, AUTOFORMER_SMALL, AUTOFORMER_BASE)}

@@ -27,18 +27,18 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
 
     It is compared with the smallest network whose blocks are all alike, as DeiT's are; that can lie below the budget.
     """
-    vit, axes = config.vit_for(task), config.space
-    alike = uniform(axes.embed_dim[0], axes.depth[0], axes.num_heads[0], axes.mlp_ratio[-1])
+    vit, choices = config.vit_for(task), config.space
+    alike = uniform(choices.embed_dim[0], choices.depth[0], choices.num_heads[0], choices.mlp_ratio[-1])
     return ViTProblem(
         config,
         task,
-        space=axes.space(),
+        space=choices.space(),
         vit=vit,
         build=AutoFormer,
-        supernet=partial(wide_supernet, axes, config.model.supernet_dim),
+        supernet=partial(wide_supernet, choices, config.model.supernet_dim),
         baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
-        draw=partial(drawings, max(axes.num_heads)),
-        one_block=axes.model_copy(update={"depth": (1,)}).space(),
+        draw=partial(drawings, max(choices.num_heads)),
+        one_block=choices.model_copy(update={"depth": (1,)}).space(),
         describe=lambda arch: {"embed_dim": arch["embed_dim"]},
         stages=autoformer_stages,
         name="autoformer",
@@ -48,11 +48,11 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
 
 
 def wide_supernet(
-    axes: AutoFormerSpace, width: int | None, space: Space, vit: AutoFormerConfig, **settings: Any
+    choices: AutoFormerSpace, width: int | None, space: Space, vit: AutoFormerConfig, **settings: Any
 ) -> nn.Module:
     """Return the largest network, of which all others are slices; it may be wider than any of them."""
-    if width and width not in axes.embed_dim:
-        space = axes.model_copy(update={"embed_dim": (*axes.embed_dim, width)}).space()
+    if width and width not in choices.embed_dim:
+        space = choices.model_copy(update={"embed_dim": (*choices.embed_dim, width)}).space()
     return supernet(space, vit, **settings)
 
 

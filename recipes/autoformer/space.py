@@ -21,7 +21,7 @@ class AutoFormerSpace(Section):
     )
 
     def space(self) -> Space:
-        """Return the space of these axes."""
+        """Return the space of these choices."""
         block = Space(num_heads=one_of(*self.num_heads), mlp_ratio=one_of(*self.mlp_ratio))
         return Space(embed_dim=one_of(*self.embed_dim), block=repeat(block, one_of(*self.depth)))
 
@@ -36,12 +36,12 @@ def uniform(embed_dim: int, depth: int, num_heads: int, mlp_ratio: float) -> Arc
     return Arch.from_parts("block", [block] * depth, {"embed_dim": embed_dim, "block.count": depth})
 
 
-TINY_AXES = AutoFormerSpace()
-SMALL_AXES = AutoFormerSpace(embed_dim=(320, 384, 448), num_heads=(5, 6, 7), mlp_ratio=(3, 3.5, 4))
-BASE_AXES = AutoFormerSpace(embed_dim=(528, 576, 624), depth=(14, 15, 16), num_heads=(9, 10), mlp_ratio=(3, 3.5, 4))
+TINY_CHOICES = AutoFormerSpace()
+SMALL_CHOICES = AutoFormerSpace(embed_dim=(320, 384, 448), num_heads=(5, 6, 7), mlp_ratio=(3, 3.5, 4))
+BASE_CHOICES = AutoFormerSpace(embed_dim=(528, 576, 624), depth=(14, 15, 16), num_heads=(9, 10), mlp_ratio=(3, 3.5, 4))
 """Heads as the authors' released code has them; the paper's table begins at 8."""
 
-TINY, SMALL, BASE = TINY_AXES.space(), SMALL_AXES.space(), BASE_AXES.space()
+TINY, SMALL, BASE = TINY_CHOICES.space(), SMALL_CHOICES.space(), BASE_CHOICES.space()
 
 TINY_SUPERNET, SMALL_SUPERNET, BASE_SUPERNET = uniform(256, 14, 4, 4), uniform(448, 14, 7, 4), uniform(640, 16, 10, 4)
 """The largest networks of the published supernets; Tiny's and Base's are wider than any in their spaces."""

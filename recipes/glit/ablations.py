@@ -36,7 +36,7 @@ def hierarchical(problem: ViTProblem[Config]) -> list[RunStage]:
 
 
 def joint(problem: ViTProblem[Config], epochs_factor: float = 1) -> list[RunStage]:
-    """Return one search of all axes at once."""
+    """Return one search of all choices at once."""
     return [*joint_stages(problem, epochs_factor), tested("joint")]
 
 
@@ -47,7 +47,7 @@ def drawn(problem: ViTProblem[Config]) -> list[RunStage]:
 
 def same(problem: ViTProblem[Config], heads: int) -> list[RunStage]:
     """Return the training of the network that has the same heads in every block."""
-    arch = same_heads(heads, problem.config.axes())
+    arch = same_heads(heads, problem.config.choices())
     return [RetrainStage("network/retrain", archs=(arch,), halving=False), tested("network")]
 
 

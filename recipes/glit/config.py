@@ -103,8 +103,8 @@ class Config(ViTRunConfig):
         """The method, which names runs and stands in their reports."""
         return (self.method,)
 
-    def axes(self) -> GLiTSpace:
-        """Return the axes of the search as the space functions take them."""
+    def choices(self) -> GLiTSpace:
+        """Return the choices of the search as the space functions take them."""
         return GLiTSpace(num_heads=self.model.num_heads, **self.space.model_dump())
 
     def variant(self) -> Variant:
@@ -262,7 +262,7 @@ def fit(facts: FolderFacts) -> Config:
             augment=augment.model_copy(update={"erase": 0.25}),
         ),
     )
-    deit = Macs(config.vit(num_classes=facts.classes))(same_heads(model.num_heads, config.axes()))
+    deit = Macs(config.vit(num_classes=facts.classes))(same_heads(model.num_heads, config.choices()))
     budget = Budgets(
         heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit)
     )

@@ -55,7 +55,7 @@ BASE_VIT = GLiTConfig(embed_dim=768, num_heads=12)
 
 
 class BlockChoices(NamedTuple):
-    """One block of an architecture, with 0 for the axes that it does not have."""
+    """One block of an architecture, with 0 for the choices that it does not have."""
 
     global_heads: int
     qkv_ratio: float

@@ -33,7 +33,7 @@ from .variant import Variant
 class Levels:
     """The architectures of the hierarchical search's two levels (paper, section 3.3), and of the joint one."""
 
-    axes: GLiTSpace
+    choices: GLiTSpace
     cost: AdditiveCost
     budget: Budgets
     further: tuple[Budget, ...] = ()
@@ -48,20 +48,20 @@ class Levels:
     def heads(self) -> Feasible:
         """The first level: the heads of every block inside its upper bound, with details inside the last level's."""
         upper = Budget(self.cost, at_most=self.budget.heads_at_most, names=("", "budget.heads_at_most"))
-        last = reduced(self.axes).within(self.details_budget, *self.further)
-        return completable(heads_space(self.axes).within(upper), last, "block.*.global_heads")
+        last = reduced(self.choices).within(self.details_budget, *self.further)
+        return completable(heads_space(self.choices).within(upper), last, "block.*.global_heads")
 
     def details(self, inputs: Mapping[str, Any]) -> Feasible:
         """The second level: the details of every block, heads as the winner of the first level has them."""
         heads = Arch(inputs["heads/retrain"]["winner"])
-        return details_space(heads, self.axes).within(self.details_budget, *self.further)
+        return details_space(heads, self.choices).within(self.details_budget, *self.further)
 
 
 def levels_in(vit: GLiTConfig, config: Config) -> Levels:
     """Return the levels of the search that the settings ask for."""
     macs, budget = Macs(vit), config.budget
     cost = macs if budget.cost == "macs" else PaperMacs(vit)
-    return Levels(config.axes(), cost, budget, tuple(budget.further(macs, Params(vit))))
+    return Levels(config.choices(), cost, budget, tuple(budget.further(macs, Params(vit))))
 
 
 def levels_of(problem: ViTProblem[Config]) -> Levels:
@@ -72,17 +72,17 @@ def levels_of(problem: ViTProblem[Config]) -> Levels:
 
 def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
     """Return the search that the settings ask for; it is compared with the network whose heads are all global."""
-    vit, axes = config.vit_for(task), config.axes()
+    vit, choices = config.vit_for(task), config.choices()
     levels = levels_in(vit, config)
-    deit = same_heads(config.model.num_heads, axes)
+    deit = same_heads(config.model.num_heads, choices)
 
     def describe(arch: Arch) -> dict[str, Any]:
-        return {"paper_macs": PaperMacs(vit)(arch), "variant": config.model.variant, "locality": axes.locality}
+        return {"paper_macs": PaperMacs(vit)(arch), "variant": config.model.variant, "locality": choices.locality}
 
     return ViTProblem(
         config,
         task,
-        space=table2(axes),
+        space=table2(choices),
         vit=vit,
         build=build_in,
         supernet=partial(supernet, sharing=config.model.sharing),
@@ -93,7 +93,7 @@ def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         draw=partial(block_drawings, num_heads=config.model.num_heads),
         describe=describe,
         stages=partial(glit_stages, levels),
-        one_block=table2(axes.with_blocks(1)),
+        one_block=table2(choices.with_blocks(1)),
         name="glit",
         title="GLiT",
         drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
@@ -125,7 +125,7 @@ def hierarchical_stages(levels: Levels, problem: Problem[Any]) -> list[RunStage]
 
 
 def joint_stages(problem: Problem[Any], epochs_factor: float = 1) -> list[RunStage]:
-    """Return one search of all axes at once."""
+    """Return one search of all choices at once."""
     return level_stages(problem, "joint", Searched(lambda inputs: problem.inside), epochs_factor=epochs_factor)
 
 

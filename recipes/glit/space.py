@@ -15,7 +15,7 @@ Number = Annotated[int | float, Field(gt=0)]
 
 
 class SpaceConfig(Section):
-    """What each axis of a block offers, and the values that are held while an axis is not searched.
+    """What each choice of a block offers, and the values that are held while a choice is not searched.
 
     The section `space` of the settings. `global_heads` counts the attention heads G of a block; the others are local.
     `qkv_ratio` is d_k over the width of the heads, `mlp_ratio` is the paper's d_z, `expansion` E and `kernel_size` K
@@ -65,12 +65,12 @@ class GLiTSpace(SpaceConfig):
 
     @property
     def all_details(self) -> tuple[str, ...]:
-        """The low-level axes, in order."""
+        """The low-level choices, in order."""
         local = ("window",) if self.locality == "window" else ("kernel_size", "expansion")
         return (*local, "qkv_ratio", "mlp_ratio")
 
     def details(self, global_heads: int) -> tuple[str, ...]:
-        """Return the low-level axes that a block of some heads uses."""
+        """Return the low-level choices that a block of some heads uses."""
         unused: set[str] = set()
         if global_heads == self.num_heads:
             unused |= {"kernel_size", "expansion", "window"}
@@ -87,16 +87,16 @@ class GLiTSpace(SpaceConfig):
         return ("qkv_ratio" if self.locality == "window" else "expansion"), "mlp_ratio"
 
     def held_details(self) -> dict[str, Value]:
-        """Return what each low-level axis is held at."""
+        """Return what each low-level choice is held at."""
         return {name: getattr(self, f"held_{name}") for name in self.all_details}
 
     def held(self) -> dict[str, Value]:
-        """Return the low-level axes that some block has, as stage one holds them, by pattern."""
+        """Return the low-level choices that some block has, as stage one holds them, by pattern."""
         used = {name for heads in self.global_heads for name in self.details(heads)}
         return {f"block.*.{name}": value for name, value in self.held_details().items() if name in used}
 
     def with_blocks(self, blocks: int) -> "GLiTSpace":
-        """Return the same axes for another depth."""
+        """Return the same choices for another depth."""
         return self.model_copy(update={"blocks": blocks})
 
 
@@ -112,17 +112,17 @@ TINY_CONV2D = GLiTSpace(locality="conv2d", kernel_size=(3, 5, 7), held_kernel_si
 """Table 6: convolution over the grid of patches as locality."""
 
 
-def table2(axes: GLiTSpace = TINY) -> Space:
-    """Return the joint space: every block has all axes that it uses, 198 distinct blocks for three heads."""
+def table2(choices: GLiTSpace = TINY) -> Space:
+    """Return the joint space: every block has all choices that it uses, 198 distinct blocks for three heads."""
 
     def block(heads: int) -> Space:
-        return Space(**{name: one_of(*getattr(axes, name)) for name in axes.details(heads)})
+        return Space(**{name: one_of(*getattr(choices, name)) for name in choices.details(heads)})
 
-    heads = one_of({heads: block(heads) for heads in axes.global_heads})
-    return Space(block=repeat(Space(global_heads=heads), axes.blocks))
+    heads = one_of({heads: block(heads) for heads in choices.global_heads})
+    return Space(block=repeat(Space(global_heads=heads), choices.blocks))
 
 
-def reduced(axes: GLiTSpace = TINY) -> Space:
+def reduced(choices: GLiTSpace = TINY) -> Space:
     """Return the union of what stage two can search: nine candidates for each kind of block (section 3.3).
 
     An all-local block searches K and E, an all-global one d_k and d_z, a mixed one E and d_z. Where attention in
@@ -130,46 +130,46 @@ def reduced(axes: GLiTSpace = TINY) -> Space:
     """
 
     def block(heads: int) -> Space:
-        searched, held = axes.searched_details(heads), axes.held_details()
-        nodes = {n: one_of(*getattr(axes, n)) if n in searched else held[n] for n in axes.details(heads)}
+        searched, held = choices.searched_details(heads), choices.held_details()
+        nodes = {n: one_of(*getattr(choices, n)) if n in searched else held[n] for n in choices.details(heads)}
         return Space(**nodes)
 
-    heads = one_of({heads: block(heads) for heads in axes.global_heads})
-    return Space(block=repeat(Space(global_heads=heads), axes.blocks))
+    heads = one_of({heads: block(heads) for heads in choices.global_heads})
+    return Space(block=repeat(Space(global_heads=heads), choices.blocks))
 
 
-def with_unused_choices(axes: GLiTSpace = TINY) -> Space:
-    """Return the space as the paper counts it, in which every block has every axis whether it uses it or not."""
-    names = ("global_heads", *axes.all_details)
-    return Space(block=repeat(Space(**{name: one_of(*getattr(axes, name)) for name in names}), axes.blocks))
+def with_unused_choices(choices: GLiTSpace = TINY) -> Space:
+    """Return the space as the paper counts it, in which every block has every choice whether it uses it or not."""
+    names = ("global_heads", *choices.all_details)
+    return Space(block=repeat(Space(**{name: one_of(*getattr(choices, name)) for name in names}), choices.blocks))
 
 
-def heads_space(axes: GLiTSpace = TINY) -> Space:
+def heads_space(choices: GLiTSpace = TINY) -> Space:
     """Return stage one's space: the heads of every block, details held."""
-    return table2(axes).pin(axes.held())
+    return table2(choices).pin(choices.held())
 
 
-def details_space(heads: Arch, axes: GLiTSpace = TINY) -> Space:
+def details_space(heads: Arch, choices: GLiTSpace = TINY) -> Space:
     """Return stage two's space: the details of every block, heads fixed as in an architecture."""
-    return reduced(axes).pin(heads.only("block.*.global_heads"))
+    return reduced(choices).pin(heads.only("block.*.global_heads"))
 
 
-def block_arch(axes: GLiTSpace, global_heads: int, details: Mapping[str, Value]) -> dict[str, Value]:
+def block_arch(choices: GLiTSpace, global_heads: int, details: Mapping[str, Value]) -> dict[str, Value]:
     """Return the entries of one block, without the details that it does not use."""
-    return {"global_heads": global_heads} | {name: details[name] for name in axes.details(global_heads)}
+    return {"global_heads": global_heads} | {name: details[name] for name in choices.details(global_heads)}
 
 
-def with_heads(heads: Sequence[int], axes: GLiTSpace = TINY) -> Arch:
+def with_heads(heads: Sequence[int], choices: GLiTSpace = TINY) -> Arch:
     """Return the network that has these heads, block by block, with the details held."""
-    return Arch.from_parts("block", [block_arch(axes, count, axes.held_details()) for count in heads])
+    return Arch.from_parts("block", [block_arch(choices, count, choices.held_details()) for count in heads])
 
 
-def same_heads(heads: int, axes: GLiTSpace = TINY) -> Arch:
+def same_heads(heads: int, choices: GLiTSpace = TINY) -> Arch:
     """Return the network that has the same heads in every block, details held: table 1's rows.
 
     With all heads global it is the DeiT-shaped network.
     """
-    return with_heads([heads] * axes.blocks, axes)
+    return with_heads([heads] * choices.blocks, choices)
 
 
 GLIT = reduced(TINY)

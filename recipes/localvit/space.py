@@ -50,18 +50,18 @@ VARIANTS: dict[int, Mapping[str, Value]] = {
 """The published variants by their numbers, "act 1" to "act 5"; squeeze-excitation has a reduction beside."""
 
 
-def locality(axes: LocalViTSpace = TINY) -> Space:
-    """Return the space: 111 distinct blocks with the default axes."""
-    opened = {"none": None, "se": Space(reduction=one_of(*axes.reduction)), "eca": Space(gate=one_of(*axes.gate))}
-    ratio = one_of(*axes.mlp_ratio)
+def locality(choices: LocalViTSpace = TINY) -> Space:
+    """Return the space: 111 distinct blocks with the default choices."""
+    opened = {"none": None, "se": Space(reduction=one_of(*choices.reduction)), "eca": Space(gate=one_of(*choices.gate))}
+    ratio = one_of(*choices.mlp_ratio)
     local = Space(
         mlp_ratio=ratio,
-        kernel_size=one_of(*axes.kernel_size),
-        activation=one_of(*axes.activation),
-        channel_attention=one_of({name: opened[name] for name in axes.channel_attention}),
+        kernel_size=one_of(*choices.kernel_size),
+        activation=one_of(*choices.activation),
+        channel_attention=one_of({name: opened[name] for name in choices.channel_attention}),
     )
     stages = {False: Space(mlp_ratio=ratio), True: local}
-    return Space(block=repeat(Space(depthwise=one_of({has: stages[has] for has in axes.depthwise})), axes.blocks))
+    return Space(block=repeat(Space(depthwise=one_of({has: stages[has] for has in choices.depthwise})), choices.blocks))
 
 
 def variant(

@@ -16,7 +16,7 @@ from recipes.autoformer.model import AutoFormer, AutoFormerConfig
 from recipes.autoformer.space import BASE, SMALL, TINY, AutoFormerSpace, uniform
 from recipes.autoformer.supernet import supernet
 
-AXES = AutoFormerSpace(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
+CHOICES = AutoFormerSpace(embed_dim=(16, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(2, 2.5))
 VIT = AutoFormerConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
 
 
@@ -33,34 +33,34 @@ class TestBase(SpaceContract):
 
 
 class TestMacs(CostContract):
-    space, cost = AXES.space(), Macs(VIT)
+    space, cost = CHOICES.space(), Macs(VIT)
 
     def counted(self, arch: Arch) -> int:
         return count_macs(AutoFormer(VIT, arch), torch.zeros(1, 1, 8, 8))
 
 
 class TestParams(CostContract):
-    space, cost = AXES.space(), Params(VIT)
+    space, cost = CHOICES.space(), Params(VIT)
 
     def counted(self, arch: Arch) -> int:
         return count_params(AutoFormer(VIT, arch))
 
 
 class TestSupernet(SupernetContract):
-    space = AXES.space()
+    space = CHOICES.space()
 
     def make_supernet(self) -> Supernet:
-        return supernet(AXES.space(), VIT, drop_path=0.2)
+        return supernet(CHOICES.space(), VIT, drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)
 
 
 class TestPackedBiases(SupernetContract):
-    space = AXES.space()
+    space = CHOICES.space()
 
     def make_supernet(self) -> Supernet:
-        return supernet(AXES.space(), VIT, qkv_bias="packed", drop_path=0.2)
+        return supernet(CHOICES.space(), VIT, qkv_bias="packed", drop_path=0.2)
 
     def make_inputs(self) -> Tensor:
         return torch.randn(3, 1, 8, 8)

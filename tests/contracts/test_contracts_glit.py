@@ -18,9 +18,9 @@ from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import GLIT, TABLE2, GLiTSpace, details_space, heads_space, same_heads, table2
 from recipes.glit.supernet import supernet
 
-AXES = GLiTSpace(blocks=3, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4), mlp_ratio=(2, 4))
+CHOICES = GLiTSpace(blocks=3, kernel_size=(3, 9), held_kernel_size=9, expansion=(1, 4), mlp_ratio=(2, 4))
 VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
-SMALL = table2(AXES)
+SMALL = table2(CHOICES)
 
 
 class TestGlit(SpaceContract):
@@ -32,11 +32,11 @@ class TestTable2(SpaceContract):
 
 
 class TestHeads(SpaceContract):
-    space = heads_space(AXES)
+    space = heads_space(CHOICES)
 
 
 class TestDetails(SpaceContract):
-    space = details_space(same_heads(1, AXES), AXES)
+    space = details_space(same_heads(1, CHOICES), CHOICES)
 
 
 class TestMacs(CostContract):

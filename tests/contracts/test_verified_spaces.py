@@ -16,7 +16,7 @@ from nasx.space import Space
 from nasx.verify import verify
 from recipes.autoformer import cost as autoformer_cost
 from recipes.autoformer import model as autoformer_model
-from recipes.autoformer.space import BASE_AXES, SMALL_AXES, AutoFormerSpace
+from recipes.autoformer.space import BASE_CHOICES, SMALL_CHOICES, AutoFormerSpace
 from recipes.autoformer.supernet import supernet as autoformer_supernet
 from recipes.glit import cost as glit_cost
 from recipes.glit import model as glit_model
@@ -56,11 +56,11 @@ def glit(space: Space, sharing: str) -> Subject:
     return space, supernet, torch.randn(2, 1, 16, 16), *costs, build
 
 
-def autoformer(axes: AutoFormerSpace) -> Subject:
-    supernet = autoformer_supernet(axes.space(), AUTOFORMER_VIT)
+def autoformer(choices: AutoFormerSpace) -> Subject:
+    supernet = autoformer_supernet(choices.space(), AUTOFORMER_VIT)
     build = partial(autoformer_model.AutoFormer, AUTOFORMER_VIT)
     costs = autoformer_cost.Macs(AUTOFORMER_VIT), autoformer_cost.Params(AUTOFORMER_VIT)
-    return axes.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
+    return choices.space(), supernet, torch.randn(2, 1, 8, 8), *costs, build
 
 
 def localvit() -> Subject:
@@ -83,8 +83,8 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "GLiT, joint, entangled": partial(glit, JOINT, "entangled"),
     # the depths, heads and ratios of the published spaces; widths a twelfth of theirs
     "AutoFormer": partial(autoformer, AutoFormerSpace(embed_dim=(16, 18, 20))),
-    "AutoFormer-Small": partial(autoformer, SMALL_AXES.model_copy(update={"embed_dim": (26, 32, 37)})),
-    "AutoFormer-Base": partial(autoformer, BASE_AXES.model_copy(update={"embed_dim": (44, 48, 52)})),
+    "AutoFormer-Small": partial(autoformer, SMALL_CHOICES.model_copy(update={"embed_dim": (26, 32, 37)})),
+    "AutoFormer-Base": partial(autoformer, BASE_CHOICES.model_copy(update={"embed_dim": (44, 48, 52)})),
     "LocalViT": localvit,
     "cell": cell,
 }

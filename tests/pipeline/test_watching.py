@@ -218,25 +218,34 @@ def test_weights_and_biases_are_logged_offline(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.glob(f"wandb/offline-run-*-{known}/run-{known}.wandb"))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlflow's own calls
 def test_mlflow_is_logged_into_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sqlalchemy")
-    mlflow = pytest.importorskip("mlflow")
+    for module in ("sqlalchemy", "alembic", "mlflow"):
+        pytest.importorskip(module)
+    import mlflow
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     for number in range(2):
         with logging_to("mlflow", tmp_path, {"seed": 0, "search": {"population": 4}}) as hook:
             assert hook is not None
             hook(CandidateScored("search", 0, number, SPACE[0], 5.0, 0.5, 0.5))
     known = json.loads((tmp_path / "mlflow.json").read_text())["id"]
     history = mlflow.MlflowClient().get_metric_history(known, "search/score")
-    assert [metric.step for metric in history] == [0, 1]
+    assert [(metric.step, metric.value) for metric in history] == [(0, 0.5), (1, 0.5)]
+    assert mlflow.MlflowClient().get_run(known).data.params == {"seed": "0", "search.population": "4"}
+    assert (tmp_path / "mlflow.db").stat().st_size
+    assert not (Path.cwd() / "mlruns").exists()
 
 
 @pytest.mark.parametrize(
-    ("log", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")]
+    ("log", "module"),
+    [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow"), ("mlflow", "sqlalchemy")],
 )
 def test_a_missing_library_is_named_before_anything_starts(
     log: Any, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(Refused, match=rf"pip install 'nasx\[{log}\]'"):
         run(problem(task=task()), tmp_path / "run", machine=MACHINE, log=log)

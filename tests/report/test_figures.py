@@ -117,6 +117,20 @@ def test_the_best_so_far_never_falls_and_ends_at_the_best_score() -> None:
     assert "80.00 %" in str(best.get_label())
 
 
+def test_long_names_end_inside_the_panel() -> None:
+    name = "a baseline of my own: global_heads 3, qkv_ratio 1·1·2·1, mlp_ratio 4·2·4·4"
+    curves = loss_curves([Curve(f"{name} {i}", (1, 2), (3.0, 2.0), str(i // 2)) for i in range(4)])
+    trained = accuracy_over_cost([NetworkRow(name, 5, 12, 0.7, 0.8), NetworkRow(name, 5, 20, 0.7, 0.75)])
+    for figure in (curves, trained):
+        figure.draw_without_rendering()
+        legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()))]
+        assert legends
+        for panel, legend in enumerate(legends):
+            end = figure.bbox.width * (panel % 2 + 1) / min(2, len(legends))
+            assert legend.get_window_extent().x1 <= end
+            assert all(text.get_text().startswith("a baseline of my own") for text in legend.get_texts())
+
+
 def test_each_search_and_each_group_of_curves_has_its_panel() -> None:
     searches = [SearchHistory(name, (Candidate(0, 1, 0.5),)) for name in ("heads", "details", "more")]
     assert [axes.get_title("left") for axes in candidates_by_generation(searches).axes] == ["heads", "details", "more"]

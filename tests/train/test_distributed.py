@@ -52,9 +52,9 @@ from recipes.glit.model import GLiTConfig, build_in
 from recipes.glit.space import GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 
-AXES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
+CHOICES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
 VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=36, num_heads=3)
-SPACE: Space = table2(AXES)
+SPACE: Space = table2(CHOICES)
 BATCH = 32
 Sharing = Literal["separate", "entangled"]
 State = dict[str, Tensor]

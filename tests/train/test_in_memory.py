@@ -86,14 +86,14 @@ def test_no_batches_and_impossible_sizes_are_refused() -> None:
         next(held(2).batches(0))
 
 
-AXES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
+CHOICES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5)
 VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12)
 
 
 def test_recalibration_and_scoring_in_one_visit_are_those_one_after_the_other() -> None:
     torch.manual_seed(0)
-    whole = supernet(table2(AXES), VIT, init_std=0.3)
-    arch = table2(AXES).sample(4)
+    whole = supernet(table2(CHOICES), VIT, init_std=0.3)
+    arch = table2(CHOICES).sample(4)
     first, second = held(20, 20), held(16, 9)
     apart = Subnet(copy.deepcopy(whole), arch)
     expected_statistics = recalibrate(apart, first.batches(20))

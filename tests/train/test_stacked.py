@@ -26,7 +26,7 @@ from recipes.glit.model import build_in
 from recipes.glit.space import heads_space
 
 VIT = DIGITS.vit(in_channels=1, num_classes=10)
-ARCH = heads_space(DIGITS.axes()).sample(3)  # attention, convolution and BatchNorm
+ARCH = heads_space(DIGITS.choices()).sample(3)  # attention, convolution and BatchNorm
 
 
 def network(seed: int) -> nn.Module:
@@ -163,7 +163,7 @@ def test_a_step_that_breaks_one_network_changes_none() -> None:
 
 
 def test_networks_of_different_architectures_are_refused() -> None:
-    other = build_in(VIT, heads_space(DIGITS.axes()).sample(5))
+    other = build_in(VIT, heads_space(DIGITS.choices()).sample(5))
     with pytest.raises(ValueError, match="the same architecture, but number 1 differs"):
         StackedNetworks([network(0), other])
     with pytest.raises(ValueError, match="no networks"):

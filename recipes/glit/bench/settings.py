@@ -40,8 +40,8 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1)
 
     @property
-    def axes(self) -> GLiTSpace:
-        """The axes of stage one: the heads of every block, details held."""
+    def choices(self) -> GLiTSpace:
+        """The choices of stage one: the heads of every block, details held."""
         return GLiTSpace(
             blocks=self.blocks,
             num_heads=self.num_heads,
@@ -54,7 +54,7 @@ class Settings:
     @property
     def space(self) -> Space:
         """Stage one's space: 256 networks."""
-        return heads_space(self.axes)
+        return heads_space(self.choices)
 
     @property
     def vit(self) -> GLiTConfig:

@@ -66,9 +66,9 @@ def test_a_run_compares_three_ways_to_weights_and_is_not_done_twice(
 def test_plan_counts_the_space_and_the_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--json", "--no-timing"]) == 0
     document = json.loads(capsys.readouterr().out)
-    axes = PRESETS["digits"].space
-    per_block = len(axes.num_heads) * len(axes.mlp_ratio)
-    assert document["size"] == len(axes.embed_dim) * sum(per_block**depth for depth in axes.depth)
+    choices = PRESETS["digits"].space
+    per_block = len(choices.num_heads) * len(choices.mlp_ratio)
+    assert document["size"] == len(choices.embed_dim) * sum(per_block**depth for depth in choices.depth)
     assert 0 < document["feasible_size"] < document["size"]
     assert [stage["name"] for stage in document["stages"]] == [
         *("sizes/supernet", "sizes/search", "sizes/inherit", "sizes/finetune", "sizes/retrain"),

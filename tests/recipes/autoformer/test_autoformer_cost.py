@@ -44,7 +44,7 @@ def test_random_networks_of_all_sizes_cost_what_is_counted() -> None:
 
 @pytest.mark.parametrize("relative_positions", [True, False])
 def test_other_frames(relative_positions: bool) -> None:
-    axes = AutoFormerSpace(embed_dim=(20, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
+    choices = AutoFormerSpace(embed_dim=(20, 24), depth=(1, 2, 3), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
     settings: dict[str, Any] = {
         "image_size": 12,
         "patch_size": 3,
@@ -54,9 +54,9 @@ def test_other_frames(relative_positions: bool) -> None:
         "max_offset": 2,
         "relative_positions": relative_positions,
     }
-    supernet = make_supernet(axes.space(), AutoFormerConfig(**settings))
+    supernet = make_supernet(choices.space(), AutoFormerConfig(**settings))
     images = torch.zeros(1, 1, 12, 12)
-    for arch in axes.space().sample(np.random.default_rng(1), 25):
+    for arch in choices.space().sample(np.random.default_rng(1), 25):
         for network in (AutoFormer(AutoFormerConfig(**settings), arch), supernet.extract(arch)):
             assert count_macs(network, images) == macs.configured(**settings)(arch)
             assert count_params(network) == params.configured(**settings)(arch)

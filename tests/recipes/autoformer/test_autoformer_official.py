@@ -114,12 +114,12 @@ def test_the_published_supernet_s_networks_equal_the_source_s() -> None:
 
 @torch.no_grad()
 def test_supernets_of_any_size_equal_the_source_s() -> None:
-    axes = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
+    choices = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
     state = _random(_shapes(), std=0.3)
     supernet = load_supernet(state).eval()
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     for seed in range(20):
-        arch = axes.space().sample(seed)
+        arch = choices.space().sample(seed)
         torch.testing.assert_close(supernet(images, arch), _reference(state, images, arch), rtol=1e-4, atol=1e-4)
 
 

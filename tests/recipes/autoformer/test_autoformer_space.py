@@ -17,7 +17,7 @@ from recipes.autoformer.space import (
     SMALL,
     SMALL_SUPERNET,
     TINY,
-    TINY_AXES,
+    TINY_CHOICES,
     TINY_SUPERNET,
     AutoFormerSpace,
     uniform,
@@ -45,8 +45,8 @@ def test_uniform_networks_and_the_largest() -> None:
     assert uniform(192, 12, 3, 3.5) in TINY
     assert uniform(320, 14, 5, 4) in SMALL
     assert uniform(624, 16, 10, 3) in BASE
-    assert TINY_AXES.largest() == uniform(240, 14, 4, 4)
-    assert TINY_AXES.largest() in TINY
+    assert TINY_CHOICES.largest() == uniform(240, 14, 4, 4)
+    assert TINY_CHOICES.largest() in TINY
 
 
 def test_published_sizes_lie_inside() -> None:
@@ -61,12 +61,12 @@ def test_supernets_hold_the_largest_networks_of_their_spaces() -> None:
         assert largest["block.count"] == supernet["block.count"]
 
 
-AXES = AutoFormerSpace(embed_dim=(192, 216), depth=(2, 3), num_heads=(3, 4), mlp_ratio=(3.5, 4))
+CHOICES = AutoFormerSpace(embed_dim=(192, 216), depth=(2, 3), num_heads=(3, 4), mlp_ratio=(3.5, 4))
 
 
 @pytest.mark.parametrize("cost", [params, macs], ids=["params", "macs"])
 def test_budgets_are_exact_though_the_width_is_shared(cost: object) -> None:
-    space = AXES.space()
+    space = CHOICES.space()
     costs = sorted(cost(arch) for arch in space)  # type: ignore[operator]
     assert len(costs) == 2 * (4**2 + 4**3)
     for low, high in ((0, 160), (10, 30), (70, 71), (100, 159)):

@@ -12,9 +12,9 @@ from recipes.autoformer.space import AutoFormerSpace, uniform
 from recipes.autoformer.supernet import QkvBias
 from recipes.autoformer.supernet import supernet as make_supernet
 
-AXES = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
+CHOICES = AutoFormerSpace(embed_dim=(12, 16, 20), depth=(2, 3, 4), num_heads=(1, 2, 3), mlp_ratio=(1, 1.5, 2))
 VIT = AutoFormerConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, head_dim=8, max_offset=2)
-SPACE = AXES.space()
+SPACE = CHOICES.space()
 
 
 def make(qkv_bias: QkvBias = "thirds", **settings: float) -> Supernet:
@@ -32,7 +32,7 @@ def images(seed: int = 0, batch: int = 4) -> Tensor:
 
 def test_rates_of_drop_path_stay_with_their_blocks() -> None:
     supernet = make(drop_path=0.3)
-    for depth in AXES.depth:
+    for depth in CHOICES.depth:
         network = supernet.extract(uniform(16, depth, 1, 1))
         rates = [module.rate for module in network.modules() if isinstance(module, DropPath)]
         assert rates == pytest.approx([0, 0.1, 0.2, 0.3][:depth])

@@ -45,9 +45,9 @@ def rows(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_table_1_trains_every_number_of_global_heads_with_every_seed(tmp_path: Path) -> None:
     document = run("table1", tmp_path, seeds=(3, 5))
-    vit, axes = CONFIG.vit(in_channels=1, num_classes=10), CONFIG.axes()
+    vit, choices = CONFIG.vit(in_channels=1, num_classes=10), CONFIG.choices()
     for heads, row in zip((3, 2, 1, 0), document["rows"], strict=True):
-        arch = same_heads(heads, axes)
+        arch = same_heads(heads, choices)
         assert [Arch(network["arch"]) for network in row["networks"]] == [arch, arch]
         assert [network["seed"] for network in row["networks"]] == [3, 5]
         assert (row["macs"]["mean"], row["params"]["mean"]) == (Macs(vit)(arch), Params(vit)(arch))
@@ -96,7 +96,7 @@ def test_stage_one_only_is_the_first_half_of_both_stages(tmp_path: Path) -> None
     heads = [Arch(row["networks"][0]["arch"]).only("block.*.global_heads") for row in (first, both)]
     assert heads[0] == heads[1]
     searched = Arch(first["networks"][0]["arch"])
-    for pattern, value in CONFIG.axes().held().items():
+    for pattern, value in CONFIG.choices().held().items():
         assert set(searched.only(pattern).values()) <= {value}
 
 
@@ -156,9 +156,9 @@ def test_a_heat_map_is_the_mean_over_channels_of_what_the_last_norm_reads(locali
     vit = GLiTConfig(
         image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=12, variant=Variant(locality=locality)
     )
-    axes = GLiTSpace(blocks=2, locality=locality, kernel_size=(3,), held_kernel_size=3)
+    choices = GLiTSpace(blocks=2, locality=locality, kernel_size=(3,), held_kernel_size=3)
     torch.manual_seed(0)
-    network = build_in(vit, same_heads(1, axes), init_std=0.2).eval()
+    network = build_in(vit, same_heads(1, choices), init_std=0.2).eval()
     images = torch.randn(3, 1, 8, 8)
     read: list[torch.Tensor] = []
     network.norm.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))

@@ -305,8 +305,8 @@ def test_a_run_and_its_continuation(
     assert json.loads((run / "summary.json").read_text()) == summary
     assert set(summary["networks"]) == {"searched", "deit_shaped", "random"}
     arch = Arch.from_json((run / "arch.json").read_text())
-    axes = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
-    assert arch in table2(axes)
+    choices = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    assert arch in table2(choices)
     vit = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 12}
     searched = summary["networks"]["searched"]
     assert searched["params"] == params.configured(**vit)(arch)

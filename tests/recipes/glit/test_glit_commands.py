@@ -62,8 +62,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arch_file(tmp_path: Path) -> Path:
     """Return a file with a network of the digits' space."""
-    axes = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
-    (tmp_path / "own.json").write_text(with_heads([0, 1, 2, 3], axes).to_json())
+    choices = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    (tmp_path / "own.json").write_text(with_heads([0, 1, 2, 3], choices).to_json())
     return tmp_path / "own.json"
 
 

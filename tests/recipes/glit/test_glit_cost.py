@@ -41,11 +41,11 @@ def test_published_networks_as_built(arch: object) -> None:
 
 
 def test_every_kind_of_block_costs_what_is_counted() -> None:
-    axes = GLiTSpace(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5)
+    choices = GLiTSpace(blocks=1, kernel_size=(3, 5, 9), held_kernel_size=5)
     vit = GLiTConfig(image_size=16, patch_size=4, num_classes=7, embed_dim=48)
     settings = {"image_size": 16, "patch_size": 4, "num_classes": 7, "embed_dim": 48}
     image = torch.zeros(1, 3, 16, 16)
-    space = table2(axes)
+    space = table2(choices)
     assert space.size == 198
     for arch in space:
         model = build_in(vit, arch)
@@ -53,12 +53,12 @@ def test_every_kind_of_block_costs_what_is_counted() -> None:
         assert count_params(model) == params.configured(**settings)(arch)
 
 
-@pytest.mark.parametrize(("axes", "width"), [(SMALL, 384), (BASE, 768)], ids=["small", "base"])
-def test_larger_sizes(axes: GLiTSpace, width: int) -> None:
-    settings = {"embed_dim": width, "num_heads": axes.num_heads, "image_size": 64}
+@pytest.mark.parametrize(("choices", "width"), [(SMALL, 384), (BASE, 768)], ids=["small", "base"])
+def test_larger_sizes(choices: GLiTSpace, width: int) -> None:
+    settings = {"embed_dim": width, "num_heads": choices.num_heads, "image_size": 64}
     for seed in range(3):
-        arch = table2(axes).sample(seed)
-        model = build(arch, embed_dim=width, num_heads=axes.num_heads, image_size=64)
+        arch = table2(choices).sample(seed)
+        model = build(arch, embed_dim=width, num_heads=choices.num_heads, image_size=64)
         assert count_macs(model, torch.zeros(1, 3, 64, 64)) == macs.configured(**settings)(arch)
         assert count_params(model) == params.configured(**settings)(arch)
 
@@ -82,18 +82,18 @@ def test_sizes_differ_in_width_and_heads_alone() -> None:
     assert (
         replace(SMALL_VIT, embed_dim=192, num_heads=3) == replace(BASE_VIT, embed_dim=192, num_heads=3) == GLiTConfig()
     )
-    for vit, axes in ((TINY_VIT, TINY), (SMALL_VIT, SMALL), (BASE_VIT, BASE)):
-        assert vit.embed_dim == 64 * vit.num_heads == 64 * axes.num_heads
-        assert axes.global_heads == tuple(vit.num_heads * third // 3 for third in range(4))
+    for vit, choices in ((TINY_VIT, TINY), (SMALL_VIT, SMALL), (BASE_VIT, BASE)):
+        assert vit.embed_dim == 64 * vit.num_heads == 64 * choices.num_heads
+        assert choices.global_heads == tuple(vit.num_heads * third // 3 for third in range(4))
 
 
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_extracted_networks_cost_what_the_formula_says(sharing: str) -> None:
-    axes = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
+    choices = GLiTSpace(blocks=4, kernel_size=(3, 5, 9), held_kernel_size=5)
     vit = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=48)
     settings = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 48}
-    supernet = make_supernet(table2(axes), vit, sharing=sharing)  # type: ignore[arg-type]
-    for arch in table2(axes).sample(np.random.default_rng(0), 20):
+    supernet = make_supernet(table2(choices), vit, sharing=sharing)  # type: ignore[arg-type]
+    for arch in table2(choices).sample(np.random.default_rng(0), 20):
         network = supernet.extract(arch)
         assert count_macs(network, torch.zeros(1, 1, 8, 8)) == macs.configured(**settings)(arch)
         assert count_params(network) == params.configured(**settings)(arch)

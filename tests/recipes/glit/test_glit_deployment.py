@@ -28,12 +28,12 @@ def vit(variant: Variant) -> GLiTConfig:
     return GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24, variant=variant)
 
 
-def axes(locality: Locality) -> GLiTSpace:
+def choices(locality: Locality) -> GLiTSpace:
     return GLiTSpace(blocks=3, locality=locality, kernel_size=(3, 5), held_kernel_size=3, window=(4, 8), held_window=4)
 
 
 def arch(variant: Variant) -> Arch:
-    return with_heads([0, 1, 3], axes(variant.locality))
+    return with_heads([0, 1, 3], choices(variant.locality))
 
 
 def network(variant: Variant) -> GLiT:
@@ -57,7 +57,7 @@ def test_a_network_trains_compiled_whole(variant: Variant) -> None:
 @pytest.mark.parametrize("sharing", ["separate", "entangled"])
 def test_an_extracted_network_compiles_whole(sharing: str) -> None:
     own = arch(OFFICIAL)
-    supernet = make_supernet(table2(axes("conv1d")), vit(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
+    supernet = make_supernet(table2(choices("conv1d")), vit(OFFICIAL), sharing=sharing).eval()  # type: ignore[arg-type]
     compiled = torch.compile(supernet.extract(own), fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(IMAGES), supernet(IMAGES, own))
     torch.compiler.reset()

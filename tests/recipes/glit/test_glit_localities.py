@@ -29,7 +29,7 @@ from recipes.glit.supernet import supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))  # 16 patches
-AXES = {
+CHOICES = {
     "conv2d": GLiTSpace(blocks=2, locality="conv2d", kernel_size=(1, 3, 5), held_kernel_size=3),
     "window": GLiTSpace(blocks=2, locality="window", window=(2, 4, 8), held_window=4),
 }
@@ -46,19 +46,19 @@ def vit(locality: Locality, variant: Variant = OFFICIAL) -> GLiTConfig:
 
 @both
 def test_sizes_and_what_stage_one_holds(locality: Locality) -> None:
-    axes = TINY_CONV2D if locality == "conv2d" else TINY_WINDOW
-    assert reduced(axes).size == 36**12
-    assert table2(axes).size == (198 if locality == "conv2d" else 3 * 27 + 9) ** 12
-    stage_one = heads_space(axes)
+    choices = TINY_CONV2D if locality == "conv2d" else TINY_WINDOW
+    assert reduced(choices).size == 36**12
+    assert table2(choices).size == (198 if locality == "conv2d" else 3 * 27 + 9) ** 12
+    stage_one = heads_space(choices)
     assert stage_one.size == 4**12
     local = stage_one[0]
     held = {"kernel_size": 5, "expansion": 4} if locality == "conv2d" else {"window": 28, "qkv_ratio": 1}
     assert dict(local.parts("block")[0]) == {"global_heads": 0} | held | {"mlp_ratio": 4}
     for heads in range(4):
-        details = details_space(same_heads(heads, axes), axes)
+        details = details_space(same_heads(heads, choices), choices)
         assert details.size == 9**12
-        assert same_heads(heads, axes) in details
-        assert details.sample(heads) in table2(axes)
+        assert same_heads(heads, choices) in details
+        assert details.sample(heads) in table2(choices)
 
 
 @pytest.mark.parametrize("projection", ["separate", "joint"])
@@ -66,25 +66,25 @@ def test_sizes_and_what_stage_one_holds(locality: Locality) -> None:
 @both
 def test_every_kind_of_block_costs_what_is_counted(locality: Locality, variant: Variant, projection: str) -> None:
     own = vit(locality, replace(variant, projection=projection))  # type: ignore[arg-type]
-    for arch in table2(AXES[locality].with_blocks(1)).sample(0, 30):
+    for arch in table2(CHOICES[locality].with_blocks(1)).sample(0, 30):
         network = build_in(own, arch)
         assert count_macs(network, IMAGES[:1]) == Macs(own)(arch)
         assert count_params(network) == Params(own)(arch)
 
 
 class TestWindowSpace(SpaceContract):
-    space = table2(AXES["window"])
+    space = table2(CHOICES["window"])
 
 
 class TestConv2dMacs(CostContract):
-    space, cost = table2(AXES["conv2d"]), Macs(vit("conv2d"))
+    space, cost = table2(CHOICES["conv2d"]), Macs(vit("conv2d"))
 
     def counted(self, arch: Arch) -> int:
         return count_macs(build_in(vit("conv2d"), arch), IMAGES[:1])
 
 
 class TestWindowSupernet(SupernetContract):
-    space = table2(AXES["window"])
+    space = table2(CHOICES["window"])
 
     def make_supernet(self) -> Supernet:
         return supernet(self.space, vit("window"), sharing="separate")
@@ -94,8 +94,8 @@ class TestWindowSupernet(SupernetContract):
 
 
 def local_part(locality: Locality, **details: float) -> nn.Module:
-    axes = AXES[locality].with_blocks(1)
-    arch = Arch({**same_heads(0, axes), **{f"block.0.{name}": value for name, value in details.items()}})
+    choices = CHOICES[locality].with_blocks(1)
+    arch = Arch({**same_heads(0, choices), **{f"block.0.{name}": value for name, value in details.items()}})
     torch.manual_seed(0)
     return build_in(vit(locality), arch, init_std=0.2).eval().get_submodule("blocks.0.local")
 
@@ -137,7 +137,7 @@ def test_two_dimensional_convolution_sees_a_square_and_no_further_than_its_edges
 
 
 def test_conv2d_has_no_class_token_and_classifies_the_mean() -> None:
-    network = build_in(vit("conv2d"), same_heads(1, AXES["conv2d"]), init_std=0.2).eval()
+    network = build_in(vit("conv2d"), same_heads(1, CHOICES["conv2d"]), init_std=0.2).eval()
     assert "cls_token" not in network.state_dict()
     assert network.pos_embed.shape == (1, 16, 24)
     tokens = torch.randn(2, 16, 24)
@@ -146,9 +146,9 @@ def test_conv2d_has_no_class_token_and_classifies_the_mean() -> None:
 
 
 def test_kernels_and_windows_of_the_paper_run_at_its_size() -> None:
-    for axes in (TINY_CONV2D, TINY_WINDOW):
-        own = GLiTConfig(variant=Variant(locality=axes.locality))
-        arch = table2(axes.with_blocks(3)).sample(0)
+    for choices in (TINY_CONV2D, TINY_WINDOW):
+        own = GLiTConfig(variant=Variant(locality=choices.locality))
+        arch = table2(choices.with_blocks(3)).sample(0)
         with torch.device("meta"):
             network, image = build_in(own, arch), torch.zeros(1, 3, 224, 224)
         assert count_macs(network, image) == Macs(own)(arch)
@@ -157,12 +157,12 @@ def test_kernels_and_windows_of_the_paper_run_at_its_size() -> None:
 def test_blocks_of_another_locality_and_windows_that_do_not_divide_are_refused() -> None:
     pairs: list[tuple[Locality, Locality]] = [("conv2d", "window"), ("window", "conv2d")]
     for locality, other in pairs:
-        own, arch = vit(locality), same_heads(1, AXES[other])
+        own, arch = vit(locality), same_heads(1, CHOICES[other])
         uses: list[Callable[[Arch], object]] = [Macs(own), Params(own), partial(build_in, own)]
         for use in uses:
             with pytest.raises(ValueError, match=f"locality is '{locality}'"):
                 use(arch)
     with pytest.raises(ValueError, match=r"must divide the 16 patches, but got 5"):
-        build_in(vit("window"), Arch({**same_heads(0, AXES["window"]), "block.0.window": 5}))
+        build_in(vit("window"), Arch({**same_heads(0, CHOICES["window"]), "block.0.window": 5}))
     with pytest.raises(ValueError, match=r"must divide the 16 patches, but got 14"):
         supernet(table2(TINY_WINDOW.with_blocks(1)), vit("window"), sharing="entangled")

@@ -60,7 +60,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_configuration_without_variant_or_locality_means_the_released_code() -> None:
     plain = Config(preset="plain")
-    assert (plain.axes(), plain.vit()) == (GLiTSpace(), GLiTConfig())
+    assert (plain.choices(), plain.vit()) == (GLiTSpace(), GLiTConfig())
     assert plain.variant() == OFFICIAL
 
 
@@ -68,10 +68,10 @@ def test_variant_and_locality_reach_frame_and_axes() -> None:
     plain = Config(preset="plain")
     assert apply_settings(plain, ["model.variant=paper"]).vit().variant == PAPER
     windows = apply_settings(plain, ["space.locality=window"])
-    assert windows.axes() == TINY_WINDOW
+    assert windows.choices() == TINY_WINDOW
     assert windows.vit().variant.locality == "window"
     grid = ["space.locality=conv2d", "space.kernel_size=[3,5,7]", "space.held_kernel_size=5"]
-    assert apply_settings(plain, grid).axes() == TINY_CONV2D
+    assert apply_settings(plain, grid).choices() == TINY_CONV2D
     assert not apply_settings(plain, grid).vit().has_class_token
 
 
@@ -96,12 +96,13 @@ def test_presets_of_before_compute_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "axes", "bound"), [("glit-tiny", TINY, 1.4e9), ("glit-small", SMALL, 4.4e9), ("glit-base", BASE, 17.0e9)]
+    ("name", "choices", "bound"),
+    [("glit-tiny", TINY, 1.4e9), ("glit-small", SMALL, 4.4e9), ("glit-base", BASE, 17.0e9)],
 )
-def test_presets_hold_the_papers_settings(name: str, axes: GLiTSpace, bound: float) -> None:
+def test_presets_hold_the_papers_settings(name: str, choices: GLiTSpace, bound: float) -> None:
     config = PRESETS[name]
-    assert config.axes() == axes
-    assert config.vit().embed_dim == 64 * axes.num_heads
+    assert config.choices() == choices
+    assert config.vit().embed_dim == 64 * choices.num_heads
     assert (config.data.image_size, config.model.patch_size, config.data.val_images) == (224, 16, 50_000)
     supernet, search, retrain = config.supernet, config.search, config.retrain
     assert (supernet.optimizer, supernet.lr, supernet.batch_size, supernet.epochs) == ("sgd", 0.2, 1024, 100)
@@ -116,7 +117,7 @@ def test_presets_hold_the_papers_settings(name: str, axes: GLiTSpace, bound: flo
     budget = config.budget
     assert (budget.cost, budget.heads_at_most, budget.details_at_most) == ("paper_macs", bound, bound)
     cost = PaperMacs(config.vit())
-    assert min(cost(arch) for arch in table2(axes).sample(0, 200)) < bound < cost(table2(axes)[0]) * 10
+    assert min(cost(arch) for arch in table2(choices).sample(0, 200)) < bound < cost(table2(choices)[0]) * 10
 
 
 def test_the_published_network_lies_inside_its_preset() -> None:
@@ -161,7 +162,7 @@ def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula
                 *LOCALITIES[locality],
             ],
         )
-        vit, space = config.vit(num_classes=3), table2(config.axes())
+        vit, space = config.vit(num_classes=3), table2(config.choices())
         torch.manual_seed(seed)
         images = torch.randn(2, 3, vit.image_size, vit.image_size)
         for i, arch in enumerate(space.sample(seed, count)):

@@ -21,8 +21,8 @@ def test_sizes() -> None:
     assert with_unused_choices().size == 324**12
     assert heads_space().size == 4**12 == 16_777_216
     assert details_space(GLIT_TINY).size == 9**12 == 282_429_536_481
-    for axes in (SMALL, BASE):
-        assert (table2(axes).size, reduced(axes).size) == (198**12, 36**12)
+    for choices in (SMALL, BASE):
+        assert (table2(choices).size, reduced(choices).size) == (198**12, 36**12)
 
 
 def test_table2_contains_glit_and_the_published_networks() -> None:

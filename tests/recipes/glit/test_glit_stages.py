@@ -34,14 +34,14 @@ def test_every_heads_of_stage_one_have_details_in_the_budget() -> None:
     problem = glit(tight)
     levels = levels_of(problem)
     inside = set(levels.heads)
-    for arch in heads_space(levels.axes):
+    for arch in heads_space(levels.choices):
         feasible = levels.cost(arch) <= 1.35e6
         try:
             feasible &= levels.details({"heads/retrain": {"winner": dict(arch)}}).size > 0
         except ValueError:
             feasible = False
         assert (arch in inside) == feasible
-    assert 0 < len(inside) < heads_space(levels.axes).size
+    assert 0 < len(inside) < heads_space(levels.choices).size
 
 
 def test_a_space_of_many_heads_is_counted_no_further_than_needed() -> None:

@@ -17,9 +17,9 @@ from recipes.glit.space import GLiTSpace, details_space, heads_space, same_heads
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER, Locality, Variant
 
-AXES = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5, mlp_ratio=(2, 4))
+CHOICES = GLiTSpace(blocks=3, kernel_size=(3, 5, 9), held_kernel_size=5, mlp_ratio=(2, 4))
 VIT = GLiTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=24)
-SPACE = table2(AXES)
+SPACE = table2(CHOICES)
 
 
 def make(sharing: Literal["separate", "entangled"], space: Space = SPACE, vit: GLiTConfig = VIT) -> Supernet:
@@ -40,7 +40,7 @@ def _batches(steps: int) -> list[tuple[Tensor, Tensor]]:
 
 def test_unsampled_candidates_are_untouched_with_separate_weights() -> None:
     supernet = make("separate")
-    first, second = same_heads(3, AXES), same_heads(0, AXES)
+    first, second = same_heads(3, CHOICES), same_heads(0, CHOICES)
     optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=1e-2)
     paths = itertools.cycle([first, second])
     # one step of each fills the momentum of both, so that momentum could move what a later step does not sample
@@ -56,7 +56,7 @@ def test_unsampled_candidates_are_untouched_with_separate_weights() -> None:
 
 def test_unsampled_slices_get_zero_gradient_with_entangled_weights() -> None:
     supernet = make("entangled")
-    arch = Arch({**same_heads(1, AXES), "block.0.mlp_ratio": 2})
+    arch = Arch({**same_heads(1, CHOICES), "block.0.mlp_ratio": 2})
     ((images, labels),) = _batches(1)
     torch.nn.functional.cross_entropy(supernet(images, arch), labels).backward()  # type: ignore[no-untyped-call]
     gradient = supernet.get_parameter("blocks.0.mlp.fc1.weight").grad
@@ -74,16 +74,16 @@ def test_unsampled_slices_get_zero_gradient_with_entangled_weights() -> None:
 
 
 def test_a_stage_holds_only_what_its_space_reaches() -> None:
-    assert _candidates(heads_space(AXES)) == {
+    assert _candidates(heads_space(CHOICES)) == {
         *(("attn", f"global_heads={heads},qkv_ratio=1") for heads in (1, 2, 3)),
         *(("local", f"global_heads={heads},kernel_size=5,expansion=4") for heads in (0, 1, 2)),
         ("mlp", "mlp_ratio=4"),
     }
     assert len(_candidates(SPACE)) == 3 * 3 + 3 * 9 + 2
-    assert len(_candidates(details_space(same_heads(0, AXES), AXES))) == 9 + 1
+    assert len(_candidates(details_space(same_heads(0, CHOICES), CHOICES))) == 9 + 1
     with_paper = replace(VIT, variant=PAPER)
     joint = {f"global_heads={heads}" for heads in range(4)}
-    assert {copy for part, copy in _candidates(heads_space(AXES), with_paper) if part == "proj"} == joint
+    assert {copy for part, copy in _candidates(heads_space(CHOICES), with_paper) if part == "proj"} == joint
 
 
 def _candidates(space: Space, vit: GLiTConfig = VIT) -> set[tuple[str, str]]:

@@ -17,8 +17,8 @@ from recipes.glit.space import GLiTSpace, same_heads, table2
 from recipes.glit.supernet import supernet
 from recipes.glit.variant import OFFICIAL, PAPER, VARIANTS, Variant
 
-AXES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5, expansion=(1, 4), mlp_ratio=(2, 4))
-SPACE = table2(AXES)
+CHOICES = GLiTSpace(blocks=2, kernel_size=(3, 5, 9), held_kernel_size=5, expansion=(1, 4), mlp_ratio=(2, 4))
+SPACE = table2(CHOICES)
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 SWITCHES = [
@@ -48,7 +48,7 @@ every_switch = pytest.mark.parametrize("variant", SWITCHES, ids=spelled)
 
 @every_switch
 def test_every_kind_of_block_costs_what_is_counted(variant: Variant) -> None:
-    own, one = vit(variant), table2(AXES.with_blocks(1))
+    own, one = vit(variant), table2(CHOICES.with_blocks(1))
     for arch in itertools.islice(one, 0, None, 9):
         network = build_in(own, arch)
         assert count_macs(network, IMAGES[:1]) == Macs(own)(arch)
@@ -98,7 +98,7 @@ def test_a_deit_block_is_one_in_both_but_for_the_activation() -> None:
     paper = {"variant": PAPER}
     assert params.configured(**paper)(DEIT_TINY) == params(DEIT_TINY)
     assert macs.configured(**paper)(DEIT_TINY) == macs(DEIT_TINY) == paper_macs.configured(**paper)(DEIT_TINY)
-    swish, same = same_heads(3, AXES), replace(PAPER, ffn_activation="gelu")
+    swish, same = same_heads(3, CHOICES), replace(PAPER, ffn_activation="gelu")
     plain, joint = network(OFFICIAL, swish), network(same, swish).eval()
     for mine, theirs in zip(joint.blocks, plain.blocks, strict=True):
         state = theirs.state_dict()
@@ -111,7 +111,7 @@ def test_a_deit_block_is_one_in_both_but_for_the_activation() -> None:
 
 @torch.no_grad()
 def test_what_a_sub_module_reads() -> None:
-    arch = same_heads(1, AXES.with_blocks(1))
+    arch = same_heads(1, CHOICES.with_blocks(1))
     for variant, global_reads in ((OFFICIAL, 8), (PAPER, 24)):
         block = network(variant, arch).eval().blocks[0]
         attention = block.get_submodule("attn.qkv")
@@ -128,7 +128,7 @@ def test_what_a_sub_module_reads() -> None:
 
 
 def test_one_projection_has_the_whole_width_whatever_the_heads_and_their_inner_width() -> None:
-    for arch in table2(AXES.with_blocks(1)).sample(0, 20):
+    for arch in table2(CHOICES.with_blocks(1)).sample(0, 20):
         projection = network(PAPER, arch).get_submodule("blocks.0.proj")
         assert isinstance(projection, nn.Linear)
         assert (projection.in_features, projection.out_features) == (24, 24)
@@ -136,7 +136,7 @@ def test_one_projection_has_the_whole_width_whatever_the_heads_and_their_inner_w
 
 @torch.no_grad()
 def test_local_sub_module_of_the_paper_step_by_step() -> None:
-    local = network(PAPER, same_heads(0, AXES.with_blocks(1))).get_submodule("blocks.0.local").eval()
+    local = network(PAPER, same_heads(0, CHOICES.with_blocks(1))).get_submodule("blocks.0.local").eval()
     for norm in (m for m in local.modules() if isinstance(m, nn.BatchNorm1d)):
         norm.running_mean.normal_() if norm.running_mean is not None else None
         norm.weight.normal_()
@@ -152,13 +152,13 @@ def test_local_sub_module_of_the_paper_step_by_step() -> None:
 def test_each_dropout_acts_in_training_only_and_where_its_part_is(name: str) -> None:
     variant = Variant(**{name: 0.5})  # type: ignore[arg-type]
     part = {"local_dropout": 0, "ffn_dropout": 1, "attention_dropout": 3}[name]
-    own = network(variant, same_heads(part, AXES))
-    plain = network(OFFICIAL, same_heads(part, AXES))
+    own = network(variant, same_heads(part, CHOICES))
+    plain = network(OFFICIAL, same_heads(part, CHOICES))
     plain.load_state_dict(own.state_dict())
     assert not torch.equal(own.train()(IMAGES), plain.train()(IMAGES))
     assert torch.equal(own.eval()(IMAGES), own(IMAGES))
     if part in (0, 3):  # a network without that part is untouched
-        own, plain = network(variant, same_heads(3 - part, AXES)), network(OFFICIAL, same_heads(3 - part, AXES))
+        own, plain = network(variant, same_heads(3 - part, CHOICES)), network(OFFICIAL, same_heads(3 - part, CHOICES))
         plain.load_state_dict(own.state_dict())
         assert torch.equal(own.train()(IMAGES), plain.train()(IMAGES))
 

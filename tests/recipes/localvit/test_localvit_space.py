@@ -26,7 +26,7 @@ class TestLocalViTSpace(SpaceContract):
 
 
 @pytest.mark.parametrize(
-    "axes",
+    "choices",
     [
         TINY,
         SMALL,
@@ -38,11 +38,13 @@ class TestLocalViTSpace(SpaceContract):
     ],
     ids=["tiny", "small", "only-local", "only-plain", "no-squeeze"],
 )
-def test_size(axes: LocalViTSpace) -> None:
-    attentions = {"none": 1, "se": len(axes.reduction), "eca": len(axes.gate)}
-    local = len(axes.kernel_size) * len(axes.activation) * sum(attentions[name] for name in axes.channel_attention)
-    block = len(axes.mlp_ratio) * ((False in axes.depthwise) + (True in axes.depthwise) * local)
-    assert locality(axes).size == block**axes.blocks
+def test_size(choices: LocalViTSpace) -> None:
+    attentions = {"none": 1, "se": len(choices.reduction), "eca": len(choices.gate)}
+    local = (
+        len(choices.kernel_size) * len(choices.activation) * sum(attentions[name] for name in choices.channel_attention)
+    )
+    block = len(choices.mlp_ratio) * ((False in choices.depthwise) + (True in choices.depthwise) * local)
+    assert locality(choices).size == block**choices.blocks
 
 
 def test_default_block_has_111_candidates() -> None:
@@ -83,8 +85,8 @@ def test_unknown_names_are_refused() -> None:
 
 
 def test_budgets_draw_exactly() -> None:
-    axes = LocalViTSpace(blocks=2, kernel_size=(3, 5), reduction=(4, 8))
-    space, cost = locality(axes), macs.configured(image_size=16, patch_size=4, embed_dim=16, num_classes=3)
+    choices = LocalViTSpace(blocks=2, kernel_size=(3, 5), reduction=(4, 8))
+    space, cost = locality(choices), macs.configured(image_size=16, patch_size=4, embed_dim=16, num_classes=3)
     costs = sorted(cost(arch) for arch in space)
     budget = Budget(cost, at_least=costs[len(costs) // 3], at_most=costs[len(costs) // 3 + 40])
     inside = {arch for arch in space if budget.lower <= cost(arch) <= budget.upper}

@@ -12,9 +12,9 @@ from recipes.localvit.model import LocalViTConfig
 from recipes.localvit.space import LocalViTSpace, locality, variant
 from recipes.localvit.supernet import supernet as make_supernet
 
-AXES = LocalViTSpace(blocks=3, reduction=(2, 4, 8))
+CHOICES = LocalViTSpace(blocks=3, reduction=(2, 4, 8))
 VIT = LocalViTConfig(image_size=8, patch_size=2, in_channels=1, num_classes=10, embed_dim=8, num_heads=2)
-SPACE = locality(AXES)
+SPACE = locality(CHOICES)
 
 
 def images(seed: int, count: int = 4) -> Tensor:
@@ -39,7 +39,7 @@ class TestLocalViTSupernet(SupernetContract):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_every_candidate_of_a_block_is_its_extracted_network(training: bool) -> None:
-    space = locality(LocalViTSpace(blocks=1, reduction=AXES.reduction))
+    space = locality(LocalViTSpace(blocks=1, reduction=CHOICES.reduction))
     supernet = make(space)
     for arch in space:
         network = supernet.train(training).extract(arch)
