@@ -6,6 +6,7 @@ Exit status: 0 done, 1 a check failed, or a bug with its traceback, 2 bad input,
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,9 +37,17 @@ def bad_input() -> Iterator[None]:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; bad input prints its message alone, on standard error."""
+    """Run a command and return its exit status; bad input prints its message alone, on standard error.
+
+    A command whose output nobody reads any more, as in `plan | head`, ends quietly.
+    """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails when it flushes
+        return DONE
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

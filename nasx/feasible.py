@@ -521,11 +521,12 @@ def _same(first: object, second: object) -> bool:
 
 
 def _nothing_inside(budget: Budget, reach: Attainable) -> str:
+    hint = " (write 1.4G for 1,400,000,000, or 40% for a share of the largest)"
     return (
         f"the budget of {budget} holds no architecture of this space; "
         f"attainable are {reach.low:,} to {reach.high:,} {budget.unit}".rstrip()
         + f"; change {_bounds(budget)}"
-        + (" (write 1.4G for 1,400,000,000)" if budget.upper * 1000 < reach.low else "")
+        + (hint if budget.upper * 1000 < reach.low else "")
     )
 
 

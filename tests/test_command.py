@@ -40,6 +40,17 @@ def test_unknown_words_get_the_nearest(capsys: pytest.CaptureFixture[str], tmp_p
         assert captured.err.count("\n") == 1
 
 
+def test_a_reader_may_stop_reading() -> None:
+    words = [sys.executable, "-m", "recipes.glit", "plan", "--no-timing"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as plan:
+        assert plan.stdout is not None
+        assert plan.stderr is not None
+        assert plan.stdout.readline()
+        plan.stdout.close()
+        assert plan.stderr.read() == "reading settings and images\n"
+    assert plan.returncode == 0
+
+
 def test_a_recipe_is_called_as_it_was_started(tmp_path: Path) -> None:
     for module, shown in (("nasx", "usage: nasx autoformer "), ("recipes", "usage: python -m recipes.autoformer ")):
         words = ["nasx", "autoformer"] if module == "nasx" else ["recipes.autoformer"]

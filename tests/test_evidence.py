@@ -1,14 +1,20 @@
 """The evidence page: every number of it comes from the committed results."""
 
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.evidence import claims, page, results
 from benchmarks.evidence.markdown import points
-from benchmarks.evidence.on_table import halve
+from benchmarks.evidence.on_table import Listed, halve
 from benchmarks.evidence.results import Truth, best_of, best_of_random
+from nasx import Arch
 from nasx.comparison import Difference
 from nasx.search import Halving
+from nasx.space import ArchSet
 from recipes.glit.bench import table
 
 
@@ -78,3 +84,21 @@ def test_the_table_says_what_it_covers() -> None:
     assert row.test_accuracy == pytest.approx(row.test_hits.mean())
     assert len(row.test_hits) == 10_000
     assert results.cifar10_truth(found).test.shape == (len(archs), 2)
+
+
+def test_networks_of_a_table_are_drawn_as_those_of_any_set() -> None:
+    found = table()
+    archs = list(found.archs)
+    listed, filtered = Listed(found.settings.space, archs), found.settings.space.where(frozenset(archs).__contains__)
+    first, second = archs[0], archs[len(archs) // 2]
+    draws: list[Callable[[ArchSet, np.random.Generator], Arch]] = [
+        lambda archs, rng: archs.sample(rng),
+        lambda archs, rng: archs.mutate(first, rng, 0.4),
+        lambda archs, rng: archs.crossover(first, second, rng),
+    ]
+    for draw in draws:
+        counts = [Counter(draw(of, np.random.default_rng(seed)) for seed in range(800)) for of in (listed, filtered)]
+        often = [arch for arch in archs if counts[0][arch] + counts[1][arch] > 10]
+        table_of_counts = [[count[arch] for arch in often] for count in counts]
+        assert len(often) > 1
+        assert stats.chi2_contingency(table_of_counts).pvalue > 1e-4

@@ -18,10 +18,10 @@ BuildViT = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class ViTBlocks:
-    """Builds what a ViT config's networks consist of, with inputs for batches of some images.
+    """Builds what the networks of a ViT config `vit` consist of, with inputs for batches of `batch_size` images.
 
-    `nasx.latency.measure_latency` times them. The network of an architecture whose `block.count` is 0 is what stands
-    around the blocks.
+    `build(vit, arch)` returns a network with its blocks in `blocks`; that of an architecture whose `block.count` is 0
+    is what stands around the blocks. `nasx.latency.measure_latency` times both.
 
     Examples:
         >>> latency = measure_latency(TABLE2, ViTBlocks(build_in, GLiTConfig()))
@@ -54,7 +54,7 @@ class ViTBlocks:
 
 @dataclass(frozen=True)
 class ViTCost(AdditiveCost):
-    """A cost of the networks of one ViT config."""
+    """A cost of the networks of one ViT config, `vit`."""
 
     vit: Any
 
@@ -67,8 +67,9 @@ class ViTCost(AdditiveCost):
 class CountedViTCost(ViTCost):
     """Multiply-adds of one image, or parameters, counted once for each block that is asked for.
 
-    Modules run on `meta`, which computes nothing: a block takes some milliseconds for its multiply-adds and less than
-    one for its parameters.
+    `kind` says which of the two, "macs" or "params"; `build(vit, arch)` returns a network of the ViT config `vit` with
+    its blocks in `blocks`. Modules run on `meta`, which computes nothing: a block takes some milliseconds for its
+    multiply-adds and less than one for its parameters.
     """
 
     build: BuildViT

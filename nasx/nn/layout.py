@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -136,8 +136,14 @@ def rule_of(layout: Layout, name: str) -> Rule:
     if pattern is None:
         return prefix
     rule = layout[pattern]
-    if not all(map(callable, rule.values() if isinstance(rule, Mapping) else (rule,))):
-        raise TypeError(f"the layout of {pattern!r} is a rule or {{dim: rule}}, but got {rule!r}")
+    rules: list[Any] = list(rule.values()) if isinstance(rule, Mapping) else [rule]
+    if not all(map(callable, rules)):
+        raise TypeError(
+            f"the layout of {pattern!r} is a rule or {{dim: rule}}, but got {rule!r}; rules are prefix, suffix, "
+            "centred, stacked(n) and functions of your own"
+        )
+    if stacked in rules:
+        raise TypeError(f"the layout of {pattern!r} does not say how many parts are stacked; write stacked(3) of three")
     return _by_dimension(rule) if isinstance(rule, Mapping) else rule
 
 

@@ -1,7 +1,9 @@
 """The supernet of a space: a store of tensors, and a rule from an architecture to the slices that its network uses."""
 
 import copy
+import logging
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
-from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, default_dtype
 from nasx.nn.survey import Survey, survey
 from nasx.space import ArchSet
 
+logger = logging.getLogger(__name__)
+
+_PACKED = re.compile(r"(^|\.)(qkv|Wqkv|query_key_value|in_proj)(_weight|_bias|\.weight|\.bias)$")
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
 _KEPT_INDICES = 100_000  # of tensors in one shape each
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
@@ -253,6 +258,7 @@ class Supernet(nn.Module):
         self._check_patterns(found)
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
+        self._warn_of_stacks(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
@@ -493,6 +499,25 @@ class Supernet(nn.Module):
                         value = slot.holder[slot.leaf]
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
 
+    def _warn_of_stacks(self, found: Survey) -> None:
+        """Say which tensors look like parts stacked in one, of which a plain prefix mixes one part with another."""
+        seen: dict[str, int] = {}
+        for name in self._rules:
+            infos = [network.tensors[name] for network in found.blueprints if name in network.tensors]
+            parts = _stacked_parts(name, infos[0].owner)
+            if parts and most_exact(self._layout, name) is None and len({info.shape[0] for info in infos}) > 1:
+                seen.setdefault(re.sub(r"\b\d+\b", "*", name), parts)
+        for pattern, parts in seen.items():
+            logger.warning(
+                "%r seems to hold %d stacked parts whose sizes vary, but its slices are its first rows, which belong "
+                "to other parts in other networks; add layout={%r: stacked(%d)} (nasx.nn.stacked), or `prefix` to "
+                "keep them",
+                pattern,
+                parts,
+                pattern,
+                parts,
+            )
+
     def _check_patterns(self, found: Survey) -> None:
         known = found.names
         for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
@@ -581,6 +606,13 @@ class Subnet(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Subnet":
         return type(self)(copy.deepcopy(self.supernet, memo), self.arch)
+
+
+def _stacked_parts(name: str, owner: type[nn.Module]) -> int:
+    """Return how many parts a tensor of this name usually stacks along its rows, 0 where it is one whole."""
+    if issubclass(owner, nn.RNNBase):
+        return {nn.LSTM: 4, nn.GRU: 3}.get(owner, 0)
+    return 3 if _PACKED.search(name) else 0
 
 
 def _bind(slots: Sequence[_Slot]) -> None:

@@ -77,7 +77,10 @@ class ViTConfig(ImageConfig):
 
 
 def hidden_width(embed_dim: int, mlp_ratio: Value) -> int:
-    """Return the hidden width of a feed-forward, at least 1: a ratio times the tokens' width, cut to a whole number."""
+    """Return the hidden width of a feed-forward: `mlp_ratio` times the tokens' width `embed_dim`, as a whole number.
+
+    Raises ValueError where it is below 1.
+    """
     hidden = int(embed_dim * float(mlp_ratio))
     if hidden < 1:
         raise ValueError(
@@ -87,7 +90,7 @@ def hidden_width(embed_dim: int, mlp_ratio: Value) -> int:
 
 
 def block_parts(arch: Arch) -> list[Arch]:
-    """Return the choices of an architecture's blocks in order; a ValueError where they are not as many as it says.
+    """Return the choices of the blocks of `arch` in order; a ValueError where they are not as many as it says.
 
     Without `block.count` there must be some; with a `block.count` of 0 there are none, which is what stands around the
     blocks.

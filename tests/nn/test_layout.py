@@ -267,3 +267,37 @@ def test_the_rules_are_public_values() -> None:
     rules: list[Rule] = [prefix, suffix, centred, stacked(2)]
     assert len({repr(rule) for rule in rules}) == 4
     assert stacked(2) == stacked(2, prefix) != stacked(3)
+
+
+class Packed(nn.Module):
+    """Joint queries, keys and values, and a recurrent layer, whose widths are an architecture's."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        width = int(arch["width"])
+        self.qkv = nn.Linear(4, 3 * width)
+        self.attn = nn.MultiheadAttention(width, 1)
+        self.gates = nn.LSTM(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.qkv(x)
+
+
+def test_stacked_parts_without_a_layout_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    space = Space(width=one_of(2, 4))
+    Supernet(Packed, space)
+    warned = [record.getMessage() for record in caplog.records]
+    for name, parts in (("qkv.weight", 3), ("attn.in_proj_weight", 3), ("gates.weight_ih_l0", 4)):
+        assert any(text.startswith(f"'{name}'") and f"stacked({parts})" in text for text in warned)
+    assert not any("out_proj" in text for text in warned)
+    caplog.clear()
+    layout = {"qkv": stacked(3), "attn.in_proj_*": prefix, "gates": stacked(4)}
+    Supernet(Packed, space, layout=layout)
+    Supernet(Packed, Space(width=one_of(4)))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("rule", "mend"), [("qkv", r"rules are prefix, suffix"), (stacked, r"write stacked\(3\)")])
+def test_what_is_no_rule_is_refused_with_the_mend(rule: Any, mend: str) -> None:
+    with pytest.raises(TypeError, match=mend):
+        Supernet(Packed, Space(width=one_of(2, 4)), layout={"qkv": rule})

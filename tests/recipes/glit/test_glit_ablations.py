@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import apply_settings
+from nasx.pipeline.ablation import seeds_of
 from nasx.pipeline.machine import Machine
 from recipes.glit.__main__ import main
-from recipes.glit.ablations import ablate, check, kernels, seeds_of, windows
+from recipes.glit.ablations import ablation, kernels, windows
 from recipes.glit.config import CIFAR10, DIGITS
 from recipes.glit.cost import Macs, PaperMacs, Params
 from recipes.glit.heatmaps import first_of_each_class, heat_maps_of_run, token_maps
@@ -35,7 +36,7 @@ MACHINE = Machine(device="cpu", processes=1)
 
 
 def run(table: str, root: Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
-    return ablate(table, CONFIG, None, root, MACHINE, seeds=seeds)
+    return ablation(table, CONFIG, None, MACHINE).run(root, MACHINE, seeds=seeds)
 
 
 def rows(document: dict[str, Any]) -> dict[str, Any]:
@@ -107,14 +108,14 @@ def test_an_interrupted_table_goes_on_with_the_same_result(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ablate("table1", CONFIG, None, tmp_path / "stopped", MACHINE, show)
+        ablation("table1", CONFIG, None, MACHINE).run(tmp_path / "stopped", MACHINE, show)
     assert not (tmp_path / "stopped" / "table1.json").exists()
     again: list[str] = []
 
     def note(description: str, done: float, total: float, note: str = "") -> None:
         again.append(description)
 
-    document = ablate("table1", CONFIG, None, tmp_path / "stopped", MACHINE, note)
+    document = ablation("table1", CONFIG, None, MACHINE).run(tmp_path / "stopped", MACHINE, note)
     assert {text.split(":")[0] for text in again} == {"heads1 seed 0", "heads0 seed 0"}
     for row in (*whole["rows"], *document["rows"]):
         del row["networks"][0]["seconds"]
@@ -122,13 +123,13 @@ def test_an_interrupted_table_goes_on_with_the_same_result(tmp_path: Path) -> No
 
 
 def test_what_a_row_cannot_do_is_said_before_anything_is_trained() -> None:
-    check("table6", DIGITS, None, MACHINE)
+    ablation("table6", DIGITS, None, MACHINE).check(MACHINE)
     nothing = ["budget.heads_at_most=1e8", "budget.details_at_least=1e7", "budget.details_at_most=2e7"]
     with pytest.raises(ValueError, match="attainable"):
-        check("table5", apply_settings(DIGITS, nothing), None, MACHINE)
+        ablation("table5", apply_settings(DIGITS, nothing), None, MACHINE).check(MACHINE)
     for setting in ("supernet.paths=fair", 'search.mutation_probability={"block.*.global_heads": 0.2}'):
         with pytest.raises(ValueError, match=r"open subspaces|for the gene 'block\.0\.\w+'"):
-            check("table5", apply_settings(DIGITS, [setting]), None, MACHINE)
+            ablation("table5", apply_settings(DIGITS, [setting]), None, MACHINE).check(MACHINE)
 
 
 @pytest.mark.parametrize(
