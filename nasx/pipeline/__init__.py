@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasx.pipeline.config import RunConfig
-    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, OutOfMemory, Refused
+    from nasx.pipeline.errors import CorruptWeights, Diverged, ExportFailed, NotEnoughSpace, OutOfMemory, Refused
     from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
@@ -22,6 +22,7 @@ __all__ = [
     "Baseline",
     "CorruptWeights",
     "Diverged",
+    "ExportFailed",
     "FrontNetwork",
     "ImageTask",
     "Machine",
@@ -44,6 +45,7 @@ _MODULES = {
     "Baseline": "problem",
     "CorruptWeights": "errors",
     "Diverged": "errors",
+    "ExportFailed": "errors",
     "SearchResult": "runner",
     "FrontNetwork": "runner",
     "ImageTask": "images",

@@ -97,6 +97,7 @@ class DeployCommands:
         if options.preprocess and options.format != "onnx":
             raise BadInput(f"--preprocess is of --format onnx, but got --format {options.format}; remove --preprocess")
         with bad_input():
+            from nasx.pipeline.errors import ExportFailed
             from nasx.pipeline.export_formats import write_onnx, write_pt2, write_safetensors
             from nasx.pipeline.exported import open_model
 
@@ -109,7 +110,7 @@ class DeployCommands:
                         files = write_pt2(model, options.out, force=options.force)
                     case _:
                         files = write_safetensors(model, options.out, force=options.force)
-            except ArithmeticError as error:  # what was exported computes something else
+            except ExportFailed as error:
                 print(f"error: {error}; choose another --format", file=sys.stderr)
                 return FAILED
         return show_written(options, model, files)

@@ -19,3 +19,7 @@ class Diverged(ArithmeticError):
 
 class OutOfMemory(RuntimeError):
     """A device had too little memory for a stage; the message names the settings to change."""
+
+
+class ExportFailed(RuntimeError):
+    """A network cannot be written in a format, or what was written computes something else; no file was kept."""

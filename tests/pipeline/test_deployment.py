@@ -1,11 +1,12 @@
 """Exported networks of every recipe: read back by nasx, timm, ONNX Runtime and torch alone; their cards' code runs."""
 
+import errno
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,14 @@ from nasx import Arch
 from nasx.data import BrokenImageError, Files, PhotoSet, eval_batches
 from nasx.nn import ImageConfig
 from nasx.pipeline.classifier import Classifier
+from nasx.pipeline.errors import ExportFailed
 from nasx.pipeline.export_formats import write_onnx, write_pt2, write_safetensors
 from nasx.pipeline.exported import ExportedModel, open_model
 from nasx.pipeline.model_card import MARK
 from nasx.pipeline.onnx_files import add_preprocessing
 from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import open_recipe, recipe_module, recipe_names
+from nasx.run import write_bytes
 from nasx.verify import export_onnx
 from recipes.autoformer.model import AutoFormerConfig
 from recipes.autoformer.space import uniform
@@ -343,6 +346,58 @@ def test_exports_do_not_overwrite_what_they_did_not_write(tmp_path: Path) -> Non
     assert MARK in before["README.md"].decode()
     write_safetensors(model, tmp_path / "twice", force=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "twice").iterdir()} == before
+
+
+class Uneven(nn.Module):
+    """Computes something else when it is traced: what a faulty converter would make of a network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 2.0 if torch.compiler.is_compiling() else 1.0
+        return x.mean((2, 3)) * scale
+
+
+class Untraceable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) * (2.0 if float(x.sum()) > 0 else 1.0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, about networks like these
+@pytest.mark.parametrize("write", [write_onnx, write_pt2])
+@pytest.mark.parametrize(
+    ("network", "why"), [(Uneven(), "its logits differ by"), (Untraceable(), "cannot export this network")]
+)
+def test_a_network_that_cannot_be_exported_leaves_what_was_there(
+    write: Callable[..., object], network: nn.Module, why: str, tmp_path: Path
+) -> None:
+    model = replace(exported("localvit"), network=network)
+    with pytest.raises(ExportFailed, match=why) as raised:
+        write(model, tmp_path / "new")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "new").exists()
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("model.onnx", "model.pt2", "README.md"):
+        (old / name).write_text(MARK)
+    with pytest.raises(ExportFailed):
+        write(model, old, force=True)
+    assert [path.read_text() for path in old.iterdir()] == [MARK] * 3
+
+
+def test_an_export_on_a_disk_that_fails_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = exported("localvit")
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "README.md":
+            raise OSError(errno.ENOSPC, "no space", str(path))
+        write_bytes(path, data)
+
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("nasx.pipeline.export_formats.write_bytes", full)
+    for folder, left in ((tmp_path / "new", None), (tmp_path / "own", ["notes.txt"])):
+        with pytest.raises(OSError, match="no space"):
+            write_safetensors(model, folder)
+        assert (sorted(path.name for path in folder.iterdir()) if folder.exists() else None) == left
 
 
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
