@@ -501,11 +501,15 @@ class Supernet(nn.Module):
 
     def _warn_of_stacks(self, found: Survey) -> None:
         """Say which tensors look like parts stacked in one, of which a plain prefix mixes one part with another."""
+        rows: dict[str, set[int]] = {}
+        for network in found.blueprints:
+            for key, shape in found.shapes(network).items():
+                rows.setdefault(key, set()).update(shape[:1])
         seen: dict[str, int] = {}
-        for name in self._rules:
-            infos = [network.tensors[name] for network in found.blueprints if name in network.tensors]
-            parts = _stacked_parts(name, infos[0].owner)
-            if parts and most_exact(self._layout, name) is None and len({info.shape[0] for info in infos}) > 1:
+        for key in (key for key, sizes in rows.items() if len(sizes) > 1):
+            name = plain_name(key)
+            parts = _stacked_parts(name, found.stored[key][0].owner)
+            if parts and most_exact(self._layout, name) is None:
                 seen.setdefault(re.sub(r"\b\d+\b", "*", name), parts)
         for pattern, parts in seen.items():
             logger.warning(

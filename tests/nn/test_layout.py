@@ -294,6 +294,7 @@ def test_stacked_parts_without_a_layout_are_warned_of(caplog: pytest.LogCaptureF
     layout = {"qkv": stacked(3), "attn.in_proj_*": prefix, "gates": stacked(4)}
     Supernet(Packed, space, layout=layout)
     Supernet(Packed, Space(width=one_of(4)))
+    Supernet(Packed, space, separate={"*": "width"})  # each width has tensors of its own
     assert not caplog.records
 
 
