@@ -470,7 +470,7 @@ def test_an_empty_budget_names_the_attainable_range() -> None:
     with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs") as refused:
         space.within(Budget(Total(), at_least=5_000_001, at_most=5_999_999))
     assert "1.4G" not in str(refused.value)
-    with pytest.raises(ValueError, match=r"change budget\.macs \(write 1\.4G for 1,400,000,000\)"):
+    with pytest.raises(ValueError, match=r"change budget\.macs \(write 1\.4G for 1,400,000,000, or 40% "):
         space.within(Budget(Total(), at_most=6, names=("budget.least", "budget.macs")))
     with pytest.raises(ValueError, match=r"4,000,000 to 8,000,000 MACs"):
         space.within(Budget(Total(), at_least=1e30))
