@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ ROOT = Path(__file__).parents[1]
 def tested(device: str, out: Path, seconds: float) -> int:
     """Run the tests, write what they print, and return pytest's status; 124 where they took too long."""
     chosen = ["-m", "gpu"] if device == "cuda" else ["-m", "not gpu"]
-    # the other tests' configuration wants packages that these do not need
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", "--confcutdir=tests/gpu", *chosen, "tests/gpu"]
+    # side by side where that is possible: most of a test is starting up
+    spread = ["-n", str(min(8, os.cpu_count() or 1))] if device == "cuda" and find_spec("xdist") else []
+    # the other tests' configuration wants packages that these do not need; other releases of some warn of other things
+    options = ["-q", "--durations=8", "--confcutdir=tests/gpu", "-W", "default", *spread, *chosen]
+    command = [sys.executable, "-m", "pytest", *options, "tests/gpu"]
     with (out / "tests.txt").open("w") as file:
         try:
             done = subprocess.run(

@@ -17,6 +17,7 @@ from nasx.train import run_jobs
 
 from .settings import Settings, ordered_archs
 from .table import pack, table
+from .together import groups, train_group
 from .training import Job, load_parts, result_path, train_job
 
 
@@ -45,6 +46,14 @@ def _run(options: argparse.Namespace) -> int:
             spent = time.monotonic() - started
             print(f"{done} of {len(jobs)} in {spent / 60:.1f} min: {jobs[number].path.name}", flush=True)
 
+        if torch.device(options.device).type == "cuda":
+            for group in groups(jobs):
+                if stopping():
+                    print("stopped; the same command continues")
+                    return INTERRUPTED
+                train_group(group)
+                show_count(jobs.index(group[-1][-1]), None)
+            return DONE
         try:
             run_jobs(train_job, jobs, processes=options.processes, on_result=show_count, stopping=stopping)
         except Interrupted:

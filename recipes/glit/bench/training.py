@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -82,20 +82,31 @@ def result_path(folder: Path, number: int, seed: int) -> Path:
     return folder / f"{number:03}-{seed}.json"
 
 
-def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
-    """Train one network and write what came of it; the same job gives the same bits on one kind of machine."""
-    settings, parts = job.settings, load_parts(job.data, job.settings)
-    batches = TrainBatches(
+def make(job: Job) -> nn.Module:
+    """Return a job's network, untrained, on the CPU."""
+    torch.manual_seed(job.seed)
+    return build_in(job.settings.vit, job.arch, init_std=job.settings.init_std)
+
+
+def batches_of(settings: Settings, parts: Parts, seed: int, device: torch.device | str = "cpu") -> TrainBatches:
+    """Return the batches that networks of a seed are trained on."""
+    return TrainBatches(
         parts.train,
         batch_size=settings.batch_size,
-        seed=job.seed,
+        seed=seed,
         mean=parts.mean,
         std=parts.std,
         augment=Augment(pad_crop=settings.pad_crop, flip=settings.flip),
+        device=device,
     )
+
+
+def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
+    """Train one network and write what came of it; the same job gives the same bits on one kind of machine."""
+    settings, parts = job.settings, load_parts(job.data, job.settings)
+    batches = batches_of(settings, parts, job.seed)
     total = settings.epochs * batches.steps_per_epoch
-    torch.manual_seed(job.seed)
-    network = build_in(settings.vit, job.arch, init_std=settings.init_std).to(job.device)
+    network = make(job).to(job.device)
     optimizer = adamw(network, lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = cosine_schedule(optimizer, steps=total, warmup_steps=round(settings.warmup_share * total))
     loss = partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
@@ -118,25 +129,32 @@ def train_job(job: Job, report: Callable[[int, int], bool]) -> None:
         if report(step.step + 1, total):
             return
     seconds = time.monotonic() - started
+    hits = {name: _hits(network, images, parts) for name, images in (("val", parts.val), ("test", parts.test))}
+    write_result(job, losses, curve, seconds, hits)
+
+
+def write_result(
+    job: Job,
+    losses: Sequence[float],
+    val_curve: Sequence[float],
+    seconds: float,
+    hits: Mapping[str, "np.typing.NDArray[np.bool_]"],
+) -> None:
+    """Write a network's result: the loss of each step, and what it got right of `val` and `test`."""
     write_json(
         job.path,
         {
             "arch": dict(job.arch),
             "seed": job.seed,
-            "settings": json.loads(json.dumps(asdict(settings))),
+            "settings": json.loads(json.dumps(asdict(job.settings))),
             "losses": [round(float(np.mean(part)), 4) for part in np.array_split(losses, CURVE)],
-            "val_curve": curve,
+            "val_curve": list(val_curve),
             "seconds": round(seconds, 1),
             "device": job.device,
             "torch": torch.__version__,
-            **{name: packed(_hits(network, images, parts)) for name, images in _evaluated(parts)},
+            **{name: packed(right) for name, right in hits.items()},
         },
     )
-
-
-def _evaluated(parts: Parts) -> Iterator[tuple[str, Images]]:
-    yield "val", parts.val
-    yield "test", parts.test
 
 
 def _hits(network: nn.Module, images: Images, parts: Parts) -> "np.typing.NDArray[np.bool_]":
