@@ -42,14 +42,17 @@ def tested(device: str, out: Path, seconds: float) -> int:
     """Run the tests, write what they print, and return pytest's status; 124 where they took too long."""
     chosen = ["-m", "gpu"] if device == "cuda" else ["-m", "not gpu"]
     # side by side where that is possible: most of a test is starting up
-    spread = ["-n", str(min(8, os.cpu_count() or 1))] if device == "cuda" and find_spec("xdist") else []
+    cores = os.cpu_count() or 1
+    workers = min(8, cores) if device == "cuda" and find_spec("xdist") else 1
+    spread = ["-n", str(workers)] if workers > 1 else []
     # the other tests' configuration wants packages that these do not need; other releases of some warn of other things
-    options = ["-q", "--durations=8", "--confcutdir=tests/gpu", "-W", "default", *spread, *chosen]
+    options = ["-v", "--durations=8", "--confcutdir=tests/gpu", "-W", "default", "-p", "no:benchmark", *spread, *chosen]
     command = [sys.executable, "-m", "pytest", *options, "tests/gpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // workers // 2))}
     with (out / "tests.txt").open("w") as file:
         try:
             done = subprocess.run(
-                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, env={**os.environ}
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, env=environment
             )
         except subprocess.TimeoutExpired:
             return 124

@@ -20,6 +20,7 @@ from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import Recipe, one_network, open_recipe, recipe_names
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
 from nasx.run.stages import RUN
+from nasx.train import device_of
 from nasx.weights import fit_weights
 
 WEIGHTS = "model.safetensors"
@@ -77,9 +78,10 @@ class ExportedModel:
         }
 
     def images(self, batch: int) -> Tensor:
-        """Return random images (B, C, H, W) of the size that it takes."""
+        """Return random images (B, C, H, W) of the size that it takes, on its device."""
         size, generator = self.vit["image_size"], torch.Generator().manual_seed(0)
-        return torch.randn(batch, self.vit["in_channels"], size, size, generator=generator)
+        images = torch.randn(batch, self.vit["in_channels"], size, size, generator=generator)
+        return images.to(device_of(self.network))
 
     def counts(self) -> dict[str, int]:
         """Return its parameters and multiply-adds, counted."""

@@ -6,7 +6,6 @@ their seeds alone have the same operations, so that one operation can do the wor
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -73,9 +72,8 @@ class StackedNetworks(nn.Module):
             skeleton.train(self.training)
         tensors = dict(chain(self.stack.named_parameters(), self.stack.named_buffers()))
         call = vmap(partial(_call, skeleton), randomness="different")
-        on_cpu = next(iter(tensors.values())).device.type == "cpu"
-        # the CPU's fused attention would run network by network
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+        # fused attention runs network by network on a CPU, and its backward pass refuses what vmap hands it on CUDA
+        with sdpa_kernel(SDPBackend.MATH):
             return call(tensors, args, kwargs)
 
     def no_weight_decay(self) -> set[str]:

@@ -174,6 +174,13 @@ def test_stacked_networks_learn_as_apart(device: str) -> None:
         loss = stacked_loss(F.cross_entropy)(stacked(torch.stack([images] * 2)), torch.stack([labels] * 2))
         alone = F.cross_entropy(networks[0](images), labels)
     assert relative(loss[None], alone[None]) < 1e-3
+    loss.backward()  # type: ignore[no-untyped-call]
+    alone.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in networks[0].named_parameters():
+        gradient = stacked.stack.get_parameter(name).grad
+        assert parameter.grad is not None
+        assert gradient is not None
+        assert torch.allclose(gradient[0], parameter.grad, rtol=1e-2, atol=1e-5)
 
 
 @EVERYWHERE

@@ -83,6 +83,13 @@ def exported(recipe: str) -> ExportedModel:
     )
 
 
+def test_a_network_is_counted_wherever_it_lies() -> None:
+    model = exported("glit")
+    on_cpu = model.counts()
+    model.network.to("meta")
+    assert model.counts() == on_cpu
+
+
 def photo(directory: Path, width: int = 150, height: int = 211, channels: int = 3) -> Path:
     """Return a file with an image of soft shapes and hard edges."""
     rows, columns = np.mgrid[0:height, 0:width]

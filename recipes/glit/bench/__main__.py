@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
             spent = time.monotonic() - started
             print(f"{done} of {len(jobs)} in {spent / 60:.1f} min: {jobs[number].path.name}", flush=True)
 
-        if torch.device(options.device).type == "cuda":
+        if torch.device(options.device).type == "cuda" and not options.apart:
             for group in groups(jobs):
                 if stopping():
                     print("stopped; the same command continues")
@@ -104,6 +104,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument("--hours", type=float, default=6.0, help="stop after this time (default 6)")
     run.add_argument("--processes", type=int, default=2, help="networks trained side by side (default 2)")
     run.add_argument("--device", default="cpu", help="a torch device (cpu)")
+    run.add_argument("--apart", action="store_true", help="on a GPU too one network a process, not many at once")
     run.add_argument("--epochs", type=int, help="other than the benchmark's, to see how far from a plateau they end")
     packing = commands.add_parser("pack", help="make the table of the results")
     packing.set_defaults(command=_pack)

@@ -184,8 +184,10 @@ class _Stack:
         for group in self.optimizer.param_groups:
             group["capturable"] = True
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        with torch.cuda.stream(self.stream):  # torch.cuda.graph collects garbage first, which takes longer than this
+            graph.capture_begin()
             work()
+            graph.capture_end()
         with torch.no_grad():
             for name, tensor in self.networks.state_dict().items():
                 tensor.copy_(before[name])
