@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -96,17 +96,26 @@ class _HeadWidths:
     def of(self, name: str, choices: Mapping[str, Value]) -> tuple[list[tuple[int, int]], range, int]:
         """Return the largest and the wanted width of a head in each of q, k and v, the heads, and all heads' number."""
         _, number, module, *_ = name.split(".")
-        options = list(self.space.parts("block")[int(number)])
-        vit, ratios = self.vit, [float(option["qkv_ratio"]) for option in options if "qkv_ratio" in option]
-        head = vit.channels(1)
-        wide, own = (int(head * ratio) for ratio in (max(ratios), float(choices["qkv_ratio"])))
+        ratio, fewest, most = self._reach[int(number)]
+        vit, head = self.vit, self.vit.channels(1)
+        wide, own = int(head * ratio), int(head * float(choices["qkv_ratio"]))
         values = (wide, own) if vit.variant.projection == "separate" else (head, head)
         total, heads = vit.num_heads, int(choices["global_heads"])
-        counts = [int(option["global_heads"]) for option in options]
         if module == "attn":
-            return [(wide, own), (wide, own), values], range(heads), max(counts)
-        most = total - min(counts)
-        return [(wide, own), (wide, own), values], range(most - (total - heads), most), most
+            return [(wide, own), (wide, own), values], range(heads), most
+        local = total - fewest
+        return [(wide, own), (wide, own), values], range(local - (total - heads), local), local
+
+    @cached_property
+    def _reach(self) -> list[tuple[float, int, int]]:
+        """The widest ratio, the fewest and the most global heads of each block."""
+        found = []
+        for part in self.space.parts("block"):
+            options = list(part)
+            ratios = [float(option["qkv_ratio"]) for option in options if "qkv_ratio" in option]
+            heads = [int(option["global_heads"]) for option in options]
+            found.append((max(ratios, default=1.0), min(heads), max(heads)))
+        return found
 
 
 class HeadRows(_HeadWidths):
