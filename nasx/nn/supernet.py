@@ -6,14 +6,14 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nasx.arch import Arch, Value
+from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
@@ -44,122 +44,6 @@ class SupernetLike(Protocol):
         """Return an architecture's network on its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """One place in a skeleton: the dictionary and the name that hold a tensor, and its elements."""
-
-    module: nn.Module
-    holder: dict[str, Any]
-    """Its parameters or its buffers."""
-    leaf: str
-    key: str
-    source: dict[str, Any]
-    """The dictionary in the store that holds the tensor, under the last segment of its key."""
-    source_leaf: str
-    indices: tuple[Index | None, ...] | None
-    """One index per dimension, or None where the whole tensor is used."""
-
-    copies: bool
-    """Whether the elements are copied, so that changes must be written back."""
-
-    @property
-    def whole(self) -> Tensor:
-        """The tensor in the store."""
-        tensor: Tensor = self.source[self.source_leaf]
-        return tensor
-
-    @property
-    def version(self) -> int:
-        """The version of what the network holds."""
-        tensor: Tensor = self.holder[self.leaf]
-        return tensor._version
-
-
-@dataclass(slots=True, eq=False)
-class _Skeleton:
-    """A network without weights of its own, ready to run on slices of the store."""
-
-    network: nn.Module
-    parameters: list[_Slot]
-    buffers: list[_Slot]
-    computed: list[tuple[dict[str, Any], str, Tensor]]
-    """Buffers that belong to the network itself, as they were built."""
-    recurrent: list[nn.RNNBase]
-    modules: int
-    placed: "_Placement | None" = None
-    agreed: dict[int, int] = field(default_factory=dict)
-    """The version of each copied buffer when it last held the same numbers as the store."""
-    released: list[tuple[dict[str, Any], str, Tensor]] | None = None
-    """What stands for copied parameters while the network does not run."""
-
-    def place(self, where: "_Placement") -> None:
-        """Move the network's own buffers to where the weights are."""
-        if self.placed != where:
-            device, dtype = where
-            with torch.inference_mode(False):
-                for holder, leaf, buffer in self.computed:
-                    holder[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
-            self.placed = where
-
-    def bind_parameters(self) -> None:
-        """Put slices of the parameters into the network; gradients flow to the store."""
-        _bind(self.parameters)
-        for module in self.recurrent:  # which keep a list of their weights beside the parameters
-            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
-
-    def release(self) -> None:
-        """Let go of the parameters that are copies rather than views."""
-        if self.released is None:
-            copied = [(slot.holder, slot.leaf) for slot in self.parameters if slot.copies]
-            self.released = [(holder, leaf, torch.empty_like(holder[leaf], device="meta")) for holder, leaf in copied]
-        for holder, leaf, nothing in self.released:
-            holder[leaf] = nothing
-        for module in self.recurrent:
-            module._flat_weights = []
-
-    def bind_buffers(self) -> None:
-        """Put slices of the shared buffers into the network."""
-        with torch.inference_mode(False):
-            _bind(self.buffers)
-        self.agreed = {place: slot.version for place, slot in enumerate(self.buffers) if slot.copies}
-
-    def refresh_buffers(self) -> None:
-        """Take copied buffers from the store again, other than those that were changed here."""
-        for place, version in self.agreed.items():
-            slot = self.buffers[place]
-            if slot.version == version:
-                with torch.inference_mode(False):
-                    _bind([slot])
-                self.agreed[place] = slot.version
-
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the outputs of the network, and keep what it did to buffers."""
-        versions = [holder[leaf]._version for holder, leaf, _ in self.computed]
-        bound = [slot.holder[slot.leaf] for slot in self.buffers]
-        outputs = self.network(*args, **kwargs)
-        for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
-            now = slot.holder[slot.leaf]
-            # BatchNorm changes its statistics without a new version
-            changed = slot.copies and (slot.module.training or slot.version != self.agreed[place])
-            if changed or now is not before:
-                put(slot.whole, slot.indices or (None,) * now.ndim, now.detach())
-            if slot.copies:
-                self.agreed[place] = slot.version
-            elif now is not before:
-                _bind([slot])
-        for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
-            if holder[leaf]._version != version:
-                raise ValueError(
-                    f"the buffer {leaf!r} changes when the network runs, but its first values were computed, so "
-                    "architectures cannot share it; start it from one number everywhere, or do not change it"
-                )
-        return outputs
-
-
-_Placement = tuple[torch.device, torch.dtype | None]
-"""The device of the weights, and their precision where it is not the one that the builder gives them."""
-
-
 class _Node(nn.Module):
     """A place in the tree of the store's names."""
 
@@ -181,8 +65,8 @@ class _Cache:
         self._local = threading.local()
 
     @property
-    def skeletons(self) -> "OrderedDict[Arch, _Skeleton]":
-        found: OrderedDict[Arch, _Skeleton] | None = getattr(self._local, "skeletons", None)
+    def skeletons(self) -> "OrderedDict[Arch, Assembly]":
+        found: OrderedDict[Arch, Assembly] | None = getattr(self._local, "skeletons", None)
         if found is None:
             found = self._local.skeletons = OrderedDict()
         return found
@@ -200,14 +84,20 @@ class _Cache:
         found = self._indices[key] = _indices(name, rule, largest, wanted, choices)
         return found
 
-    def hold(self, skeleton: _Skeleton) -> None:
+    def assembler(self, lists: Mapping[str, str]) -> Assembler:
+        found: Assembler | None = getattr(self._local, "assembler", None)
+        if found is None:
+            found = self._local.assembler = Assembler(lists, _KEPT_MODULES)
+        return found
+
+    def hold(self, skeleton: Assembly) -> None:
         """Note that a skeleton is about to run, and let go of the copies that the least recent one holds."""
-        recent: list[_Skeleton] = self._local.__dict__.setdefault("recent", [])
+        recent: list[Assembly] = self._local.__dict__.setdefault("recent", [])
         if skeleton in recent:
             recent.remove(skeleton)
         recent.append(skeleton)
         if len(recent) > _HELD:
-            recent.pop(0).release()
+            recent.pop(0).release(recent)
 
 
 class Supernet(nn.Module):
@@ -281,8 +171,7 @@ class Supernet(nn.Module):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
         skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
-        if skeleton.network.training != self.training:
-            skeleton.network.train(self.training)
+        skeleton.set_mode(self.training)
         self._cache.hold(skeleton)
         skeleton.place(self._placement())
         skeleton.bind_parameters()
@@ -393,46 +282,37 @@ class Supernet(nn.Module):
         """Return the store: every tensor by its name."""
         return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
 
-    def _placement(self) -> _Placement:
+    def _placement(self) -> Placement:
         source, leaf = self._cache.reference
         tensor: Tensor = source[leaf]
         return tensor.device, None if tensor.dtype == self._built_dtype else tensor.dtype
 
-    def _skeleton(self, arch: Arch) -> _Skeleton:
+    def _skeleton(self, arch: Arch) -> Assembly:
         cache = self._cache.skeletons
         found = cache.get(arch)
         if found is not None:
             cache.move_to_end(arch)
             return found
-        found = self._make_skeleton(arch)
+        assembler = self._cache.assembler(self._naming.lists)
+        found = assembler.put_together(arch, lambda: self._built(arch))
+        if found is None:
+            found = self._make_skeleton(arch)
+            assembler.learn(arch, found)
         cache[arch] = found
         while len(cache) > 1 and sum(kept.modules for kept in cache.values()) > _KEPT_MODULES:
             cache.popitem(last=False)
         return found
 
-    def _make_skeleton(self, arch: Arch) -> _Skeleton:
-        with default_dtype(self._default_dtype):
-            network = build_skeleton(self.make, arch)
+    def _make_skeleton(self, arch: Arch) -> Assembly:
+        network = self._built(arch)
         network.train(self.training)  # a constructor may have left modules in another mode
-        slots = list(self._slots(network, arch))
-        bound = {(id(slot.holder), slot.leaf) for slot in slots}
-        modules = list(network.modules())
-        buffers = [slot for slot in slots if not isinstance(slot.holder[slot.leaf], nn.Parameter)]
-        return _Skeleton(
-            network,
-            [slot for slot in slots if isinstance(slot.holder[slot.leaf], nn.Parameter)],
-            buffers,
-            [
-                (module._buffers, leaf, buffer)
-                for module in modules
-                for leaf, buffer in module._buffers.items()
-                if buffer is not None and (id(module._buffers), leaf) not in bound
-            ],
-            [module for module in modules if isinstance(module, nn.RNNBase)],
-            len(modules),
-        )
+        return assemble(network, list(self._slots(network, arch)), list(self._naming.lists.values()))
 
-    def _slots(self, network: nn.Module, arch: Arch) -> Iterator[_Slot]:
+    def _built(self, arch: Arch) -> nn.Module:
+        with default_dtype(self._default_dtype):
+            return build_skeleton(self.make, arch)
+
+    def _slots(self, network: nn.Module, arch: Arch) -> Iterator[Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
         names, places = self._naming.of(arch), self._cache.places
         for prefix, module in network.named_modules(remove_duplicate=False):
@@ -453,7 +333,7 @@ class Supernet(nn.Module):
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
                     indices = self._cache.indices(first, self._rules[first], largest, wanted, names.values(first))
                     copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
-                    yield _Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
+                    yield Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
     # Building the store
 
@@ -578,7 +458,7 @@ class Subnet(nn.Module):
     def __init__(self, supernet: nn.Module, arch: Arch) -> None:
         super().__init__()
         self.arch = arch
-        self._skeleton: _Skeleton | None = None
+        self._skeleton: Assembly | None = None
         if isinstance(supernet, Supernet):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
             self._skeleton = supernet._make_skeleton(arch)
@@ -589,7 +469,7 @@ class Subnet(nn.Module):
             self.supernet = supernet
         self.train(supernet.training)
 
-    def _bind(self, skeleton: _Skeleton, supernet: Supernet) -> None:
+    def _bind(self, skeleton: Assembly, supernet: Supernet) -> None:
         where = supernet._placement()
         if skeleton.placed != where:
             skeleton.place(where)
@@ -617,17 +497,6 @@ def _stacked_parts(name: str, owner: type[nn.Module]) -> int:
     if issubclass(owner, nn.RNNBase):
         return {nn.LSTM: 4, nn.GRU: 3}.get(owner, 0)
     return 3 if _PACKED.search(name) else 0
-
-
-def _bind(slots: Sequence[_Slot]) -> None:
-    taken: dict[str, Tensor] = {}  # tied tensors are one slice, too
-    for slot in slots:
-        if slot.indices is None:
-            slot.holder[slot.leaf] = slot.whole
-        else:
-            if slot.key not in taken:
-                taken[slot.key] = take(slot.whole, slot.indices)
-            slot.holder[slot.leaf] = taken[slot.key]
 
 
 def _indices(

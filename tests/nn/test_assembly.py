@@ -1,0 +1,217 @@
+"""Networks put together from parts of earlier ones are those that the builder makes, or else are built."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from nasx import Arch, Space, one_of, repeat
+from nasx.nn import Supernet
+from nasx.nn import supernet as module
+from nasx.nn.assembly import Assembler
+from tests.families import FAMILIES, Family
+
+SPACE = Space(width=one_of(4, 6), block=repeat(Space(hidden=one_of(2, 3, 5), norm=one_of(False, True)), 3))
+X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int, *, norm: bool, rate: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm = nn.BatchNorm1d(hidden) if norm else nn.Identity()
+        self.drop = nn.Dropout(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.down(self.drop(self.norm(self.up(x)).relu()))
+        return y
+
+
+class Network(nn.Module):
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        width = int(arch["width"])
+        self.stem, self.head = nn.Linear(5, width), nn.Linear(width, 3)
+        self.blocks = nn.ModuleList(self.block(arch, i, width) for i in range(3))
+
+    def block(self, arch: Arch, i: int, width: int) -> nn.Module:
+        return Block(width, int(arch[f"block.{i}.hidden"]), norm=bool(arch[f"block.{i}.norm"]), rate=0.1 * i)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        y: Tensor = self.head(x)
+        return y
+
+
+def counted(make: Callable[[Arch], nn.Module], space: Space = SPACE, **settings: Any) -> tuple[Supernet, list[Arch]]:
+    """Return a supernet, and a list that has the architecture of each network that is built from now on."""
+    built: list[Arch] = []
+
+    def build(arch: Arch) -> nn.Module:
+        built.append(arch)
+        return make(arch)
+
+    torch.manual_seed(0)
+    supernet = Supernet(build, space, **settings)
+    built.clear()
+    return supernet, built
+
+
+def outputs(supernet: Supernet, archs: list[Arch]) -> list[Tensor]:
+    """Return what networks give and what they do to the store, in both modes, one after the other."""
+    found = []
+    for number, arch in enumerate(archs):
+        supernet.train(number % 3 != 2)
+        torch.manual_seed(number)
+        y = supernet(X, arch)
+        y.square().sum().backward()
+        found.append(y.detach())
+    return [*found, *(p.grad for p in supernet.parameters() if p.grad is not None), *supernet.buffers()]
+
+
+ARCHS = list(SPACE.sample(1, 150))
+
+
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every network be built."""
+    monkeypatch.setattr(Assembler, "put_together", lambda self, arch, build: None)
+
+
+def test_blocks_are_built_once_and_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, built = counted(Network)
+    found = outputs(supernet, ARCHS)
+    # 2 x 6 kinds of each block, and those that are compared at first
+    assert Assembler.FIRST < len(built) < Assembler.FIRST + 50 < len(set(ARCHS))
+    with monkeypatch.context() as patched:
+        never(patched)
+        supernet, built = counted(Network)
+        expected = outputs(supernet, ARCHS)
+        assert len(built) == len(set(ARCHS))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class Looking(Network):
+    """A block knows another one's choices: by its sizes, by an attribute, or only in some networks."""
+
+    def __init__(self, arch: Arch, *, how: str) -> None:
+        self.how = how
+        super().__init__(arch)
+        if how == "attribute":
+            self.hidden = [int(arch[f"block.{i}.hidden"]) for i in range(3)]
+        elif how == "closure":
+            self.scale: Callable[[Tensor], Tensor] = lambda x: x * int(arch["block.0.hidden"])
+        elif how == "hidden list":
+            self.again = [self.blocks[0]]
+
+    def block(self, arch: Arch, i: int, width: int) -> nn.Module:
+        block = super().block(arch, i, width)
+        if self.how == "rate" and i == 2:
+            block.drop.p = 0.1 * int(arch["block.0.hidden"])  # type: ignore[union-attr]
+        return block
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "how":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if self.how == "attribute":
+            return y * sum(self.hidden)
+        if self.how == "closure":
+            return self.scale(y)
+        return y + self.again[0](self.stem(x)).mean() if self.how == "hidden list" else y
+
+
+@pytest.mark.parametrize("how", ["rate", "attribute", "closure", "hidden list"])
+def test_parts_that_know_of_others_are_built_each_time(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, built = counted(partial(Looking, how=how))
+    found = outputs(supernet, ARCHS)
+    assert set(built) >= set(ARCHS)
+    with monkeypatch.context() as patched:
+        never(patched)
+        supernet, _ = counted(partial(Looking, how=how))
+        expected = outputs(supernet, ARCHS)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_module_in_two_places_is_built_each_time() -> None:
+    class Tied(Network):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__(arch)
+            self.last = self.blocks[2]
+
+    supernet, built = counted(Tied)
+    outputs(supernet, ARCHS[:60])
+    assert len(built) == len(set(ARCHS[:60]))
+
+
+def test_a_difference_that_is_met_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Assembler, "FIRST", 0)
+    monkeypatch.setattr(Assembler, "LATER", 5)
+    supernet, _ = counted(partial(Looking, how="rate"))
+    with pytest.raises(ValueError, match="depend on choices of other parts"):
+        outputs(supernet, ARCHS)
+
+
+class Checkpointed(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False)
+        y: Tensor = self.head(x)
+        return y
+
+
+def test_networks_whose_copies_are_let_go_leave_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that ran a while ago may share blocks with one whose gradient is still to be computed."""
+    monkeypatch.setattr(Assembler, "FIRST", 0)
+    monkeypatch.setattr(module, "_HELD", 2)
+    supernet, _ = counted(Checkpointed, layout={"*.down.weight": last})
+    supernet.eval()
+    for number in range(0, len(ARCHS) - 3, 3):
+        earlier, held, later = ARCHS[number : number + 3]
+        supernet(X, earlier)
+        y = supernet(X, held)
+        supernet(X, later)
+        supernet.zero_grad()
+        y.sum().backward()
+        found = {name: p.grad.clone() for name, p in supernet.named_parameters() if p.grad is not None}
+        network = supernet.extract(held)
+        network(X).sum().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            assert torch.allclose(found[name].norm(), parameter.grad.norm(), rtol=1e-4), name
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def last(name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: Any) -> tuple[Any, ...]:
+    return slice(0, wanted[0]), torch.arange(largest[1] - wanted[1], largest[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_every_family_gives_what_its_extracted_networks_do(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Assembler, "FIRST", 4)  # fewer comparisons: what is put together is used, and later refused
+    torch.manual_seed(0)
+    supernet = family.make_supernet().eval()
+    archs = list(family.space.sample(5, 12))
+    mixed = [family.space.crossover(archs[i], archs[i - 1], i) for i in range(len(archs))]
+    for arch in [*archs, *mixed]:
+        with torch.no_grad():
+            ours, theirs = supernet(*family.args, arch=arch, **family.kwargs), supernet.extract(arch)
+            expected = theirs(*family.args, **family.kwargs)
+        for mine, their in zip(*map(tensors, (ours, expected)), strict=True):
+            torch.testing.assert_close(mine, their, rtol=1e-4, atol=1e-5)
