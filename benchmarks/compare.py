@@ -21,6 +21,7 @@ RATIOS = frozenset({
     "share of training",
     "share of making the network",
     "skeleton over step",
+    "of known blocks",
     "checkpoint over step",
     "median relative error",
 })  # fmt: skip

@@ -116,6 +116,10 @@ class Supernet(nn.Module):
       found without it where the network has a module list `block` or `blocks`.
     - `weights` are those of a plain network; see `load_plain`.
 
+    Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
+    built once for each of their choices and put together; that is compared with networks that are built. An attribute
+    by which a part knows of other parts' choices has every network built, which gives the same and takes longer.
+
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
     state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
