@@ -10,6 +10,7 @@ from benchmarks.cases import Case, Row, digits_case, tiny_case, training_step
 from benchmarks.pairs import alternate
 from nasx import Arch, Space
 from nasx.nn import Subnet, Supernet
+from nasx.nn.assembly import Assembler
 from nasx.train import adamw, use_threads
 from recipes.glit.model import GLiTConfig
 from recipes.glit.space import GLiTSpace, heads_space, reduced, table2
@@ -59,6 +60,8 @@ def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
         "skeleton": lambda: Subnet(whole, archs[0]),
         "known": partial(_put_together, whole, archs),
     }
+    for _ in range(Assembler.FIRST):  # which are compared with networks that are built
+        _put_together(whole, archs)
     timed = alternate(functions, seconds=seconds)
     low, high = timed.spread("supernet", to="extracted")
     return {
