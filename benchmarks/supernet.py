@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.cases import Case, Row, digits_case, tiny_case, training_step
+from benchmarks.cases import Case, Row, Run, digits_case, tiny_case, training_step
 from benchmarks.pairs import alternate
 from nasx import Arch, Space
 from nasx.nn import Subnet, Supernet
@@ -54,7 +54,7 @@ def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
     optimizer = adamw(whole, lr=1e-4, weight_decay=0.05)
     shared = [training_step(whole, images, labels, arch, optimizer=optimizer) for arch in archs]
     alone = [training_step(whole.extract(arch).train(), images, labels) for arch in archs]
-    functions = {
+    functions: dict[str, Run] = {
         "supernet": lambda: [step() for step in shared],
         "extracted": lambda: [step() for step in alone],
         "skeleton": lambda: Subnet(whole, archs[0]),

@@ -1,12 +1,13 @@
 """Networks of a supernet that are ready to run on slices of its store, put together from parts of earlier ones.
 
-Building a small network costs about as much as a forward pass through it. Networks whose blocks are alike need only be
-built once for each kind of block: a `Piece` is a member of a module list with repeated parts, or all the rest.
+Building a small network costs about as much as a forward pass through it. Copying the modules of one that was built
+costs a tenth: so blocks that architectures have in common are built once, and each network has copies of its own.
 """
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,18 +52,24 @@ class Slot:
         return tensor._version
 
 
-@dataclass(slots=True, eq=False)
-class Piece:
-    """A part of a network without weights of its own, which several networks may have in common."""
+Own = tuple[dict[str, Any], str, Tensor]
+"""A buffer that belongs to a network itself: the dictionary and the name that hold it, and what was built."""
 
-    module: nn.Module
-    parameters: list[Slot] = field(default_factory=list)
-    buffers: list[Slot] = field(default_factory=list)
-    computed: list[tuple[dict[str, Any], str, Tensor]] = field(default_factory=list)
-    """Buffers that belong to the network itself, as they were built."""
-    recurrent: list[nn.RNNBase] = field(default_factory=list)
-    modules: int = 0
-    placed: Placement | None = None
+
+class Assembly:
+    """A network without weights of its own, ready to run on slices of the store."""
+
+    def __init__(self, network: nn.Module, slots: Sequence[Slot], computed: Sequence[Own]) -> None:
+        modules = list(network.modules())
+        self.network, self.computed, self.modules = network, computed, len(modules)
+        self.parameters = [slot for slot in slots if isinstance(slot.holder[slot.leaf], nn.Parameter)]
+        self.buffers = [slot for slot in slots if not isinstance(slot.holder[slot.leaf], nn.Parameter)]
+        self.recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
+        self.placed: Placement | None = None
+        self.agreed: dict[int, int] = {}
+        """The version of each copied buffer when it last held the same numbers as the store."""
+        self._released: list[Own] | None = None
+        """What stands for copied parameters while the network does not run."""
 
     def place(self, where: Placement) -> None:
         """Move the network's own buffers to where the weights are."""
@@ -73,57 +80,21 @@ class Piece:
                     holder[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
             self.placed = where
 
-
-class Assembly:
-    """A network ready to run on slices of the store, in pieces: the rest, then members of module lists.
-
-    `own_modules` are those that no other network has; `heads` those whose modes tell whether all have the same one.
-    """
-
-    def __init__(
-        self, network: nn.Module, pieces: Sequence[Piece], own_modules: int, heads: Sequence[nn.Module]
-    ) -> None:
-        self.network, self.pieces, self.modules, self.heads = network, pieces, own_modules, heads
-        self.parameters = [slot for piece in pieces for slot in piece.parameters]
-        self.buffers = [slot for piece in pieces for slot in piece.buffers]
-        self.computed = [own for piece in pieces for own in piece.computed]
-        self.recurrent = [module for piece in pieces for module in piece.recurrent]
-        self.agreed: dict[int, int] = {}
-        """The version of each copied buffer when it last held the same numbers as the store."""
-
-    @property
-    def placed(self) -> Placement | None:
-        """Where the network's own buffers are; None before they were placed."""
-        places = {piece.placed for piece in self.pieces}
-        return places.pop() if len(places) == 1 else None
-
-    def place(self, where: Placement) -> None:
-        """Move the network's own buffers to where the weights are."""
-        for piece in self.pieces:
-            piece.place(where)
-
-    def set_mode(self, training: bool) -> None:
-        """Bring all modules into one mode; pieces may have run in another one as parts of other networks."""
-        if any(module.training != training for module in self.heads):
-            self.network.train(training)
-
     def bind_parameters(self) -> None:
         """Put slices of the parameters into the network; gradients flow to the store."""
         bind(self.parameters)
         for module in self.recurrent:  # which keep a list of their weights beside the parameters
             module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
 
-    def release(self, held: "Sequence[Assembly]") -> None:
-        """Let go of the parameters that are copies rather than views, other than those of networks that are held."""
-        kept = {id(piece) for other in held for piece in other.pieces}
-        for piece in self.pieces:
-            if id(piece) in kept:
-                continue
-            for slot in piece.parameters:
-                if slot.copies:
-                    slot.holder[slot.leaf] = torch.empty_like(slot.holder[slot.leaf], device="meta")
-            for module in piece.recurrent:
-                module._flat_weights = []
+    def release(self) -> None:
+        """Let go of the parameters that are copies rather than views."""
+        if self._released is None:
+            copied = [(slot.holder, slot.leaf) for slot in self.parameters if slot.copies]
+            self._released = [(holder, leaf, torch.empty_like(holder[leaf], device="meta")) for holder, leaf in copied]
+        for holder, leaf, nothing in self._released:
+            holder[leaf] = nothing
+        for module in self.recurrent:
+            module._flat_weights = []
 
     def bind_buffers(self) -> None:
         """Put slices of the shared buffers into the network."""
@@ -176,48 +147,39 @@ def bind(slots: Sequence[Slot]) -> None:
             slot.holder[slot.leaf] = taken[slot.key]
 
 
-def assemble(network: nn.Module, slots: Sequence[Slot], lists: Sequence[str] = ()) -> Assembly:
-    """Return a network that was built, in pieces: the rest, and the members of its module lists."""
-    modules = list(network.modules())
-    pieces = [Piece(network), *(Piece(member) for _, member in _members(network, lists))]
-    owner = {id(module): pieces[0] for module in modules}
-    for piece in pieces[1:]:
-        owner |= {id(module): piece for module in piece.module.modules()}
+def assemble(network: nn.Module, slots: Sequence[Slot]) -> Assembly:
+    """Return a network that was built, ready to run."""
     bound = {(id(slot.holder), slot.leaf) for slot in slots}
-    for slot in slots:
-        own = owner[id(slot.module)]
-        (own.parameters if isinstance(slot.holder[slot.leaf], nn.Parameter) else own.buffers).append(slot)
-    for module in modules:
-        own = owner[id(module)]
-        own.modules += 1
-        own.computed += [
-            (module._buffers, leaf, buffer)
-            for leaf, buffer in module._buffers.items()
-            if buffer is not None and (id(module._buffers), leaf) not in bound
-        ]
-        if isinstance(module, nn.RNNBase):
-            own.recurrent.append(module)
-    return Assembly(network, pieces, len(modules), [network])
+    computed = [
+        (module._buffers, leaf, buffer)
+        for module in network.modules()
+        for leaf, buffer in module._buffers.items()
+        if buffer is not None and (id(module._buffers), leaf) not in bound
+    ]
+    return Assembly(network, slots, computed)
 
 
-def _members(network: nn.Module, lists: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    for path in lists:
-        try:
-            members = network.get_submodule(path)._modules
-        except AttributeError:  # of a network without this list
-            continue
-        for leaf, member in members.items():
-            if member is not None:
-                yield f"{path}.{leaf}", member
+@dataclass(slots=True)
+class _Piece:
+    """A part of a network that never runs: a member of a module list with repeated parts, or all the rest."""
+
+    module: nn.Module
+    slots: list[Slot]
+    computed: list[Own]
+    modules: int
+    compared: bool = False
+    """Whether it was part of a network that was compared with a built one."""
 
 
 class Assembler:
-    """Puts networks together from pieces that were built for other architectures.
+    """Puts networks together from copies of pieces that were built for other architectures.
 
     A member of a module list is taken for the same where it has the same place, its part of the architecture the same
     choices, and the shared choices and the numbers of parts agree; the rest of a network where the latter do. That
-    holds for builders that make each part of its own choices. The first networks that are put together, and a few
-    later ones, are compared with those that the builder makes: where they differ, all networks are built again.
+    holds for builders that make each part of its own choices and the shared ones. The first networks that are put
+    together, those with a piece that no comparison has met, and a few later ones are compared with what the builder
+    makes. Where an early one differs, all networks are built again; a late one is an error. A builder that makes a part
+    depend on choices of several others in few networks can escape all comparisons.
     """
 
     FIRST, LATER = 16, 64
@@ -228,28 +190,28 @@ class Assembler:
         self.works = bool(lists) and not any(
             other.startswith(f"{path}.") for path in lists.values() for other in lists.values()
         )
-        self._pieces: dict[Any, Piece] = {}
-        self._modules = 0
-        self._assembled = 0
+        self._pieces: dict[Any, _Piece] = {}
+        self._modules = self._assembled = 0
 
     def learn(self, arch: Arch, built: Assembly) -> None:
-        """Keep the pieces of a network that was built, unless others have them already."""
+        """Keep the pieces of a network that was built and has not run, unless there are others already."""
         if not self.works:
             return
-        keys = self._keys(arch)
-        owners = [id(module) for piece in built.pieces[1:] for module in piece.module.modules()]
-        inside, numbered = set(owners), [f"{path}.{i}" for path, i in self._places(arch)]
-        shared = len(owners) != len(inside) or len({id(m) for m in built.network.modules()}) != sum(
-            1 for _ in built.network.named_modules(remove_duplicate=False)
-        )
-        members = [name for name, _ in _members(built.network, list(self._lists.values()))]
-        if shared or members != numbered:
-            self.works = False
+        members = dict(_members(built.network, self._lists.values()))
+        if list(members) != [f"{path}.{number}" for path, number in self._places(arch)] or not _is_tree(built.network):
+            self._stop()
             return
         if self._modules + built.modules > self._most:
             self._pieces, self._modules = {}, 0
-        for key, piece in zip(keys, built.pieces, strict=True):
-            if self._pieces.setdefault(key, piece) is piece:
+        keys = self._keys(arch)
+        wanted = [key not in self._pieces for key in keys]
+        if not any(wanted):
+            return
+        slots, owns = _by_module(built)
+        for key, module, new in zip(keys, [built.network, *members.values()], wanted, strict=True):
+            if new:
+                without = members.values() if module is built.network else ()
+                self._pieces[key] = piece = _copied(module, slots, owns, without=without)
                 self._modules += piece.modules
 
     def put_together(self, arch: Arch, build: Callable[[], nn.Module]) -> Assembly | None:
@@ -257,41 +219,37 @@ class Assembler:
         if not self.works:
             return None
         pieces = [self._pieces.get(key) for key in self._keys(arch)]
-        if any(piece is None for piece in pieces):
+        known = [piece for piece in pieces if piece is not None]
+        if len(known) < len(pieces):
             return None
-        whole = self._joined(arch, [piece for piece in pieces if piece is not None])
+        whole = self._joined(arch, known)
         self._assembled += 1
-        compared = self._assembled <= self.FIRST or self._assembled % self.LATER == 0
-        if compared and not alike(whole, build()):
-            self.works, self._pieces = False, {}
-            if self._assembled <= self.FIRST:
-                return None
-            raise ValueError(
-                f"the network of {dict(arch)} is not made of the parts that other networks have with the same "
-                "choices, although others were: the builder makes a part depend on choices of other parts in "
-                "some networks alone; let it depend on the part's own choices and the shared ones, or on the "
-                "others' in every network"
-            )
+        early = self._assembled <= self.FIRST
+        if early or self._assembled % self.LATER == 0 or not all(piece.compared for piece in known):
+            if not alike(whole, build()):
+                self._stop()
+                if early:
+                    return None
+                raise ValueError(
+                    f"the network of {dict(arch)} is not made of the parts that other networks have with the same "
+                    "choices, although others were: the builder makes a part depend on choices of other parts in "
+                    "some networks alone; let it depend on the part's own choices and the shared ones, or on the "
+                    "others' in every network"
+                )
+            for piece in known:
+                piece.compared = True
         return whole
 
-    def _joined(self, arch: Arch, pieces: Sequence[Piece]) -> Assembly:
-        rest, *members = pieces
-        copies = {"": _copied(rest.module)}
-        siblings: list[nn.Module] = []
-        for path in self._lists.values():
-            above, names = "", path.split(".")
-            for name in names:
-                here = f"{above}.{name}".lstrip(".")
-                if here not in copies:
-                    original = copies[above]._modules[name]
-                    assert original is not None
-                    copies[here] = copies[above]._modules[name] = _copied(original)
-                above = here
-        for (path, number), piece in zip(self._places(arch), members, strict=True):
-            copies[path]._modules[str(number)] = piece.module
-        for module in copies.values():
-            siblings += [child for child in module._modules.values() if child is not None]
-        return Assembly(copies[""], pieces, len(copies), [*copies.values(), *siblings])
+    def _stop(self) -> None:
+        self.works, self._pieces = False, {}
+
+    def _joined(self, arch: Arch, pieces: Sequence[_Piece]) -> Assembly:
+        copies = [_copied(piece.module, *_by_module(piece)) for piece in pieces]
+        network = copies[0].module
+        for (path, number), piece in zip(self._places(arch), copies[1:], strict=True):
+            network.get_submodule(path)._modules[str(number)] = piece.module
+        slots = [slot for piece in copies for slot in piece.slots]
+        return Assembly(network, slots, [own for piece in copies for own in piece.computed])
 
     def _places(self, arch: Arch) -> list[tuple[str, int]]:
         """Return the module list and the number of each part, list by list."""
@@ -303,30 +261,91 @@ class Assembler:
         ]
 
     def _keys(self, arch: Arch) -> list[Any]:
+        """Return what decides the rest of a network, then each member."""
         own, parts = split(arch)
         others = tuple((key, part) for key, part in parts.items() if key[0] not in self._lists)
         counts = tuple(sum(1 for name, _ in parts if name == listed) for listed in self._lists)
         shared = own, others, counts
-        inside = sorted(
-            ((list(self._lists).index(name), i, part) for (name, i), part in parts.items() if name in self._lists),
-            key=lambda found: found[:2],
-        )
-        return [shared, *((shared, *found) for found in inside)]
+        names = {path: name for name, path in self._lists.items()}
+        members = [(shared, path, i, parts[names[path], i]) for path, i in self._places(arch)]
+        return [shared, *members]
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    """Return a module with the same everything, whose children can be replaced."""
-    same = module.__class__.__new__(module.__class__)
-    same.__dict__.update(module.__dict__)
-    same.__dict__["_modules"] = dict(module._modules)
-    return same
+def _members(network: nn.Module, lists: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    for path in lists:
+        try:
+            members = network.get_submodule(path)._modules
+        except AttributeError:  # of a network without this list
+            continue
+        for leaf, member in members.items():
+            if member is not None:
+                yield f"{path}.{leaf}", member
+
+
+def _is_tree(network: nn.Module) -> bool:
+    """Return whether each module has one place."""
+    return sum(1 for _ in network.modules()) == sum(1 for _ in network.named_modules(remove_duplicate=False))
+
+
+def _by_module(of: Assembly | _Piece) -> tuple[dict[int, list[Slot]], dict[int, list[Own]]]:
+    """Return slots by the module that they are in, and a network's own buffers by the dictionary that holds them."""
+    slots: dict[int, list[Slot]] = {}
+    owns: dict[int, list[Own]] = {}
+    for slot in of.slots if isinstance(of, _Piece) else (*of.parameters, *of.buffers):
+        slots.setdefault(id(slot.module), []).append(slot)
+    for own in of.computed:
+        owns.setdefault(id(own[0]), []).append(own)
+    return slots, owns
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
+_HOOKS = tuple(name for name in _TORCHS_OWN if name.endswith(("_hooks", "_hooks_with_kwargs")))
+_RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})
+"""Second places of the weights of torch's recurrent layers, which are filled before they run."""
+
+
+def _copied(
+    module: nn.Module,
+    slots: Mapping[int, Sequence[Slot]],
+    owns: Mapping[int, Sequence[Own]],
+    *,
+    without: Iterable[nn.Module] = (),
+) -> _Piece:
+    """Return a copy of modules that shares no dictionary or list with them, and where its tensors are."""
+    left = {id(other) for other in without}
+    found = _Piece(module, [], [], 0)
+
+    def copied(module: nn.Module) -> nn.Module:
+        same = module.__class__.__new__(module.__class__)
+        attributes = same.__dict__
+        for key, value in vars(module).items():
+            if key in _TORCHS_OWN:
+                attributes[key] = value.copy() if isinstance(value, dict | set) else value
+            else:
+                attributes[key] = copy.deepcopy(value) if isinstance(value, list | dict | set) else value
+        for name, child in module._modules.items():
+            if child is not None:
+                if id(child) in left:
+                    del same._modules[name]
+                else:
+                    same._modules[name] = copied(child)
+        found.modules += 1
+        for slot in slots.get(id(module), ()):
+            holder = same._parameters if slot.holder is module._parameters else same._buffers
+            place = (slot.leaf, slot.key, slot.source, slot.source_leaf, slot.indices, slot.copies)
+            found.slots.append(Slot(same, holder, *place))
+        found.computed += [(same._buffers, leaf, buffer) for _, leaf, buffer in owns.get(id(module._buffers), ())]
+        return same
+
+    found.module = copied(module)
+    return found
 
 
 def alike(assembled: Assembly, built: nn.Module) -> bool:
-    """Return whether two networks have the same modules, attributes and shapes; what cannot be compared differs."""
+    """Return whether two networks have the same modules, attributes and tensors; what cannot be compared differs.
+
+    Parameters are the same where their shapes are; networks with hooks are not compared.
+    """
     first, second = (list(n.named_modules(remove_duplicate=False)) for n in (assembled.network, built))
     if [name for name, _ in first] != [name for name, _ in second]:
         return False
@@ -334,16 +353,21 @@ def alike(assembled: Assembly, built: nn.Module) -> bool:
     for (_, ours), (_, theirs) in zip(first, second, strict=True):
         if type(ours) is not type(theirs) or vars(ours).keys() != vars(theirs).keys():
             return False
-        if not all(_same(vars(ours)[key], vars(theirs)[key]) for key in vars(ours).keys() - _TORCHS_OWN):
+        if any(vars(theirs).get(name) for name in _HOOKS):
+            return False
+        skipped = _TORCHS_OWN | _RECURRENT if isinstance(ours, nn.RNNBase) else _TORCHS_OWN
+        if not all(_same(vars(ours)[key], vars(theirs)[key]) for key in vars(ours).keys() - skipped):
             return False
         for holders in ((ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers)):
             if holders[0].keys() != holders[1].keys():
                 return False
             for leaf, tensor in holders[1].items():
                 kept = own.get((id(holders[0]), leaf), holders[0][leaf])
-                if (tensor is None) != (kept is None) or (tensor is not None and tensor.shape != kept.shape):
+                if (tensor is None) != (kept is None):
                     return False
-                if tensor is not None and (id(holders[0]), leaf) in own and not torch.equal(tensor, kept):
+                if tensor is not None and (tensor.shape, tensor.dtype) != (kept.shape, kept.dtype):
+                    return False
+                if tensor is not None and (id(holders[0]), leaf) in own and not _same(tensor, kept):
                     return False
     return True
 
@@ -354,12 +378,16 @@ def _same(first: Any, second: Any) -> bool:
     if type(first) is not type(second) or isinstance(first, nn.Module):
         return False
     if isinstance(first, Tensor):
-        return first.shape == second.shape and not first.is_meta and bool(torch.equal(first, second))
+        if first.is_meta or second.is_meta or first.device != second.device:
+            return False
+        return first.dtype == second.dtype and bool(torch.equal(first, second))
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
     if isinstance(first, functools.partial):
-        parts = [(partial.func, partial.args, partial.keywords) for partial in (first, second)]
-        return _same(*parts)
-    return bool(first == second)  # by identity where a class does not say otherwise
+        return all(map(_same, *((of.func, of.args, of.keywords) for of in (first, second))))
+    try:
+        return (first == second) is True  # by identity where a class does not say otherwise
+    except Exception:  # of a class whose objects have no simple equality
+        return False

@@ -97,7 +97,7 @@ class _Cache:
             recent.remove(skeleton)
         recent.append(skeleton)
         if len(recent) > _HELD:
-            recent.pop(0).release(recent)
+            recent.pop(0).release()
 
 
 class Supernet(nn.Module):
@@ -117,8 +117,9 @@ class Supernet(nn.Module):
     - `weights` are those of a plain network; see `load_plain`.
 
     Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
-    built once for each of their choices and put together; that is compared with networks that are built. An attribute
-    by which a part knows of other parts' choices has every network built, which gives the same and takes longer.
+    built once for each of their choices and copied into the networks that have them. Networks that are put together
+    so are compared with built ones at first and now and then; where a part, or an attribute of one, depends on other
+    parts' choices, every network is built, which takes longer.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
@@ -175,7 +176,8 @@ class Supernet(nn.Module):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
         skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
-        skeleton.set_mode(self.training)
+        if skeleton.network.training != self.training:
+            skeleton.network.train(self.training)
         self._cache.hold(skeleton)
         skeleton.place(self._placement())
         skeleton.bind_parameters()
@@ -298,8 +300,14 @@ class Supernet(nn.Module):
             cache.move_to_end(arch)
             return found
         assembler = self._cache.assembler(self._naming.lists)
-        found = assembler.put_together(arch, lambda: self._built(arch))
-        if found is None:
+        try:
+            found = assembler.put_together(arch, lambda: self._built(arch))
+        except ValueError:
+            cache.clear()  # of which others may be wrong
+            raise
+        if found is not None:
+            found.network.train(self.training)
+        else:
             found = self._make_skeleton(arch)
             assembler.learn(arch, found)
         cache[arch] = found
@@ -310,7 +318,7 @@ class Supernet(nn.Module):
     def _make_skeleton(self, arch: Arch) -> Assembly:
         network = self._built(arch)
         network.train(self.training)  # a constructor may have left modules in another mode
-        return assemble(network, list(self._slots(network, arch)), list(self._naming.lists.values()))
+        return assemble(network, list(self._slots(network, arch)))
 
     def _built(self, arch: Arch) -> nn.Module:
         with default_dtype(self._default_dtype):

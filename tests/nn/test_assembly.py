@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,11 @@ class Looking(Network):
             self.scale: Callable[[Tensor], Tensor] = lambda x: x * int(arch["block.0.hidden"])
         elif how == "hidden list":
             self.again = [self.blocks[0]]
+        elif how == "array":
+            self.table = np.array([int(arch[f"block.{i}.hidden"]) for i in range(3)])
+        elif how == "hook":
+            factor = int(arch["block.0.hidden"])
+            self.blocks[1].register_forward_hook(lambda module, inputs, output: output * factor)
 
     def block(self, arch: Arch, i: int, width: int) -> nn.Module:
         block = super().block(arch, i, width)
@@ -129,10 +135,12 @@ class Looking(Network):
             return y * sum(self.hidden)
         if self.how == "closure":
             return self.scale(y)
+        if self.how == "array":
+            return y * int(self.table.sum())
         return y + self.again[0](self.stem(x)).mean() if self.how == "hidden list" else y
 
 
-@pytest.mark.parametrize("how", ["rate", "attribute", "closure", "hidden list"])
+@pytest.mark.parametrize("how", ["rate", "attribute", "closure", "hidden list", "array", "hook"])
 def test_parts_that_know_of_others_are_built_each_time(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     supernet, built = counted(partial(Looking, how=how))
     found = outputs(supernet, ARCHS)
@@ -165,33 +173,103 @@ def test_a_difference_that_is_met_late_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 class Checkpointed(Network):
+    reentrant = False
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False)
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
         y: Tensor = self.head(x)
         return y
 
 
-def test_networks_whose_copies_are_let_go_leave_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that ran a while ago may share blocks with one whose gradient is still to be computed."""
-    monkeypatch.setattr(Assembler, "FIRST", 0)
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("kind", [Checkpointed, Reentrant])
+def test_a_gradient_is_computed_after_others_ran(kind: type[Network], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others may have the same blocks, without gradients as a teacher has them."""
     monkeypatch.setattr(module, "_HELD", 2)
-    supernet, _ = counted(Checkpointed, layout={"*.down.weight": last})
+    supernet, built = counted(kind, layout={"*.down.weight": last})
+    for arch in ARCHS[:80]:
+        supernet(X, arch)
+    known = len(built)
     supernet.eval()
-    for number in range(0, len(ARCHS) - 3, 3):
+    for number in range(80, len(ARCHS) - 3, 3):
         earlier, held, later = ARCHS[number : number + 3]
         supernet(X, earlier)
-        y = supernet(X, held)
-        supernet(X, later)
+        y, network = supernet(X, held), supernet.extract(held)
+        with torch.no_grad():
+            supernet(X, later)
         supernet.zero_grad()
         y.sum().backward()
-        found = {name: p.grad.clone() for name, p in supernet.named_parameters() if p.grad is not None}
-        network = supernet.extract(held)
         network(X).sum().backward()
         for name, parameter in network.named_parameters():
+            found = supernet.get_parameter(name).grad
+            assert found is not None
             assert parameter.grad is not None
-            assert torch.allclose(found[name].norm(), parameter.grad.norm(), rtol=1e-4), name
+            assert torch.allclose(found.norm(), parameter.grad.norm(), rtol=1e-4), name
+    assert len(built) - known < 60 + 23  # of which extracting took 23 and more
+
+
+def test_each_network_has_modes_of_its_own() -> None:
+    supernet, _ = counted(Network)
+    outputs(supernet, ARCHS)
+    for arch in ARCHS:
+        for training in (False, True):
+            supernet.train(training)
+            supernet(X, arch)
+            network = supernet._skeleton(arch).network
+            assert {part.training for part in network.modules()} == {training}
+
+
+class Remembering(Network):
+    """What a network has seen is its own, and no difference."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch)
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = max(self.seen, len(x))
+        return super().forward(x) * self.seen
+
+
+def test_what_a_network_notes_when_it_runs_is_its_own() -> None:
+    supernet, built = counted(Remembering)
+    with torch.no_grad():
+        for number, arch in enumerate(ARCHS):
+            supernet(X[: 2 + number % 5], arch)
+    assert len(built) < len(set(ARCHS))
+
+
+class Optional(nn.Module):
+    """A list that some networks do not have, beside recurrent layers."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 5, batch_first=True)
+        count = int(arch["a.count"])
+        if count:
+            self.a = nn.ModuleList(nn.Linear(5, 5, bias=bool(arch[f"a.{i}.bias"])) for i in range(count))
+        self.b = nn.ModuleList(nn.Linear(5, 5, bias=bool(arch[f"b.{i}.bias"])) for i in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.gru(x[:, None])
+        for layer in [*getattr(self, "a", []), *self.b]:
+            x = layer(x)
+        return x
+
+
+def test_lists_may_be_absent_and_layers_recurrent() -> None:
+    choices = Space(bias=one_of(False, True))
+    space = Space(a=repeat(choices, one_of(2, 0)), b=repeat(choices, 2))
+    supernet, _ = counted(Optional, space)
+    for arch in space.sample(0, 60):
+        with torch.no_grad():
+            torch.testing.assert_close(supernet(X, arch), supernet.extract(arch)(X))
 
 
 def tensors(outputs: Any) -> list[Tensor]:
