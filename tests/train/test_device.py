@@ -80,7 +80,9 @@ def test_memory_that_was_freed_is_kept_for_what_comes_next() -> None:
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    assert faults("keep") < faults("as it is") / 10
+    usual = faults("as it is")
+    # none at all where huge pages are given out whole, which leaves nothing to save
+    assert faults("keep") <= usual / 10
 
 
 def test_generators_are_seeded_as_torch_seeds_them() -> None:
