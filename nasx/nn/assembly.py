@@ -4,8 +4,10 @@ Building a small network costs about as much as a forward pass through it. Copyi
 costs a tenth: so blocks that architectures have in common are built once, and each network has copies of its own.
 """
 
-import copy
+import dataclasses
+import enum
 import functools
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,13 +178,15 @@ class Assembler:
 
     A member of a module list is taken for the same where it has the same place, its part of the architecture the same
     choices, and the shared choices and the numbers of parts agree; the rest of a network where the latter do. That
-    holds for builders that make each part of its own choices and the shared ones. The first networks that are put
-    together, those with a piece that no comparison has met, and a few later ones are compared with what the builder
-    makes. Where an early one differs, all networks are built again; a late one is an error. A builder that makes a part
-    depend on choices of several others in few networks can escape all comparisons.
+    holds for builders that make each part of its own choices and the shared ones. Networks that tie tensors, have
+    hooks, or keep lists and other objects that can be changed are built each time.
+
+    The first networks that are put together, those with a piece that no comparison has met, and a few later ones are
+    compared with what the builder makes. Where an early one differs, all networks are built again; a late one is an
+    error. A builder that makes a part depend on choices of several others in few networks can escape all comparisons.
     """
 
-    FIRST, LATER = 16, 64
+    FIRST, LATER = 32, 64
     """How many networks are compared at first, and every how many later on."""
 
     def __init__(self, lists: Mapping[str, str], most_modules: int) -> None:
@@ -198,7 +202,8 @@ class Assembler:
         if not self.works:
             return
         members = dict(_members(built.network, self._lists.values()))
-        if list(members) != [f"{path}.{number}" for path, number in self._places(arch)] or not _is_tree(built.network):
+        expected = [f"{path}.{number}" for path, number in self._places(arch)]
+        if list(members) != expected or not _is_tree(built.network) or not _can_be_copied(built.network):
             self._stop()
             return
         if self._modules + built.modules > self._most:
@@ -283,8 +288,51 @@ def _members(network: nn.Module, lists: Iterable[str]) -> Iterator[tuple[str, nn
 
 
 def _is_tree(network: nn.Module) -> bool:
-    """Return whether each module has one place."""
-    return sum(1 for _ in network.modules()) == sum(1 for _ in network.named_modules(remove_duplicate=False))
+    """Return whether each module and each tensor has one place."""
+    for named in (network.named_modules, network.named_parameters, network.named_buffers):
+        places = [id(found) for _, found in named(remove_duplicate=False)]
+        if len(places) != len(set(places)):
+            return False
+    return True
+
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+_HOOKS = tuple(name for name in _TORCHS_OWN if name.endswith(("_hooks", "_hooks_with_kwargs")))
+_RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})
+"""Second places of the weights of torch's recurrent layers, which are filled before they run."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type, enum.Enum, range)
+_TORCHS_PLAIN = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_LISTS = frozenset({"_reversed_padding_repeated_twice", "_all_weights"})
+"""Lists that torch's own layers have and never change."""
+
+
+def _can_be_copied(network: nn.Module) -> bool:
+    """Return whether all that modules hold beside tensors and modules are values that nobody can change.
+
+    What can be changed may be known to several modules, or to the program outside: a copy would part it.
+    """
+    for module in network.modules():
+        if any(vars(kind).get("__slots__") for kind in type(module).__mro__):
+            return False
+        if any(vars(module)[name] for name in _HOOKS):
+            return False
+        skipped = _TORCHS_OWN | _LISTS | (_RECURRENT if isinstance(module, nn.RNNBase) else frozenset())
+        if not all(_is_value(value) for key, value in vars(module).items() if key not in skipped):
+            return False
+    return True
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_value, value))
+    if isinstance(value, functools.partial):
+        return all(map(_is_value, (value.func, *value.args, *value.keywords.values())))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        frozen: bool = type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        return frozen and all(_is_value(getattr(value, own.name)) for own in dataclasses.fields(value))
+    return isinstance(value, (*_PLAIN, *_TORCHS_PLAIN, *_FUNCTIONS, Arch))
 
 
 def _by_module(of: Assembly | _Piece) -> tuple[dict[int, list[Slot]], dict[int, list[Own]]]:
@@ -298,12 +346,6 @@ def _by_module(of: Assembly | _Piece) -> tuple[dict[int, list[Slot]], dict[int, 
     return slots, owns
 
 
-_TORCHS_OWN = frozenset(vars(nn.Module()))
-_HOOKS = tuple(name for name in _TORCHS_OWN if name.endswith(("_hooks", "_hooks_with_kwargs")))
-_RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})
-"""Second places of the weights of torch's recurrent layers, which are filled before they run."""
-
-
 def _copied(
     module: nn.Module,
     slots: Mapping[int, Sequence[Slot]],
@@ -311,18 +353,18 @@ def _copied(
     *,
     without: Iterable[nn.Module] = (),
 ) -> _Piece:
-    """Return a copy of modules that shares no dictionary or list with them, and where its tensors are."""
+    """Return a copy of modules that shares nothing with them that can be changed, and where its tensors are."""
     left = {id(other) for other in without}
     found = _Piece(module, [], [], 0)
 
     def copied(module: nn.Module) -> nn.Module:
-        same = module.__class__.__new__(module.__class__)
+        same: nn.Module = object.__new__(module.__class__)
         attributes = same.__dict__
         for key, value in vars(module).items():
             if key in _TORCHS_OWN:
                 attributes[key] = value.copy() if isinstance(value, dict | set) else value
             else:
-                attributes[key] = copy.deepcopy(value) if isinstance(value, list | dict | set) else value
+                attributes[key] = value  # which nobody can change
         for name, child in module._modules.items():
             if child is not None:
                 if id(child) in left:

@@ -119,7 +119,8 @@ class Supernet(nn.Module):
     Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
     built once for each of their choices and copied into the networks that have them. Networks that are put together
     so are compared with built ones at first and now and then; where a part, or an attribute of one, depends on other
-    parts' choices, every network is built, which takes longer.
+    parts' choices, and where tensors are tied or modules keep objects that can be changed (a list, a dict), every
+    network is built, which takes longer.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The

@@ -1,7 +1,9 @@
 """Networks put together from parts of earlier ones are those that the builder makes, or else are built."""
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Supernet
 from nasx.nn import supernet as module
 from nasx.nn.assembly import Assembler
-from tests.families import FAMILIES, Family
+from tests.families import FAMILIES, RECIPES, Family
 
 SPACE = Space(width=one_of(4, 6), block=repeat(Space(hidden=one_of(2, 3, 5), norm=one_of(False, True)), 3))
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
@@ -162,6 +164,91 @@ def test_a_module_in_two_places_is_built_each_time() -> None:
     supernet, built = counted(Tied)
     outputs(supernet, ARCHS[:60])
     assert len(built) == len(set(ARCHS[:60]))
+
+
+class Counting(Block):
+    """A block that writes to what all blocks and the network know."""
+
+    def __init__(self, width: int, hidden: int, store: Any) -> None:
+        super().__init__(width, hidden, norm=False, rate=0.0)
+        self.store = store
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if isinstance(self.store, SimpleNamespace):
+            self.store.total = self.store.total + x.mean()
+        elif isinstance(self.store, dict):
+            self.store["total"] = self.store.get("total", 0) + x.mean()
+        else:
+            self.store.append(x.mean())
+        return x
+
+
+class Sharing(Network):
+    shared: Any
+
+    def __init__(self, arch: Arch, *, kind: Callable[[], Any]) -> None:
+        self.__dict__["shared"] = kind()
+        super().__init__(arch)
+
+    def block(self, arch: Arch, i: int, width: int) -> nn.Module:
+        return Counting(width, int(arch[f"block.{i}.hidden"]), self.shared)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.shared, SimpleNamespace):
+            self.shared.total = 0
+        else:
+            self.shared.clear()
+        y = super().forward(x)
+        if isinstance(self.shared, SimpleNamespace):
+            return y + self.shared.total
+        return y + sum(self.shared.values() if isinstance(self.shared, dict) else self.shared)
+
+
+OUTSIDE: dict[str, Any] = {}
+STORES: dict[str, Callable[[], Any]] = {
+    "list": list,
+    "dict": dict,
+    "deque": deque,
+    "namespace": lambda: SimpleNamespace(total=0),
+    "the program's own": lambda: OUTSIDE,
+}
+
+
+@pytest.mark.parametrize("kind", list(STORES))
+def test_objects_that_modules_share_and_change_stay_shared(kind: str) -> None:
+    supernet, _ = counted(partial(Sharing, kind=STORES[kind]))
+    supernet.eval()
+    for arch in ARCHS[:60]:
+        with torch.no_grad():
+            torch.testing.assert_close(supernet(X, arch), supernet.extract(arch)(X))
+
+
+class TiedWeights(Network):
+    """A head that has the weight of the first block, which exists once for each of that block's choices."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch)
+        first, last = self.blocks[0], self.blocks[2]
+        assert isinstance(first, Block)
+        assert isinstance(last, Block)
+        last.down.bias = first.down.bias
+
+
+def test_tied_tensors_with_copies_are_those_of_their_own_choices() -> None:
+    supernet, _ = counted(TiedWeights, separate={"blocks.0.down.bias": "hidden"})
+    supernet.eval()
+    for arch in ARCHS[:60]:
+        with torch.no_grad():
+            torch.testing.assert_close(supernet(X, arch), supernet.extract(arch)(X))
+
+
+@pytest.mark.parametrize("family", RECIPES, ids=str)
+def test_networks_of_the_recipes_can_be_put_together(family: Family) -> None:
+    supernet = family.make_supernet()
+    for arch in family.space.sample(0, 2):
+        supernet._skeleton(arch)
+    assert supernet._cache.assembler(supernet._naming.lists).works
 
 
 def test_a_difference_that_is_met_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
