@@ -224,6 +224,33 @@ def test_objects_that_modules_share_and_change_stay_shared(kind: str) -> None:
             torch.testing.assert_close(supernet(X, arch), supernet.extract(arch)(X))
 
 
+class Collecting(Network):
+    """A network that keeps what it saw in training."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch)
+        self.kept: deque[int] = deque()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.kept.append(len(x))
+        return super().forward(x) + len(self.kept)
+
+
+def test_what_one_network_keeps_is_not_anothers() -> None:
+    supernet, _ = counted(Collecting)
+    first, *others = dict.fromkeys(ARCHS)
+    supernet.eval()
+    with torch.no_grad():
+        supernet(X, first)
+        supernet.train()
+        for arch in others:
+            supernet(X, arch)
+        supernet.eval()
+        network = supernet.extract(first)
+        torch.testing.assert_close(supernet(X, first), network(X))
+
+
 class TiedWeights(Network):
     """A head that has the weight of the first block, which exists once for each of that block's choices."""
 
