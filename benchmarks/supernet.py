@@ -59,7 +59,8 @@ def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
         "skeleton": lambda: Subnet(whole, archs[0]),
         "known": partial(_put_together, whole, archs),
     }
-    for _ in range(32):  # the first, which are compared with networks that are built
+    compared_first = whole._cache.assembler(whole._naming.lists).FIRST  # with networks that are built
+    for _ in range(compared_first):
         _put_together(whole, archs)
     timed = alternate(functions, seconds=seconds)
     low, high = timed.spread("supernet", to="extracted")

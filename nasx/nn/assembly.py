@@ -53,9 +53,14 @@ class Slot:
         tensor: Tensor = self.holder[self.leaf]
         return tensor._version
 
+    def moved_to(self, module: nn.Module) -> "Slot":
+        """Return the same place in a copy of its module."""
+        holder = module._parameters if self.holder is self.module._parameters else module._buffers
+        return Slot(module, holder, self.leaf, self.key, self.source, self.source_leaf, self.indices, self.copies)
 
-Own = tuple[dict[str, Any], str, Tensor]
-"""A buffer that belongs to a network itself: the dictionary and the name that hold it, and what was built."""
+
+Own = tuple[nn.Module, str, Tensor]
+"""A buffer that belongs to a network itself: the module and the name that hold it, and what was built."""
 
 
 class Assembly:
@@ -70,7 +75,7 @@ class Assembly:
         self.placed: Placement | None = None
         self.agreed: dict[int, int] = {}
         """The version of each copied buffer when it last held the same numbers as the store."""
-        self._released: list[Own] | None = None
+        self._released: list[tuple[dict[str, Any], str, Tensor]] | None = None
         """What stands for copied parameters while the network does not run."""
 
     def place(self, where: Placement) -> None:
@@ -78,8 +83,8 @@ class Assembly:
         if self.placed != where:
             device, dtype = where
             with torch.inference_mode(False):
-                for holder, leaf, buffer in self.computed:
-                    holder[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
+                for module, leaf, buffer in self.computed:
+                    module._buffers[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
             self.placed = where
 
     def bind_parameters(self) -> None:
@@ -115,7 +120,7 @@ class Assembly:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
-        versions = [holder[leaf]._version for holder, leaf, _ in self.computed]
+        versions = [_version(module, leaf) for module, leaf, _ in self.computed]
         bound = [slot.holder[slot.leaf] for slot in self.buffers]
         outputs = self.network(*args, **kwargs)
         for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
@@ -128,13 +133,19 @@ class Assembly:
                 self.agreed[place] = slot.version
             elif now is not before:
                 bind([slot])
-        for (holder, leaf, _), version in zip(self.computed, versions, strict=True):
-            if holder[leaf]._version != version:
+        for (module, leaf, _), version in zip(self.computed, versions, strict=True):
+            if _version(module, leaf) != version:
                 raise ValueError(
                     f"the buffer {leaf!r} changes when the network runs, but its first values were computed, so "
                     "architectures cannot share it; start it from one number everywhere, or do not change it"
                 )
         return outputs
+
+
+def _version(module: nn.Module, leaf: str) -> int:
+    buffer = module._buffers[leaf]
+    assert buffer is not None
+    return buffer._version
 
 
 def bind(slots: Sequence[Slot]) -> None:
@@ -153,7 +164,7 @@ def assemble(network: nn.Module, slots: Sequence[Slot]) -> Assembly:
     """Return a network that was built, ready to run."""
     bound = {(id(slot.holder), slot.leaf) for slot in slots}
     computed = [
-        (module._buffers, leaf, buffer)
+        (module, leaf, buffer)
         for module in network.modules()
         for leaf, buffer in module._buffers.items()
         if buffer is not None and (id(module._buffers), leaf) not in bound
@@ -166,8 +177,8 @@ class _Piece:
     """A part of a network that never runs: a member of a module list with repeated parts, or all the rest."""
 
     module: nn.Module
-    slots: list[Slot]
-    computed: list[Own]
+    slots: Sequence[Slot]
+    computed: Sequence[Own]
     modules: int
     compared: bool = False
     """Whether it was part of a network that was compared with a built one."""
@@ -203,7 +214,7 @@ class Assembler:
             return
         members = dict(_members(built.network, self._lists.values()))
         expected = [f"{path}.{number}" for path, number in self._places(arch)]
-        if list(members) != expected or not _is_tree(built.network) or not _can_be_copied(built.network):
+        if list(members) != expected or not _can_be_copied(built.network):
             self._stop()
             return
         if self._modules + built.modules > self._most:
@@ -212,11 +223,13 @@ class Assembler:
         wanted = [key not in self._pieces for key in keys]
         if not any(wanted):
             return
-        slots, owns = _by_module(built)
+        slots = [*built.parameters, *built.buffers]
         for key, module, new in zip(keys, [built.network, *members.values()], wanted, strict=True):
             if new:
-                without = members.values() if module is built.network else ()
-                self._pieces[key] = piece = _copied(module, slots, owns, without=without)
+                whole = _Piece(module, slots, built.computed, built.modules)
+                self._pieces[key] = piece = _copied(
+                    whole, without=() if module in members.values() else members.values()
+                )
                 self._modules += piece.modules
 
     def put_together(self, arch: Arch, build: Callable[[], nn.Module]) -> Assembly | None:
@@ -249,7 +262,7 @@ class Assembler:
         self.works, self._pieces = False, {}
 
     def _joined(self, arch: Arch, pieces: Sequence[_Piece]) -> Assembly:
-        copies = [_copied(piece.module, *_by_module(piece)) for piece in pieces]
+        copies = [_copied(piece) for piece in pieces]
         network = copies[0].module
         for (path, number), piece in zip(self._places(arch), copies[1:], strict=True):
             network.get_submodule(path)._modules[str(number)] = piece.module
@@ -287,15 +300,6 @@ def _members(network: nn.Module, lists: Iterable[str]) -> Iterator[tuple[str, nn
                 yield f"{path}.{leaf}", member
 
 
-def _is_tree(network: nn.Module) -> bool:
-    """Return whether each module and each tensor has one place."""
-    for named in (network.named_modules, network.named_parameters, network.named_buffers):
-        places = [id(found) for _, found in named(remove_duplicate=False)]
-        if len(places) != len(set(places)):
-            return False
-    return True
-
-
 _TORCHS_OWN = frozenset(vars(nn.Module()))
 _HOOKS = tuple(name for name in _TORCHS_OWN if name.endswith(("_hooks", "_hooks_with_kwargs")))
 _RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})
@@ -309,19 +313,28 @@ _LISTS = frozenset({"_reversed_padding_repeated_twice", "_all_weights"})
 
 
 def _can_be_copied(network: nn.Module) -> bool:
-    """Return whether all that modules hold beside tensors and modules are values that nobody can change.
+    """Return whether modules and tensors have one place each, and all else is values that nobody can change.
 
     What can be changed may be known to several modules, or to the program outside: a copy would part it.
     """
+    for named in (network.named_modules, network.named_parameters, network.named_buffers):
+        places = [id(found) for _, found in named(remove_duplicate=False)]
+        if len(places) != len(set(places)):
+            return False
     for module in network.modules():
         if any(vars(kind).get("__slots__") for kind in type(module).__mro__):
             return False
         if any(vars(module)[name] for name in _HOOKS):
             return False
-        skipped = _TORCHS_OWN | _LISTS | (_RECURRENT if isinstance(module, nn.RNNBase) else frozenset())
-        if not all(_is_value(value) for key, value in vars(module).items() if key not in skipped):
+        if not all(_is_value(value) for key, value in _values(module).items() if key not in _LISTS):
             return False
     return True
+
+
+def _values(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds beside what every module has."""
+    skipped = _TORCHS_OWN | _RECURRENT if isinstance(module, nn.RNNBase) else _TORCHS_OWN
+    return {key: value for key, value in vars(module).items() if key not in skipped}
 
 
 def _is_value(value: Any) -> bool:
@@ -335,101 +348,71 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, (*_PLAIN, *_TORCHS_PLAIN, *_FUNCTIONS, Arch))
 
 
-def _by_module(of: Assembly | _Piece) -> tuple[dict[int, list[Slot]], dict[int, list[Own]]]:
-    """Return slots by the module that they are in, and a network's own buffers by the dictionary that holds them."""
-    slots: dict[int, list[Slot]] = {}
-    owns: dict[int, list[Own]] = {}
-    for slot in of.slots if isinstance(of, _Piece) else (*of.parameters, *of.buffers):
-        slots.setdefault(id(slot.module), []).append(slot)
-    for own in of.computed:
-        owns.setdefault(id(own[0]), []).append(own)
-    return slots, owns
-
-
-def _copied(
-    module: nn.Module,
-    slots: Mapping[int, Sequence[Slot]],
-    owns: Mapping[int, Sequence[Own]],
-    *,
-    without: Iterable[nn.Module] = (),
-) -> _Piece:
-    """Return a copy of modules that shares nothing with them that can be changed, and where its tensors are."""
+def _copied(piece: _Piece, *, without: Iterable[nn.Module] = ()) -> _Piece:
+    """Return a copy of a piece, other than of some modules, that shares nothing with it that can be changed."""
     left = {id(other) for other in without}
-    found = _Piece(module, [], [], 0)
+    copies: dict[int, nn.Module] = {}
 
     def copied(module: nn.Module) -> nn.Module:
         same: nn.Module = object.__new__(module.__class__)
-        attributes = same.__dict__
-        for key, value in vars(module).items():
-            if key in _TORCHS_OWN:
-                attributes[key] = value.copy() if isinstance(value, dict | set) else value
-            else:
-                attributes[key] = value  # which nobody can change
+        same.__dict__.update(
+            (key, value.copy() if isinstance(value, dict | set) else value) for key, value in vars(module).items()
+        )
         for name, child in module._modules.items():
             if child is not None:
                 if id(child) in left:
                     del same._modules[name]
                 else:
                     same._modules[name] = copied(child)
-        found.modules += 1
-        for slot in slots.get(id(module), ()):
-            holder = same._parameters if slot.holder is module._parameters else same._buffers
-            place = (slot.leaf, slot.key, slot.source, slot.source_leaf, slot.indices, slot.copies)
-            found.slots.append(Slot(same, holder, *place))
-        found.computed += [(same._buffers, leaf, buffer) for _, leaf, buffer in owns.get(id(module._buffers), ())]
+        copies[id(module)] = same
         return same
 
-    found.module = copied(module)
-    return found
+    module = copied(piece.module)
+    slots = [slot.moved_to(copies[id(slot.module)]) for slot in piece.slots if id(slot.module) in copies]
+    computed = [(copies[id(own)], leaf, buffer) for own, leaf, buffer in piece.computed if id(own) in copies]
+    return _Piece(module, slots, computed, len(copies))
 
 
 def alike(assembled: Assembly, built: nn.Module) -> bool:
-    """Return whether two networks have the same modules, attributes and tensors; what cannot be compared differs.
+    """Return whether a network that was put together is the one that was built, before either runs.
 
-    Parameters are the same where their shapes are; networks with hooks are not compared.
+    Modules, what they hold, computed buffers and the shapes of all other tensors must be the same.
     """
     first, second = (list(n.named_modules(remove_duplicate=False)) for n in (assembled.network, built))
-    if [name for name, _ in first] != [name for name, _ in second]:
+    if [name for name, _ in first] != [name for name, _ in second] or not _can_be_copied(built):
         return False
-    own = {(id(holder), leaf): buffer for holder, leaf, buffer in assembled.computed}
+    computed = {(id(module), leaf): buffer for module, leaf, buffer in assembled.computed}
     for (_, ours), (_, theirs) in zip(first, second, strict=True):
-        if type(ours) is not type(theirs) or vars(ours).keys() != vars(theirs).keys():
-            return False
-        if any(vars(theirs).get(name) for name in _HOOKS):
-            return False
-        skipped = _TORCHS_OWN | _RECURRENT if isinstance(ours, nn.RNNBase) else _TORCHS_OWN
-        if not all(_same(vars(ours)[key], vars(theirs)[key]) for key in vars(ours).keys() - skipped):
+        if type(ours) is not type(theirs) or not _same(_values(ours), _values(theirs)):
             return False
         for holders in ((ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers)):
             if holders[0].keys() != holders[1].keys():
                 return False
             for leaf, tensor in holders[1].items():
-                kept = own.get((id(holders[0]), leaf), holders[0][leaf])
-                if (tensor is None) != (kept is None):
-                    return False
-                if tensor is not None and (tensor.shape, tensor.dtype) != (kept.shape, kept.dtype):
-                    return False
-                if tensor is not None and (id(holders[0]), leaf) in own and not _same(tensor, kept):
+                buffer = computed.get((id(ours), leaf))
+                if not (_same_shape(holders[0][leaf], tensor) if buffer is None else _same_tensor(buffer, tensor)):
                     return False
     return True
 
 
 def _same(first: Any, second: Any) -> bool:
-    if first is second:
-        return True
-    if type(first) is not type(second) or isinstance(first, nn.Module):
+    """Return whether two values are the same, of which nobody can change any part."""
+    if type(first) is not type(second):
         return False
-    if isinstance(first, Tensor):
-        if first.is_meta or second.is_meta or first.device != second.device:
-            return False
-        return first.dtype == second.dtype and bool(torch.equal(first, second))
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
     if isinstance(first, functools.partial):
         return all(map(_same, *((of.func, of.args, of.keywords) for of in (first, second))))
-    try:
-        return (first == second) is True  # by identity where a class does not say otherwise
-    except Exception:  # of a class whose objects have no simple equality
-        return False
+    return bool(first == second)
+
+
+def _same_shape(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and first.dtype == second.dtype
+
+
+def _same_tensor(first: Tensor, second: Tensor | None) -> bool:
+    return second is not None and _same_shape(first, second) and torch.equal(first, second)

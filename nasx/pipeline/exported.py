@@ -20,6 +20,7 @@ from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import Recipe, one_network, open_recipe, recipe_names
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
 from nasx.run.stages import RUN
+from nasx.train import device_of
 from nasx.weights import fit_weights
 
 WEIGHTS = "model.safetensors"
@@ -80,8 +81,7 @@ class ExportedModel:
         """Return random images (B, C, H, W) of the size that it takes, on its device."""
         size, generator = self.vit["image_size"], torch.Generator().manual_seed(0)
         images = torch.randn(batch, self.vit["in_channels"], size, size, generator=generator)
-        first = next(self.network.parameters(), images)  # a network may have none
-        return images.to(first.device)
+        return images.to(device_of(self.network))
 
     def counts(self) -> dict[str, int]:
         """Return its parameters and multiply-adds, counted."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from itertools import chain
 from typing import Literal, get_args
 
 import torch
@@ -47,8 +48,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a module's first parameter."""
-    return next(module.parameters()).device
+    """Return the device of a module's first parameter or else buffer; the CPU where it has neither."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 @contextmanager

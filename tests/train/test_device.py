@@ -92,8 +92,10 @@ def test_generators_are_seeded_as_torch_seeds_them() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_modules_device_is_that_of_its_parameters() -> None:
+def test_a_modules_device_is_that_of_its_tensors() -> None:
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    assert device_of(nn.BatchNorm1d(2, affine=False, device="meta")) == torch.device("meta")
+    assert device_of(nn.ReLU()) == torch.device("cpu")
 
 
 def test_an_unknown_device_is_a_clear_error() -> None:
