@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROW = 16  # tokens a row of the products that give the gradient of long kernels
-_AT_ONCE = 2**19  # elements that are transposed together, so that the memory's pages stay known to the core
+_AT_ONCE = 2**18  # elements that the gradient of long kernels is taken of together, so that they stay in caches
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,26 +88,14 @@ def kernel_gradient(gradient: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     channels, _, taps = weight.shape
     if taps < 15:  # above, oneDNN has no kernel of its own for it
         return _gradients(gradient, image, weight, (False, True))[1].squeeze(2)
-    # What tap k gathers is the sum over tokens n of gradient[n] * padded[n + k]. Both are cut into rows of _ROW tokens
-    # and multiplied as matrices, each row of gradients with its own row of inputs and the next few: the products of
-    # gradient i with input i + k lie on a diagonal.
-    reach = -(-(_ROW + taps - 1) // _ROW)
-    length = -(-(image.shape[-1] + taps - 1) // _ROW) * _ROW
-    inputs = _channels_first(image, length, taps // 2).view(channels, -1, _ROW)
-    gradients = _channels_first(gradient, length, 0).view(channels, -1, _ROW).transpose(1, 2)
-    rows = inputs.shape[1]
-    products = [torch.bmm(gradients[:, :, : rows - shift], inputs[:, shift:]) for shift in range(reach)]
-    width = reach * _ROW
-    skewed = F.pad(torch.cat(products, dim=-1).flatten(1), (0, _ROW)).view(channels, _ROW, width + 1)
-    return skewed[:, :, :taps].sum(dim=1).unsqueeze(1)
-
-
-def _channels_first(image: Tensor, length: int, first: int) -> Tensor:
-    """Return (B, C, 1, N) as (C, B * length), each sample's tokens from `first` on and zeros around them."""
-    batch, channels, _, tokens = image.shape
-    found = image.new_zeros(channels, batch, length)
+    # What tap k gathers is the sum over tokens n of gradient[n] * padded[n + k]: a convolution, too, of each sample's
+    # inputs with its gradients as the kernels. A few samples at once are the channels of one.
+    batch, tokens = len(image), image.shape[-1]
     few = max(1, _AT_ONCE // (channels * tokens))
+    sums = []
     for start in range(0, batch, few):
-        part = image[start : start + few].squeeze(2).transpose(0, 1)
-        found[:, start : start + few, first : first + tokens] = part
-    return found.flatten(1)
+        kernels = gradient[start : start + few].reshape(-1, 1, 1, tokens)
+        inputs = image[start : start + few].squeeze(2).permute(2, 0, 1).reshape(1, 1, tokens, -1).permute(0, 3, 1, 2)
+        products = F.conv2d(inputs, kernels, padding=(0, taps // 2), groups=len(kernels))
+        sums.append(products.permute(0, 2, 3, 1).reshape(taps, -1, channels).sum(dim=1))
+    return sum(sums[1:], sums[0]).t().unsqueeze(1)

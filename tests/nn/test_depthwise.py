@@ -57,7 +57,7 @@ def test_only_the_gradients_that_are_wanted_are_taken(taps: int) -> None:
 
 
 @pytest.mark.parametrize("taps", [5, 31])
-def test_many_samples_are_transposed_part_by_part(taps: int) -> None:
+def test_many_samples_are_taken_a_few_at_a_time(taps: int) -> None:
     x, weight, bias = inputs(33, taps, batch=70, channels=300)
     for found, expected in zip(
         outcome(depthwise_conv1d, x, weight, bias), outcome(plain, x, weight, bias), strict=True
