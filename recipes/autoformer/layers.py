@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _table_rows(length: int, max_offset: int) -> Tensor:
-    """Return the rows of a table that a query at each place (length,) meets at (the class token, key places...)."""
-    place = torch.arange(length)
-    offset = place - place[:, None]
-    return F.pad(max_offset + 1 + offset.clamp(-max_offset, max_offset), (1, 0))
+def _table_rows(places: Tensor, length: int, max_offset: int) -> Tensor:
+    """Return the rows of a table that the class token and queries at some places meet at it and at all key places."""
+    offset = torch.arange(length) - places[:, None]
+    return F.pad(max_offset + 1 + offset.clamp(-max_offset, max_offset), (1, 0, 1, 0))
 
 
 def _one_hot_places(places: Tensor, length: int) -> Tensor:
@@ -40,66 +39,48 @@ class RelativePositions(nn.Module):
     key_horizontal[x], its value likewise. A table's first row is for pairs with the class token, the others for
     offsets from -max_offset to max_offset, beyond which they stay the same.
 
-    The vertical term of a query depends on no more than the key's row, the horizontal one on its column. So queries
-    are multiplied with the tables (R + 1 and C + 1 vectors each) before anything is laid out over N keys, and
-    attention is summed by row and by column before it meets the tables of the values. Laying out and summing are
-    products with one-hot places; appended to keys and values, they run inside torch's fused attention, which sees
-    heads of `attended_width`.
+    The vertical term of a query depends on no more than the key's row, the horizontal one on its column. So each query
+    is multiplied with the R + 1 and C + 1 vectors that it meets before anything is laid out over N keys, and attention
+    is summed by row and by column before it meets those of the values. Laying out and summing are products with
+    one-hot places; appended to keys and values, they run inside torch's fused attention, which sees heads of
+    `attended_width`.
     """
 
-    vertical: Tensor
-    horizontal: Tensor
+    vectors: Tensor
     places: Tensor
 
     def __init__(self, grid: tuple[int, int], head_dim: int, *, max_offset: int = 14) -> None:
         super().__init__()
         if max_offset < 0:
             raise ValueError(f"max_offset must be 0 or more, but got {max_offset}")
-        self.grid, self.scale = grid, head_dim**-0.5
+        self.scale, length = head_dim**-0.5, 2 * max_offset + 2
+        self.key_vertical = nn.Parameter(torch.zeros(length, head_dim))
+        self.key_horizontal = nn.Parameter(torch.zeros(length, head_dim))
+        self.value_vertical = nn.Parameter(torch.zeros(length, head_dim))
+        self.value_horizontal = nn.Parameter(torch.zeros(length, head_dim))
         rows, columns = grid
-        self.key_vertical = nn.Parameter(torch.zeros(2 * max_offset + 2, head_dim))
-        self.key_horizontal = nn.Parameter(torch.zeros(2 * max_offset + 2, head_dim))
-        self.value_vertical = nn.Parameter(torch.zeros(2 * max_offset + 2, head_dim))
-        self.value_horizontal = nn.Parameter(torch.zeros(2 * max_offset + 2, head_dim))
         patch = torch.arange(rows * columns)
-        places = torch.cat([_one_hot_places(patch // columns, rows), _one_hot_places(patch % columns, columns)], 1)
-        padding = attended_width(grid, head_dim) - head_dim - places.shape[1]
-        self.register_buffer("vertical", _table_rows(rows, max_offset), persistent=False)
-        self.register_buffer("horizontal", _table_rows(columns, max_offset), persistent=False)
-        self.register_buffer("places", F.pad(places, (0, padding)).to(self.key_vertical.dtype), persistent=False)
+        row, column = patch // columns, patch % columns
+        places = torch.cat([_one_hot_places(row, rows), _one_hot_places(column, columns)], 1)
+        vertical, horizontal = _table_rows(row, rows, max_offset), _table_rows(column, columns, max_offset)
+        vectors = torch.cat([vertical, length + horizontal], 1)  # of the two tables, one after the other, and a zero
+        padding = 0, attended_width(grid, head_dim) - head_dim - places.shape[1]
+        self.register_buffer("vectors", F.pad(vectors, padding, value=2 * length), persistent=False)
+        self.register_buffer("places", F.pad(places, padding).to(self.key_vertical.dtype), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of queries to keys over values, all (B, H, 1 + RC, D)."""
+        # the class token meets one vector at all keys: a constant, which softmax takes out
+        terms = torch.einsum("bhnd,nkd->bhnk", q, self._met(self.key_vertical, self.key_horizontal))
         places = self.places.to(q.dtype).expand(*q.shape[:2], -1, -1)
-        wide_q, wide_k, wide_v = (torch.cat(pair, -1) for pair in ((q, self._terms(q)), (k, places), (v, places)))
+        wide_q, wide_k, wide_v = (torch.cat(pair, -1) for pair in ((q, terms), (k, places), (v, places)))
         wide = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=self.scale)
         out, sums = torch.split(wide, [q.shape[-1], places.shape[-1]], dim=-1)
-        return out + self._moved(sums)
+        return out + torch.einsum("bhnk,nkd->bhnd", sums, self._met(self.value_vertical, self.value_horizontal))
 
-    def _terms(self, q: Tensor) -> Tensor:
-        """Return the products of queries with the vectors that they meet by key's row, then by key's column."""
-        q = self._on_grid(q)
-        by_row = torch.einsum("bhrcd,rkd->bhrck", q, self.key_vertical[self.vertical])
-        by_column = torch.einsum("bhrcd,ckd->bhrck", q, self.key_horizontal[self.horizontal])
-        terms = torch.cat([by_row, by_column], -1).flatten(2, 3)
-        # the class token meets one vector at all keys: a constant, which softmax takes out
-        return F.pad(terms, (0, self.places.shape[1] - terms.shape[-1], 1, 0))
-
-    def _moved(self, sums: Tensor) -> Tensor:
-        """Return what offsets add to the outputs (B, H, N, D), given attention summed by key's row and by column."""
-        rows, columns = (places + 1 for places in self.grid)
-        padding = self.places.shape[1] - rows - columns
-        by_row, by_column, _ = torch.split(self._on_grid(sums), [rows, columns, padding], dim=-1)
-        patches = torch.einsum("bhrck,rkd->bhrcd", by_row, self.value_vertical[self.vertical])
-        patches = patches + torch.einsum("bhrck,ckd->bhrcd", by_column, self.value_horizontal[self.horizontal])
-        # the class token's attention, which sums to 1, meets one vector at all keys
-        class_token = (self.value_vertical[0] + self.value_horizontal[0]).to(patches.dtype)
-        return torch.cat([class_token.expand(*patches.shape[:2], 1, -1), patches.flatten(2, 3)], dim=2)
-
-    def _on_grid(self, x: Tensor) -> Tensor:
-        """Return the patches (B, H, R, C, ...) of tokens. Split, unlike a slice, has a cheap gradient."""
-        _, patches = torch.split(x, [1, x.shape[2] - 1], dim=2)
-        return torch.unflatten(patches, 2, self.grid)
+    def _met(self, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """Return the vectors of two tables that each token meets by key's row, then by key's column (N, ..., D)."""
+        return F.embedding(self.vectors, torch.cat([vertical, horizontal, vertical.new_zeros(1, vertical.shape[1])]))
 
 
 class RelativeAttention(nn.Module):

@@ -23,9 +23,11 @@ def _vectors(vertical: Tensor, horizontal: Tensor, grid: tuple[int, int], max_of
     return torch.stack([torch.stack([pair(query, key) for key in tokens]) for query in tokens])
 
 
-def _by_definition(positions: RelativePositions, q: Tensor, k: Tensor, v: Tensor, max_offset: int) -> Tensor:
-    keys = _vectors(positions.key_vertical, positions.key_horizontal, positions.grid, max_offset)
-    values = _vectors(positions.value_vertical, positions.value_horizontal, positions.grid, max_offset)
+def _by_definition(
+    positions: RelativePositions, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], max_offset: int
+) -> Tensor:
+    keys = _vectors(positions.key_vertical, positions.key_horizontal, grid, max_offset)
+    values = _vectors(positions.value_vertical, positions.value_horizontal, grid, max_offset)
     logits = torch.einsum("bhid,bhjd->bhij", q, k) + torch.einsum("bhid,ijd->bhij", q, keys)
     attention = (logits / q.shape[-1] ** 0.5).softmax(dim=-1)
     return attention @ v + torch.einsum("bhij,ijd->bhid", attention, values)
@@ -44,7 +46,7 @@ def test_outputs_and_gradients_equal_the_definition(
                 table.normal_(generator=generator)
     tokens = 1 + grid[0] * grid[1]
     q, k, v = torch.randn(3, 2, 3, tokens, 6, dtype=torch.float64, generator=generator).requires_grad_().unbind()
-    outputs = positions(q, k, v), _by_definition(positions, q, k, v, max_offset)
+    outputs = positions(q, k, v), _by_definition(positions, q, k, v, grid, max_offset)
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
     weights = torch.randn(outputs[0].shape, dtype=torch.float64, generator=generator)
     leaves = [q, k, v, *positions.parameters()]
@@ -60,7 +62,9 @@ def test_the_published_grid_in_single_precision() -> None:
         for table in positions.parameters():
             table.normal_(std=0.5, generator=generator)
         q, k, v = torch.randn(3, 1, 2, 197, 64, generator=generator)
-        torch.testing.assert_close(positions(q, k, v), _by_definition(positions, q, k, v, 14), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            positions(q, k, v), _by_definition(positions, q, k, v, (14, 14), 14), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_negative_reach_is_refused() -> None:
