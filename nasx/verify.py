@@ -76,9 +76,9 @@ def verify(
     """
     dtype = _usable_dtype(supernet, inputs, arch)
     network, _ = _extract(_exact(supernet, dtype), arch, dtype)
-    checks = [check_slice(supernet, arch, inputs, training=training, seed=seed) for training in (False, True)]
+    checks = [_check_slice(supernet, arch, inputs, dtype, training=training, seed=seed) for training in (False, True)]
     if build is not None:
-        checks.append(check_reload(network, build(arch), inputs))
+        checks.append(_check_reload(network, build(arch), inputs, dtype))
     if macs is not None:
         checks.append(check_cost("MACs", macs(arch), count_macs(network, _cast(inputs[:1], dtype))))
     if params is not None:
@@ -104,8 +104,21 @@ def check_slice(
     `first_difference` finds it). `tolerance` is relative to the largest output, or to 1; it is at least what the
     precision allows that the network computes or is extracted in, where that is not float64.
     """
-    name = f"supernet slice = extracted network ({'training' if training else 'evaluation'} mode)"
     dtype = _usable_dtype(supernet, inputs, arch)
+    return _check_slice(supernet, arch, inputs, dtype, training=training, seed=seed, tolerance=tolerance)
+
+
+def _check_slice(
+    supernet: SupernetLike,
+    arch: Arch,
+    inputs: Tensor,
+    dtype: torch.dtype,
+    *,
+    training: bool,
+    seed: int,
+    tolerance: float = 1e-10,
+) -> Check:
+    name = f"supernet slice = extracted network ({'training' if training else 'evaluation'} mode)"
     whole = _exact(supernet, dtype).train(training)
     network, precision = _extract(whole, arch, dtype)
     tolerance = max(tolerance, precision)
@@ -158,8 +171,13 @@ def first_difference(
 
 def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolerance: float = 1e-10) -> Check:
     """Check that a network whose weights go through safetensors into a freshly built one computes the same."""
+    return _check_reload(network, fresh, inputs, _usable_dtype(network, inputs), tolerance=tolerance)
+
+
+def _check_reload(
+    network: nn.Module, fresh: nn.Module, inputs: Tensor, dtype: torch.dtype, *, tolerance: float = 1e-10
+) -> Check:
     name = "reloaded export = extracted network"
-    dtype = _usable_dtype(network, inputs)
     tolerance = max(tolerance, _TOLERANCES[dtype])
     network = _exact(network, dtype).eval()
     weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in network.state_dict().items()}

@@ -165,9 +165,14 @@ def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula
         vit, space = config.vit(num_classes=3), table2(config.choices())
         torch.manual_seed(seed)
         images = torch.randn(2, 3, vit.image_size, vit.image_size)
-        for i, arch in enumerate(space.sample(seed, count)):
-            around = space.pin(arch.only("block.*.global_heads"))  # copying all of the space's modules takes longest
-            supernet = make_supernet(around, vit, sharing=config.model.sharing, init_std=0.2)
+        archs = [
+            (supernet, arch)
+            for first, share in zip(space.sample(seed, 2), (count - count // 2, count // 2), strict=True)
+            for around in [space.pin(first.only("block.*.global_heads"))]  # copying all of the space's modules is slow
+            for supernet in [make_supernet(around, vit, sharing=config.model.sharing, init_std=0.2)]
+            for arch in around.sample(seed, share)
+        ]
+        for i, (supernet, arch) in enumerate(archs):
             # three as ONNX, one for every locality
             onnx = i == 0 and (name, variant, sharing) == ("glit-tiny", "paper", "entangled")
             build = partial(build_in, vit, init_std=0.2)
