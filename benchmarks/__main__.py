@@ -110,6 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         then = json.loads(options.compare.read_text()) if options.compare else None
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    from nasx.train import keep_freed_memory
+
+    keep_freed_memory()  # as the commands that train do
     console = Console(stderr=options.json)
     results: dict[str, Any] = {MACHINE: machine()}
     for name in names:

@@ -194,6 +194,9 @@ class CommandLine:
         """
         from rich.console import Console
 
+        from nasx.train import keep_freed_memory
+
+        keep_freed_memory()  # a program trains in a process of its own; elsewhere that is the caller's to decide
         config = self.config(options) if config is None else config
         task = self.task(options, config, read=read)
         with bad_input(), Console(stderr=True).status("counting architectures"):
