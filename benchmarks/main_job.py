@@ -61,10 +61,13 @@ def seconds_of(summary: Mapping[str, Any], directory: Path) -> dict[str, float]:
 
 
 def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> list[Row]:
-    """Return a row for each kind of training: median seconds and their ratio, round by round, and test accuracies."""
+    """Return a row for each kind of training: median seconds and their ratio, round by round, and what was trained.
+
+    Multiply-adds and accuracies are means over the networks that a run ends with, which each search finds for itself.
+    """
     checkouts = {"before": before.resolve(), "now": now.resolve()}
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
-    accuracies: dict[str, list[float]] = {name: [] for name in checkouts}
+    networks: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     order = list(checkouts)
     with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
@@ -72,9 +75,13 @@ def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> l
                 run = Path(directory) / f"{name}{number}"
                 found = summary(checkouts[name], [*settings, f"seed={number}"], run)
                 seconds[name].append(seconds_of(found, run))
-                networks = list(found["networks"].values())
-                accuracies[name].append(sum(network["test_accuracy"] for network in networks) / len(networks))
+                networks[name] += found["networks"].values()
             order.reverse()
+    means: Row = {
+        f"{what} {name}": float(np.mean([network[key] for network in networks[name]]))
+        for what, key in (("MACs", "macs"), ("test accuracy", "test_accuracy"))
+        for name in checkouts
+    }
     rows: list[Row] = []
     for kind in seconds["now"][0]:
         then, today = (np.array([found[kind] for found in seconds[name]]) for name in ("before", "now"))
@@ -87,8 +94,7 @@ def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> l
                 "highest": float(np.max(then / today)),
                 "before, s": float(np.median(then)),
                 "now, s": float(np.median(today)),
-                "test accuracy before": float(np.mean(accuracies["before"])),
-                "test accuracy now": float(np.mean(accuracies["now"])),
+                **means,
             }
         )
     return rows

@@ -123,7 +123,10 @@ def test_the_main_job_of_two_checkouts_is_compared_round_by_round(monkeypatch: p
         stages = {"heads/supernet": seconds, "details/supernet": seconds, "details/retrain": seconds, "x/search": 99.0}
         return {
             "stages": {name: {"seconds": spent} for name, spent in stages.items()},
-            "networks": {"searched": {"test_accuracy": 0.9}, "random": {"test_accuracy": 0.8}},
+            "networks": {
+                "searched": {"macs": 30, "test_accuracy": 0.9},
+                "random": {"macs": 10, "test_accuracy": 0.8},
+            },
         }
 
     monkeypatch.setattr(main_job, "summary", summary)
@@ -133,6 +136,7 @@ def test_the_main_job_of_two_checkouts_is_compared_round_by_round(monkeypatch: p
     # of the second, this side trained two networks in the same time
     assert [(row["ratio"], row["before, s"]) for row in rows] == [(2.0, 3.0), (4.0, 3.0)]
     assert rows[0]["test accuracy now"] == pytest.approx(0.85)
+    assert rows[0]["MACs before"] == 20
 
 
 @pytest.mark.parametrize("arch", [GLIT_TINY, DEIT_TINY])

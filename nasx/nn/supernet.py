@@ -372,12 +372,13 @@ class Supernet(nn.Module):
 
     def _fill(self, found: Survey) -> None:
         """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
-        needed = {network.arch: found.shapes(network) for network in found.blueprints}
         waiting = {key: shape for key, (_, shape) in found.stored.items()}
         order: list[tuple[Arch, list[str]]] = []
         while waiting:
             # the network that has the most tensors at their largest size is built next
-            whole = {arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in needed.items()}
+            whole = {
+                arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in found.needed.items()
+            }
             arch = max(whole, key=lambda arch: len(whole[arch]))
             if not whole[arch]:
                 break
@@ -385,7 +386,7 @@ class Supernet(nn.Module):
             for key in whole[arch]:
                 del waiting[key]
         with torch.no_grad():
-            for arch, keys in [*_pieces(waiting, needed), *order]:
+            for arch, keys in [*_pieces(waiting, found.needed), *order]:
                 network, chosen = call_builder(self.make, arch), set(keys)
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
@@ -395,8 +396,8 @@ class Supernet(nn.Module):
     def _warn_of_stacks(self, found: Survey) -> None:
         """Say which tensors look like parts stacked in one, of which a plain prefix mixes one part with another."""
         rows: dict[str, set[int]] = {}
-        for network in found.blueprints:
-            for key, shape in found.shapes(network).items():
+        for own in found.needed.values():
+            for key, shape in own.items():
                 rows.setdefault(key, set()).update(shape[:1])
         seen: dict[str, int] = {}
         for key in (key for key, sizes in rows.items() if len(sizes) > 1):

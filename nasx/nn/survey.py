@@ -30,26 +30,22 @@ class Survey:
     """What the networks of a space hold."""
 
     blueprints: list[Blueprint]
-    naming: Naming
     tied: dict[str, str]
     """The first name of every tensor that has another one beside."""
     stored: dict[str, tuple[TensorInfo, Shape]]
     """Description and largest shape of every tensor of the store."""
+    needed: dict[Arch, dict[str, Shape]]
+    """The shapes that each network needs of the store."""
 
     @property
     def names(self) -> list[str]:
         """The builder's own names, each once."""
         return list(dict.fromkeys(name for found in self.blueprints for name in found.tensors))
 
-    def shapes(self, found: Blueprint) -> dict[str, Shape]:
-        """Return the shapes that one network needs of the store."""
-        names = self.naming.of(found.arch)
-        return {names.stored(n): info.shape for n, info in found.tensors.items() if n not in self.tied}
-
     def largest(self) -> Arch | None:
         """Return an architecture that needs all of the store at once, or None where there is none."""
         shapes = {key: shape for key, (_, shape) in self.stored.items()}
-        return next((found.arch for found in self.blueprints if self.shapes(found) == shapes), None)
+        return next((arch for arch, own in self.needed.items() if own == shapes), None)
 
 
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
@@ -73,7 +69,7 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     found = [network.without(computed) for network in visited.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
-    return Survey(found, naming, tied, _sizes(found, naming, tied))
+    return Survey(found, tied, *_sizes(found, naming, tied))
 
 
 class _VisitedNetworks:
@@ -164,15 +160,20 @@ def _separated(space: Space, naming: Naming) -> list[Arch]:
     return found
 
 
-def _sizes(found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]) -> dict[str, tuple[TensorInfo, Shape]]:
+def _sizes(
+    found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]
+) -> tuple[dict[str, tuple[TensorInfo, Shape]], dict[Arch, dict[str, Shape]]]:
+    """Return what the store holds, and what each network needs of it."""
     stored: dict[str, tuple[TensorInfo, Shape]] = {}
+    needed: dict[Arch, dict[str, Shape]] = {}
     origins: dict[str, Arch] = {}
     for network in found:
-        names = naming.of(network.arch)
+        names, own = naming.of(network.arch), needed.setdefault(network.arch, {})
         for name, info in network.tensors.items():
             if name in tied:
                 continue
             key = names.stored(name)
+            own[key] = info.shape
             if key not in stored:
                 stored[key], origins[key] = (info, info.shape), network.arch
                 continue
@@ -180,7 +181,7 @@ def _sizes(found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]) 
             if known.kind != info.kind or known.dtype != info.dtype:
                 raise ValueError(_two_kinds(name, known, origins[key], info, network.arch))
             stored[key] = known, tuple(max(pair) for pair in zip(shape, info.shape, strict=True))
-    return stored
+    return stored, needed
 
 
 def _two_kinds(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
