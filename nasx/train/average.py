@@ -1,6 +1,7 @@
 """A moving average of a network's weights, often better than the weights themselves."""
 
 import copy
+from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -29,12 +30,19 @@ class WeightAverage(nn.Module):
         """Return the outputs of the averaged network."""
         return self.module(*args, **kwargs)
 
-    @torch.no_grad()
     def update(self, model: nn.Module, broken: Tensor | bool = False) -> None:
         """Take a model's weights in; where `broken` is set, which may be a bool on the device, nothing changes."""
+        self.move(self.pairs(model), broken)
+
+    def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Return each tensor of the average with the model's."""
+        return list(zip(_tensors(self.module), _tensors(model), strict=True))
+
+    @torch.no_grad()
+    def move(self, pairs: Sequence[tuple[Tensor, Tensor]], broken: Tensor | bool = False) -> None:
+        """Do what `update` does, given `pairs`: walking through the modules takes longer than the arithmetic."""
         if broken is True:
             return
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         averages = [average for average, _ in pairs if average.is_floating_point()]
         values = [value for _, value in pairs if value.is_floating_point()]
         if isinstance(broken, Tensor):  # the share stays on the device, for reading it would wait for all before it
@@ -51,7 +59,7 @@ class WeightAverage(nn.Module):
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    return [tensor.detach() for tensor in chain(model.parameters(), model.buffers())]
+    return [*model.parameters(), *model.buffers()]
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:

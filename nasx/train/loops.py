@@ -329,7 +329,6 @@ def _steps(
                 loss += part.loss.detach() * (part.share * scale)
                 archs += [part.arch] if part.arch is not None else []
         unchecked = False
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        average_over(group, [loss] if reduced else [loss, *gradients])
+        average_over(group, [loss] if reduced else [loss, *update.gradients()])
         broken = update.apply(loss)
         yield _StepResult(step, lr, tuple(archs), torch.stack([loss.float(), broken.float()]))

@@ -28,9 +28,11 @@ class Update:
         clip_norm: float | None,
         average: WeightAverage | None,
     ) -> None:
-        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
+        # noted once, for walking through the modules of a small network takes longer than what is done with them
         self._parameters = list(model.parameters())
+        self._averaged = [] if average is None else average.pairs(model)
         self._norm = model.norms if isinstance(model, StackedNetworks) else total_norm
         self._buffers = Buffers(model)
         self._scales = getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -48,10 +50,14 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         self._buffers.note()
 
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that there are."""
+        return [p.grad for p in self._parameters if p.grad is not None]
+
     @torch.no_grad()
     def apply(self, loss: Tensor) -> Tensor:
         """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = self.gradients()
         # one number tells whether loss and gradients are finite: both end in the norm
         norm = self._norm(gradients)
         broken = (norm + loss).isfinite().all().logical_not()
@@ -60,7 +66,7 @@ class Update:
             self._step(gradients, norm, None if undone is False else broken.float())
         self._buffers.undo(undone)
         if self.average is not None:
-            self.average.update(self.model, undone)
+            self.average.move(self._averaged, undone)
         self.advance()
         return broken
 
