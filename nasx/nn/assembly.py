@@ -301,6 +301,7 @@ def _members(network: nn.Module, lists: Iterable[str]) -> Iterator[tuple[str, nn
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
+_CHANGING = tuple(key for key, value in vars(nn.Module()).items() if isinstance(value, dict | set))
 _HOOKS = tuple(name for name in _TORCHS_OWN if name.endswith(("_hooks", "_hooks_with_kwargs")))
 _RECURRENT = frozenset({"_flat_weights", "_flat_weight_refs"})
 """Second places of the weights of torch's recurrent layers, which are filled before they run."""
@@ -355,9 +356,10 @@ def _copied(piece: _Piece, *, without: Iterable[nn.Module] = ()) -> _Piece:
 
     def copied(module: nn.Module) -> nn.Module:
         same: nn.Module = object.__new__(module.__class__)
-        same.__dict__.update(
-            (key, value.copy() if isinstance(value, dict | set) else value) for key, value in vars(module).items()
-        )
+        attributes = vars(same)
+        attributes.update(vars(module))
+        for key in _CHANGING:
+            attributes[key] = attributes[key].copy()
         for name, child in module._modules.items():
             if child is not None:
                 if id(child) in left:
