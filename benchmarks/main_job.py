@@ -63,7 +63,7 @@ def seconds_of(summary: Mapping[str, Any], directory: Path) -> dict[str, float]:
 def compared(before: Path, now: Path, settings: Sequence[str], rounds: int) -> list[Row]:
     """Return a row for each kind of training: median seconds and their ratio, round by round, and what was trained.
 
-    Multiply-adds and accuracies are means over the networks that a run ends with, which each search finds for itself.
+    Multiply-adds and accuracies are means over the networks in the runs' tables: found, drawn at random, DeiT-shaped.
     """
     checkouts = {"before": before.resolve(), "now": now.resolve()}
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}

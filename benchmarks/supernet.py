@@ -59,7 +59,8 @@ def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
         "skeleton": lambda: Subnet(whole, archs[0]),
         "known": partial(_put_together, whole, archs),
     }
-    compared_first = whole._cache.assembler(whole._naming.lists).FIRST  # with networks that are built
+    # the first networks that are put together are compared with built ones, which takes as long as building
+    compared_first = whole._cache.assembler(whole._naming.lists).FIRST
     for _ in range(compared_first):
         _put_together(whole, archs)
     timed = alternate(functions, seconds=seconds)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nasx
+from nasx._memory import keep_freed_memory
 from nasx.cli import DONE, BadInput, nearest, run_command
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.recipe import recipe_module, recipe_names, recipe_of
@@ -20,6 +21,8 @@ _OF_NETWORKS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if arguments is None:  # else this process is the caller's
+        keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     return run_command(lambda: _run(words))
 

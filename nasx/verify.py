@@ -78,7 +78,7 @@ def verify(
     network, _ = _extract(_exact(supernet, dtype), arch, dtype)
     checks = [_check_slice(supernet, arch, inputs, dtype, training=training, seed=seed) for training in (False, True)]
     if build is not None:
-        checks.append(_check_reload(network, build(arch), inputs, dtype))
+        checks.append(check_reload(network, build(arch), inputs))
     if macs is not None:
         checks.append(check_cost("MACs", macs(arch), count_macs(network, _cast(inputs[:1], dtype))))
     if params is not None:
@@ -171,13 +171,8 @@ def first_difference(
 
 def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolerance: float = 1e-10) -> Check:
     """Check that a network whose weights go through safetensors into a freshly built one computes the same."""
-    return _check_reload(network, fresh, inputs, _usable_dtype(network, inputs), tolerance=tolerance)
-
-
-def _check_reload(
-    network: nn.Module, fresh: nn.Module, inputs: Tensor, dtype: torch.dtype, *, tolerance: float = 1e-10
-) -> Check:
     name = "reloaded export = extracted network"
+    dtype = _usable_dtype(network, inputs)
     tolerance = max(tolerance, _TOLERANCES[dtype])
     network = _exact(network, dtype).eval()
     weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in network.state_dict().items()}

@@ -1,7 +1,7 @@
 """Networks of a supernet that are ready to run on slices of its store, put together from parts of earlier ones.
 
-Building a small network costs about as much as a forward pass through it. Copying the modules of one that was built
-costs a tenth: so blocks that architectures have in common are built once, and each network has copies of its own.
+Building a small network costs about as much as a forward pass through it, copying the modules of one that was built a
+fraction of that: so blocks that architectures have in common are built once, and each network has copies of its own.
 """
 
 import dataclasses
@@ -226,10 +226,8 @@ class Assembler:
         slots = [*built.parameters, *built.buffers]
         for key, module, new in zip(keys, [built.network, *members.values()], wanted, strict=True):
             if new:
-                whole = _Piece(module, slots, built.computed, built.modules)
-                self._pieces[key] = piece = _copied(
-                    whole, without=() if module in members.values() else members.values()
-                )
+                without = members.values() if module is built.network else ()
+                self._pieces[key] = piece = _copied(module, slots, built.computed, without=without)
                 self._modules += piece.modules
 
     def put_together(self, arch: Arch, build: Callable[[], nn.Module]) -> Assembly | None:
@@ -262,7 +260,7 @@ class Assembler:
         self.works, self._pieces = False, {}
 
     def _joined(self, arch: Arch, pieces: Sequence[_Piece]) -> Assembly:
-        copies = [_copied(piece) for piece in pieces]
+        copies = [_copied(piece.module, piece.slots, piece.computed) for piece in pieces]
         network = copies[0].module
         for (path, number), piece in zip(self._places(arch), copies[1:], strict=True):
             network.get_submodule(path)._modules[str(number)] = piece.module
@@ -349,8 +347,13 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, (*_PLAIN, *_TORCHS_PLAIN, *_FUNCTIONS, Arch))
 
 
-def _copied(piece: _Piece, *, without: Iterable[nn.Module] = ()) -> _Piece:
-    """Return a copy of a piece, other than of some modules, that shares nothing with it that can be changed."""
+def _copied(
+    module: nn.Module, slots: Sequence[Slot], computed: Sequence[Own], *, without: Iterable[nn.Module] = ()
+) -> _Piece:
+    """Return a copy of a module, other than of some inside, that shares nothing with it that can be changed.
+
+    Of `slots` and `computed` it has those that are in it.
+    """
     left = {id(other) for other in without}
     copies: dict[int, nn.Module] = {}
 
@@ -369,16 +372,17 @@ def _copied(piece: _Piece, *, without: Iterable[nn.Module] = ()) -> _Piece:
         copies[id(module)] = same
         return same
 
-    module = copied(piece.module)
-    slots = [slot.moved_to(copies[id(slot.module)]) for slot in piece.slots if id(slot.module) in copies]
-    computed = [(copies[id(own)], leaf, buffer) for own, leaf, buffer in piece.computed if id(own) in copies]
-    return _Piece(module, slots, computed, len(copies))
+    copy = copied(module)
+    moved = [slot.moved_to(copies[id(slot.module)]) for slot in slots if id(slot.module) in copies]
+    own = [(copies[id(holder)], leaf, buffer) for holder, leaf, buffer in computed if id(holder) in copies]
+    return _Piece(copy, moved, own, len(copies))
 
 
 def alike(assembled: Assembly, built: nn.Module) -> bool:
     """Return whether a network that was put together is the one that was built, before either runs.
 
-    Modules, what they hold, computed buffers and the shapes of all other tensors must be the same.
+    Modules, what they hold, computed buffers, and shape and type of all other tensors must be the same. Networks that
+    cannot be copied, such as those with hooks, are not alike.
     """
     first, second = (list(n.named_modules(remove_duplicate=False)) for n in (assembled.network, built))
     if [name for name, _ in first] != [name for name, _ in second] or not _can_be_copied(built):
@@ -398,7 +402,9 @@ def alike(assembled: Assembly, built: nn.Module) -> bool:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Return whether two values are the same, of which nobody can change any part."""
+    """Return whether two values that modules hold are the same."""
+    if first is second:
+        return True
     if type(first) is not type(second):
         return False
     if isinstance(first, list | tuple):

@@ -20,8 +20,8 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     The same numbers as `F.conv1d`, which copies its input to a channels-first layout that oneDNN trains slowly in.
     As an image of height one, transposed tokens (B, N, C) stay as they lie in memory.
 
-    In training on a CPU in single precision the gradients are computed by functions of their own from K = 5 on, 1.3 to
-    3 times as fast as torch's and equal up to rounding.
+    In training on a CPU in single precision the gradients are computed by functions of their own from K = 5 on, one and
+    a half times as fast as torch's, from K = 15 on three times or more, and equal up to rounding.
     """
     image = x.transpose(1, 2).contiguous().transpose(1, 2).unsqueeze(2)  # channels last, as vmap can do it too
     if _trains_on_cpu(image, weight):
@@ -92,10 +92,10 @@ def kernel_gradient(gradient: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     # inputs with its gradients as the kernels. A few samples at once are the channels of one.
     batch, tokens = len(image), image.shape[-1]
     few = max(1, _AT_ONCE // (channels * tokens))
-    sums = []
+    found = gradient.new_zeros(taps, channels)
     for start in range(0, batch, few):
         kernels = gradient[start : start + few].reshape(-1, 1, 1, tokens)
         inputs = image[start : start + few].squeeze(2).permute(2, 0, 1).reshape(1, 1, tokens, -1).permute(0, 3, 1, 2)
         products = F.conv2d(inputs, kernels, padding=(0, taps // 2), groups=len(kernels))
-        sums.append(products.permute(0, 2, 3, 1).reshape(taps, -1, channels).sum(dim=1))
-    return sum(sums[1:], sums[0]).t().unsqueeze(1)
+        found = found + products.permute(0, 2, 3, 1).reshape(taps, -1, channels).sum(dim=1)
+    return found.t().unsqueeze(1)

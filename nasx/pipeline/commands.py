@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nasx._memory import keep_freed_memory
 from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, field_names, pick, print_json, run_command
 from nasx.pipeline.loggers import LOGS
 
@@ -107,6 +108,8 @@ class CommandLine:
         # Threads that spin while they wait slow each other down many times where other programs use the cores. It is
         # read when torch is imported, which commands do.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if arguments is None:  # else this process is the caller's
+            keep_freed_memory()
         options = self.parse(sys.argv[1:] if arguments is None else arguments)
         return run_command(lambda: options.command(options))
 
@@ -194,9 +197,6 @@ class CommandLine:
         """
         from rich.console import Console
 
-        from nasx.train import keep_freed_memory
-
-        keep_freed_memory()  # a program trains in a process of its own; elsewhere that is the caller's to decide
         config = self.config(options) if config is None else config
         task = self.task(options, config, read=read)
         with bad_input(), Console(stderr=True).status("counting architectures"):

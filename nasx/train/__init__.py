@@ -1,5 +1,6 @@
 """Training: SPOS's one-shot loop, the plain loop, evaluation, recalibration, jobs side by side, several devices."""
 
+from nasx._memory import keep_freed_memory
 from nasx.train.average import WeightAverage, ema
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
@@ -9,7 +10,6 @@ from nasx.train.device import (
     Precision,
     autocast,
     device_of,
-    keep_freed_memory,
     pick_device,
     use_deterministic_algorithms,
     use_precision,

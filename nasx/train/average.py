@@ -1,11 +1,35 @@
 """A moving average of a network's weights, often better than the weights themselves."""
 
 import copy
-from collections.abc import Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+
+class Tensors:
+    """The parameters and buffers of a model, found once: walking through modules takes longer than using them.
+
+    Parameters stay the same objects as long as it is used; a module may replace its buffers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = list(model.parameters())
+        self._holders = [module._buffers for module in model.modules()]
+
+    def places(self) -> list[tuple[dict[str, Tensor | None], str]]:
+        """Return where the buffers are, each once: the dictionary of a module, and the name."""
+        found = {id(b): (holder, name) for holder in self._holders for name, b in holder.items() if b is not None}
+        return list(found.values())
+
+    def buffers(self) -> list[Tensor]:
+        """Return the buffers that the modules have now, each once."""
+        found = {id(b): b for holder in self._holders for b in holder.values() if b is not None}
+        return list(found.values())
+
+    def all(self) -> list[Tensor]:
+        """Return parameters, then buffers."""
+        return [*self.parameters, *self.buffers()]
 
 
 class WeightAverage(nn.Module):
@@ -32,17 +56,14 @@ class WeightAverage(nn.Module):
 
     def update(self, model: nn.Module, broken: Tensor | bool = False) -> None:
         """Take a model's weights in; where `broken` is set, which may be a bool on the device, nothing changes."""
-        self.move(self.pairs(model), broken)
-
-    def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Return each tensor of the average with the model's."""
-        return list(zip(_tensors(self.module), _tensors(model), strict=True))
+        self.move(Tensors(self.module), Tensors(model), broken)
 
     @torch.no_grad()
-    def move(self, pairs: Sequence[tuple[Tensor, Tensor]], broken: Tensor | bool = False) -> None:
-        """Do what `update` does, given `pairs`: walking through the modules takes longer than the arithmetic."""
+    def move(self, average: "Tensors", model: "Tensors", broken: Tensor | bool = False) -> None:
+        """Do what `update` does with tensors that were found before: those of `module`, and of the model."""
         if broken is True:
             return
+        pairs = list(zip(average.all(), model.all(), strict=True))
         averages = [average for average, _ in pairs if average.is_floating_point()]
         values = [value for _, value in pairs if value.is_floating_point()]
         if isinstance(broken, Tensor):  # the share stays on the device, for reading it would wait for all before it
@@ -56,10 +77,6 @@ class WeightAverage(nn.Module):
             self.n_averaged += 1
         if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
             torch._foreach_copy_([average for average, _ in counts], [value for _, value in counts])
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:

@@ -15,8 +15,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
+from nasx._memory import keep_freed_memory
 from nasx.run.signals import Interrupted
-from nasx.train.device import keep_freed_memory, use_threads
+from nasx.train.device import use_threads
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from nasx.train.average import WeightAverage
+from nasx.train.average import Tensors, WeightAverage
 from nasx.train.stacked import StackedNetworks
 
 
@@ -30,9 +30,8 @@ class Update:
     ) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
-        # noted once, for walking through the modules of a small network takes longer than what is done with them
-        self._parameters = list(model.parameters())
-        self._averaged = [] if average is None else average.pairs(model)
+        self._tensors = Tensors(model)
+        self._averages = None if average is None else Tensors(average.module)
         self._norm = model.norms if isinstance(model, StackedNetworks) else total_norm
         self._buffers = Buffers(model)
         self._scales = getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -52,7 +51,7 @@ class Update:
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that there are."""
-        return [p.grad for p in self._parameters if p.grad is not None]
+        return [p.grad for p in self._tensors.parameters if p.grad is not None]
 
     @torch.no_grad()
     def apply(self, loss: Tensor) -> Tensor:
@@ -65,8 +64,8 @@ class Update:
         if undone is not True:
             self._step(gradients, norm, None if undone is False else broken.float())
         self._buffers.undo(undone)
-        if self.average is not None:
-            self.average.move(self._averaged, undone)
+        if self.average is not None and self._averages is not None:
+            self.average.move(self._averages, self._tensors, undone)
         self.advance()
         return broken
 
@@ -120,45 +119,72 @@ def _takes_flag(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class Buffers:
-    """The buffers of a model that a forward pass changes, as they were before it."""
+    """The buffers of a model that a forward pass changes or replaces, as they were before it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._all = list(model.buffers())
+        self._tensors = Tensors(model)
         # batch_norm writes its running statistics without the tensors' version counters knowing
-        vectors = 2 if isinstance(model, StackedNetworks) else 1
-        self._silent = [b.is_floating_point() and b.ndim <= vectors for b in self._all]
-        self._before = [torch.empty_like(b) for b in self._all]
-        self._versions = [-1] * len(self._all)
+        self._silent_dims = 2 if isinstance(model, StackedNetworks) else 1
+        self._noted: list[Tensor] = []
+        self._versions: list[int] = []
+        self._before: list[Tensor] = []
 
     @torch.no_grad()
     def note(self) -> None:
         """Copy what may have changed since the last time."""
-        at = self._changed()
-        if at:
-            torch._foreach_copy_([self._before[i] for i in at], [self._all[i] for i in at])
+        now = self._tensors.buffers()
+        at = self._changed(now)
+        if len(now) != len(self._noted):
+            at, self._before = list(range(len(now))), [torch.empty_like(b) for b in now]
         for i in at:
-            self._versions[i] = self._all[i]._version
+            if not _alike(now[i], self._before[i]):
+                self._before[i] = torch.empty_like(now[i])
+        if at:
+            torch._foreach_copy_([self._before[i] for i in at], [now[i] for i in at])
+        self._noted, self._versions = now, [b._version for b in now]
 
     @torch.no_grad()
     def undo(self, broken: Tensor | bool) -> None:
-        """Bring back what has changed since it was noted, if the flag, which may be on the device, is set."""
+        """Bring back what has changed since it was noted, if the flag, which may be on the device, is set.
+
+        A buffer that got another shape is brought back only where the flag is known.
+        """
         if broken is False:
             return
-        at = self._changed()
+        now = self._tensors.buffers()
+        changed = self._changed(now)
+        same = [i for i in changed if _alike(now[i], self._before[i])]
         if broken is True:
-            if at:
-                torch._foreach_copy_([self._all[i] for i in at], [self._before[i] for i in at])
+            places = self._tensors.places()
+            for i in set(changed) - set(same):
+                holder, name = places[i]
+                holder[name] = self._before[i].clone()
+            if same:
+                torch._foreach_copy_([now[i] for i in same], [self._before[i] for i in same])
             return
         kinds = defaultdict(list)
-        for i in at:
-            kinds[self._all[i].device, self._all[i].dtype].append(i)
-        for (device, _), places in kinds.items():
-            now, before = ([buffers[i] for i in places] for buffers in (self._all, self._before))
-            kept = torch.split(torch.where(broken.to(device), _flat(before), _flat(now)), [b.numel() for b in now])
-            torch._foreach_copy_(now, [part.view_as(b) for part, b in zip(kept, now, strict=True)])
+        for i in same:
+            kinds[now[i].device, now[i].dtype].append(i)
+        for (device, _), numbers in kinds.items():
+            current, before = ([buffers[i] for i in numbers] for buffers in (now, self._before))
+            kept = torch.split(
+                torch.where(broken.to(device), _flat(before), _flat(current)), [b.numel() for b in before]
+            )
+            torch._foreach_copy_(current, [part.view_as(b) for part, b in zip(kept, before, strict=True)])
 
-    def _changed(self) -> list[int]:
-        return [i for i, b in enumerate(self._all) if self._silent[i] or b._version != self._versions[i]]
+    def _changed(self, now: list[Tensor]) -> list[int]:
+        """Return which buffers may differ from what was noted; of other buffers than those, none is known to."""
+        if len(now) != len(self._noted):
+            return []
+        return [
+            i
+            for i, (b, noted, version) in enumerate(zip(now, self._noted, self._versions, strict=True))
+            if b is not noted or b._version != version or (b.is_floating_point() and b.ndim <= self._silent_dims)
+        ]
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype and first.device == second.device
 
 
 _FEW = 2**20  # elements, of which one copy costs less than a pass over each tensor

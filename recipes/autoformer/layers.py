@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def _table_rows(places: Tensor, length: int, max_offset: int) -> Tensor:
-    """Return the rows of a table that the class token and queries at some places meet at it and at all key places."""
+    """Return the rows (1 + P, 1 + length) of a table that pairs of a query and a key look up.
+
+    Queries are the class token and patches at `places` (P,) along one side of the grid, keys the class token and one
+    patch for each place there.
+    """
     offset = torch.arange(length) - places[:, None]
     return F.pad(max_offset + 1 + offset.clamp(-max_offset, max_offset), (1, 0, 1, 0))
 
@@ -46,7 +50,7 @@ class RelativePositions(nn.Module):
     `attended_width`.
     """
 
-    vectors: Tensor
+    rows: Tensor
     places: Tensor
 
     def __init__(self, grid: tuple[int, int], head_dim: int, *, max_offset: int = 14) -> None:
@@ -63,24 +67,23 @@ class RelativePositions(nn.Module):
         row, column = patch // columns, patch % columns
         places = torch.cat([_one_hot_places(row, rows), _one_hot_places(column, columns)], 1)
         vertical, horizontal = _table_rows(row, rows, max_offset), _table_rows(column, columns, max_offset)
-        vectors = torch.cat([vertical, length + horizontal], 1)  # of the two tables, one after the other, and a zero
+        met = torch.cat([vertical, length + horizontal], 1)  # rows of the two tables, one after the other, and a zero
         padding = 0, attended_width(grid, head_dim) - head_dim - places.shape[1]
-        self.register_buffer("vectors", F.pad(vectors, padding, value=2 * length), persistent=False)
+        self.register_buffer("rows", F.pad(met, padding, value=2 * length), persistent=False)
         self.register_buffer("places", F.pad(places, padding).to(self.key_vertical.dtype), persistent=False)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the attention of queries to keys over values, all (B, H, 1 + RC, D)."""
-        # the class token meets one vector at all keys: a constant, which softmax takes out
-        terms = torch.einsum("bhnd,nkd->bhnk", q, self._met(self.key_vertical, self.key_horizontal))
+        terms = torch.einsum("bhnd,nkd->bhnk", q, self._vectors(self.key_vertical, self.key_horizontal))
         places = self.places.to(q.dtype).expand(*q.shape[:2], -1, -1)
         wide_q, wide_k, wide_v = (torch.cat(pair, -1) for pair in ((q, terms), (k, places), (v, places)))
         wide = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=self.scale)
         out, sums = torch.split(wide, [q.shape[-1], places.shape[-1]], dim=-1)
-        return out + torch.einsum("bhnk,nkd->bhnd", sums, self._met(self.value_vertical, self.value_horizontal))
+        return out + torch.einsum("bhnk,nkd->bhnd", sums, self._vectors(self.value_vertical, self.value_horizontal))
 
-    def _met(self, vertical: Tensor, horizontal: Tensor) -> Tensor:
-        """Return the vectors of two tables that each token meets by key's row, then by key's column (N, ..., D)."""
-        return F.embedding(self.vectors, torch.cat([vertical, horizontal, vertical.new_zeros(1, vertical.shape[1])]))
+    def _vectors(self, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        """Return the vectors (N, W, D) of two tables that each query meets: by the key's row, then by its column."""
+        return F.embedding(self.rows, torch.cat([vertical, horizontal, vertical.new_zeros(1, vertical.shape[1])]))
 
 
 class RelativeAttention(nn.Module):

@@ -65,6 +65,15 @@ def test_many_samples_are_taken_a_few_at_a_time(taps: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("taps", [3, 5, 31])
+def test_a_batch_may_be_empty(taps: int) -> None:
+    x, weight, bias = inputs(20, taps, batch=0)
+    y, of_x, of_weight, of_bias = outcome(depthwise_conv1d, x, weight, bias)
+    assert y.shape == of_x.shape == (0, 20, 6)
+    assert not of_weight.any()
+    assert not of_bias.any()
+
+
 @pytest.mark.parametrize("taps", [3, 5, 17])
 def test_several_networks_at_once_by_vmap(taps: int) -> None:
     samples = [inputs(20, taps), inputs(20, taps)]

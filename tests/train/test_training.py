@@ -36,6 +36,7 @@ class Counting(nn.Module):
 
     seen: Tensor
     history: Tensor
+    latest: Tensor
     constant: Tensor
 
     def __init__(self) -> None:
@@ -44,12 +45,14 @@ class Counting(nn.Module):
         self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 3))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("history", torch.zeros(2, 4))
+        self.register_buffer("latest", torch.zeros(4))
         self.register_buffer("constant", torch.arange(6).view(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.seen += 1
             self.history.mul_(0.5).add_(x.detach().mean(dim=0))
+            self.latest = 0.5 * self.latest + x.detach().mean(dim=0)  # another tensor each time
         return self.last(self.norm(self.first(x)))
 
 
@@ -291,6 +294,24 @@ def test_a_flag_on_the_device_updates_an_average_as_a_known_one_does() -> None:
             if "seen" not in name:
                 torch.testing.assert_close(flagged.state_dict()[name], value)
     assert int(flagged.n_averaged) == int(known.n_averaged) == 3
+
+
+def test_an_average_of_a_training_is_that_of_its_steps() -> None:
+    parts = start()
+    model, followed = parts[0], ema(parts[0], 0.8)
+    steps_of(parts, 0, 6).run(on_step=lambda step: followed.update(model))
+    assert model.latest.any()
+    assert_same(state_of(parts[3]), state_of(followed))
+
+
+def test_buffers_that_got_another_shape_are_brought_back() -> None:
+    model = start()[0]
+    buffers = Buffers(model)
+    buffers.note()
+    before = copy.deepcopy(model.state_dict())
+    model.latest = torch.ones(2, 2)
+    buffers.undo(True)
+    assert_same(model.state_dict(), before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
