@@ -59,7 +59,7 @@ class WeightAverage(nn.Module):
         self.move(Tensors(self.module), Tensors(model), broken)
 
     @torch.no_grad()
-    def move(self, average: "Tensors", model: "Tensors", broken: Tensor | bool = False) -> None:
+    def move(self, average: Tensors, model: Tensors, broken: Tensor | bool = False) -> None:
         """Do what `update` does with tensors that were found before: those of `module`, and of the model."""
         if broken is True:
             return
