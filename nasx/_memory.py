@@ -7,8 +7,8 @@ import os
 def keep_freed_memory() -> bool:
     """Have this process keep the memory that tensors free, and return whether it will; for processes that train.
 
-    glibc hands large blocks back to the system, which clears them page by page when the next step wants them: 2 to 6 %
-    of a small network's step on a CPU. Nothing changes with other C libraries, and nothing on other devices.
+    glibc hands large blocks back to the system, which clears them page by page when the next step wants them. Nothing
+    changes with other C libraries, and nothing on other devices.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:

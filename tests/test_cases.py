@@ -128,6 +128,7 @@ def test_a_program_on_standard_input_or_without_a_guard_works() -> None:
         "11",
     )
     assert shown.split() == ["status", "0"] * 2
+    assert "Error" not in output("11")
 
 
 def test_a_device_that_is_not_there_is_refused_by_plan_and_run() -> None:

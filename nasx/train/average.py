@@ -24,8 +24,7 @@ class Tensors:
 
     def buffers(self) -> list[Tensor]:
         """Return the buffers that the modules have now, each once."""
-        found = {id(b): b for holder in self._holders for b in holder.values() if b is not None}
-        return list(found.values())
+        return [b for holder, name in self.places() if (b := holder[name]) is not None]
 
     def all(self) -> list[Tensor]:
         """Return parameters, then buffers."""
