@@ -25,6 +25,7 @@ BENCHMARKS = (
     "blocks.shares",
     "budget.draws",
     "budget.tables",
+    "compiled.steps",
     "data.folder",
     "data.memory",
     "latency.networks",

@@ -17,10 +17,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import data as batches_of
 from benchmarks.cases import Case, Row, Run, digits_case, forward_pass, tiny_case, training_step
+from benchmarks.compiled import in_turns, repayment
 from benchmarks.networks import plain
 from benchmarks.pairs import alternate, finish
 from benchmarks.rate import MatrixProduct, inference_flops, training_flops
-from nasx.train import adamw, compiled_blocks, cosine_schedule, seeded, train, use_precision
+from nasx.train import adamw, cosine_schedule, seeded, train, use_precision
 from recipes.glit.cost import Macs
 from recipes.glit.model import DEIT_TINY
 from recipes.glit.supernet import supernet
@@ -140,29 +141,28 @@ def _left_out(name: str, batch: int, what: str, why: str) -> Row:
 
 
 def _compiled(case: Case, product: MatrixProduct, device: str, name: str, batch: int, seconds: float) -> Row:
-    images, labels = case.images(batch, device)
-    network, macs = _networks(case, device)[name]
-    eager = training_step(_networks(case, device)[name][0], images, labels)
-    with compiled_blocks(network):
-        begun = time.perf_counter()
-        fitting, rest = _fitting({"compiled": training_step(network, images, labels)})
-        finish(device)
-        took = time.perf_counter() - begun
-        if rest:
-            return _left_out(name, batch, "training, compiled", "left out: no memory")
-        timed = alternate({**fitting, "eager": eager, "product": product}, seconds=seconds, device=device, wall=True)
-    saved = timed.median("eager") - timed.median("compiled")
+    macs = _networks(case, "meta")[name][1]
+    try:
+        timed, took = in_turns(
+            lambda: _networks(case, device)[name][0],
+            *case.images(batch, device),
+            beside={"product": product},
+            seconds=seconds,
+            wall=True,
+        )
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return _left_out(name, batch, "training, compiled", "left out: no memory")
     share = training_flops(macs, batch) / product.flops / timed.ratio("compiled", to="product")
     return {
         "network": name,
         "batch": batch,
         "what": "training, compiled",
-        "ratio": timed.ratio("compiled", to="eager"),
+        "ratio": timed.ratio("compiled", to="plain"),
         "share of the matrix rate": share,
         "images/s": batch / timed.median("compiled"),
         "ms": 1e3 * timed.median("compiled"),
-        "compiling took, s": took,
-        "repaid after steps": took / saved if saved > 0 else float("inf"),
+        **repayment(timed, took),
     }
 
 

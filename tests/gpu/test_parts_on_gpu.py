@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu
+from benchmarks import compiled, gpu
 from benchmarks.cases import digits_case
 from benchmarks.gpu import busy_seconds, union, waits_of
 from nasx.data import Augment, ImageArray, TrainBatches, eval_batches
@@ -128,13 +128,13 @@ def test_compiled_blocks_train_as_plain_ones(device: str) -> None:
     if missing := missing_for_compilation(torch.device(device)):
         pytest.skip(missing)
     losses = []
-    for compiled in (False, True):
+    for compiling in (False, True):
         network = CASE.network(device=device)
         images, labels = CASE.images(16, device)
         optimizer = adamw(network, lr=1e-3, weight_decay=0.05)
         with use_precision("float32"):
             taken = partial(train, network, seeded([(images, labels)] * 4, 0), optimizer, batch_norm_group=8)
-            if compiled:
+            if compiling:
                 with compiled_blocks(network):
                     losses.append([step.loss for step in taken().run()])
             else:
@@ -197,9 +197,12 @@ def test_the_benchmarks_of_a_gpu_work(device: str, monkeypatch: pytest.MonkeyPat
     assert all(row["images/s"] > 0 and row["share of the matrix rate"] > 0 for row in rows)
     assert {row["waits a step"] for row in gpu.host(device, case=CASE, batches=(4,), steps=1)} == {0.0}
     assert all("note" in row for row in gpu.compiled(device, (4,), case=CASE, at_most=-1))
-    monkeypatch.setattr(gpu, "compiled_blocks", partial(compiled_blocks, backend="eager"))
+    monkeypatch.setattr(compiled, "compiled_blocks", partial(compiled_blocks, backend="eager"))
     (row, *_) = gpu.compiled(device, (4,), case=CASE, seconds=0)
     assert row["ratio"] > 0
+    (row,) = compiled.steps(0, cases=[digits_case()], backend="eager")
+    assert row["ratio"] > 0
+    assert row["compiling took, s"] > 0
 
 
 @pytest.mark.parametrize("device", ["cpu"])
@@ -213,3 +216,6 @@ def test_a_network_without_room_has_a_row_that_says_so(device: str, monkeypatch:
     monkeypatch.setattr(gpu, "training_step", full)
     rows = gpu.networks(device, (4,), case=CASE, seconds=0)
     assert {row.get("note") for row in rows} == {"left out: no memory", None}
+    monkeypatch.setattr(compiled, "training_step", full)
+    rows = gpu.compiled(device, (4,), case=CASE, seconds=0)
+    assert {row["note"] for row in rows} == {"left out: no memory"}
