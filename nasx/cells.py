@@ -9,12 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from nasx.arch import Arch, Value
 from nasx.space import Space, one_of
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Edge = tuple[Hashable, Hashable]
 """Source and target of an edge."""
@@ -32,6 +33,8 @@ def cell_edges(graph: "nx.DiGraph[Any]") -> tuple[Edge, ...]:
     The first edge leaves the input and the last one enters the output. Nodes are spelled by `str` in names, with
     letters, digits and underscores only. A graph that is no cell is a ValueError.
     """
+    import networkx as nx  # here, because searches without cells need not load it
+
     if graph.is_multigraph() or not graph.is_directed() or not nx.is_directed_acyclic_graph(graph):
         raise ValueError(f"a cell is a directed acyclic graph without parallel edges, but got {graph}")
     ends = {
@@ -99,6 +102,8 @@ def cell_graph(graph: "nx.DiGraph[Any]", arch: Mapping[str, Value], *, zero: str
 
     Nodes have a `kind`: "input", "output" or "sum". Input and output are there even where nothing joins them.
     """
+    import networkx as nx
+
     edges = cell_edges(graph)
     pruned: nx.DiGraph[Any] = nx.DiGraph()
     pruned.add_node(edges[0][0])

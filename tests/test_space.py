@@ -511,6 +511,9 @@ def test_importing_nasx_loads_no_heavy_package() -> None:
     heavy = {"torch", "networkx", "scipy", "pydantic", "rich", "matplotlib"}
     script = f"import sys, nasx, nasx.search; nasx.Space(a=1).within(); print({heavy} & set(sys.modules))"
     assert _python(script).strip() == "set()"
+    heavy = {"networkx", "scipy", "sklearn", "triton", "timm", "torchvision", "matplotlib", "onnx"}
+    script = f"import sys, nasx.pipeline; nasx.pipeline.run; print({heavy} & set(sys.modules))"
+    assert _python(script).strip() == "set()", "a run loads them when it needs them"
 
 
 def _python(script: str, **environment: str) -> str:

@@ -14,7 +14,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from nasx.train.modes import evaluating
@@ -108,6 +107,8 @@ def _peak_memory(network: nn.Module, call: Call) -> int:
 
 def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the multiply-adds inside every module by its name, the whole network's under the empty name."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it loads Triton too, which takes a while
+
     with torch.no_grad(), _plain_forward(network), FlopCounterMode(display=False) as counter:
         call(network)
     found: Counter[str] = Counter()

@@ -1,14 +1,16 @@
 """The network of a cell: on every edge of a graph, one of several operations."""
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 
 from nasx.arch import Value
 from nasx.cells import Edge, cell_edges, edge_name, live_edges
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class Cell(nn.Module):
