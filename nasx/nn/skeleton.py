@@ -262,13 +262,13 @@ def construction_sites() -> Iterator[Callable[[nn.Module], Site]]:
         if threading.get_ident() != thread or id(self) in sites:
             return
         kept.append(self)
-        vit: FrameType | None = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         stack = []
-        while vit is not None and vit.f_code is not call_builder.__code__:
+        while frame is not None and frame.f_code is not call_builder.__code__:
             # constructors between this one and the builder's own call say nothing about the place
-            if vit.f_locals.get("self") is not self:
-                stack.append((vit.f_code, vit.f_lasti))
-            vit = vit.f_back
+            if frame.f_locals.get("self") is not self:
+                stack.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
         sites[id(self)] = tuple(stack)
 
     nn.Module.__init__ = record  # type: ignore[method-assign]

@@ -79,7 +79,9 @@ class NetworkCommands:
         sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
 
     def _add_preset(self, sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--preset", help="the preset whose space and vit it has (default: that of the network's size)")
+        sub.add_argument(
+            "--preset", help="the preset whose space and ViT config it has (default: that of the network's size)"
+        )
         sub.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it"
         )
@@ -329,7 +331,7 @@ class NetworkCommands:
         return Arch.from_json(path.read_text(encoding="utf-8")), None
 
     def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
-        """Return an architecture with the problem whose space and vit it has: its run's, or a preset's."""
+        """Return an architecture with the problem whose space and ViT config it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
         from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN

@@ -61,7 +61,7 @@ class StopFlag:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)  # None: set by C code, unknown here
         self._previous = {}
 
-    def _receive(self, signum: int, vit: FrameType | None) -> None:
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             # A forked worker inherits this handler but nobody reads its flag. Ctrl-C reaches the whole group, and
             # the parent, which gets it too, ends its workers; any other signal was meant for the worker.
