@@ -15,7 +15,8 @@ def check_value(value: Any) -> Value:
         value = value.item()  # numpy scalars
     if not isinstance(value, Value):
         raise TypeError(
-            f"a choice must be a bool, int, float or str, but got {value!r}; wrap alternatives in one_of(...)"
+            f"a choice must be a bool, int, float or str, but got {value!r}; an architecture has one such value for "
+            "each name"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"a choice must be finite, but got {value!r}")

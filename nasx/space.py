@@ -14,7 +14,7 @@ one signature, in which `name` is the node's own full dotted name, "" for the wh
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self, overload
@@ -365,6 +365,10 @@ class Space(_Node):
         for key, node in nodes.items():
             if not key or key.isdigit() or any(c in key for c in ".*"):
                 raise ValueError(f"a name in a space must be a word without dots or stars, but got {key!r}")
+            if _is_collection(node):
+                raise TypeError(
+                    f"{key!r} must be one value or a choice, but got {node!r}; write {key}={_spelled(node)}"
+                )
             self.nodes[key] = node if isinstance(node, Choice | Space | Repeat) else one_of(node)
         owner: dict[str, str] = {}
         for key, node in self.nodes.items():
@@ -643,11 +647,14 @@ def one_of(*options: Any) -> Choice:
     """Return a choice between `options`: values, or the keys of one dict that map to the subspaces they open.
 
     A subspace's names stand beside the choice; None opens nothing. Values are strings, numbers or bools, all different,
-    else a ValueError; an option that opens anything but a `Space` is a TypeError.
+    else a ValueError; another value, and an option that opens anything but a `Space`, is a TypeError. What is no such
+    value, such as a class or a tuple, gets a name here, and the builder looks the name up.
 
     Examples:
         >>> one_of(3, 5, 7).size
         3
+        >>> one_of("relu", "gelu").size  # {"relu": nn.ReLU, "gelu": nn.GELU}[arch["act"]] in the builder
+        2
         >>> one_of({"none": None, "squeeze": Space(reduction=one_of(4, 8))}).size
         3
     """
@@ -656,9 +663,45 @@ def one_of(*options: Any) -> Choice:
         for value, space in options[0].items():
             if not isinstance(space, Space | None):
                 raise TypeError(f"an option opens a Space or None, but {value!r} maps to {space!r}")
-            pairs.append((check_value(value), space or _NOTHING))
+            pairs.append((_option(value), space or _NOTHING))
         return Choice(tuple(pairs))
-    return Choice(tuple((check_value(option), _NOTHING) for option in options))
+    if len(options) == 1 and _is_collection(options[0]):
+        raise TypeError(f"one_of takes its options one by one, but got {options[0]!r}; write {_spelled(options[0])}")
+    return Choice(tuple((_option(option), _NOTHING) for option in options))
+
+
+def _option(value: Any) -> Value:
+    try:
+        return check_value(value)
+    except TypeError:
+        pass
+    if isinstance(value, Choice):
+        rule, mend = f"a choice of {_listed(value.values)}", "write all options in one one_of"
+    elif isinstance(value, Space | Repeat):
+        rule = repr(value) if isinstance(value, Space) else "a repeat"
+        mend = 'name the subspaces: one_of({"conv": Space(...), "none": None})'
+    else:
+        rule = repr(value)
+        mend = (
+            'give each option a name, such as one_of("relu", "gelu"), and look the name up in the builder: '
+            '{"relu": nn.ReLU, "gelu": nn.GELU}[arch["act"]]'
+        )
+    raise TypeError(f"an option must be a number, a string or a bool, but got {rule}; {mend}")
+
+
+def _is_collection(value: object) -> bool:
+    """Return whether a value holds several, such as a list, a range or an array of one dimension and more."""
+    if isinstance(value, str | bytes | type | Mapping) or getattr(value, "ndim", 1) == 0:
+        return False
+    return isinstance(value, Collection | Iterator)
+
+
+def _spelled(values: Any) -> str:
+    """Return how one_of is written for the values of a collection."""
+    listed = list(values) if isinstance(values, Collection) else []
+    if 0 < len(listed) <= 8 and all(isinstance(value, Value) for value in listed):
+        return f"one_of({', '.join(map(repr, listed))})"
+    return "one_of(*options), where `options` holds them"
 
 
 def repeat(part: Space, count: int | Choice) -> Repeat:
