@@ -29,7 +29,7 @@ from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import attainable
 from nasx.run import write_json
-from nasx.space import Space
+from nasx.space import Space, check_archs
 from nasx.train.device import pick_device
 from nasx.train.modes import evaluating
 
@@ -214,8 +214,11 @@ def measure_latency(
     A part is built once for each assignment of the shared choices and its own, whatever its index unless `by_index`.
     `ignore` names shared choices on which no block depends, such as `block.count`: they then multiply nothing. All
     blocks are in memory at once. Times are medians over the `rounds`, each in an order drawn with `seed`, and hold for
-    the number of threads that torch has meanwhile. `clock`, `runtime` and `on_ready` are as for `time_modules`.
+    the number of threads that torch has meanwhile. `clock`, `runtime` and `on_ready` are as for `time_modules`. A
+    TypeError says that `space` is no space, or that `blocks` has no such methods, as a builder of networks has not.
     """
+    check_archs(space, "measure_latency(space, blocks)")
+    _check_blocks(blocks, "measure_latency(space, blocks)", "fixed", "part")
     where = _pick_device(device, runtime)
     fixed: dict[FixedKey, int] = {}
     parts: dict[PartKey, int] = {}
@@ -284,6 +287,9 @@ def latency_report(
 
     A table that was measured in another runtime is a ValueError.
     """
+    if not isinstance(table, Latency):
+        raise TypeError(f"`table` must be a Latency, but got {table!r}; write latency_report(table, blocks, archs)")
+    _check_blocks(blocks, "latency_report(table, blocks, archs)", "network")
     if (here := _runtime_name(runtime)) != table.measured_on.runtime:
         raise ValueError(
             f"the table was measured in {table.measured_on.runtime!r}, but networks are to run in {here!r}; give the "
@@ -355,6 +361,15 @@ def _chained(calls: Sequence[Callable[[], object]], device: torch.device, clock:
             torch.accelerator.synchronize(device)
         marks.append(clock())
     yield from (1e6 * (last - first) for first, last in pairwise(marks))
+
+
+def _check_blocks(blocks: object, call: str, *needed: str) -> None:
+    missing = [name for name in needed if isinstance(blocks, type) or not callable(getattr(blocks, name, None))]
+    if missing:
+        raise TypeError(
+            "`blocks` must be an object with the methods fixed, part and network, as nasx.latency.Blocks says, but "
+            f"got {blocks!r}; write them, or for vision transformers take nasx.measure.ViTBlocks(build, vit): {call}"
+        )
 
 
 def _found(times: Mapping[Any, int], key: object, choices: Mapping[str, Value]) -> int:

@@ -149,6 +149,12 @@ class ArchSet(Protocol):
         """Return the architecture in the space's order; a ValueError names the entry that does not fit."""
 
 
+def check_archs(space: object, call: str) -> None:
+    """Refuse what is no set of architectures with a TypeError that says how a function is called, `call`."""
+    if not isinstance(getattr(space, "space", None), Space):
+        raise TypeError(f"`space` must be a Space or a part of one, but got {space!r}; write {call}")
+
+
 class _Node(ABC):
     """What a space is made of."""
 

@@ -95,6 +95,22 @@ def test_each_distinct_block_is_built_once(blocks: ToyBlocks) -> None:
     assert len({repr(built) for built in blocks.built}) == 2 + 2 * 4
 
 
+def test_what_builds_no_blocks_is_refused_with_what_blocks_are(blocks: ToyBlocks, table: Latency) -> None:
+    class Network(nn.Module):
+        """A network's class, which `counted` would take."""
+
+    message = r"`blocks` must be an object with the methods fixed, part and network.*but got .*ViTBlocks\(build, vit\)"
+    for other in (Network, ToyBlocks, Network(), lambda arch: Network()):  # a class has no methods to call
+        with pytest.raises(TypeError, match=message):
+            measure_latency(SPACE, other)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=message):
+            latency_report(table, other, [SPACE[0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"`space` must be a Space.*write measure_latency\(space, blocks\)"):
+        measure_latency(blocks, SPACE)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"`table` must be a Latency.*write latency_report\(table, blocks, archs\)"):
+        latency_report(blocks, table, [SPACE[0]])  # type: ignore[arg-type]
+
+
 def test_counts_and_places_multiply_what_is_measured_only_where_they_matter(blocks: ToyBlocks) -> None:
     measure_latency(SPACE, blocks, device="cpu", rounds=1)
     assert len(blocks.built) == 2 * 3 + 2 * 3 * 4

@@ -17,7 +17,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, build_skeleton, call_builder
+from nasx.nn.skeleton import Make, build_skeleton, call_builder, check_builder
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -151,6 +151,7 @@ def counted(
     """
     if kind not in UNITS:
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
+    check_builder(make, space, f"counted({kind!r}, make, space, example)")
     if example is None and kind != "params":
         raise ValueError(f"{UNITS[kind]} need an example of the network's inputs, but got None")
     counter = _Counter(kind, make, None if example is None else Call.of(example))

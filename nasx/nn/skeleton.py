@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
+from nasx.space import check_archs
 
 Make = Callable[[Arch], nn.Module]
 """Builds the network of an architecture as plain torch."""
@@ -67,6 +68,18 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
 
 # for good: another thread may be registering parameters when it would come or go; it does nothing outside of skeletons
 register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
+
+
+def check_builder(make: object, space: object, call: str) -> None:
+    """Refuse a space or a builder that is none with a TypeError that says how a function is called, `call`."""
+    check_archs(space, call)
+    if isinstance(make, nn.Module):
+        raise TypeError(
+            f"`make` must build the network of any architecture, but got one network, a {type(make).__name__}; pass "
+            f"its class, or a function of an architecture: {call}"
+        )
+    if not callable(make):
+        raise TypeError(f"`make` must be a function or class that builds a network, but got {make!r}; write {call}")
 
 
 def build_skeleton(make: Make, arch: Arch) -> nn.Module:

@@ -17,7 +17,7 @@ from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, default_dtype
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype
 from nasx.nn.survey import Survey, survey
 from nasx.space import ArchSet
 
@@ -129,8 +129,9 @@ class Supernet(nn.Module):
     builder and belong to each network.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
-    gives different networks for one architecture, or where a pattern matches nothing; TypeError where the builder
-    returns no module. Source: weight entanglement as in AutoFormer, section 3.2; separate copies as in SPOS.
+    gives different networks for one architecture, or where a pattern matches nothing; TypeError for what is no builder
+    or no space, and where the builder returns no module. Source: weight entanglement as in AutoFormer, section 3.2;
+    separate copies as in SPOS.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Supernet(nn.Module):
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        check_builder(make, space, "Supernet(make, space)")
         self.make = make
         self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space

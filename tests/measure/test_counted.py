@@ -201,6 +201,14 @@ def test_repeats_are_found_or_given() -> None:
         counted("params", family.make, family.space, None, parts={"layer": "bert.layer"})
 
 
+def test_a_builder_and_a_space_that_changed_places_are_refused_with_the_order() -> None:
+    space = Space(width=one_of(2, 4))
+    with pytest.raises(TypeError, match=r"`space` must be a Space.*Linear.*write counted\('params', make, space, exam"):
+        counted("params", space, nn.Linear, None)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="`make` must build the network of any architecture, but got one network"):
+        counted("peak_memory", nn.Linear(2, 2), space, torch.zeros(1, 2))
+
+
 def test_examples_of_any_kind() -> None:
     class Two(nn.Module):
         def __init__(self, arch: Arch) -> None:

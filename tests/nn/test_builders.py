@@ -239,6 +239,16 @@ def test_what_is_no_network_is_refused() -> None:
         Supernet(lambda arch: nn.ReLU(), DEPTH)
 
 
+def test_a_builder_and_a_space_that_changed_places_are_refused_with_the_order() -> None:
+    order = r"write Supernet\(make, space\)"
+    with pytest.raises(TypeError, match=rf"`space` must be a Space or a part of one, but got .*Linear.*; {order}"):
+        Supernet(DEPTH, nn.Linear)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=rf"`make` must be a function or class .* but got Space\(.*; {order}"):
+        Supernet(DEPTH, DEPTH)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got one network, a Linear; pass its class.*: Supernet\(make, space\)"):
+        Supernet(nn.Linear(6, 6), DEPTH)
+
+
 def test_an_error_of_the_builder_says_for_which_network() -> None:
     def make(arch: Arch) -> nn.Module:
         if arch["depth"] == 2:
