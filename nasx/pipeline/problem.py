@@ -4,7 +4,7 @@ import copy
 import hashlib
 import inspect
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -17,7 +17,7 @@ from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
-from nasx.nn.skeleton import build_skeleton
+from nasx.nn.skeleton import build_skeleton, check_builder
 from nasx.pipeline.config import RunConfig, Training
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
@@ -67,7 +67,8 @@ class Problem(Generic[Configured]):
     - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
       name one instead (`supernet.teacher`, `retrain.teacher`).
 
-    Raises ValueError for an empty budget and for settings that the task has no use for.
+    Raises ValueError for an empty budget and for settings that have no effect on the task, TypeError for an argument of
+    another kind.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class Problem(Generic[Configured]):
         title: str = "Architecture",
         drawing_legend: str = "",
     ) -> None:
+        _check_arguments(space, make, task, config, supernet, teacher)
         self.space, self.task, self.make = space.space, task, make
         self.name, self.title, self.drawing_legend = name, title, drawing_legend
-        self.budgets = (budget,) if isinstance(budget, Budget) else tuple(budget or ())
+        self.budgets = _budgets(budget)
         self.inside = space.within(*self.budgets) if self.budgets else space
         self._supernet, self._macs, self._params = supernet, macs, params
         self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
@@ -332,6 +334,48 @@ class Problem(Generic[Configured]):
         if getattr(self._supernet, "func", self._supernet) is Supernet:
             with torch.random.fork_rng(devices=[]):
                 self.supernet(self.space)
+
+
+def _check_arguments(space: Any, make: Any, task: Any, config: Any, supernet: Any, teacher: Any) -> None:
+    """Refuse arguments of another kind, most of which are two that changed places."""
+    check_builder(make, space, "Problem(space, make, task)")
+    if not isinstance(task, BaseTask):
+        raise TypeError(
+            f"`task` must be a Task or an ImageTask, but got {task!r}; write Problem(space, make, Task(dataset))"
+        )
+    if not isinstance(config, RunConfig):
+        how = "RunConfig(**settings)" if isinstance(config, Mapping) else "RunConfig(search=Search(generations=5))"
+        raise TypeError(f"`config` must be a RunConfig, but got {config!r}; write config={how}")
+    if isinstance(supernet, nn.Module) or not callable(supernet):
+        raise TypeError(
+            f"`supernet` must be a function that makes a supernet, supernet(make, space), but got {supernet!r}; leave "
+            "it out for a nasx.nn.Supernet, or pass partial(Supernet, separate=...)"
+        )
+    networks = teacher if isinstance(teacher, Mapping) else {"supernet": teacher}
+    if not all(name in ("supernet", "retrain") for name in networks):
+        raise ValueError(
+            f"`teacher` has networks for 'supernet' and 'retrain', but got {', '.join(map(repr, networks))}"
+        )
+    for network in networks.values():
+        if not isinstance(network, nn.Module | None):
+            raise TypeError(
+                f"`teacher` must be a network, or a mapping to networks, but got {network!r}; names of teachers are "
+                "settings, supernet.teacher and retrain.teacher"
+            )
+
+
+def _budgets(given: Any) -> tuple[Budget, ...]:
+    if given is None or isinstance(given, Budget):
+        return () if given is None else (given,)
+    budgets = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else (given,)
+    for budget in budgets:
+        if not isinstance(budget, Budget):
+            bound = repr(budget) if isinstance(budget, int | float | str) else "..."
+            raise TypeError(
+                f"`budget` must be a Budget or several, but got {budget!r}; write Budget(cost, at_most={bound}), with "
+                'a cost such as counted("macs", make, space, example)'
+            )
+    return budgets
 
 
 def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:

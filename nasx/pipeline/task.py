@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch.nn.functional as F
-from torch.utils.data import ConcatDataset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, Training
@@ -220,11 +220,22 @@ class Task(BaseTask):
 def _check_dataset(name: str, dataset: object) -> None:
     if dataset is None and name != "train":
         return
+    what = type(dataset).__name__
+    if isinstance(dataset, DataLoader):
+        raise TypeError(
+            f"`{name}` must be a dataset, but got a {what}, whose items are batches; pass its `.dataset`, and its "
+            "`collate_fn` as the argument of that name; batch sizes are settings"
+        )
+    if isinstance(dataset, Mapping) and 0 not in dataset:
+        keys = ", ".join(map(repr, list(dataset)[:5]))
+        raise TypeError(
+            f"`{name}` must have samples at positions 0, 1, ..., but got a {what} with the keys {keys}; pass its "
+            "datasets one by one, as `train`, `val` and `test`"
+        )
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        what = type(dataset).__name__
         raise TypeError(
             f"`{name}` must be a map-style dataset, with a length and samples at positions, but got {what}; "
-            "read an iterable one into a list"
+            "read the samples of an iterable one into a list"
         )
     if not len(dataset):
         raise ValueError(f"`{name}` has no samples")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -195,6 +195,11 @@ def train_supernet(
 
     Ranks need the same paths too.
     """
+    if not callable(paths):
+        raise TypeError(
+            f"`paths` must be a function of the step that returns architectures, but got {paths!r}; write "
+            "UniformPaths(space, seed=0), or `lambda step: [arch]`"
+        )
     if reduction not in ("mean", "sum"):
         raise ValueError(f"`reduction` must be 'mean' or 'sum', but got {reduction!r}")
     if distill and distillation is not None:
@@ -206,7 +211,7 @@ def train_supernet(
     update = Update(supernet, optimizer, schedule, clip_norm, average)
 
     def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
-        archs, targets, of_path = paths(step), batch.targets, loss
+        archs, targets, of_path = _checked_archs(paths(step), step), batch.targets, loss
         weight = 1.0 if reduction == "sum" else 1 / len(archs)
         with autocast(device):
             taught = distillation.outputs(batch) if distillation else None
@@ -233,6 +238,16 @@ def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator
     for step, batch in enumerate(batches, start_step):
         seed_generators((seed << 32) + step)
         yield batch
+
+
+def _checked_archs(archs: object, step: int) -> Sequence[Arch]:
+    """Return what paths gave for a step; a TypeError says that these are no architectures in a row."""
+    if not isinstance(archs, Sequence) or not archs or not all(isinstance(arch, Mapping) for arch in archs):
+        raise TypeError(
+            f"`paths` must return one architecture or more, as a tuple or a list of Arch, but gave {archs!r} at step "
+            f"{step}; return (arch,) for one"
+        )
+    return archs
 
 
 _NOTHING = object()

@@ -274,6 +274,50 @@ def test_the_search_is_a_choice(method: Any, tmp_path: Path) -> None:
         assert [network.val_score for network in found.front] == sorted(network.val_score for network in found.front)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "more", "message"),
+    [
+        ((make, SPACE, task()), {}, r"`space` must be a Space.*; write Problem\(space, make, task\)"),
+        ((SPACE, task(), make), {}, r"`make` must be a function or class.*; write Problem\(space, make, task\)"),
+        ((SPACE, make(SPACE[0]), task()), {}, "`make` must build the network of any.*got one network, a Perceptron"),
+        ((SPACE, make, task().train), {}, r"`task` must be a Task.*TensorDataset.*Task\(dataset\)"),
+        (
+            (SPACE, make, task()),
+            {"budget": 1000},
+            r"but got 1000; write Budget\(cost, at_most=1000\), with a cost such",
+        ),
+        ((SPACE, make, task()), {"budget": "50%"}, r"but got '50%'; write Budget\(cost, at_most='50%'\)"),
+        ((SPACE, make, task()), {"budget": [len]}, r"but got <built-in function len>; write Budget\(cost, at_most=..."),
+        ((SPACE, make, task()), {"budget": {"macs": 1}}, r"but got \{'macs': 1\}; write Budget"),
+        ((SPACE, make, task()), {"budget": 0}, "`budget` must be a Budget or several, but got 0"),
+        (
+            (SPACE, make, task()),
+            {"config": {"seed": 1}},
+            r"a RunConfig, but got \{'seed': 1\}.*RunConfig\(\*\*settings",
+        ),
+        ((SPACE, make, task()), {"config": "digits"}, "`config` must be a RunConfig, but got 'digits'"),
+        (
+            (SPACE, make, task()),
+            {"supernet": nn.Linear(2, 2)},
+            r"supernet\(make, space\), but got Linear.*leave it out",
+        ),
+        ((SPACE, make, task()), {"teacher": "timm:vit"}, r"`teacher` must be a network.*'timm:vit'.*supernet\.teacher"),
+        ((SPACE, make, task()), {"teacher": make}, "`teacher` must be a network, or a mapping to networks"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arguments_of_another_kind_are_refused_before_work_starts(
+    arguments: tuple[Any, ...], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        Problem(*arguments, **more)
+
+
+def test_a_teacher_for_no_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="'supernet' and 'retrain', but got 'student'"):
+        problem(teacher={"student": make(SPACE[0])})
+
+
 def test_a_method_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"search\.method must be one of evolution, random, pareto, local"):
         Search(method="annealing")

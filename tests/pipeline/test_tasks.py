@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nasx.pipeline import Problem, RunConfig, Task
 from nasx.pipeline.config import Data, Retraining, SupernetTraining
@@ -146,6 +146,15 @@ def test_what_is_no_dataset_is_refused() -> None:
         Task(stream())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`train` has no samples"):
         Task([])
+    data = TensorDataset(vectors(30, 0), torch.arange(30) % 2)
+    loader = DataLoader(data, batch_size=8)
+    with pytest.raises(TypeError, match=r"`train`.*DataLoader, whose items are batches; pass its `\.dataset`"):
+        Task(loader)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"`val`.*pass its `\.dataset`"):
+        Task(data, loader)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"dict with the keys 'train', 'test'; pass its datasets one by one"):
+        Task({"train": data, "test": data})  # type: ignore[dict-item]
+    assert Task({number: data[number] for number in range(30)}).counts["train"] == 24
     few = Task(TensorDataset(vectors(30, 0), torch.arange(30) % 2))
     small: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=2), few)
     with pytest.raises(ValueError, match="hold out at least 10"):

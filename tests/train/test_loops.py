@@ -403,6 +403,24 @@ def test_in_place_distillation_of_a_regression_teaches_values() -> None:
     torch.testing.assert_close(head_weight(supernet).grad, head_weight(plain).grad)
 
 
+@pytest.mark.parametrize("given", [widths(3, 3), (), [], None, [3], "abc", iter([widths(3, 3)])], ids=repr)
+def test_paths_that_return_no_architectures_in_a_row_are_refused_before_a_step(given: Any) -> None:
+    supernet = seeded_supernet()
+    before = copy.deepcopy(supernet.state_dict())
+    training = train_supernet(
+        supernet, batches(0, 1), lambda step: given, nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    )
+    with pytest.raises(TypeError, match=r"one architecture or more.*at step 0; return \(arch,\) for one"):
+        training.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
+
+
+def test_paths_that_cannot_be_called_are_refused_at_once() -> None:
+    supernet = seeded_supernet()
+    with pytest.raises(TypeError, match=r"must be a function of the step.*UniformPaths\(space, seed=0\)"):
+        train_supernet(supernet, batches(0, 1), [SPACE[0]], nesterov_sgd(supernet, lr=0.1, weight_decay=0))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
