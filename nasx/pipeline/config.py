@@ -293,8 +293,8 @@ class Search(Section):
     """The search; a candidate is scored after its BatchNorm statistics were recomputed.
 
     `evolution` is SPOS's, `random` draws uniformly, `pareto` is NSGA-II over score and cost, and `local` looks at the
-    neighbours of the best. With 1,000 validation samples and more, the candidates of a generation race
-    (`nasx.search.race`).
+    neighbours of the best. A searcher of your own takes its settings when it is made. With 1,000 validation samples and
+    more, the candidates of a generation race (`nasx.search.race`).
     """
 
     method: SearchMethod = Field("evolution", description="how candidates are proposed")
@@ -326,7 +326,10 @@ class Search(Section):
     def unused(self) -> dict[str, str]:
         """Return what is of another method, or of recalibration where there is none."""
         found: dict[str, str] = {}
-        if self.method in ("random", "pareto", "local"):
+        if not isinstance(self.method, str):
+            own = f"search.method is {_method_name(self.method)}, which has settings of its own"
+            found |= dict.fromkeys(("population", "generations", "parents", "mutation_probability"), own)
+        elif self.method in ("random", "pareto", "local"):
             found["parents"] = f"search.method is {self.method}, not evolution"
         if self.method in ("random", "local"):
             found["mutation_probability"] = f"search.method is {self.method}, not evolution or pareto"

@@ -121,13 +121,20 @@ class Measure:
         return self._supernets[key]
 
     def scoring(
-        self, name: str, archs: ArchSet, candidates: int, *, together: int | None = None, result: Any = None
+        self, name: str, archs: ArchSet, candidates: int | None, *, together: int | None = None, result: Any = None
     ) -> StageEstimate:
-        """Return the estimate of scoring candidates, in generations of some number, with a supernet's weights."""
+        """Return the estimate of scoring candidates, in generations of some number, with a supernet's weights.
+
+        Where nobody knows how many candidates there will be, it has no time.
+        """
         config, validation = self.problem.config.search, self.problem.task.counts["val"]
         recalibration = config.recalibration_batches * config.recalibration_batch_size
+        each_takes = f"({recalibration:,} recalibration + {validation:,} validation samples)"
+        if candidates is None:
+            detail = f"as many candidates as search.method asks for x {each_takes}; time unknown"
+            return StageEstimate(name, detail=detail, result=result or {})
         images = candidates * (recalibration + validation)
-        detail = f"{candidates:,} candidates x ({recalibration:,} recalibration + {validation:,} validation samples)"
+        detail = f"{candidates:,} candidates x {each_takes}"
         if together is not None and races(config, self.problem.task):
             detail += " at most; racing needs fewer"
         # a candidate is one device's, and a generation waits for all of its candidates

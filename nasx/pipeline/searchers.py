@@ -64,7 +64,7 @@ def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) 
                 seed=seed,
             )
         case "local":
-            return LocalSearch(archs, evaluations=evaluations, seed=seed)
+            return LocalSearch(archs, evaluations=evaluations, batch=config.population, seed=seed)
     if not isinstance(method, type) and all(hasattr(method, name) for name in SEARCHER_NAMES):
         searcher: AskTell = copy.deepcopy(method)  # so that a run that is started again begins with none of its scores
         return searcher
@@ -75,6 +75,12 @@ def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) 
             "nasx.testing.SearcherContract"
         )
     return made
+
+
+def evaluations_of(searcher: AskTell) -> int | None:
+    """Return how many candidates a searcher will ask for at most, or None where one of a user's own does not say."""
+    found = getattr(searcher, "evaluations", None)
+    return found if isinstance(found, int) else None
 
 
 def countable(archs: ArchSet) -> int:

@@ -38,7 +38,7 @@ from nasx.pipeline.networks import (
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, kept
 from nasx.pipeline.search_record import SearchRecord
-from nasx.pipeline.searchers import best_of, countable, front_of, make_searcher, spread_of
+from nasx.pipeline.searchers import best_of, countable, evaluations_of, front_of, make_searcher, spread_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
     TrainingState,
@@ -243,7 +243,7 @@ class SearchStage(RunStage):
         archs = archs.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         costs = problem.search_costs
         searcher = make_searcher(config, archs, costs, context.seed)
-        expected = min(config.population * config.generations, countable(archs))
+        wanted, there_are = evaluations_of(searcher), countable(archs)
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             while not searcher.done:
@@ -253,9 +253,10 @@ class SearchStage(RunStage):
                         "search.method asked for no candidate, but its `done` is false; return candidates, or be done"
                     )
                 best = best_of(rows, 1)
+                expected = min(len(rows) + len(asked) if wanted is None else wanted, there_are)
                 note = f"best {best[0]['score']:.4f}" if best else "no score yet"
 
-                def show(share: float, asked: int = len(asked), note: str = note) -> None:
+                def show(share: float, asked: int = len(asked), expected: int = expected, note: str = note) -> None:
                     done = len(rows) + share * asked
                     context.show(done, max(done, expected), note)
 
@@ -294,10 +295,12 @@ class SearchStage(RunStage):
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of scoring as many candidates as there will be at most."""
         config, archs = measure.problem.config, self.searched.archs(measure.inputs)
-        make_searcher(config.search, archs, measure.problem.search_costs, 0)  # which refuses what does not fit
-        candidates = min(config.search.population * config.search.generations, archs.size_bounds[1])
+        searcher = make_searcher(config.search, archs, measure.problem.search_costs, 0)  # refuses what does not fit
+        wanted = evaluations_of(searcher)
+        candidates = None if wanted is None else min(wanted, archs.size_bounds[1])
         best = [{"arch": dict(arch)} for arch in measure.some(archs, kept(config))]
-        return measure.scoring(self.name, archs, candidates, together=config.search.population, result={"best": best})
+        together = config.search.population if isinstance(config.search.method, str) else candidates
+        return measure.scoring(self.name, archs, candidates, together=together, result={"best": best})
 
 
 @dataclass(frozen=True, slots=True)

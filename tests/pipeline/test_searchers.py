@@ -1,0 +1,90 @@
+"""Searchers that settings ask for: which settings reach them, and what a plan says of them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from nasx import Arch
+from nasx.pipeline import plan
+from nasx.pipeline.config import SEARCH_METHODS, Search
+from nasx.pipeline.searchers import make_searcher
+from nasx.search import RandomSearch
+from tests.pipeline.searches import CONFIG, SPACE
+from tests.pipeline.test_run import MACHINE, problem
+
+
+class Endless:
+    """A searcher of one's own that does not say how many candidates it will ask for."""
+
+    best: Any = None
+
+    def __init__(self, space: Any, seed: int) -> None:
+        self.inner = RandomSearch(space, evaluations=5, batch=5, seed=seed)
+
+    @property
+    def done(self) -> bool:
+        return self.inner.done
+
+    def ask(self) -> Sequence[Arch]:
+        return self.inner.ask()
+
+    def tell(self, scores: Mapping[Arch, float]) -> None:
+        self.inner.tell(scores)
+
+
+OWN = (Endless, RandomSearch(SPACE, evaluations=5, batch=5))
+
+
+def asked_with(method: Any, **settings: Any) -> list[list[Arch]]:
+    """Return the generations that a searcher of a run asks for where wider networks score higher."""
+    config = Search(**{"method": method, "population": 4, "generations": 3, "parents": 2, **settings})
+    searcher, found = make_searcher(config, SPACE, [problem().macs], seed=0), []
+    while not searcher.done:
+        found.append(list(searcher.ask()))
+        searcher.tell({arch: sum(float(value) for value in arch.values()) for arch in found[-1]})
+    return found
+
+
+def named(method: Any) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+
+
+CHANGES: Mapping[str, Any] = {"population": 5, "generations": 2, "parents": 4, "mutation_probability": 1.0}
+
+
+@pytest.mark.parametrize("method", [*SEARCH_METHODS, *OWN], ids=named)
+def test_a_setting_of_the_search_has_an_effect_or_is_said_to_have_none(method: Any) -> None:
+    unused = Search(method=method).unused()
+    for name, value in CHANGES.items():
+        changed = asked_with(method, **{name: value}) != asked_with(method)
+        assert changed == (name not in unused), name
+
+
+@pytest.mark.parametrize("method", SEARCH_METHODS)
+def test_a_generation_has_the_population_that_was_set(method: str) -> None:
+    for population in (2, 4):
+        assert {len(generation) for generation in asked_with(method, population=population)} == {population}
+
+
+@pytest.mark.parametrize("method", OWN, ids=named)
+def test_settings_without_an_effect_on_a_searcher_of_ones_own_are_noted(
+    method: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        problem(CONFIG.model_copy(update={"search": Search(method=method, population=4, generations=3)}))
+    for name in ("population=4", "generations=3"):
+        assert f"search.{name} has no effect, because search.method is" in caplog.text
+    assert "settings of its own" in caplog.text
+
+
+def test_a_plan_counts_the_candidates_of_the_searcher_itself() -> None:
+    counts = {}
+    for method in ("local", *OWN):
+        config = CONFIG.model_copy(update={"search": Search(method=method, population=4, generations=3)})
+        stages = plan(problem(config), machine=MACHINE, timing=False)["stages"]
+        counts[method] = next(stage["detail"] for stage in stages if stage["name"] == "search")
+    assert counts["local"].startswith("12 candidates x")
+    assert counts[OWN[1]].startswith("5 candidates x")
+    assert counts[Endless].startswith("as many candidates as search.method asks for x")
