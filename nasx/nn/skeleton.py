@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
@@ -140,6 +141,9 @@ class TensorInfo:
     start: Value | None = None
     """The number that a buffer holds everywhere when it is made (0 for statistics), or None where it was computed."""
 
+    groups: int = 1
+    """Into how many groups a convolution of this weight cuts its channels."""
+
     @property
     def kind(self) -> str:
         """What a tensor of another architecture must agree in to be the same tensor."""
@@ -172,7 +176,10 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
             if parameter is not None:
                 name, shape = dotted + leaf, tuple(parameter.shape)
                 tied = first_names.setdefault(id(parameter), name)
-                tensors[name] = TensorInfo(shape, parameter.dtype, type(module), parameter.requires_grad, tied)
+                groups = module.groups if isinstance(module, _ConvNd) and leaf == "weight" else 1
+                tensors[name] = TensorInfo(
+                    shape, parameter.dtype, type(module), parameter.requires_grad, tied, groups=groups
+                )
         for leaf, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
                 raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from nasx.arch import Arch, Value
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
@@ -157,6 +158,7 @@ class Supernet(nn.Module):
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
         self._warn_of_stacks(found)
+        self._warn_of_groups(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
@@ -416,6 +418,40 @@ class Supernet(nn.Module):
                 parts,
                 pattern,
                 parts,
+            )
+
+    def _warn_of_groups(self, found: Survey) -> None:
+        """Say which grouped convolutions give a row of weights other inputs in one network than in another."""
+        sizes: dict[str, set[tuple[int, int]]] = {}  # rows and columns of a group: equal ones meet the same inputs
+        counts: dict[str, set[int]] = {}
+        for network in found.blueprints:
+            stored_names = self._naming.of(network.arch)
+            for name, info in network.tensors.items():
+                if issubclass(info.owner, _ConvNd) and len(info.shape) > 1:
+                    key = stored_names.stored(self._tied.get(name, name))
+                    sizes.setdefault(key, set()).add((info.shape[0] // info.groups, info.shape[1]))
+                    counts.setdefault(key, set()).add(info.groups)
+        seen: dict[str, set[int]] = {}
+        for key, of_group in sizes.items():
+            name = plain_name(key)
+            if len(of_group) > 1 and counts[key] != {1} and most_exact(self._layout, name) is None:
+                module = name.rpartition(".")[0] or name
+                seen.setdefault(re.sub(r"\b\d+\b", "*", module), set()).update(counts[key])
+        for pattern, groups in seen.items():
+            if len(groups) == 1:
+                mend = (
+                    f"layout={{{pattern!r}: stacked({min(groups)})}} (nasx.nn.stacked), and the same for the "
+                    "layers that make its inputs"
+                )
+            else:
+                mend = f"separate={{{pattern!r}: CHOICE}}, where CHOICE is the choice that decides the groups"
+            logger.warning(
+                "%r seems to be a convolution of %s groups whose sizes vary, but its slices are its first rows, which "
+                "belong to other groups in other networks; add %s, or layout={%r: prefix} to keep them",
+                pattern,
+                " or ".join(map(str, sorted(groups))),
+                mend,
+                pattern,
             )
 
     def _check_patterns(self, found: Survey) -> None:

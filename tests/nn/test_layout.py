@@ -298,6 +298,55 @@ def test_stacked_parts_without_a_layout_are_warned_of(caplog: pytest.LogCaptureF
     assert not caplog.records
 
 
+class Grouped(nn.Module):
+    """Two convolutions, the second of them in groups; `transposed` makes it one of the other direction."""
+
+    def __init__(self, width: int, groups: int, *, transposed: bool = False) -> None:
+        super().__init__()
+        kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+        self.stem = nn.Conv2d(3, width, 1)
+        self.blocks = nn.ModuleList([kind(width, width, 3, groups=groups)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[0](self.stem(x))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_groups_that_give_a_row_other_inputs_are_warned_of(transposed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        return Grouped(int(arch["width"]), int(arch["groups"]), transposed=transposed)
+
+    def warned(space: Space, **sharing: Any) -> str:
+        caplog.clear()
+        Supernet(build, space, **sharing)
+        return caplog.text
+
+    chosen = Space(width=8, groups=one_of(1, 2, 4))
+    assert "'blocks.*' seems to be a convolution of 1 or 2 or 4 groups" in warned(chosen)
+    assert "separate={'blocks.*': CHOICE}" in caplog.text
+    assert not warned(chosen, separate={"blocks.*": "groups"})
+    assert not warned(chosen, layout={"blocks.*": prefix})
+    wider = Space(width=one_of(8, 16), groups=4)  # whose groups grow
+    assert "4 groups" in warned(wider)
+    assert "layout={'blocks.*': stacked(4)}" in caplog.text
+    assert not warned(wider, layout={"blocks.*": stacked(4), "stem": stacked(4)})
+    assert "1 or 8 groups" in warned(Space(width=8, groups=one_of(1, 8)))
+    # a row has the same inputs in every network
+    assert not warned(Space(width=one_of(8, 16), groups=1))
+    assert not warned(Space(width=one_of({8: Space(groups=8), 16: Space(groups=16)})))  # depthwise
+    assert not warned(Space(width=one_of({8: Space(groups=2), 16: Space(groups=4)})))  # groups of four channels
+
+
+def test_rows_of_a_grouped_convolution_meet_the_same_inputs_where_the_layout_is_stacked() -> None:
+    """What the warning proposes: a network's groups are prefixes of the largest network's."""
+    space = Space(width=one_of(8, 16))
+    supernet = Supernet(lambda arch: Grouped(int(arch["width"]), 4), space, layout={"*": stacked(4)})
+    whole = supernet.get_parameter("blocks.0.weight")
+    small = supernet.extract(Arch({"width": 8})).get_parameter("blocks.0.weight")
+    for group in range(4):
+        assert torch.equal(small[2 * group : 2 * group + 2], whole[4 * group : 4 * group + 2, :2])
+
+
 @pytest.mark.parametrize(("rule", "mend"), [("qkv", r"rules are prefix, suffix"), (stacked, r"write stacked\(3\)")])
 def test_what_is_no_rule_is_refused_with_the_mend(rule: Any, mend: str) -> None:
     with pytest.raises(TypeError, match=mend):
