@@ -116,7 +116,8 @@ class Task(BaseTask):
       set aside for it, drawn by `seed`; the split is recorded.
     - `loss(outputs, targets)` is the mean over a batch.
     - `metric` is "accuracy", "top5", or a function of outputs and targets that returns a finite score for each sample,
-      shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several.
+      shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several. Scores
+      of a whole set, such as F1 or AUC, are no means over samples and cannot be a metric.
     - `collate_fn` makes a batch of a list of samples, `unpack` takes a batch apart.
 
     Transforms may draw from the global generators of Python, numpy and torch: they are seeded for every sample, so
