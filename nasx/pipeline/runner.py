@@ -18,6 +18,7 @@ from nasx.pipeline.changes import (
     explain_changes,
     finished_stages,
     note_settings,
+    recorded_problem,
     set_aside_changed,
 )
 from nasx.pipeline.context import Context
@@ -25,6 +26,7 @@ from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
+from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
 from nasx.pipeline.networks import load_weights, read_weights
@@ -316,7 +318,7 @@ def _opened(
         "recipe": problem.name,
         **recorded,
         "config": json.loads(problem.config.model_dump_json()),
-        "problem": problem.fingerprint(),
+        "problem": up_to_rounding(problem.fingerprint(), recorded_problem(directory)),
         "split": problem.task.record(),
     }
     changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]
