@@ -496,9 +496,7 @@ class Gate:
     ],
     ids=repr,
 )
-def test_options_in_a_collection_are_refused_with_the_call_that_works(
-    options: tuple[Any, ...], rewritten: str
-) -> None:
+def test_options_in_a_collection_are_refused_with_the_call_that_works(options: tuple[Any, ...], rewritten: str) -> None:
     with pytest.raises(TypeError, match=f"one by one.*{re.escape(rewritten)}"):
         one_of(*options)
     with pytest.raises(TypeError, match=re.escape(f"write width={rewritten}")):

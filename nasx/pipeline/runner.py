@@ -50,6 +50,8 @@ class FrontNetwork:
     """A network of a Pareto front: no other that was trained has both a better score and lower costs."""
 
     arch: Arch
+    costs: tuple[float, ...]
+    """What the search traded the score for: the costs of the budgets in their order, or the MACs without budgets."""
     params: float
     macs: float
     val_score: float
@@ -137,6 +139,7 @@ def run(
     networks = tuple(
         FrontNetwork(
             arch=problem.space.canonical(row["arch"]),
+            costs=tuple(row["costs"]),
             weights=directory / row["weights"],
             **{key: row[key] for key in ("params", "macs", "val_score", "test_score")},
         )

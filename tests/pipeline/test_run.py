@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.cost import AdditiveCost
 from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.config import Retraining, Search
@@ -330,7 +331,35 @@ def test_the_search_is_a_choice(method: Any, tmp_path: Path) -> None:
         assert len(found.summary["front"]) >= 1
         costs = [network.macs for network in found.front]
         assert costs == sorted(costs)
+        assert [network.costs for network in found.front] == [(cost,) for cost in costs]
         assert [network.val_score for network in found.front] == sorted(network.val_score for network in found.front)
+
+
+class Power(AdditiveCost):
+    """Watts of a device that wide blocks suit."""
+
+    unit = "W"
+
+    def fixed(self, shared: Mapping[str, Any]) -> int:
+        return 100
+
+    def part(self, name: str, index: int, shared: Mapping[str, Any], choices: Mapping[str, Any]) -> int:
+        return -int(choices["hidden"])
+
+
+def test_the_front_is_of_the_costs_that_were_searched(tmp_path: Path) -> None:
+    power = Power()
+    config = changed(search={"method": "pareto", "population": 6, "generations": 1, "top_k": 6})
+    found = searched(tmp_path, config, budget=Budget(power))
+    rows = [(row["val_score"], -power(Arch(row["arch"])), Arch(row["arch"])) for row in found.summary["front"]]
+    beaten = {
+        arch
+        for score, cost, arch in rows
+        if any(a >= score and b >= cost and (a, b) != (score, cost) for a, b, _ in rows)
+    }
+    assert {network.arch for network in found.front} == {arch for *_, arch in rows} - beaten
+    assert [network.costs for network in found.front] == sorted((power(network.arch),) for network in found.front)
+    assert all(network.costs != (network.macs,) for network in found.front)
 
 
 def test_a_method_that_is_none_is_refused() -> None:
