@@ -25,11 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nasx._arguments import check_archs
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import attainable
 from nasx.run import write_json
-from nasx.space import Space, check_archs
+from nasx.space import Space
 from nasx.train.device import pick_device
 from nasx.train.modes import evaluating
 

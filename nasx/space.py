@@ -149,12 +149,6 @@ class ArchSet(Protocol):
         """Return the architecture in the space's order; a ValueError names the entry that does not fit."""
 
 
-def check_archs(space: object, call: str) -> None:
-    """Refuse what is no set of architectures with a TypeError that says how a function is called, `call`."""
-    if not isinstance(getattr(space, "space", None), Space):
-        raise TypeError(f"`space` must be a Space or a part of one, but got {space!r}; write {call}")
-
-
 class _Node(ABC):
     """What a space is made of."""
 
@@ -608,7 +602,10 @@ class Space(_Node):
     @classmethod
     def from_json(cls, text: str) -> "Space":
         """Read what `to_json` wrote; a ValueError says what does not fit."""
-        space = _from_plain(json.loads(text))
+        try:
+            space = _from_plain(json.loads(text))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         if not isinstance(space, Space):
             raise ValueError("the JSON document holds no space; give what `Space.to_json` returned")
         return space
@@ -668,7 +665,10 @@ def one_of(*options: Any) -> Choice:
         pairs = []
         for value, space in options[0].items():
             if not isinstance(space, Space | None):
-                raise TypeError(f"an option opens a Space or None, but {value!r} maps to {space!r}")
+                raise TypeError(
+                    f"an option opens a Space or None, but {value!r} maps to {space!r}; give what it opens a name: "
+                    f"one_of({{{value!r}: Space(size=...)}})"
+                )
             pairs.append((_option(value), space or _NOTHING))
         return Choice(tuple(pairs))
     if len(options) == 1 and _is_collection(options[0]):

@@ -19,9 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from nasx._arguments import check_archs
 from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
-from nasx.space import check_archs
 
 Make = Callable[[Arch], nn.Module]
 """Builds the network of an architecture as plain torch."""
