@@ -18,7 +18,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that tells torch where to keep what it has compiled."""
 
 
-def steps(seconds: float = 4.0, *, cases: Sequence[Case] | None = None, backend: str = "inductor") -> list[Row]:
+def steps(seconds: float = 4.0, *, cases: Sequence[Case] | None = None) -> list[Row]:
     """Return a row for each size of networks on the CPU, in float32 with one thread; nothing comes from a cache.
 
     A ratio above 1 says that compiled blocks take longer.
@@ -27,7 +27,7 @@ def steps(seconds: float = 4.0, *, cases: Sequence[Case] | None = None, backend:
     with use_threads(1), use_precision("float32"):
         for case in cases or (digits_case(), bench_case(), tiny_case(8)):
             with empty_cache():
-                timed, took = in_turns(case.network, *case.images(), seconds=seconds, backend=backend)
+                timed, took = in_turns(case.network, *case.images(), seconds=seconds)
             low, high = timed.spread("compiled", to="plain")
             row = {"network": case.name, "batch": case.batch, "ratio": timed.ratio("compiled", to="plain")}
             rows.append({**row, "quartile 1": low, "quartile 3": high, **repayment(timed, took)})
@@ -39,7 +39,6 @@ def in_turns(
     images: Tensor,
     labels: Tensor,
     *,
-    backend: str | Callable[..., Any] = "inductor",
     beside: dict[str, Run] | None = None,
     **settings: Any,
 ) -> tuple[Timings, float]:
@@ -49,7 +48,7 @@ def in_turns(
     """
     network = build()
     plain = training_step(build(), images, labels)
-    with compiled_blocks(network, backend=backend):
+    with compiled_blocks(network):
         step = training_step(network, images, labels)
         begun = time.perf_counter()
         step()

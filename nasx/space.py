@@ -598,7 +598,10 @@ class Space(_Node):
     @classmethod
     def from_json(cls, text: str) -> "Space":
         """Read what `to_json` wrote; a ValueError says what does not fit."""
-        space = _from_plain(json.loads(text))
+        try:
+            space = _from_plain(json.loads(text))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         if not isinstance(space, Space):
             raise ValueError("the JSON document holds no space; give what `Space.to_json` returned")
         return space
@@ -655,7 +658,10 @@ def one_of(*options: Any) -> Choice:
         pairs = []
         for value, space in options[0].items():
             if not isinstance(space, Space | None):
-                raise TypeError(f"an option opens a Space or None, but {value!r} maps to {space!r}")
+                raise TypeError(
+                    f"an option opens a Space or None, but {value!r} maps to {space!r}; give what it opens a name: "
+                    f"one_of({{{value!r}: Space(size=...)}})"
+                )
             pairs.append((check_value(value), space or _NOTHING))
         return Choice(tuple(pairs))
     return Choice(tuple((check_value(option), _NOTHING) for option in options))

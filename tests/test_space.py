@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -420,6 +421,7 @@ def test_json_reads_back_to_an_equal_space(space: Space) -> None:
         {"space": {"a": {"repeat": {"space": {"w": {"one_of": [1]}}}, "count": "2"}}},
         {"space": {"a": {"repeat": [{"space": {"w": {"one_of": [1]}}}], "count": 2}}},
         {"space": {"a": {"one_of": [True, 1]}}},
+        {"space": {"a": {"one_of": [1, None]}}},
     ],
     ids=json.dumps,
 )
@@ -473,6 +475,52 @@ def test_what_is_no_space_cannot_be_repeated_or_opened() -> None:
         repeat(Space(a=1), one_of({1: Space(b=1), 2: None}))
     with pytest.raises(ValueError, match="at least one"):
         one_of()
+
+
+class Gate:
+    """A class that a builder may choose from."""
+
+
+@pytest.mark.parametrize(
+    ("options", "rewritten"),
+    [
+        (([3, 5, 7],), "one_of(3, 5, 7)"),
+        (((0.5, 1),), "one_of(0.5, 1)"),
+        ((range(3),), "one_of(0, 1, 2)"),
+        (({"relu": 1}.keys(),), "one_of('relu')"),
+        ((iter([1, 2]),), "one_of(*options)"),
+        ((np.arange(3),), "one_of(*options)"),
+        ((list(range(100)),), "one_of(*options)"),
+        (([],), "one_of(*options)"),
+        (([Gate],), "one_of(*options)"),
+    ],
+    ids=repr,
+)
+def test_options_in_a_collection_are_refused_with_the_call_that_works(options: tuple[Any, ...], rewritten: str) -> None:
+    with pytest.raises(TypeError, match=f"one by one.*{re.escape(rewritten)}"):
+        one_of(*options)
+    with pytest.raises(TypeError, match=re.escape(f"write width={rewritten}")):
+        Space(width=options[0])
+
+
+@pytest.mark.parametrize(
+    "options", [(Gate, int), (Gate(), 1), ((1, 2), (3, 4)), ([1], [2]), (None, 4), (Gate,), (None,), (b"a",)], ids=repr
+)
+def test_what_is_no_value_gets_a_name_that_the_builder_looks_up(options: tuple[Any, ...]) -> None:
+    message = r'number, a string or a bool.*name, such as one_of\("relu", "gelu"\).*look.*builder.*arch\["act"\]'
+    with pytest.raises(TypeError, match=message) as refused:
+        one_of(*options)
+    assert repr(next(option for option in options if not isinstance(option, int))) in str(refused.value)
+
+
+def test_what_opens_names_is_no_option() -> None:
+    for options in ((Space(a=1), Space(b=2)), (repeat(Space(a=1), 2), 1), ({"a": Space(a=1)}, 2)):
+        with pytest.raises(TypeError, match="number, a string or a bool"):
+            one_of(*options)
+    with pytest.raises(TypeError, match=r"name the subspaces: one_of\(\{"):
+        one_of(Space(a=1), Space(b=2))
+    with pytest.raises(TypeError, match="a choice of 1, 2; write all options in one one_of"):
+        one_of(one_of(1, 2), 3)
 
 
 @pytest.mark.parametrize("value", [None, (1, 2), [1], math.nan], ids=repr)

@@ -19,6 +19,7 @@ from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, default_dtype
 from nasx.nn.survey import Survey, survey
+from nasx.nn.watched import Reads
 from nasx.space import ArchSet
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ class Supernet(nn.Module):
         self._check_patterns(found)
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
+        self._warn_of_unread(found.reads)
         self._warn_of_stacks(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
@@ -392,6 +394,19 @@ class Supernet(nn.Module):
                     if slot.key in chosen:
                         value = slot.holder[slot.leaf]
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
+
+    def _warn_of_unread(self, reads: Reads) -> None:
+        """Say which choices the builder does not read, such as those of a repeat that it calls by another name."""
+        unread = reads.unread(self.space)
+        if unread:
+            names = [name for name in reads.missing if not any(n.startswith(f"{name}.") for n in reads.active)]
+            asked = f"; it asks for the parts {', '.join(map(repr, names))}, which no architecture has" if names else ""
+            logger.warning(
+                "the builder reads nothing of %s, so architectures that differ only there are the same network%s; read "
+                "these choices in the builder, or leave them out of the space",
+                ", ".join(map(repr, unread)),
+                asked,
+            )
 
     def _warn_of_stacks(self, found: Survey) -> None:
         """Say which tensors look like parts stacked in one, of which a plain prefix mixes one part with another."""

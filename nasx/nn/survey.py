@@ -22,6 +22,7 @@ from nasx.nn.skeleton import (
     computed_buffers,
     construction_sites,
 )
+from nasx.nn.watched import Reads
 from nasx.space import Space, name_patterns
 
 
@@ -36,6 +37,8 @@ class Survey:
     """Description and largest shape of every tensor of the store."""
     needed: dict[Arch, dict[str, Shape]]
     """The shapes that each network needs of the store."""
+    reads: Reads
+    """What the builder read of the architectures."""
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +72,7 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     found = [network.without(computed) for network in visited.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
-    return Survey(found, tied, *_sizes(found, naming, tied))
+    return Survey(found, tied, *_sizes(found, naming, tied), visited.reads)
 
 
 class _VisitedNetworks:
@@ -78,6 +81,7 @@ class _VisitedNetworks:
     def __init__(self, make: Make, space: Space, naming: Naming) -> None:
         self.make, self.space, self.naming = make, space, naming
         self.networks: dict[Arch, Blueprint] = {}
+        self.reads = Reads()
         self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
 
     def visit(self, archs: Iterable[Arch]) -> None:
@@ -135,7 +139,9 @@ class _VisitedNetworks:
         return any(outside(changed) != outside(arch) for changed in probes.values_of(self.space, arch, [gene]))
 
     def _blueprint(self, arch: Arch) -> Blueprint:
-        return blueprint(build_skeleton(self.make, arch), arch)
+        network = build_skeleton(self.make, self.reads.watch(arch))
+        self.reads.note_kept(network)
+        return blueprint(network, arch)
 
 
 def _separated(space: Space, naming: Naming) -> list[Arch]:

@@ -70,6 +70,11 @@ def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunCo
             make_directories(folder)
 
 
+def recorded_problem(directory: Path) -> Any:
+    """Return what identifies the problem that a run was started with, or None where there is no run."""
+    return _read(directory / RUN)["config"].get("problem") if (directory / RUN).is_file() else None
+
+
 def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Sequence[str]) -> str:
     """Return why a run cannot be continued: what differs, in words."""
     before = _read(directory / RUN)["config"]
@@ -104,14 +109,24 @@ def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Itera
         yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
     if not _same(before.get("network"), asked["network"]):
         builders = [
-            f"{problem.get('network', {}).get('tensors')} tensors and {problem.get('network', {}).get('parameters'):,} "
-            "parameters"
-            for problem in (before, asked)
+            f"{network.get('tensors')} tensors and {network.get('parameters'):,} parameters"
+            for network in (problem.get("network", {}) for problem in (before, asked))
         ]
-        yield f"a builder of other networks (one of {builders[0]}, now {builders[1]})"
+        same = builders[0] == builders[1]
+        yield f"a builder of other networks (one of {builders[0]}, now {'other modules' if same else builders[1]})"
     for key in ("loss", "metric"):
         if before.get(key) != asked[key]:
             yield f"another {key} ({before.get(key)}, now {asked[key]})"
+    alike = all(_same(before.get(key), asked[key]) for key in asked if key != "untrained")
+    if alike and not _same(before.get("untrained"), asked["untrained"]):
+        losses = [
+            ", ".join(f"{float(network['loss']):.4g}" for network in found.get("untrained", ()))
+            for found in (before, asked)
+        ]
+        yield (
+            "networks, samples, a loss or a metric that compute something else (losses of untrained networks "
+            f"{losses[0]}, now {losses[1]})"
+        )
 
 
 def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

@@ -178,13 +178,12 @@ class ImageTask(BaseTask):
 
     def example(self, batch: int = 1) -> Unpacked:
         """Return the first validation images, normalised; blank ones where there are none."""
-        count = min(batch, len(self.dataset.val))
-        if not count:
+        if not len(self.dataset.val):
             blank = np.zeros((batch, self.dataset.channels, *[self.dataset.image_size] * 2), np.uint8)
             images = ImageArray(blank, np.zeros(batch, np.int64))
             ones = (1.0,) * self.dataset.channels
             return unpack(next(iter(eval_batches(images, batch, ones, ones))))
-        return unpack(next(iter(self.eval_batches("val", count, indices=np.arange(count)))))
+        return super().example(batch)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,7 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
     tests = {stage.name: results[stage.name]["networks"] for stage in stages if stage.kind == "evaluation"}
     evaluated = results[list(tests)[-1]]
     winner = next(iter(evaluated["networks"].values()))  # what was searched comes first
-    rows = [{**row, "costs": [row["macs"]]} for row in evaluated.get("front", [winner])]
-    front = front_of(rows, "val_score")
+    front = front_of([_costed(problem, row) for row in evaluated.get("front", [winner])], "val_score")
     reports = {stage.name: stage.report(results[stage.name]) for stage in stages}
     verdicts = {_level(name): report.verdict for name, report in reports.items() if report.verdict}
     config = problem.config.model_dump(mode="json")
@@ -76,6 +75,12 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
         mean, std = problem.task.statistics
         summary["normalisation"] = {"mean": list(mean), "std": list(std)}
     return Outcome(summary, winner, front, tests)
+
+
+def _costed(problem: Problem[Any], network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network with the costs that its search traded the score for."""
+    arch = problem.space.canonical(network["arch"])
+    return {**network, "costs": [float(cost(arch)) for cost in problem.search_costs]}
 
 
 def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:

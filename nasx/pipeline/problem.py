@@ -1,7 +1,6 @@
 """What a run searches: a space, a builder of its networks, a task, and what can be replaced of the rest."""
 
 import copy
-import hashlib
 import inspect
 import logging
 import zlib
@@ -20,6 +19,7 @@ from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton
 from nasx.pipeline.config import RunConfig, Training
+from nasx.pipeline.fingerprint import fingerprint
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
 from nasx.report import BlockDrawing
@@ -39,8 +39,6 @@ SupernetMaker = Callable[[Make, Space], nn.Module]
 Configured = TypeVar("Configured", bound=RunConfig)
 
 logger = logging.getLogger(__name__)
-
-_PROBES = 3  # architectures whose networks identify a builder
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,30 +257,8 @@ class Problem(Generic[Configured]):
         self._check_supernet()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies a problem beside its settings and data, as JSON values.
-
-        It covers the space, the budgets, and the names and shapes that the builder gives for some architectures.
-        """
-        archs = [self.inside.sample(seed) for seed in range(_PROBES)]
-        costs = [[float(budget.cost(arch)) for arch in archs] for budget in self.inside.budgets]
-        digest = hashlib.sha256()
-        tensors = parameters = 0
-        for arch in archs:
-            network = build_skeleton(self.make, arch)
-            for name, tensor in network.state_dict().items():
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            tensors = len(network.state_dict())
-            parameters = sum(parameter.numel() for parameter in network.parameters())
-        return {
-            "space": {
-                "size": str(self.space.size),
-                "sha256": hashlib.sha256(self.space.to_json().encode()).hexdigest(),
-            },
-            "budget": {"bounds": [str(budget) for budget in self.inside.budgets], "costs": costs},
-            "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
-            "loss": self.task.loss_name,
-            "metric": self.task.metric_name,
-        }
+        """Return what identifies a problem beside its settings and data: JSON values of `nasx.pipeline.fingerprint`."""
+        return fingerprint(self)
 
     def _counted(self, kind: Any) -> Cost:
         call = None if kind == "params" else self.task.call
@@ -337,9 +313,7 @@ class Problem(Generic[Configured]):
         task = self.task
         with torch.random.fork_rng(devices=[]):
             network = self.make(arch)
-        batch = next(
-            iter(task.eval_batches("val", min(8, task.counts["val"]), indices=np.arange(min(8, task.counts["val"]))))
-        )
+        batch = task.first_batch(8)
         evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
         batch_size(task.unpack(batch).targets)
 

@@ -18,6 +18,7 @@ from nasx.pipeline.changes import (
     explain_changes,
     finished_stages,
     note_settings,
+    recorded_problem,
     set_aside_changed,
 )
 from nasx.pipeline.context import Context
@@ -25,6 +26,7 @@ from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
+from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
 from nasx.pipeline.networks import load_weights, read_weights
@@ -48,6 +50,8 @@ class FrontNetwork:
     """A network of a Pareto front: no other that was trained has both a better score and lower costs."""
 
     arch: Arch
+    costs: tuple[float, ...]
+    """What the search traded the score for: the costs of the budgets in their order, or the MACs without budgets."""
     params: float
     macs: float
     val_score: float
@@ -135,6 +139,7 @@ def run(
     networks = tuple(
         FrontNetwork(
             arch=problem.space.canonical(row["arch"]),
+            costs=tuple(row["costs"]),
             weights=directory / row["weights"],
             **{key: row[key] for key in ("params", "macs", "val_score", "test_score")},
         )
@@ -316,7 +321,7 @@ def _opened(
         "recipe": problem.name,
         **recorded,
         "config": json.loads(problem.config.model_dump_json()),
-        "problem": problem.fingerprint(),
+        "problem": up_to_rounding(problem.fingerprint(), recorded_problem(directory)),
         "split": problem.task.record(),
     }
     changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]

@@ -19,7 +19,7 @@ Indices = NDArray[np.int64]
 Collate = Callable[[list[Any]], Any]
 
 _ORDER, _SAMPLE = range(2)  # what a seed is used for
-_HASHED = 32  # samples of a part whose contents its digest covers
+_HASHED = 32  # samples of a part that its digest covers where each may have to be read from a disk
 
 
 class Samples(Protocol):
@@ -88,11 +88,21 @@ class Part:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the number of samples and of the contents of up to 32, spread over the part."""
+        """SHA-256 of the number of samples and their contents: all in tensors and lists, up to 32 spread elsewhere.
+
+        Other datasets may read each sample from a disk.
+        """
         found = hashlib.sha256(f"{len(self)}\n".encode())
-        spread = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64))
+        if isinstance(self.dataset, TensorDataset):
+            rows = torch.from_numpy(self.indices)
+            for tensor in self.dataset.tensors:
+                _update(found, tensor[rows])
+            return found.hexdigest()
+        positions = range(len(self))
+        if not isinstance(self.dataset, list | tuple):
+            positions = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64)).tolist()
         with globals_kept():
-            for position in spread.tolist():
+            for position in positions:
                 seed_globals(derived_seed(0, _SAMPLE, 0, position))
                 _update(found, self.dataset[int(self.indices[position])])
         return found.hexdigest()

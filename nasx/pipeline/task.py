@@ -75,9 +75,14 @@ class BaseTask(ABC):
     ) -> Iterable[Any]:
         """Return the validation or test samples in order, all or those at some positions."""
 
-    @abstractmethod
+    def first_batch(self, size: int) -> Any:
+        """Return a batch of the first validation samples, as many as there are at most."""
+        count = min(size, self.counts["val"])
+        return next(iter(self.eval_batches("val", count, indices=np.arange(count))))
+
     def example(self, batch: int = 1) -> Unpacked:
-        """Return a few validation samples taken apart, for costs and checks."""
+        """Return the first validation samples taken apart, for costs and checks."""
+        return self.unpack(self.first_batch(batch))
 
     @cached_property
     def call(self) -> Call:
@@ -202,11 +207,6 @@ class Task(BaseTask):
     ) -> Iterable[Any]:
         """Return the samples of a part in order, all or those at some positions."""
         return self.parts[part].in_order(batch_size, indices, workers)
-
-    def example(self, batch: int = 1) -> Unpacked:
-        """Return the first validation samples, taken apart."""
-        count = min(batch, len(self.parts["val"]))
-        return self.unpack(next(iter(self.eval_batches("val", count, indices=np.arange(count)))))
 
     @cached_property
     def _joined(self) -> Part:

@@ -1,27 +1,32 @@
 """`run` from Python: what it finds, how it resumes, what it refuses, and where it may be called from."""
 
+import copy
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.cost import AdditiveCost
 from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.config import Retraining, Search
+from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
@@ -37,6 +42,35 @@ STAGES = ("supernet", "search", "retrain", "baselines", "evaluation")
 
 def make(arch: Arch, drop_path: float = 0.0) -> nn.Module:
     return Perceptron(arch, inputs=4, outputs=3, norm=True)
+
+
+def less_momentum(arch: Arch) -> nn.Module:
+    """Return networks of the same tensors that learn otherwise."""
+    network = make(arch)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = 0.01
+    return network
+
+
+class Tempered(Perceptron):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 2
+
+
+Tempered.__qualname__ = Perceptron.__qualname__  # as after an edit
+
+
+def tempered(arch: Arch) -> nn.Module:
+    """Return networks of the same modules that compute something else."""
+    return Tempered(arch, inputs=4, outputs=3, norm=True)
+
+
+def another_sample(task: Task) -> TensorDataset:
+    """Return the data of a task with one training sample changed, after the first."""
+    x, y = (tensor.clone() for tensor in task.train.tensors)  # type: ignore[attr-defined]
+    x[task.parts["train"].indices[1]] += 1e-3
+    return TensorDataset(x, y)
 
 
 def task(seed: int = 0) -> Task:
@@ -178,6 +212,19 @@ def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
             r"a builder of other networks \(one of \d+ tensors and",
         ),
         (
+            lambda: Problem(SPACE, less_momentum, task(), config=CONFIG),
+            r"a builder of other networks \(one of \d+ tensors and \d+ parameters, now other modules\)",
+        ),
+        (
+            lambda: Problem(SPACE, tempered, task(), config=CONFIG),
+            r"compute something else \(losses of untrained networks \d\.\d+, \d\.\d+, \d\.\d+, now",
+        ),
+        (
+            lambda: problem(task=Task(task().train, loss=partial(F.cross_entropy, weight=torch.tensor([1.0, 1, 9])))),
+            "compute something else",
+        ),
+        (lambda: problem(task=Task(another_sample(task()))), r"other training data \(as many, but not the same\)"),
+        (
             lambda: Problem(Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2))), make, task(), config=CONFIG),
             r"another search space \(12 architectures, now 6\)",
         ),
@@ -191,6 +238,19 @@ def test_a_directory_of_another_problem_is_refused_in_words(
         run(other(), finished.directory, machine=MACHINE, progress=silent)
     assert len(str(caught.value)) < 500
     assert {path: path.read_bytes() for path in finished.directory.rglob("*.json")} == before
+
+
+def test_a_run_goes_on_where_losses_differ_by_rounding() -> None:
+    asked = problem().fingerprint()
+    elsewhere = copy.deepcopy(asked)
+    elsewhere["untrained"][0]["loss"] *= 1 + 1e-6
+    assert up_to_rounding(asked, elsewhere) == elsewhere
+    elsewhere["untrained"][0]["loss"] *= 1.01
+    assert up_to_rounding(asked, elsewhere) == asked
+    assert up_to_rounding(asked, None) == asked
+    assert (
+        up_to_rounding({**asked, "untrained": [{"loss": "nan", "score": 0.0}]}, asked)["untrained"][0]["loss"] == "nan"
+    )
 
 
 def test_a_directory_in_use_or_of_something_else_is_refused(finished: Any, tmp_path: Path) -> None:
@@ -271,7 +331,35 @@ def test_the_search_is_a_choice(method: Any, tmp_path: Path) -> None:
         assert len(found.summary["front"]) >= 1
         costs = [network.macs for network in found.front]
         assert costs == sorted(costs)
+        assert [network.costs for network in found.front] == [(cost,) for cost in costs]
         assert [network.val_score for network in found.front] == sorted(network.val_score for network in found.front)
+
+
+class Power(AdditiveCost):
+    """Watts of a device that wide blocks suit."""
+
+    unit = "W"
+
+    def fixed(self, shared: Mapping[str, Any]) -> int:
+        return 100
+
+    def part(self, name: str, index: int, shared: Mapping[str, Any], choices: Mapping[str, Any]) -> int:
+        return -int(choices["hidden"])
+
+
+def test_the_front_is_of_the_costs_that_were_searched(tmp_path: Path) -> None:
+    power = Power()
+    config = changed(search={"method": "pareto", "population": 6, "generations": 1, "top_k": 6})
+    found = searched(tmp_path, config, budget=Budget(power))
+    rows = [(row["val_score"], -power(Arch(row["arch"])), Arch(row["arch"])) for row in found.summary["front"]]
+    beaten = {
+        arch
+        for score, cost, arch in rows
+        if any(a >= score and b >= cost and (a, b) != (score, cost) for a, b, _ in rows)
+    }
+    assert {network.arch for network in found.front} == {arch for *_, arch in rows} - beaten
+    assert [network.costs for network in found.front] == sorted((power(network.arch),) for network in found.front)
+    assert all(network.costs != (network.macs,) for network in found.front)
 
 
 def test_a_method_that_is_none_is_refused() -> None:

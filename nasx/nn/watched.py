@@ -1,0 +1,107 @@
+"""Which choices a builder reads: those that it does not read make no difference to its networks."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from nasx.arch import Arch, Value, matches
+from nasx.space import Space, name_patterns
+
+
+class Reads:
+    """What builders have read of architectures."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        """Entries that were read, by name."""
+        self.missing: dict[str, None] = {}
+        """Repeated parts that were asked for and that no architecture had, in order."""
+        self.active: set[str] = set()
+        """All entries that there were."""
+
+    def watch(self, arch: Arch) -> "WatchedArch":
+        """Return the same architecture for a builder; what it reads is noted."""
+        self.active |= set(arch)
+        return WatchedArch(arch, self)
+
+    def note_kept(self, network: nn.Module) -> None:
+        """Take architectures that modules keep for read, for they may be when the network runs."""
+        for module in network.modules():
+            for value in vars(module).values():
+                if isinstance(value, WatchedArch):
+                    value.note_all()
+
+    def unread(self, space: Space) -> list[str]:
+        """Return the names of choices, with `*` for numbers, that no builder read although there were some."""
+        varied = [(name, choice) for name, choice in space.walk() if len(choice.values) > 1]
+        return [
+            pattern
+            for pattern in name_patterns(varied)
+            if any(matches(pattern, name) for name in self.active)
+            and not any(matches(pattern, name) for name in self.names)
+        ]
+
+
+class WatchedArch(Arch):
+    """An architecture, or a part of one, that notes which of its entries are read."""
+
+    __slots__ = ("_prefix", "_reads")
+    _prefix: str
+    _reads: Reads
+
+    def __init__(self, entries: Mapping[str, Value], reads: Reads, prefix: str = "") -> None:
+        self._set(dict(entries), ())
+        self._reads, self._prefix = reads, prefix
+
+    def note_all(self) -> None:
+        """Note that all entries were read."""
+        self._reads.names.update(f"{self._prefix}{name}" for name in self._items)
+
+    def __getitem__(self, name: str) -> Value:
+        self._reads.names.add(f"{self._prefix}{name}")
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._reads.names.add(f"{self._prefix}{name}")
+        return super().__contains__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        self.note_all()
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self.note_all()
+        return super().__len__()
+
+    def __eq__(self, other: object) -> bool:
+        self.note_all()
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        self.note_all()
+        return super().__hash__()
+
+    def __reduce__(self) -> tuple[type[Arch], tuple[dict[str, Value]]]:
+        self.note_all()
+        return super().__reduce__()
+
+    def __repr__(self) -> str:
+        self.note_all()
+        return super().__repr__()
+
+    def to_json(self) -> str:
+        """Return one JSON object, as `Arch` does."""
+        self.note_all()
+        return super().to_json()
+
+    def at(self, prefix: str) -> Arch:
+        """Return the entries below a prefix, watched too."""
+        return WatchedArch(Arch.joined(self._items).at(prefix), self._reads, f"{self._prefix}{prefix}.")
+
+    def parts(self, name: str, count: int | None = None) -> list[Arch]:
+        """Return the repeated parts, watched too; that reads how many there are."""
+        found = Arch.joined(self._items).parts(name, count)
+        self._reads.names.add(f"{self._prefix}{name}.count")
+        if not found:
+            self._reads.missing[f"{self._prefix}{name}"] = None
+        return [WatchedArch(part, self._reads, f"{self._prefix}{name}.{i}.") for i, part in enumerate(found)]
