@@ -65,6 +65,7 @@ def cell_space(graph: "nx.DiGraph[Any]", operations: Iterable[str]) -> Space:
     """Return the space of a cell: one of `operations` for every edge of `graph`, in the edges' canonical order.
 
     Examples:
+        >>> import networkx as nx
         >>> cell_space(nx.DiGraph([(0, 1), (0, 2), (1, 2)]), ["none", "skip_connect", "conv"]).size
         27
     """
