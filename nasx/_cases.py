@@ -19,6 +19,7 @@ __all__ = ["Case", "Slot", "cases_of", "costs_of", "shared_space"]
 
 _MAX_CASES = 100_000
 _MAX_OPTIONS = 1_000_000
+_OR_FILTER = "or give the cost as a plain function, which then filters draws"
 _FEW_OPTIONS = 50
 """As few are listed faster than it is found out whether another part has the same."""
 
@@ -62,7 +63,7 @@ def cases_of(space: Space) -> Iterator[Case]:
     if outline.size > _MAX_CASES:
         raise ValueError(
             f"the choices outside repeated parts have {outline.size:,} combinations, too many for a table "
-            f"(at most {_MAX_CASES:,}); put choices that add up into a repeat"
+            f"(at most {_MAX_CASES:,}); put choices that add up into a repeat, {_OR_FILTER}"
         )
     enumerated: dict[str, list[Arch]] = {}  # by JSON: equal spaces may still write 4 and 4.0
     for shared in outline:
@@ -71,7 +72,8 @@ def cases_of(space: Space) -> Iterator[Case]:
         for name, index, part in _outline(space, "", shared, layout):
             if part.size > _MAX_OPTIONS:
                 raise ValueError(
-                    f"a part of {name!r} has {part.size:,} options, too many for a table (at most {_MAX_OPTIONS:,})"
+                    f"a part of {name!r} has {part.size:,} options, too many for a table (at most {_MAX_OPTIONS:,}); "
+                    f"offer fewer, {_OR_FILTER}"
                 )
             if part.size <= _FEW_OPTIONS:
                 options = list(part)
@@ -138,6 +140,6 @@ def _integers(costs: Sequence[int], cost: AdditiveCost) -> Ints:
     if array.dtype.kind not in "iu" or array.dtype == np.uint64:
         raise TypeError(
             f"the costs of an AdditiveCost must be whole numbers of at most 63 bits, but {cost!r} gave {array.dtype}; "
-            "round them to a finer unit, or give the cost as a plain function, which then filters draws"
+            f"round them to a finer unit, {_OR_FILTER}"
         )
     return array.astype(np.int64)

@@ -3,7 +3,8 @@
 A cost that adds up over parts (`nasx.cost.AdditiveCost`) turns the question into one about sums of integers: for each
 assignment of the shared choices (a "case") a table says how many ways lead from every partial sum into the budget
 (`nasx.sums`). Several additive costs are met together where the combinations of sums that occur are few enough.
-Budgets on other costs, and predicates, filter the draws.
+Budgets on other costs, and predicates, filter the draws. Where no cost adds up there is no table: the draws that are
+filtered are the whole space's.
 """
 
 import copy
@@ -77,27 +78,32 @@ class Feasible:
         self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets])
         self.predicates = tuple(predicates)
         self.max_bytes, self.max_tries = max_bytes, max_tries
-        additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)] or [Budget(_Free())]
-        tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS)
-        filters = tuple(budget for budget in self.budgets if budget not in tables.exact)
-        self._filter = _Filter(filters, self.predicates)
-        self._inside = _Inside(tables, self._filter, max_tries, _DrawCounts())
-        self._refuse_empty()
+        additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)]
+        self._tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS) if additive else None
+        exact = self._tables.exact if self._tables else ()
+        self._filter = _Filter(tuple(budget for budget in self.budgets if budget not in exact), self.predicates)
+        self._inside: _Inside | _Whole
+        if self._tables:
+            self._inside = _Inside(self._tables, self._filter, max_tries, _DrawCounts())
+            self._refuse_empty(self._tables)
+        else:
+            self._inside = _Whole(space, self._filter, max_tries, _DrawCounts())
+        if self._inside.rejects:
+            self._inside.with_counts(_DrawCounts()).draw(np.random.default_rng(0), 1)
 
     def __repr__(self) -> str:
         conditions = "; ".join([*map(str, self.budgets), *map(_named, self.predicates)])
         return f"Feasible({self.space!r}, {conditions})"
 
-    def _refuse_empty(self) -> None:
-        tables = self._inside.tables
-        first = tables.additive[0]
+    def _refuse_empty(self, tables: "_Tables") -> None:
+        first, inside_first = tables.additive[0], tables
         if tables.empty and len(tables.exact) > 1:
-            tables = _Tables.of(self.space, [first], self.max_bytes, 0)  # for the ranges inside the first
-        if tables.empty:
-            raise EmptySet(_nothing_inside(first, tables.attainable()))
-        for budget in self._inside.tables.additive[1:]:
-            costs = tables.costs_of(budget.cost)
-            reach, low, high = _extremes(tables.cases, costs), *tables.range_of(costs)
+            inside_first = _Tables.of(self.space, [first], self.max_bytes, 0)
+        if inside_first.empty:
+            raise EmptySet(_nothing_inside(first, inside_first.attainable()))
+        for budget in tables.additive[1:]:
+            costs = inside_first.costs_of(budget.cost)
+            reach, low, high = _extremes(tables.cases, costs), *inside_first.range_of(costs)
             if budget.lower > reach.high or budget.upper < reach.low:
                 raise EmptySet(_nothing_inside(budget, reach))
             if budget.lower > high or budget.upper < low:
@@ -105,14 +111,11 @@ class Feasible:
                     f"no architecture meets both {first} and {budget}: inside the first, {low:,} to {high:,} "
                     f"{budget.unit} are attainable; change {_bounds(budget)} or {_bounds(first)}"
                 )
-        if self._inside.tables.empty:
-            together = self._inside.tables.exact
+        if tables.empty:
             raise EmptySet(
-                f"no architecture meets {' and '.join(map(str, together))} at once, though some meet each of them; "
-                f"change {' or '.join(map(_bounds, together))}"
+                f"no architecture meets {' and '.join(map(str, tables.exact))} at once, though some meet each of them; "
+                f"change {' or '.join(map(_bounds, tables.exact))}"
             )
-        if self._inside.rejects:
-            self._inside.with_counts(_DrawCounts()).draw(np.random.default_rng(0), 1)
 
     # Counting
 
@@ -129,7 +132,7 @@ class Feasible:
     @cached_property
     def size_bounds(self) -> tuple[int, int]:
         """Least and greatest possible number of architectures; equal where costs were neither bucketed nor filtered."""
-        low, high = self._inside.tables.count_bounds()
+        low, high = self._tables.count_bounds() if self._tables else self.space.size_bounds
         return (0 if self._filter else low), high
 
     @property
@@ -152,12 +155,12 @@ class Feasible:
 
         A ValueError says that no budget has an additive cost, so that the range is not known.
         """
-        if self._inside.tables.unbounded:
+        if self._tables is None:
             raise ValueError(
                 "the attainable range is not known: none of the budgets has an AdditiveCost, and other costs are only "
                 "known of the architectures that are drawn"
             )
-        return self._inside.tables.attainable()
+        return self._tables.attainable()
 
     # Smaller sets
 
@@ -184,7 +187,7 @@ class Feasible:
         return self._inside.holds(Arch(arch))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Arch]:
-        return filter(self._filter.passes, self._inside.tables.enumerate())
+        return filter(self._filter.passes, self._tables.enumerate() if self._tables else self.space)
 
     def canonical(self, arch: Mapping[str, Value]) -> Arch:
         """Return the architecture in the space's order; a ValueError names the entry or the budget it misses."""
@@ -228,11 +231,11 @@ class Feasible:
         """
         generator = as_generator(rng)
         genes = pick_genes(self.space.genes(arch), generator, probability)
-        return self._inside.child(self.space.mutations(arch, genes), generator, self.max_bytes)
+        return self._inside.child(self.space.mutations(arch, genes), generator)
 
     def crossover(self, first: Mapping[str, Value], second: Mapping[str, Value], rng: Rng) -> Arch:
         """Draw a child that has each gene from either parent, uniformly among those inside the budgets."""
-        return self._inside.child(self.space.crossings(first, second), as_generator(rng), self.max_bytes)
+        return self._inside.child(self.space.crossings(first, second), as_generator(rng))
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:
@@ -312,9 +315,16 @@ class _Tables:
     """A space inside additive budgets, case by case: those in `exact` are met, the others are left to filters."""
 
     def __init__(
-        self, additive: Sequence[Budget], cases: Sequence[Case], costs: _Costs, tables: Sequence[SumTable], exact: int
+        self,
+        additive: Sequence[Budget],
+        cases: Sequence[Case],
+        costs: _Costs,
+        tables: Sequence[SumTable],
+        *,
+        exact: int,
+        max_bytes: int,
     ) -> None:
-        self.additive, self.exact = tuple(additive), tuple(additive[:exact])
+        self.additive, self.exact, self._max_bytes = tuple(additive), tuple(additive[:exact]), max_bytes
         self.cases, self.tables, self._first_costs = cases, tables, costs
         log_ways = np.array([table.log_ways for table in tables])
         self.empty = bool(np.all(np.isneginf(log_ways)))
@@ -327,17 +337,16 @@ class _Tables:
         cases = list(cases_of(space))
         costs = [_costs(cases, budget.cost) for budget in additive]
         if len(additive) > 1 and (joint := _joint_tables(additive, costs, max_sums // len(cases))) is not None:
-            return cls(additive, cases, costs[0], joint, len(additive))
+            return cls(additive, cases, costs[0], joint, exact=len(additive), max_bytes=max_bytes)
         first, each = additive[0], max_bytes // len(cases)
         tables = [
             SumTable(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
         ]
-        return cls(additive, cases, costs[0], tables, 1)
+        return cls(additive, cases, costs[0], tables, exact=1, max_bytes=max_bytes)
 
-    @property
-    def unbounded(self) -> bool:
-        """Whether there is no additive budget at all."""
-        return isinstance(self.additive[0].cost, _Free)
+    def narrowed(self, children: Space) -> "_Tables":
+        """Return the tables of some children inside the same budgets."""
+        return _Tables.of(children, self.additive, self._max_bytes, _MAX_CHILD_SUMS)
 
     @property
     def bucketed(self) -> bool:
@@ -395,24 +404,13 @@ class _Inside:
         self.tables, self.counts = tables, counts
         self._filter, self._max_tries = passing, max_tries
 
-    def child(self, children: Space, rng: np.random.Generator, max_bytes: int) -> Arch:
+    def child(self, children: Space, rng: np.random.Generator) -> Arch:
         """Draw one of the children of architectures; the draw counts with these."""
-        if not self.tables.unbounded:
-            return self._narrowed(children, max_bytes).draw(rng, 1)[0]
-        for _ in range(self._max_tries):  # without sums to keep, a table would take longer than the draws
-            self.counts.proposed += 1
-            arch = children.sample(rng)
-            if self._filter.passes(arch):
-                self.counts.accepted += 1
-                return arch
-        raise self._none_found()
-
-    def _narrowed(self, space: Space, max_bytes: int) -> "_Inside":
-        tables = _Tables.of(space, self.tables.additive, max_bytes, _MAX_CHILD_SUMS)
+        tables = self.tables.narrowed(children)
         if tables.empty:
             budgets = " and ".join(map(str, self.tables.additive))
             raise EmptySet(f"no child is inside {budgets}; give parents that are inside themselves")
-        return _Inside(tables, self._filter, self._max_tries, self.counts)
+        return _Inside(tables, self._filter, self._max_tries, self.counts).draw(rng, 1)[0]
 
     def with_counts(self, counts: _DrawCounts) -> "_Inside":
         return _Inside(self.tables, self._filter, self._max_tries, counts)
@@ -450,7 +448,7 @@ class _Inside:
             # a refused draw starts over, or cases that pass rarely would be favoured
             cases[missing] = self._pick_cases(rng, len(missing))
             tries += each
-        raise self._none_found()
+        raise _none_found(self._max_tries, self.tables.exact, self._filter)
 
     def _first_inside(self, case: Case, rows: Ints, inside: npt.NDArray[np.bool_]) -> Ints | None:
         for row, ok in zip(rows, inside, strict=True):
@@ -471,30 +469,61 @@ class _Inside:
             arch = case.decode(taken)
             if self.holds(arch):
                 return arch
-        raise self._none_found()
+        raise _none_found(self._max_tries, self.tables.exact, self._filter)
 
     def _pick_cases(self, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
         if len(self.tables.cases) == 1:
             return np.zeros(n, np.int64)
         return rng.choice(len(self.tables.cases), size=n, p=self.tables.weights)
 
-    def _none_found(self) -> NoneFound:
-        exact = [budget for budget in self.tables.exact if not isinstance(budget.cost, _Free)]
-        inside = f" inside {' and '.join(map(str, exact))}" if exact else ""
-        wanted = f" meets {self._filter}" if self._filter else " has an exact cost inside it"
-        bounds = [_bounds(budget) for budget in (*exact, *self._filter.budgets) if _bounds(budget)]
-        mend = f"loosen {' or '.join(dict.fromkeys(bounds))}" if bounds else "loosen the predicate"
-        return NoneFound(f"none of {self._max_tries:,} architectures drawn{inside}{wanted}; {mend}")
+
+class _Whole:
+    """Draws from a whole space that pass a filter; no table is made, so no space is too large."""
+
+    def __init__(self, space: Space, passing: _Filter, max_tries: int, counts: _DrawCounts) -> None:
+        self.counts = counts
+        self._space, self._filter, self._max_tries = space, passing, max_tries
+
+    def child(self, children: Space, rng: np.random.Generator) -> Arch:
+        """Draw one of the children of architectures; the draw counts with these."""
+        return _Whole(children, self._filter, self._max_tries, self.counts).draw(rng, 1)[0]
+
+    def with_counts(self, counts: _DrawCounts) -> "_Whole":
+        return _Whole(self._space, self._filter, self._max_tries, counts)
+
+    @property
+    def rejects(self) -> bool:
+        """Whether draws from the space can fail to be inside."""
+        return bool(self._filter)
+
+    def holds(self, arch: Arch) -> bool:
+        """Whether an architecture of the space is inside."""
+        return self._filter.passes(arch)
+
+    def draw(self, rng: np.random.Generator, n: int) -> Sequence[Arch]:
+        if not self._filter:
+            return self._space.sample(rng, n)
+        return [self._first_inside(self._space.sample, rng) for _ in range(n)]
+
+    def draw_per_choice(self, rng: np.random.Generator) -> Arch:
+        return self._first_inside(self._space.sample_per_choice, rng)
+
+    def _first_inside(self, draw: Callable[[np.random.Generator], Arch], rng: np.random.Generator) -> Arch:
+        for _ in range(self._max_tries):
+            arch = draw(rng)
+            self.counts.proposed += 1
+            if self._filter.passes(arch):
+                self.counts.accepted += 1
+                return arch
+        raise _none_found(self._max_tries, (), self._filter)
 
 
-class _Free(AdditiveCost):
-    """Costs nothing, so that filters alone can stand on the same tables."""
-
-    def fixed(self, shared: Mapping[str, Value]) -> int:
-        return 0
-
-    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
-        return 0
+def _none_found(tries: int, exact: Sequence[Budget], passing: _Filter) -> NoneFound:
+    inside = f" inside {' and '.join(map(str, exact))}" if exact else ""
+    wanted = f" meets {passing}" if passing else " has an exact cost inside it"
+    bounds = [_bounds(budget) for budget in (*exact, *passing.budgets) if _bounds(budget)]
+    mend = f"loosen {' or '.join(dict.fromkeys(bounds))}" if bounds else "loosen the predicate"
+    return NoneFound(f"none of {tries:,} architectures drawn{inside}{wanted}; {mend}")
 
 
 def _checked(budget: Any) -> Budget:

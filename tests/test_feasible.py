@@ -411,6 +411,45 @@ def test_a_predicate_filters_like_a_budget() -> None:
         by_predicate.canonical(outside)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        Space(**{f"edge{i}": one_of(*range(8)) for i in range(6)}),
+        Space(block=repeat(Space(**{f"edge{i}": one_of(*range(8)) for i in range(7)}), 2)),
+    ],
+    ids=["choices outside of parts", "one large part"],
+)
+def test_what_only_filters_needs_no_table(space: Space) -> None:
+    """No space is too large for a predicate or a plain function, whatever an additive cost could not tabulate."""
+    choices = len(space[0])
+    by_budget = space.within(Budget(_sum, at_most=3 * choices))
+    by_predicate = space.where(lambda arch: _sum(arch) <= 3 * choices)
+    for inside in (by_budget, by_predicate):
+        drawn = [inside.sample(0), *inside.sample(1, 20), inside.sample_per_choice(2)]
+        drawn += [inside.mutate(drawn[0], 3, 0.3), inside.crossover(drawn[0], drawn[1], 4)]
+        assert all(arch in space and _sum(arch) <= 3 * choices for arch in drawn)
+        assert inside.sample(1, 20) == inside.sample(1, 20)
+        assert 0 < inside.acceptance < 1
+        assert inside.size_bounds == (0, space.size)
+        with pytest.raises(ValueError, match=r"the exact count is not known: between 0 and \d+ architectures"):
+            _ = inside.size
+        assert space[space.size - 1] not in inside
+    assert by_budget.sample(1, 20) == by_predicate.sample(1, 20)
+    assert space.within().size == space.size
+
+
+def test_filtered_draws_of_choices_outside_of_parts_are_uniform() -> None:
+    space = Space(**{f"edge{i}": one_of(*range(4)) for i in range(3)}, op=one_of({"none": None, "conv": Space(k=3)}))
+    inside = space.within(Budget(_sum, at_most=2))
+    counts = Counter(inside.sample(0, 200 * inside.size))
+    assert set(counts) == set(inside) == {arch for arch in archs(space) if _sum(arch) <= 2}
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def _sum(arch: Arch) -> int:
+    return sum(int(value) for name, value in arch.items() if "edge" in name)
+
+
 def test_what_filters_is_asked_once_for_an_architecture() -> None:
     asked: Counter[Arch] = Counter()
 
@@ -502,9 +541,9 @@ def test_large_costs_add_up_exactly() -> None:
 
 def test_what_no_table_holds_is_refused() -> None:
     loose = {f"c{i}": one_of(1, 2) for i in range(20)}
-    with pytest.raises(ValueError, match=r"1,048,576.*put choices that add up into a repeat"):
+    with pytest.raises(ValueError, match=r"1,048,576.*put choices that add up into a repeat, or give .* plain"):
         Space(**loose, block=repeat(Space(w=1), 2)).within(Budget(Total(), at_most=5))
-    with pytest.raises(ValueError, match=r"'block' has 1,048,576"):
+    with pytest.raises(ValueError, match=r"'block' has 1,048,576 .* offer fewer, or give the cost as a plain function"):
         Space(block=repeat(Space(w=1, **loose), 2)).within(Budget(Total(), at_most=5))
 
 

@@ -2,16 +2,18 @@
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
 from torch import nn
 
-from nasx._cases import Slot, cases_of, shared_space
+from nasx._cases import Case, cases_of, shared_space
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
@@ -30,10 +32,12 @@ UNITS: Mapping[str, str] = {
     "peak_memory": "bytes",
 }
 _FORMAT = 1
-_CHECKED = 16  # networks that the sum of parts is compared with
+_CHECKED = 16  # networks drawn that the sum of parts is compared with
+_FEW = 200  # passes that are made to count each repeat anew beside every count of the others
+_SHOWN = 2  # times that an option is counted where it is taken for independent of the counts of other repeats
 
 PartKey = tuple[str, int, Arch, Arch]
-"""A part's name, its number (0 where that does not matter), the shared choices, and its own."""
+"""A part's name, its number (0 where that does not matter), the shared choices that matter to it, and its own."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class CountedCost(AdditiveCost):
 
     by_index: bool = False
     """Whether parts of equal choices cost different amounts at different places."""
+    own_counts: frozenset[str] = field(default=frozenset(), repr=False)
+    """Counts, by their full names, that matter to the parts of their own repeat alone."""
     unit: str = ""
     """What is counted, in words, such as `MACs`."""
 
@@ -60,8 +66,14 @@ class CountedCost(AdditiveCost):
 
     def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
         """Return the cost of one part."""
-        key = name, index if self.by_index else 0, Arch(shared), Arch(choices)
+        key = *self.place(name, index, shared), Arch(choices)
         return _found(self.part_counts, key, {**shared, **choices})
+
+    def place(self, name: str, index: int, shared: Mapping[str, Value]) -> tuple[str, int, Arch]:
+        """Return what the cost of a part goes by beside its own choices, as in `part_counts`."""
+        others = self.own_counts - {f"{name}.count"}
+        seen = {entry: value for entry, value in shared.items() if entry not in others}
+        return name, index if self.by_index else 0, Arch(seen)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON; `load` reads it."""
@@ -70,9 +82,8 @@ class CountedCost(AdditiveCost):
             {"name": name, "index": index, "shared": dict(shared), "choices": dict(choices), "count": count}
             for (name, index, shared, choices), count in self.part_counts.items()
         ]
-        write_json(
-            path, {"counted": _FORMAT, "unit": self.unit, "by_index": self.by_index, "fixed": fixed, "parts": parts}
-        )
+        settings = {"unit": self.unit, "by_index": self.by_index, "own_counts": sorted(self.own_counts)}
+        write_json(path, {"counted": _FORMAT, **settings, "fixed": fixed, "parts": parts})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CountedCost":
@@ -88,6 +99,7 @@ class CountedCost(AdditiveCost):
                     for row in document["parts"]
                 },
                 bool(document["by_index"]),
+                frozenset(map(str, document["own_counts"])),
                 str(document["unit"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -144,10 +156,11 @@ def counted(
     arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is
     the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
-    Networks run on `meta`, which computes nothing, or on the CPU where they cannot. The sum is compared with networks
-    drawn from the space; a ValueError names the first that disproves it. Where a table would take more than 2,000
-    passes, a ValueError says so; `additive=False` then gives a `CachedCost`, which filters. Memory does not add up and
-    is always one.
+    Networks run on `meta`, which computes nothing, or on the CPU where they cannot: at least one for every combination
+    of the choices outside repeated parts, their counts included. The sum is compared with each of them and with
+    networks drawn from the space; a ValueError names the first that disproves it. Where a table would take more than
+    2,000 passes, a ValueError says so before the first; `additive=False` then gives a `CachedCost`, which filters.
+    Memory does not add up and is always one.
     """
     if kind not in UNITS:
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
@@ -213,64 +226,122 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
             f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be counted one by one; "
             f"say which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}, or count with additive=False"
         )
-    # parts of equal choices mostly cost the same at every place: then one pass counts several of them
-    cost = _count_parts(counter, space, lists, by_index=False)
-    if _disproof(cost, counter, space) is None:
-        return cost
-    cost = _count_parts(counter, space, lists, by_index=True)
-    wrong = _disproof(cost, counter, space)
-    if wrong is None:
-        return cost
-    arch, summed, found = wrong
-    raise ValueError(
-        f"{cost.unit} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the sum is "
-        f"{summed:,}; a part's cost may depend on another part. Count with additive=False, which can filter"
-    )
-
-
-def _count_parts(counter: _Counter, space: Space, lists: Mapping[str, str], by_index: bool) -> CountedCost:
-    fixed: dict[Arch, int] = {}
-    found: dict[PartKey, int] = {}
-    passes = 0
     if (shared := shared_space(space).size) > MOST:
         raise _too_many(shared)
     if (options := max((part.size for part in repeated_parts(space)), default=0)) > MOST * 100:
         raise _too_many(options)
-    for case in cases_of(space):
-        for filling in _fillings(case.slots, by_index):
-            passes += 1
-            if passes > MOST:
+    cases = list(cases_of(space))
+    wrong, reason = None, "a part's cost may depend on another part"
+    for cost in _simplest_first(cases, UNITS[counter.kind]):
+        plan = list(islice(_networks(cases, cost), MOST + 1)) if (passes := _least_passes(cases, cost)) <= MOST else []
+        if (passes := max(passes, len(plan))) > MOST:
+            if wrong is None:
                 raise _too_many(passes)
-            counts = counter.by_module(case.decode(filling))
-            of_parts = 0
-            for slot, option in zip(case.slots, filling, strict=True):
-                count = counts[f"{lists[slot.name]}.{slot.index}"]
-                found[slot.name, slot.index if by_index else 0, case.shared, slot.options[option]] = count
-                of_parts += count
-            fixed[case.shared] = counts[""] - of_parts
-    return CountedCost(fixed, found, by_index, UNITS[counter.kind])
+            reason = f"a table that tells more parts apart would take {passes:,} passes, but at most {MOST:,} are made"
+            break
+        cost, wrong = _count_parts(counter, plan, lists, cost)
+        wrong = wrong or _disproof(cost, counter, space)
+        if wrong is None:
+            return cost
+    assert wrong is not None
+    arch, summed, found = wrong
+    raise ValueError(
+        f"{UNITS[counter.kind]} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the "
+        f"sum is {summed:,}; {reason}. Count with additive=False, which can filter"
+    )
 
 
-def _fillings(slots: Sequence[Slot], by_index: bool) -> Iterator[list[int]]:
-    """Yield options of all slots, one each, that between them show every option at each place, or at any."""
-    waiting: dict[tuple[str, int], dict[Arch, None]] = {}
-    for slot in slots:
-        waiting.setdefault((slot.name, slot.index if by_index else 0), {}).update(dict.fromkeys(slot.options))
-    places = [{option: number for number, option in enumerate(slot.options)} for slot in slots]
-    first = True
-    while first or any(waiting.values()):
-        first, filling = False, []
-        for slot, numbers in zip(slots, places, strict=True):
-            queue = waiting[slot.name, slot.index if by_index else 0]
-            chosen = next((option for option in queue if option in numbers), None)
-            if chosen is not None:
-                del queue[chosen]
-            filling.append(0 if chosen is None else numbers[chosen])
-        yield filling
+def _simplest_first(cases: Sequence[Case], unit: str) -> Iterator[CountedCost]:
+    """Yield empty tables that tell more and more parts apart, so that the first that holds takes the fewest passes.
+
+    Parts of equal choices mostly cost the same at every place, and beside any number of parts of another repeat.
+    """
+    repeats = {slot.name for case in cases for slot in case.slots}
+    counts = frozenset(f"{name}.count" for name in repeats if len(repeats) > 1).intersection(*(c.shared for c in cases))
+    all_matter = CountedCost({}, {}, unit=unit)
+    if counts and _least_passes(cases, all_matter) > _FEW:
+        yield CountedCost({}, {}, own_counts=counts, unit=unit)
+        yield CountedCost({}, {}, by_index=True, own_counts=counts, unit=unit)
+    yield all_matter
+    yield CountedCost({}, {}, by_index=True, unit=unit)
 
 
-def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> tuple[Arch, int, int] | None:
-    """Return the first architecture whose cost is not the sum, with the sum and the count."""
+def _least_passes(cases: Sequence[Case], cost: CountedCost) -> int:
+    """Return a number of passes below which not every part is counted."""
+    passes: dict[tuple[str, int], dict[Arch, int]] = defaultdict(dict)
+    for case in cases:
+        options: dict[tuple[str, int, Arch], list[int]] = defaultdict(list)
+        for slot in case.slots:
+            options[cost.place(slot.name, slot.index, case.shared)].append(len(slot.options))
+        for (name, index, seen), sizes in options.items():
+            passes[name, index][seen] = -(-max(sizes) // len(sizes))
+    return max(len(cases), *(sum(of_place.values()) for of_place in passes.values()), 0)
+
+
+def _networks(cases: Sequence[Case], cost: CountedCost) -> Iterator[tuple[Case, list[int]]]:
+    """Yield cases with options of their slots, which between them show every case, and every part that is told apart.
+
+    What remains open is drawn, so that the passes also compare parts that a table takes for equal.
+    """
+    rng = np.random.default_rng(0)
+    times = _SHOWN if cost.own_counts else 1
+    places = [[cost.place(slot.name, slot.index, case.shared) for slot in case.slots] for case in cases]
+    waiting: dict[tuple[str, int, Arch], dict[tuple[int, Arch], None]] = {}
+    for case, of_case in zip(cases, places, strict=True):
+        for slot, place in zip(case.slots, of_case, strict=True):
+            shows = ((time, option) for time in range(times) for option in slot.options)
+            waiting.setdefault(place, {}).update(dict.fromkeys(shows))
+
+    def waits(number: int) -> bool:
+        return any(waiting[place] for place in places[number])
+
+    def filled(number: int) -> tuple[Case, list[int]]:
+        shown = zip(cases[number].slots, places[number], strict=True)
+        return cases[number], [_next(waiting[place], slot.options, rng) for slot, place in shown]
+
+    for number in rng.permutation(len(cases)).tolist():  # so that what disproves a table is met early
+        yield filled(number)
+        while not cost.own_counts and waits(number):
+            yield filled(number)
+    while left := [number for number in range(len(cases)) if waits(number)]:
+        yield from (filled(number) for number in left if waits(number))
+
+
+def _next(waiting: dict[tuple[int, Arch], None], options: Sequence[Arch], rng: np.random.Generator) -> int:
+    """Return the number of the first option that waits, which waits no longer, or of any."""
+    for show in waiting:
+        if show[1] in options:
+            del waiting[show]
+            return options.index(show[1])
+    return int(rng.integers(len(options)))
+
+
+Disproof = tuple[Arch, int, int]
+"""An architecture whose cost is not the sum, with the sum and the cost."""
+
+
+def _count_parts(
+    counter: _Counter, plan: Sequence[tuple[Case, list[int]]], lists: Mapping[str, str], cost: CountedCost
+) -> tuple[CountedCost, Disproof | None]:
+    """Return the table of what some networks cost, or the first of them that disproves it."""
+    fixed: dict[Arch, int] = {}
+    found: dict[PartKey, int] = {}
+    for case, filling in plan:
+        arch = case.decode(filling)
+        counts = counter.by_module(arch)
+        of_parts = summed = 0
+        for slot, option in zip(case.slots, filling, strict=True):
+            count = counts[f"{lists[slot.name]}.{slot.index}"]
+            key = *cost.place(slot.name, slot.index, case.shared), slot.options[option]
+            of_parts, summed = of_parts + count, summed + found.setdefault(key, count)
+        summed += fixed.setdefault(case.shared, counts[""] - of_parts)
+        if summed != counts[""]:
+            return cost, (arch, summed, counts[""])
+    return replace(cost, fixed_counts=fixed, part_counts=found), None
+
+
+def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> Disproof | None:
+    """Compare the sum with some networks of the space."""
     drawn = space.sample(0, _CHECKED) if space.size > _CHECKED else space
     for arch in drawn:
         summed, found = cost(arch), counter.total(arch)
@@ -281,8 +352,9 @@ def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> tuple[Arch,
 
 def _too_many(passes: int) -> ValueError:
     return ValueError(
-        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made; put choices that "
-        "add up into a repeat, or count with additive=False, which can filter"
+        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made, and each "
+        "combination of the choices outside repeated parts, their counts included, takes one: offer fewer of them, put "
+        "choices that add up into a repeat, or count with additive=False, which can filter"
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SupernetMaker = Callable[[Make, Space], nn.Module]
 
 Configured = TypeVar("Configured", bound=RunConfig)
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
@@ -53,7 +56,8 @@ class Problem(Generic[Configured]):
     - `make(arch)` returns an untrained network as plain torch. Where it has a keyword `drop_path`, trainings pass
       their rate of stochastic depth.
     - `task` is a `Task` or an `ImageTask`.
-    - `budget` is one `Budget` or several; the first with an `AdditiveCost` is met exactly, the others filter.
+    - `budget` is one `Budget` or several. Those with an `AdditiveCost` are met exactly, all of them where few enough
+      combinations of their sums occur and else the first; the others filter (`nasx.feasible.Feasible`).
     - `config` are the settings; those that are unset are fitted to data and networks (`nasx.pipeline.settle`).
     - `supernet(make, space)` returns the supernet, `nasx.nn.Supernet` by default.
     - `macs` and `params` are costs of an architecture, counted by default.
@@ -103,6 +107,7 @@ class Problem(Generic[Configured]):
         )
         self._open_teacher, self._check = open_teacher, check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
+        self._disproof = ""  # why the MACs do not add up
         self.config: Configured = settle(config, task, self)
 
     @cached_property
@@ -117,11 +122,22 @@ class Problem(Generic[Configured]):
 
     @cached_property
     def cost(self) -> AdditiveCost | None:
-        """The cost that paths and the spread of a trust stage go by: the first budget's that adds up, or the MACs."""
+        """The cost that paths and the spread of a trust stage go by: the first budget's that adds up, or the MACs.
+
+        Where there is none, a warning says what is left out.
+        """
         additive = [budget.cost for budget in self.inside.budgets if isinstance(budget.cost, AdditiveCost)]
-        if not additive and isinstance(self.macs, AdditiveCost):
+        if additive:
+            return additive[0]
+        if isinstance(self.macs, AdditiveCost):
             return self.macs
-        return additive[0] if additive else None
+        logger.warning(
+            "no cost is known to add up over the parts of these networks, so there is no largest and no smallest "
+            "network to compare with, plans and reports show no range of costs, and supernet.paths=stratified or "
+            "sandwich and budgets in percent are refused%s",
+            f"; the MACs are counted network by network, because {self._disproof}" if self._disproof else "",
+        )
+        return None
 
     @property
     def search_costs(self) -> list[Cost]:
@@ -250,7 +266,9 @@ class Problem(Generic[Configured]):
         call = None if kind == "params" else self.task.call
         try:
             return counted(kind, self.make, self.space, call)
-        except ValueError:  # networks whose parts do not add up
+        except ValueError as error:  # networks whose parts do not add up
+            if kind == "macs":
+                self._disproof = str(error)
             return counted(kind, self.make, self.space, call, additive=False)
 
     def _check_counts(self) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -105,12 +106,7 @@ class Concatenated(nn.Module):
 
 def test_sums_that_cannot_be_are_counted_one_by_one() -> None:
     family = BY_NAME["resnet"]
-    built: list[Arch] = []
-
-    def make(arch: Arch) -> nn.Module:
-        built.append(arch)
-        return family.make(arch)
-
+    built, make = built_by(family.make)
     cost = counted("macs", make, family.space, family.args, additive=False)
     assert isinstance(cost, CachedCost)
     assert not built
@@ -135,14 +131,108 @@ def test_tables_that_would_take_too_many_passes_are_refused_before_they_are_made
         counted("params", lambda arch: nn.ModuleDict({"stage": nn.ModuleList()}), huge, None)
 
 
-def test_glit_is_counted_as_its_formulas_say_in_a_few_passes() -> None:
-    vit = GLiTConfig(image_size=32, patch_size=8, num_classes=10, embed_dim=48)
+class Stages(nn.Module):
+    """A network of stages with a depth each, whose first blocks change the width, as once-for-all networks have."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        read = 4
+        for number, width in enumerate((4, 6, 8, 10, 12)):
+            blocks = nn.ModuleList()
+            for index, part in enumerate(arch.parts(f"stage{number}")):
+                blocks.append(self.block(arch, f"stage{number}", index, read, width, int(part["expansion"])))
+                read = width
+            self.add_module(f"stage{number}", blocks)
+        self.head = self.make_head(arch)
+
+    def block(self, arch: Arch, stage: str, index: int, read: int, width: int, expansion: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(read, expansion * width), nn.ReLU(), nn.Linear(expansion * width, width))
+
+    def make_head(self, arch: Arch) -> nn.Module:
+        return nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in list(self.children())[:-1]:
+            assert isinstance(stage, nn.ModuleList)
+            for block in stage:
+                x = block(x)
+        return self.head(x)
+
+
+DEPTHS = Space(**{f"stage{i}": repeat(Space(expansion=one_of(*range(1, 10))), one_of(2, 3, 4)) for i in range(5)})
+
+
+def built_by(make: Callable[[Arch], nn.Module]) -> tuple[list[Arch], Callable[[Arch], nn.Module]]:
+    """Return a builder and the architectures that it has built so far."""
     built: list[Arch] = []
 
-    def make(arch: Arch) -> nn.Module:
+    def noting(arch: Arch) -> nn.Module:
         built.append(arch)
-        return build_in(vit, arch)
+        return make(arch)
 
+    return built, noting
+
+
+@pytest.mark.parametrize("kind", ["params", "macs"])
+def test_stages_with_a_depth_each_are_counted_in_a_pass_for_each_combination_of_depths(
+    kind: Literal["params", "macs"], tmp_path: Path
+) -> None:
+    built, make = built_by(Stages)
+    example = torch.zeros(1, 4)
+    cost = counted(kind, make, DEPTHS, example)
+    assert len(built) < 3**5 + 60  # every option in each of them would take 2,187 passes
+    assert cost.by_index
+    for arch in DEPTHS.sample(1, 100):
+        network = Stages(arch)
+        assert cost(arch) == (count_params(network) if kind == "params" else count_macs(network, example))
+    cost.save(tmp_path / "cost.json")
+    assert CountedCost.load(tmp_path / "cost.json") == cost
+
+
+def test_what_only_one_combination_of_depths_has_is_counted() -> None:
+    class Deepest(Stages):
+        def make_head(self, arch: Arch) -> nn.Module:
+            return nn.Linear(12, 1000 if all(len(arch.parts(f"stage{i}")) == 4 for i in range(5)) else 10)
+
+    cost = counted("params", Deepest, DEPTHS, None)
+    deepest = DEPTHS.pin({f"stage{i}.count": 4 for i in range(5)})
+    for space in (deepest, DEPTHS):
+        for arch in space.sample(2, 10):
+            assert cost(arch) == count_params(Deepest(arch))
+
+
+class Biased(Stages):
+    """A network in which one kind of block in one stage costs more where another stage is deep."""
+
+    def block(self, arch: Arch, stage: str, index: int, read: int, width: int, expansion: int) -> nn.Module:
+        deep = stage == "stage1" and expansion == 7 and len(arch.parts("stage0")) == 4
+        return nn.Linear(read, width, bias=deep)
+
+
+def test_parts_that_depend_on_the_depth_of_another_stage_are_refused_or_right() -> None:
+    built, make = built_by(Biased)
+    with pytest.raises(
+        ValueError, match=r"parameters do not add up .* are [\d,]+, but the sum is [\d,]+; a table .* 2,187 passes"
+    ):
+        counted("params", make, DEPTHS, None)
+    assert len(built) < 3**5  # the first network that disproves the sum ends it
+    few = DEPTHS.pin({f"stage{i}.count": 2 for i in range(2, 5)})
+    cost = counted("params", Biased, few, None)
+    for arch in [*few.sample(3, 200), *few.pin({"stage0.count": 4, "stage1.*.expansion": 7}).sample(4, 10)]:
+        assert cost(arch) == count_params(Biased(arch))
+
+
+def test_too_many_combinations_of_depths_are_refused_before_any_pass() -> None:
+    space = Space(width=one_of(*range(1, 10)), **DEPTHS.nodes)
+    built, make = built_by(Stages)
+    with pytest.raises(ValueError, match=r"2,187 passes or more, .* their counts included, takes one: offer fewer"):
+        counted("macs", make, space, torch.zeros(1, 4))
+    assert len(built) == 1  # to find the module lists
+
+
+def test_glit_is_counted_as_its_formulas_say_in_a_few_passes() -> None:
+    vit = GLiTConfig(image_size=32, patch_size=8, num_classes=10, embed_dim=48)
+    built, make = built_by(partial(build_in, vit))
     macs = counted("macs", make, TABLE2, torch.zeros(1, 3, 32, 32))
     assert len(built) < 40  # 198 candidates, twelve in a network, and some networks to compare with
     params = counted("params", make, TABLE2, None)
