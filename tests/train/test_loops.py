@@ -403,7 +403,7 @@ def test_in_place_distillation_of_a_regression_teaches_values() -> None:
     torch.testing.assert_close(head_weight(supernet).grad, head_weight(plain).grad)
 
 
-@pytest.mark.parametrize("given", [widths(3, 3), (), [], None, [3], "abc", iter([widths(3, 3)])], ids=repr)
+@pytest.mark.parametrize("given", [widths(3, 3), (), [], None, [3], "abc", iter([widths(3, 3)])])
 def test_paths_that_return_no_architectures_in_a_row_are_refused_before_a_step(given: Any) -> None:
     supernet = seeded_supernet()
     before = copy.deepcopy(supernet.state_dict())
