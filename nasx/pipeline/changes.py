@@ -70,14 +70,22 @@ def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunCo
             make_directories(folder)
 
 
-def recorded_problem(directory: Path) -> Any:
-    """Return what identifies the problem that a run was started with, or None where there is no run."""
-    return _read(directory / RUN)["config"].get("problem") if (directory / RUN).is_file() else None
+def recorded_run(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the config and the versions that a run was started with, empty where there is none.
+
+    A file that does not say them is none, too: opening the run tells what is wrong with it.
+    """
+    try:
+        found = _read(directory / RUN)
+        config, versions = found["config"], found["versions"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}, {}
+    return (config, versions) if isinstance(config, dict) and isinstance(versions, dict) else ({}, {})
 
 
 def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Sequence[str]) -> str:
     """Return why a run cannot be continued: what differs, in words."""
-    before = _read(directory / RUN)["config"]
+    before, _ = recorded_run(directory)
     different = list(_differences(before, asked, changeable))
     return (
         f"the run in {directory} was started with {'; '.join(different) or 'other settings'}; continue it with the "

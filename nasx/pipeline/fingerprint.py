@@ -83,9 +83,14 @@ def _number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def up_to_rounding(asked: dict[str, Any], recorded: Any) -> dict[str, Any]:
-    """Return a fingerprint, with losses and scores as recorded where they differ by rounding, as on another machine."""
-    if not isinstance(recorded, dict) or not _close(asked["untrained"], recorded.get("untrained")):
+def up_to_rounding(asked: dict[str, Any], recorded: Any, *, one_torch: bool = True) -> dict[str, Any]:
+    """Return a fingerprint, with losses and scores as recorded where they differ by rounding, as on another machine.
+
+    Without `one_torch`, two versions of torch computed them, which may draw other weights: then as recorded anyway.
+    """
+    if not isinstance(recorded, dict) or "untrained" not in recorded:
+        return asked
+    if one_torch and not _close(asked["untrained"], recorded["untrained"]):
         return asked
     return {**asked, "untrained": recorded["untrained"]}
 

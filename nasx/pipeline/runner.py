@@ -18,7 +18,7 @@ from nasx.pipeline.changes import (
     explain_changes,
     finished_stages,
     note_settings,
-    recorded_problem,
+    recorded_run,
     set_aside_changed,
 )
 from nasx.pipeline.context import Context
@@ -317,15 +317,19 @@ def _opened(
 ) -> "contextlib.AbstractContextManager[RunDirectory | None]":
     if not group.first:
         return nullcontext()
+    before, written_by = recorded_run(directory)
+    one_torch = written_by.get("torch") == versions()["torch"]
     asked: dict[str, Any] = {
         "recipe": problem.name,
         **recorded,
         "config": json.loads(problem.config.model_dump_json()),
-        "problem": up_to_rounding(problem.fingerprint(), recorded_problem(directory)),
+        "problem": up_to_rounding(problem.fingerprint(), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
     changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)
     except ConfigChanged as error:
+        if not before:
+            raise
         raise ConfigChanged(explain_changes(directory, asked, changeable)) from error

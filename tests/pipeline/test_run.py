@@ -247,10 +247,27 @@ def test_a_run_goes_on_where_losses_differ_by_rounding() -> None:
     assert up_to_rounding(asked, elsewhere) == elsewhere
     elsewhere["untrained"][0]["loss"] *= 1.01
     assert up_to_rounding(asked, elsewhere) == asked
+    assert up_to_rounding(asked, elsewhere, one_torch=False) == elsewhere, "which may draw other weights"
     assert up_to_rounding(asked, None) == asked
     assert (
         up_to_rounding({**asked, "untrained": [{"loss": "nan", "score": 0.0}]}, asked)["untrained"][0]["loss"] == "nan"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "does not describe a run"),
+        ("null", "does not describe a run"),
+        ('{"config": 3, "versions": {}}', "was started with another config"),
+    ],
+)
+def test_a_description_that_is_none_is_refused_as_such(finished: Any, text: str, message: str, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"run.*{message}"):
+        searched(tmp_path / "run")
 
 
 def test_a_directory_in_use_or_of_something_else_is_refused(finished: Any, tmp_path: Path) -> None:
