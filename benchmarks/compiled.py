@@ -1,13 +1,12 @@
 """Training steps of networks with compiled blocks (`retrain.compile`) in turns with the same ones uncompiled."""
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
-import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, Row, Run, bench_case, digits_case, tiny_case, training_step
@@ -26,7 +25,7 @@ def steps(seconds: float = 4.0, *, cases: Sequence[Case] | None = None) -> list[
     rows: list[Row] = []
     with use_threads(1), use_precision("float32"):
         for case in cases or (digits_case(), bench_case(), tiny_case(8)):
-            with empty_cache():
+            with TemporaryDirectory() as directory, patch.dict(os.environ, {CACHE: directory}):
                 timed, took = in_turns(case.network, *case.images(), seconds=seconds)
             low, high = timed.spread("compiled", to="plain")
             row = {"network": case.name, "batch": case.batch, "ratio": timed.ratio("compiled", to="plain")}
@@ -62,19 +61,3 @@ def repayment(timed: Timings, took: float) -> Row:
     """Return the seconds of compiling and how many steps it takes to earn them."""
     saved = timed.median("plain") - timed.median("compiled")
     return {"compiling took, s": took, "repaid after steps": took / saved if saved > 0 else float("inf")}
-
-
-@contextmanager
-def empty_cache() -> Iterator[None]:
-    """Have torch compile into an empty directory, which is deleted afterwards."""
-    before = os.environ.get(CACHE)
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ[CACHE] = directory
-        try:
-            yield
-        finally:
-            torch.compiler.reset()
-            if before is None:
-                del os.environ[CACHE]
-            else:
-                os.environ[CACHE] = before

@@ -1,7 +1,5 @@
 """Which choices a builder reads: those that it does not read make no difference to its networks."""
 
-from collections.abc import Iterator, Mapping
-
 from torch import nn
 
 from nasx.arch import Arch, Value, matches
@@ -45,62 +43,36 @@ class Reads:
 class WatchedArch(Arch):
     """An architecture, or a part of one, that notes which of its entries are read."""
 
-    __slots__ = ("_prefix", "_reads")
-    _prefix: str
-    _reads: Reads
+    __slots__ = ("_plain", "_prefix", "_reads")
 
-    def __init__(self, entries: Mapping[str, Value], reads: Reads, prefix: str = "") -> None:
-        self._set(dict(entries), ())
-        self._reads, self._prefix = reads, prefix
+    def __init__(self, plain: Arch, reads: Reads, prefix: str = "") -> None:
+        self._set(None, ())
+        self._plain, self._reads, self._prefix = plain, reads, prefix
+
+    @property
+    def _items(self) -> dict[str, Value]:
+        self.note_all()  # comparing, hashing, printing, iterating: all that takes more than one entry
+        return self._plain._items
 
     def note_all(self) -> None:
         """Note that all entries were read."""
-        self._reads.names.update(f"{self._prefix}{name}" for name in self._items)
+        self._reads.names.update(f"{self._prefix}{name}" for name in self._plain)
 
     def __getitem__(self, name: str) -> Value:
         self._reads.names.add(f"{self._prefix}{name}")
-        return super().__getitem__(name)
+        return self._plain[name]
 
     def __contains__(self, name: object) -> bool:
         self._reads.names.add(f"{self._prefix}{name}")
-        return super().__contains__(name)
-
-    def __iter__(self) -> Iterator[str]:
-        self.note_all()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self.note_all()
-        return super().__len__()
-
-    def __eq__(self, other: object) -> bool:
-        self.note_all()
-        return super().__eq__(other)
-
-    def __hash__(self) -> int:
-        self.note_all()
-        return super().__hash__()
-
-    def __reduce__(self) -> tuple[type[Arch], tuple[dict[str, Value]]]:
-        self.note_all()
-        return super().__reduce__()
-
-    def __repr__(self) -> str:
-        self.note_all()
-        return super().__repr__()
-
-    def to_json(self) -> str:
-        """Return one JSON object, as `Arch` does."""
-        self.note_all()
-        return super().to_json()
+        return name in self._plain
 
     def at(self, prefix: str) -> Arch:
         """Return the entries below a prefix, watched too."""
-        return WatchedArch(Arch.joined(self._items).at(prefix), self._reads, f"{self._prefix}{prefix}.")
+        return WatchedArch(self._plain.at(prefix), self._reads, f"{self._prefix}{prefix}.")
 
     def parts(self, name: str, count: int | None = None) -> list[Arch]:
         """Return the repeated parts, watched too; that reads how many there are."""
-        found = Arch.joined(self._items).parts(name, count)
+        found = self._plain.parts(name, count)
         self._reads.names.add(f"{self._prefix}{name}.count")
         if not found:
             self._reads.missing[f"{self._prefix}{name}"] = None

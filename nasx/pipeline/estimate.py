@@ -216,7 +216,7 @@ class Measure:
             step_seconds = self._step_seconds(config.supernet, steps)
             # a sample's score takes less than its training, so a batch takes less than the time that is given
             count = min(config.search.eval_batch_size, task.counts["val"], max(_FEW, int(_SECONDS / step_seconds)))
-            batch = next(iter(task.eval_batches("val", count, indices=np.arange(count))))
+            batch = task.first_batch(count)
             subnets = [Subnet(supernet, arch) for arch in self.some(archs, 4)]
 
             def scores() -> Iterator[object]:
