@@ -24,7 +24,7 @@ from recipes.glit.space import same_heads
 Work = tuple[str, Callable[[Path], None]]
 """The name of a result, and what writes it to a file."""
 
-NETWORKS = {"digits": 16, "cifar10": 48}
+NETWORKS = {"digits": 16, "cifar10": 160}
 
 
 def digits_truth(options: argparse.Namespace) -> Iterator[Work]:

@@ -1,15 +1,20 @@
 """The tabular benchmark: networks trained many at once on a GPU are those that are trained alone."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nasx import Arch
+from nasx.train import StackedNetworks
+from recipes.glit.bench import together
 from recipes.glit.bench.settings import Settings, ordered_archs
 from recipes.glit.bench.together import groups, train_group
 from recipes.glit.bench.training import Job, train_job
@@ -72,6 +77,41 @@ def test_groups_have_each_job_once_and_seeds_that_agree(tmp_path: Path) -> None:
     )
     assert all(len({tuple(job.seed for job in own) for own in group}) == 1 for group in found)
     assert max(len(group) for group in found) == 2
+
+
+@EVERYWHERE
+def test_a_group_leaves_no_memory_taken(
+    device: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[StackedNetworks]] = []
+    make = together._Stack.__init__
+
+    def noted(self: Any, *arguments: Any) -> None:
+        make(self, *arguments)
+        made.append(weakref.ref(self.networks))
+
+    monkeypatch.setattr(together._Stack, "__init__", noted)
+    archs, taken = ordered_archs(SHORT.space)[2:6], []
+    gc.disable()  # whatever only the collection of cycles frees is still there for the next group
+    try:
+        for group in groups(jobs(archs, folder, tmp_path / "out", device), at_once=1):
+            train_group(group)
+            if device == "cuda":
+                torch.cuda.empty_cache()
+                taken.append(torch.cuda.memory_reserved())
+        left = [ref() is not None for ref in made]
+    finally:
+        gc.enable()
+    assert len(made) == len(archs)
+    # importing torchvision keeps the frames that it is imported in, which may be those of the first group
+    assert not any(left[1:])
+    assert not taken or taken[-1] <= taken[1]
+
+
+def test_fewer_steps_than_the_points_of_a_curve_have_a_point_each(folder: Path, tmp_path: Path) -> None:
+    (job, *_) = jobs(ordered_archs(SHORT.space)[:1], folder, tmp_path)
+    train_job(replace(job, settings=replace(SHORT, epochs=1)), lambda done, total: False)
+    assert len(read(job)["losses"]) == 10
 
 
 def test_a_loss_that_is_not_finite_writes_nothing(folder: Path, tmp_path: Path) -> None:

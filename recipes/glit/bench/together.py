@@ -7,6 +7,7 @@ batches, each a CUDA graph on a stream of its own, so that the CPU starts a whol
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 
 import torch
@@ -51,9 +52,9 @@ def train_group(group: Sequence[Sequence[Job]]) -> None:
     lrs = _learning_rates(first, total)
     checks = {round(total * (number + 1) / settings.checks) for number in range(settings.checks)}
     started = time.monotonic()
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with ExitStack() as opened, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         shared = _Shared(parts, settings.batch_size, settings.image_size, len(sources), total, device)
-        stacks = [_Stack(jobs, shared) for jobs in group]
+        stacks = [opened.enter_context(closing(_Stack(jobs, shared))) for jobs in group]
         curves: list[list[Tensor]] = [[] for _ in stacks]
         for step, (images, labels) in enumerate(stacked_batches(*(source.steps(0, total) for source in sources))):
             shared.wait_for(stacks)
@@ -136,7 +137,14 @@ class _Stack:
         }
         on_cuda = shared.device.type == "cuda"
         self.stream = torch.cuda.Stream(shared.device) if on_cuda else None  # type: ignore[no-untyped-call]
+        self._graphs: list[torch.cuda.CUDAGraph] = []
         self.train, self.look = self._captured(self._step), self._captured(partial(self.score, "val"))
+
+    def close(self) -> None:
+        """Give the memory of its CUDA graphs back, 0.4 GiB; what was measured stays, and nothing can be launched."""
+        del self.train, self.look  # which hold this object itself on a CPU
+        for graph in self._graphs:
+            graph.reset()
 
     def launch(self, work: Callable[[], None]) -> None:
         """Start work once the main stream has done what it was given."""
@@ -188,6 +196,7 @@ class _Stack:
             graph.capture_begin()
             work()
             graph.capture_end()
+        self._graphs.append(graph)
         with torch.no_grad():
             for name, tensor in self.networks.state_dict().items():
                 tensor.copy_(before[name])

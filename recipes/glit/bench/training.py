@@ -31,7 +31,7 @@ from nasx.train import adamw, cosine_schedule, evaluate, seeded, train
 from ..model import build_in
 from .settings import Settings
 
-CURVE = 60  # points of a loss curve
+CURVE = 60  # points of a loss curve, or as many as there are steps
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def write_result(
             "arch": dict(job.arch),
             "seed": job.seed,
             "settings": json.loads(json.dumps(asdict(job.settings))),
-            "losses": [round(float(np.mean(part)), 4) for part in np.array_split(losses, CURVE)],
+            "losses": [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(CURVE, len(losses)))],
             "val_curve": list(val_curve),
             "seconds": round(seconds, 1),
             "device": job.device,
