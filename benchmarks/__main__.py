@@ -67,8 +67,8 @@ def chosen(names: Sequence[str]) -> list[str]:
 def run(name: str, data: Path | None = None) -> list[dict[str, Any]]:
     """Return the rows of one benchmark."""
     if data is not None and name in ON_IMAGES:
-        return partial(_function(ON_IMAGES[name]), data)()
-    return _function(name)()
+        return list(partial(_function(ON_IMAGES[name]), data)())
+    return list(_function(name)())
 
 
 def _function(name: str) -> Any:

@@ -51,22 +51,21 @@ def compiled(
     case: Case | None = None,
     seconds: float = 1.5,
     at_most: float = 120.0,
-) -> list[Row]:
-    """Return training steps in bfloat16 with compiled blocks, in turns with plain ones.
+) -> Iterator[Row]:
+    """Yield training steps in bfloat16 with compiled blocks, in turns with plain ones, each row once it is measured.
 
     `repaid after steps` is how many steps of a training it takes to earn the time of compiling. What would begin after
     `at_most` seconds is left out, and its row says so.
     """
-    case, started, rows = case or tiny_case(), time.perf_counter(), []
+    case, started = case or tiny_case(), time.perf_counter()
     with use_precision("bfloat16"):
         product = MatrixProduct(device, torch.bfloat16)
         for batch in batches:
             for name in ("GLiT", "DeiT, timm's", "plain GLiT"):
                 if time.perf_counter() - started > at_most:
-                    rows.append(_left_out(name, batch, "training, compiled", "left out: no time"))
+                    yield _left_out(name, batch, "training, compiled", "left out: no time")
                 else:
-                    rows.append(_compiled(case, product, device, name, batch, seconds))
-    return rows
+                    yield _compiled(case, product, device, name, batch, seconds)
 
 
 def _at_batch(case: Case, product: MatrixProduct, device: str, batch: int, seconds: float) -> list[Row]:

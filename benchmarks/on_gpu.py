@@ -3,8 +3,8 @@
     python -m benchmarks.on_gpu --out results
 
 writes `results/tests.txt` (what pytest printed) and `results/gpu.json` (a document as `python -m benchmarks gpu --json`
-prints it), each as soon as it is there, and ends with status 1 where a test failed. Nothing needs to be installed but
-torch, torchvision, timm, pytest, and what nasx depends on (pydantic, rich, networkx, scipy, safetensors). Where the
+prints it), each row as soon as it is there, and ends with status 1 where a test failed. Nothing needs to be installed
+but torch, torchvision, timm, pytest, and what nasx depends on (pydantic, rich, networkx, scipy, safetensors). Where the
 machine with the GPU reaches no package index, take the wheels of what it lacks along, of its own Python version:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 --dest wheels \
@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,8 @@ from benchmarks.cases import Row, digits_case
 from benchmarks.compare import MACHINE, machine
 
 ROOT = Path(__file__).parents[1]
+COMPILING = 90.0
+"""Seconds that compiling and timing one network takes at most."""
 
 
 def tested(device: str, out: Path, seconds: float) -> int:
@@ -59,14 +61,14 @@ def tested(device: str, out: Path, seconds: float) -> int:
     return done.returncode
 
 
-def benchmarks(device: str, left: Callable[[], float]) -> dict[str, Callable[[], list[Row]]]:
+def benchmarks(device: str, left: Callable[[], float]) -> dict[str, Callable[[], Iterable[Row]]]:
     """Return the benchmarks in the order of their use; `left` tells the seconds that are left."""
     if device == "cuda":
         return {
             "gpu.host": gpu.host,
             "gpu.networks": gpu.networks,
             "gpu.data": gpu.data,
-            "gpu.compiled": lambda: gpu.compiled(at_most=left() - 60),  # of which one network takes up to a minute
+            "gpu.compiled": lambda: gpu.compiled(batches=(256,), at_most=left() - COMPILING),
         }
     small: dict[str, Any] = {"case": digits_case(), "batches": (8,)}
     return {
@@ -102,14 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("\n".join(tail), markup=False, highlight=False)
     results: dict[str, Any] = {MACHINE: machine()}
     for name, function in benchmarks(options.device, left).items():
+        rows: list[Row] = []
         try:
-            results[name] = function()
+            for row in function():  # those measured before the time is over are kept
+                rows.append(row)
+                results[name] = rows
+                (options.out / "gpu.json").write_text(json.dumps(results, indent=1))
         except Exception as error:  # the others are wanted all the same
             failed = True
             console.print(f"{name}: {type(error).__name__}: {error}", markup=False)
             continue
-        show(f"{name} ({left():.0f} s left)", results[name], console)
-        (options.out / "gpu.json").write_text(json.dumps(results, indent=1))
+        show(f"{name} ({left():.0f} s left)", rows, console)
     return int(failed)
 
 
