@@ -1,5 +1,6 @@
 """What all tests share: the threads of processes, the settings of property tests, and a browser if there is one."""
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -13,6 +14,15 @@ from tests.browser import Browser, missing, started
 # property tests draw the same examples each time, and none fails because the machine is slow
 settings.register_profile("nasx", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nasx")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests together that share a fixture of their module, which `--dist loadgroup` then makes once."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            fixtures = itertools.chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
+            if any(fixture.scope == "module" for fixture in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 @pytest.fixture(scope="session")

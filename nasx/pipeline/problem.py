@@ -108,6 +108,7 @@ class Problem(Generic[Configured]):
         self._open_teacher, self._check = open_teacher, check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
         self._disproof = ""  # why the MACs do not add up
+        self._fits = False
         self.config: Configured = settle(config, task, self)
 
     @cached_property
@@ -250,13 +251,19 @@ class Problem(Generic[Configured]):
         return self.seed(f"network/{rank}")
 
     def check(self) -> None:
-        """Refuse what no stage could do, before any of them starts; a ValueError says what to change."""
+        """Refuse what no stage could do, before any of them starts; a ValueError says what to change.
+
+        What was found to fit is not looked at again.
+        """
+        if self._fits:
+            return
         self._check()
         self._check_counts()
         self._check_patterns()
         arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
         self._check_network(arch)
         self._check_supernet()
+        self._fits = True
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies a problem beside its settings and data: JSON values of `nasx.pipeline.fingerprint`."""

@@ -75,3 +75,21 @@ def test_an_additive_budget_serves_where_macs_do_not_add_up(caplog: pytest.LogCa
     plain = problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3))
     assert set(plain.baselines) == {"largest", "smallest"}
     assert not caplog.records
+
+
+def test_a_problem_is_checked_once() -> None:
+    looked: list[None] = []
+    own = problem(WIDTHS, Chain, check=lambda: looked.append(None))
+    own.check()
+    own.check()
+    assert len(looked) == 1
+
+
+def test_a_problem_that_does_not_fit_is_refused_each_time() -> None:
+    def refuse() -> None:
+        raise ValueError("the width 4 is too small")
+
+    own = problem(WIDTHS, Chain, check=refuse)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="too small"):
+            own.check()
