@@ -14,10 +14,11 @@ from PIL import Image
 
 from nasx import Arch
 from nasx.train import StackedNetworks
-from recipes.glit.bench import together
+from recipes.glit.bench import table, together
+from recipes.glit.bench.__main__ import main
 from recipes.glit.bench.settings import Settings, ordered_archs
 from recipes.glit.bench.together import groups, train_group
-from recipes.glit.bench.training import Job, train_job
+from recipes.glit.bench.training import Job, train_job, unpacked
 from tests.gpu.places import EVERYWHERE
 
 SHORT = replace(Settings(), train_images=80, val_images=40, epochs=6, batch_size=8, checks=2)
@@ -106,6 +107,20 @@ def test_a_group_leaves_no_memory_taken(
     # importing torchvision keeps the frames that it is imported in, which may be those of the first group
     assert not any(left[1:])
     assert not taken or taken[-1] <= taken[1]
+
+
+def test_a_packed_table_names_what_its_networks_were_trained_on(folder: Path, tmp_path: Path) -> None:
+    archs = ordered_archs(SHORT.space)[2:4]
+    few = [replace(job, settings=replace(SHORT, epochs=2)) for job in jobs(archs, folder, tmp_path / "out")]
+    for group in groups(few):
+        train_group(group)
+    assert main(["pack", "--out", str(tmp_path / "out"), "--table", str(tmp_path / "own.npz"), "--machine", "two"]) == 0
+    packed = table(tmp_path / "own.npz")
+    assert packed.facts == {"torch": torch.__version__, "device": "cpu", "machine": "two", "commit": ""}
+    assert packed.archs == tuple(archs)
+    (row, _) = packed.of(archs[0])
+    assert row.val_curve == tuple(read(few[0])["val_curve"])
+    assert row.test_accuracy == pytest.approx(unpacked(read(few[0])["test"]).mean())
 
 
 def test_fewer_steps_than_the_points_of_a_curve_have_a_point_each(folder: Path, tmp_path: Path) -> None:

@@ -64,9 +64,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _pack(options: argparse.Namespace) -> int:
     results = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
-    facts = {"torch": torch.__version__, "machine": options.machine or platform.machine(), "commit": options.commit}
     if not results:
         raise BadInput(f"{options.out} holds no results; run the benchmark first")
+    of_results = {key: ", ".join(sorted({result[key] for result in results})) for key in ("torch", "device")}
+    facts = {**of_results, "machine": options.machine or platform.machine(), "commit": options.commit}
     pack(results, facts, options.table)
     print(table(options.table))
     return DONE

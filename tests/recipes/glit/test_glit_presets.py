@@ -42,7 +42,7 @@ SHORT = [  # twelve blocks and all stages of the paper, of few steps, candidates
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of ImageNet's shape: 1000 classes, JPEGs of many sizes, of which few are square."""
     root, digits, rng = tmp_path_factory.mktemp("photographs"), load_digits(seed=0).train, np.random.default_rng(0)
