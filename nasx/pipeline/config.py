@@ -328,9 +328,13 @@ class Search(Section):
         found: dict[str, str] = {}
         if not isinstance(self.method, str):
             own = f"search.method is {_method_name(self.method)}, which has settings of its own"
-            found |= dict.fromkeys(("population", "generations", "parents", "mutation_probability"), own)
+            of_others = ("population", "generations", "parents", "mutation_probability")
+            found |= dict.fromkeys(of_others, own)
+            found["racing_error"] = f"{_method_name(self.method)} is told exact scores"
         elif self.method in ("random", "pareto", "local"):
             found["parents"] = f"search.method is {self.method}, not evolution"
+        if self.method == "pareto":
+            found["racing_error"] = "a Pareto search needs the exact scores of all candidates"
         if self.method in ("random", "local"):
             found["mutation_probability"] = f"search.method is {self.method}, not evolution or pareto"
         if not self.recalibration_batches:

@@ -37,6 +37,7 @@ from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
+from nasx.pipeline.training import check_distillation_of
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
@@ -223,7 +224,8 @@ def check_stages(problem: Problem[Any], machine: Machine) -> None:
     """Refuse now what a later stage would refuse after hours."""
     estimates(Measure(problem, machine, timing=False))
     for training in (problem.config.supernet, problem.config.retrain):
-        problem.teacher_of(training)
+        if problem.teacher_of(training) is not None:
+            check_distillation_of(training, problem.task.loss)
     if problem.config.retrain.compile is True:
         missing = missing_for_compilation(pick_device(machine.device))
         if missing is not None:

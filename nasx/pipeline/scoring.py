@@ -193,9 +193,11 @@ class Scoring:
 def races(config: Search, task: BaseTask) -> bool:
     """Return whether the candidates of a search race: asked for, with enough validation samples.
 
-    A Pareto search needs the scores of all, for it keeps more than the best.
+    A Pareto search needs the scores of all, for it keeps more than the best; what a searcher of one's own does with
+    them is not known.
     """
-    return config.racing_error > 0 and config.method != "pareto" and task.counts["val"] >= FEWEST_SAMPLES
+    known = config.method in ("evolution", "random", "local")
+    return known and config.racing_error > 0 and task.counts["val"] >= FEWEST_SAMPLES
 
 
 def kept(config: Any) -> int:

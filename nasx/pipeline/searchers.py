@@ -9,11 +9,13 @@ import numpy as np
 
 from nasx.arch import Arch
 from nasx.cost import Cost
+from nasx.feasible import Feasible
 from nasx.pipeline.config import SEARCHER_NAMES, Search, with_settings_named
 from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch
 from nasx.search.pareto import nondominated_ranks
-from nasx.space import ArchSet
+from nasx.space import ArchSet, Space
 
+_LOOKED_AT = 32  # architectures that a searcher of one's own would draw
 _COUNTED = 10_000  # architectures that are counted one by one, where filters leave their number open
 
 
@@ -66,6 +68,7 @@ def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) 
         case "local":
             return LocalSearch(archs, evaluations=evaluations, batch=config.population, seed=seed)
     if not isinstance(method, type) and all(hasattr(method, name) for name in SEARCHER_NAMES):
+        _check_inside(getattr(method, "space", None), archs)
         searcher: AskTell = copy.deepcopy(method)  # so that a run that is started again begins with none of its scores
         return searcher
     made: AskTell = method(archs, seed=seed)
@@ -75,6 +78,28 @@ def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) 
             "nasx.testing.SearcherContract"
         )
     return made
+
+
+def _check_inside(own: Any, archs: ArchSet) -> None:
+    """Raise ValueError where a searcher that was made over a set of its own draws from outside of what is searched."""
+    if isinstance(own, Space | Feasible):
+        for arch in own.with_fresh_counts().sample(0, _LOOKED_AT):
+            candidate(arch, archs)
+
+
+def candidate(arch: Arch, archs: ArchSet) -> Arch:
+    """Return an architecture that a searcher asks for as the space has it; a ValueError says why it is outside."""
+    if arch in archs:
+        return archs.space.canonical(arch)
+    try:
+        archs.canonical(arch)
+        why = "it is not among those to search"
+    except (TypeError, ValueError) as error:
+        why = str(error)
+    raise ValueError(
+        f"search.method asks for {arch!r}: {why}; have it draw from the architectures that are searched "
+        "(`space.within(budget)`), or pass a function that makes the searcher from them"
+    )
 
 
 def evaluations_of(searcher: AskTell) -> int | None:

@@ -38,7 +38,7 @@ from nasx.pipeline.networks import (
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, kept
 from nasx.pipeline.search_record import SearchRecord
-from nasx.pipeline.searchers import best_of, countable, evaluations_of, front_of, make_searcher, spread_of
+from nasx.pipeline.searchers import best_of, candidate, countable, evaluations_of, front_of, make_searcher, spread_of
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
     TrainingState,
@@ -247,7 +247,8 @@ class SearchStage(RunStage):
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             while not searcher.done:
-                asked, generation = list(searcher.ask()), rows[-1]["generation"] + 1 if rows else 0
+                asked = [candidate(arch, archs) for arch in searcher.ask()]
+                generation = rows[-1]["generation"] + 1 if rows else 0
                 if not asked:
                     raise ValueError(
                         "search.method asked for no candidate, but its `done` is false; return candidates, or be done"

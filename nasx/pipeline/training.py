@@ -22,6 +22,7 @@ from nasx.train import (
     ALONE,
     Distillation,
     Group,
+    Loss,
     NotFinite,
     Recovery,
     Step,
@@ -31,6 +32,7 @@ from nasx.train import (
     nesterov_sgd,
 )
 from nasx.train import Training as Steps
+from nasx.train.distillation import check_distillation
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
@@ -156,6 +158,14 @@ def distillation_of(config: Training, teacher: nn.Module | None, device: torch.d
         weight=config.distillation_weight,
         temperature=config.distillation_temperature,
     )
+
+
+def check_distillation_of(config: Training, loss: Loss) -> None:
+    """Raise ValueError where a training cannot learn from its teacher in the way that is set."""
+    try:
+        check_distillation(loss, config.distillation, config.distillation_temperature)
+    except ValueError as error:
+        raise ValueError(f"{config.section}.distillation: {error}") from error
 
 
 def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nasx.train.batch import Unpacked
 from nasx.train.device import device_of
-from nasx.train.losses import logits_of
+from nasx.train.losses import Loss, compute_loss, labelled, logits_of, name_of, takes_outputs, targets_like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +20,16 @@ class Distillation:
     The loss becomes `(1 - weight) * loss + weight * distillation`. `soft` is the Kullback-Leibler divergence from the
     teacher's probabilities to the network's, both at a temperature T, times T squared, so that its gradients stay
     comparable to those of the labels whatever the temperature; `hard` is the cross-entropy with the teacher's first
-    choices (DeiT, equations 2 and 3), which no temperature changes. The teacher sees the same augmented inputs.
+    choices (DeiT, equations 2 and 3), which no temperature changes. Both are means over the samples, and over the
+    positions of outputs that have some, but for those that a cross-entropy ignores. With torch's regression losses and
+    its binary cross-entropy the teacher's values or probabilities take the place of the targets instead.
+
+    The teacher sees the same augmented inputs.
     """
 
     teacher: nn.Module | Callable[..., Any] = field(kw_only=False)
-    """A network, or a function of what the network is called with; its outputs, or their `logits`, are (B, classes).
-    A module is put into evaluation mode and must be on the network's device."""
+    """A network, or a function of what the network is called with; its outputs, or their `logits`, have the shape of
+    the network's. A module is put into evaluation mode and must be on the network's device."""
     kind: Literal["soft", "hard"] = "soft"
     """Whether the network learns from the teacher's probabilities or from its first choices."""
     weight: float = 0.5
@@ -43,8 +47,13 @@ class Distillation:
         if self.kind == "hard" and self.temperature != 1:
             raise ValueError(f"a temperature changes nothing in hard distillation, but got {self.temperature}")
 
-    def prepare(self, device: torch.device) -> None:
-        """Put a module into evaluation mode; a ValueError says that it lies on another device than the network."""
+    def prepare(self, device: torch.device, criterion: Loss = F.cross_entropy) -> None:
+        """Put a module into evaluation mode.
+
+        A ValueError says that it lies on another device than the network, or that the loss of the labels, `criterion`,
+        has no such distillation.
+        """
+        check_distillation(criterion, self.kind, self.temperature)
         if not isinstance(self.teacher, nn.Module):
             return
         self.teacher.eval()
@@ -56,10 +65,13 @@ class Distillation:
         """Return the teacher's logits for the inputs of a batch."""
         return logits_of(self.teacher(*batch.args, **batch.kwargs)).detach()
 
-    def loss(self, loss: Tensor, outputs: Any, taught: Tensor) -> Tensor:
+    def loss(
+        self, loss: Tensor, outputs: Any, taught: Tensor, criterion: Loss = F.cross_entropy, targets: Any = None
+    ) -> Tensor:
         """Return the loss of a network's outputs, given that of the labels and the teacher's logits.
 
-        A ValueError names outputs of another shape than the teacher's.
+        `criterion` and `targets` are what `loss` was computed with. A ValueError names outputs of another shape than
+        the teacher's.
         """
         logits = logits_of(outputs)
         if logits.shape != taught.shape:
@@ -67,13 +79,30 @@ class Distillation:
                 f"the teacher must return as many classes as the network, but its outputs are {tuple(taught.shape)} "
                 f"and the network's {tuple(logits.shape)}"
             )
-        if self.kind == "hard":
-            other = F.cross_entropy(logits, taught.argmax(dim=1))
+        if takes_outputs(criterion):
+            other = compute_loss(criterion, outputs, targets_like(criterion, taught))
         else:
-            own = F.log_softmax(_at_least_single(logits) / self.temperature, dim=1)
-            goal = F.log_softmax(_at_least_single(taught) / self.temperature, dim=1)
-            other = F.kl_div(own, goal, reduction="batchmean", log_target=True) * self.temperature**2
+            each = self._by_position(logits, taught)
+            counted = labelled(criterion, targets)
+            other = each.mean() if counted is None else (each * counted).sum() / counted.sum()
         return (1 - self.weight) * loss + self.weight * other
+
+    def _by_position(self, logits: Tensor, taught: Tensor) -> Tensor:
+        """Return how far logits are from a teacher's, (B, ...) of (B, classes, ...)."""
+        if self.kind == "hard":
+            return F.cross_entropy(logits, taught.argmax(dim=1), reduction="none")
+        own = F.log_softmax(_at_least_single(logits) / self.temperature, dim=1)
+        goal = F.log_softmax(_at_least_single(taught) / self.temperature, dim=1)
+        return F.kl_div(own, goal, reduction="none", log_target=True).sum(dim=1) * self.temperature**2
+
+
+def check_distillation(criterion: Loss, kind: str, temperature: float) -> None:
+    """Raise ValueError where a loss of labels has no distillation of a kind or at a temperature."""
+    if takes_outputs(criterion) and (kind == "hard" or temperature != 1):
+        met = "kind='hard'" if kind == "hard" else f"temperature={temperature:g}"
+        raise ValueError(
+            f"{met} is for classes, but {name_of(criterion)} takes the teacher's outputs as they are; leave it out"
+        )
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nasx.train.batch import Batches, Unpack, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.device import autocast, device_of
-from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss
+from nasx.train.losses import Loss, averaged_over, check_scalar, check_targets, compute_loss, labelled
 from nasx.train.metrics import Metric, sample_scores
 from nasx.train.modes import evaluating
 
@@ -42,13 +42,14 @@ def evaluate(
     """Return a model's score and loss in evaluation mode; modes are restored.
 
     `metric` is `"accuracy"`, `"top5"`, or a function of outputs and targets that returns a finite score for each
-    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. A sample whose
-    outputs are not finite counts as wrong by the named metrics and makes the loss NaN. Raises ValueError for targets
+    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches; positions that a
+    cross-entropy ignores (`ignore_index`) count in neither. A sample whose outputs are not finite counts as wrong by
+    the named metrics and makes the loss NaN, as one without a label counts as wrong. Raises ValueError for targets
     that do not fit the loss or the metric, and for scores that are not finite where the loss is.
     """
     device = device_of(model)
     found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total, weight = torch.zeros(2, dtype=torch.float64, device=device)
     with evaluating(model):
         for batch in batches:
             args, kwargs, targets = unpack(batch)
@@ -62,12 +63,14 @@ def evaluate(
                     check_targets(outputs, targets, loss)
                 value = compute_loss(loss, outputs, moved)
             check_scalar(value)
-            total += value.double() * samples
-            found.append(sample_scores(metric, outputs, moved))
+            counts = averaged_over(loss, moved, samples).to(device)
+            total += torch.where(counts > 0, value.double() * counts, 0.0)  # a mean over nothing is NaN
+            weight += counts
+            found.append(sample_scores(metric, outputs, moved, labelled(loss, moved)))
     if not found:
         raise ValueError("there is no data to evaluate on: the batches hold no samples")
     scores = torch.cat(found).double().cpu().numpy()
-    mean_loss = float(total) / len(scores)
+    mean_loss = float(total / weight)
     broken = np.flatnonzero(~np.isfinite(scores))
     if len(broken) and math.isfinite(mean_loss):
         raise ValueError(

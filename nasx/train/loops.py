@@ -18,7 +18,7 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.device import autocast, device_of, seed_generators
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
-from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, targets_like, without_smoothing
+from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, for_outputs, targets_like
 from nasx.train.paths import Paths
 from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.update import Update
@@ -140,7 +140,7 @@ def train(
     """
 
     recovery = recovery or Recovery()
-    device = _prepared(model, distillation)
+    device = _prepared(model, distillation, loss)
     update = Update(model, optimizer, schedule, clip_norm, average)
 
     def steps() -> Iterator[_StepResult]:
@@ -190,7 +190,8 @@ def train_supernet(
     the mean of theirs or their sum, as in FairNAS and BigNAS; the loss reported is the mean either way.
 
     With `distill` the first path of a step learns from the targets and the others from its outputs: of a cross-entropy
-    its softmax outputs, unsmoothed (in-place distillation; US-Nets, section 3.4). `distillation` brings a teacher from
+    its softmax outputs, unsmoothed and where there is a label (in-place distillation; US-Nets, section 3.4).
+    `distillation` brings a teacher from
     outside for every path instead.
 
     Ranks need the same paths too.
@@ -207,7 +208,7 @@ def train_supernet(
     if distill:
         targets_like(loss, torch.zeros(1, 2))  # refuses a loss that outputs cannot be targets of
     recovery = recovery or Recovery()
-    device = _prepared(supernet, distillation)
+    device = _prepared(supernet, distillation, loss)
     update = Update(supernet, optimizer, schedule, clip_norm, average)
 
     def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
@@ -222,7 +223,7 @@ def train_supernet(
             yield _ForwardPass(value, weight, 1 / len(archs), arch)
             unchecked = _NOTHING
             if distill and number == 0:
-                targets, of_path = targets_like(loss, outputs), without_smoothing(loss)
+                targets, of_path = targets_like(loss, outputs, targets), for_outputs(loss)
 
     steps = _steps(
         supernet, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group, reduced=False
@@ -261,13 +262,13 @@ def _loss_of(
     value = compute_loss(loss, outputs, targets)
     if unchecked is not _NOTHING:
         check_scalar(value)
-    return value if distillation is None or taught is None else distillation.loss(value, outputs, taught)
+    return value if distillation is None or taught is None else distillation.loss(value, outputs, taught, loss, targets)
 
 
-def _prepared(model: nn.Module, distillation: Distillation | None) -> torch.device:
+def _prepared(model: nn.Module, distillation: Distillation | None, loss: Loss) -> torch.device:
     device = device_of(model)
     if distillation is not None:
-        distillation.prepare(device)
+        distillation.prepare(device, loss)
     return device
 
 

@@ -33,38 +33,78 @@ def compute_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     return loss(logits_of(outputs) if _is_torchs(loss) else outputs, targets)
 
 
+def takes_outputs(loss: Loss) -> bool:
+    """Return whether a loss is one of torch's whose targets are shaped as outputs: regression, and several labels."""
+    plain = _plain(loss)
+    return plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES)
+
+
 def is_cross_entropy(loss: Loss) -> bool:
     """Return whether a loss is torch's cross-entropy, with any arguments."""
     plain = _plain(loss)
     return plain is F.cross_entropy or isinstance(plain, nn.CrossEntropyLoss)
 
 
-def without_smoothing(loss: Loss) -> Loss:
-    """Return torch's cross-entropy without its label smoothing; any other loss unchanged."""
+def for_outputs(loss: Loss) -> Loss:
+    """Return a loss for targets that `targets_like` makes: torch's cross-entropy as it is for probabilities.
+
+    That is without label smoothing and without a class that is ignored; any other loss is unchanged.
+    """
     if isinstance(loss, partial) and loss.func is F.cross_entropy:
-        return partial(
-            F.cross_entropy, *loss.args, **{k: v for k, v in loss.keywords.items() if k != "label_smoothing"}
-        )
+        kept = {name: value for name, value in loss.keywords.items() if name not in ("label_smoothing", "ignore_index")}
+        return partial(F.cross_entropy, *loss.args, **kept)
     if isinstance(loss, nn.CrossEntropyLoss):
-        return nn.CrossEntropyLoss(loss.weight, ignore_index=loss.ignore_index)
+        return nn.CrossEntropyLoss(loss.weight)
     return loss
 
 
-def targets_like(loss: Loss, outputs: Any) -> Any:
+def labelled(loss: Loss, targets: Any) -> Tensor | None:
+    """Return which positions of class numbers a cross-entropy looks at: all but its `ignore_index`.
+
+    None for other losses and other targets, which count as a whole.
+    """
+    if not is_cross_entropy(loss) or not isinstance(targets, Tensor) or targets.is_floating_point():
+        return None
+    return targets != _ignored(loss)
+
+
+def averaged_over(loss: Loss, targets: Any, samples: int) -> Tensor:
+    """Return by how much the mean of a batch counts beside that of others, float64.
+
+    That is the number of samples; of a cross-entropy the number of labelled positions, or the sum of their classes'
+    weights.
+    """
+    counted = labelled(loss, targets)
+    if counted is None:
+        return torch.tensor(float(samples), dtype=torch.float64)
+    plain = _plain(loss)
+    weights = loss.keywords.get("weight") if isinstance(loss, partial) else getattr(plain, "weight", None)
+    if weights is None:
+        return counted.sum().double()
+    return (weights.to(targets.device)[targets.where(counted, 0)] * counted).sum().double()
+
+
+def targets_like(loss: Loss, outputs: Any, targets: Any = None) -> Any:
     """Return outputs as targets of a loss: probabilities for a classification loss, values for a regression loss.
 
-    A ValueError says that a loss is none of torch's whose targets have the form of outputs.
+    Where `targets`, those of the same batch, have positions that a cross-entropy ignores, these teach nothing and the
+    others as much as they would alone. A ValueError says that a loss is none of torch's whose targets have the form of
+    outputs.
     """
     plain = _plain(loss)
     if is_cross_entropy(loss):
-        return logits_of(outputs).detach().float().softmax(dim=1)
+        found = logits_of(outputs).detach().float().softmax(dim=1)
+        counted = labelled(loss, targets)
+        if counted is None:
+            return found
+        return found * (counted * (counted.numel() / counted.sum())).unsqueeze(1)
     if plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss):
         return logits_of(outputs).detach().float().sigmoid()
-    if plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES):
+    if takes_outputs(loss):
         return logits_of(outputs).detach()
     raise ValueError(
         f"in-place distillation makes targets of one path's outputs, which it can for torch's cross-entropy and "
-        f"regression losses, but not for {_name(loss)}; set distill=False"
+        f"regression losses, but not for {name_of(loss)}; set distill=False"
     )
 
 
@@ -83,14 +123,13 @@ def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> N
     below the number of classes, or probabilities shaped as the outputs that sum to 1. Regression losses and the binary
     cross-entropy take targets shaped as the outputs. Losses that are not torch's are not checked.
     """
-    plain = _plain(loss)
     if is_cross_entropy(loss):
         _check_classes(logits_of(outputs), targets, _ignored(loss))
-    elif plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES):
+    elif takes_outputs(loss):
         logits = logits_of(outputs)
         if not isinstance(targets, Tensor) or targets.shape != logits.shape:
             raise ValueError(
-                f"{_name(loss)} compares outputs with targets of the same shape, but got outputs "
+                f"{name_of(loss)} compares outputs with targets of the same shape, but got outputs "
                 f"{tuple(logits.shape)} and targets {_described(targets)}; reshape one of them"
             )
 
@@ -152,7 +191,8 @@ def _ignored(loss: Loss) -> int:
     return int(getattr(loss, "ignore_index", -100))
 
 
-def _name(loss: Loss) -> str:
+def name_of(loss: Loss) -> str:
+    """Return what messages call a loss."""
     plain = _plain(loss)
     return getattr(plain, "__name__", type(plain).__name__)
 

@@ -13,16 +13,17 @@ Metric = Literal["accuracy", "top5"] | Callable[[Any, Any], Tensor]
 """A metric by name, or a function of outputs and targets that returns a finite score for each sample, (B,)."""
 
 
-def sample_scores(metric: Metric, outputs: Any, targets: Any) -> Tensor:
+def sample_scores(metric: Metric, outputs: Any, targets: Any, counted: Tensor | None = None) -> Tensor:
     """Return the score of each sample of a batch, (B,), floating.
 
     By name a score is 1 where the sample's class is the network's first choice (`accuracy`) or among its first five
-    (`top5`), else 0, and 0 where an output is not finite; outputs (B, classes, ...) with further dimensions count
-    their share of right positions. Raises ValueError for another name, for targets that are no class numbers, and
-    where a function returns anything but one real number for each sample.
+    (`top5`), else 0, and 0 where an output is not finite. Outputs (B, classes, ...) with further dimensions score the
+    share of positions that are right, of those that are `counted`, (B, ...), where it is given; 0 where none is. Raises
+    ValueError for another name, for targets that are no class numbers, and where a function returns anything but one
+    real number for each sample.
     """
     if isinstance(metric, str):
-        return _hits(metric, logits_of(outputs), targets)
+        return _hits(metric, logits_of(outputs), targets, counted)
     scores = metric(outputs, targets)
     samples = batch_size(targets)
     if not isinstance(scores, Tensor):
@@ -37,7 +38,7 @@ def sample_scores(metric: Metric, outputs: Any, targets: Any) -> Tensor:
     return scores.detach().float() if scores.dtype != torch.float64 else scores.detach()
 
 
-def _hits(name: str, logits: Tensor, targets: Any) -> Tensor:
+def _hits(name: str, logits: Tensor, targets: Any, counted: Tensor | None) -> Tensor:
     if name not in ("accuracy", "top5"):
         raise ValueError(f"a metric must be 'accuracy', 'top5' or a function, but got {name!r}")
     if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
@@ -56,4 +57,7 @@ def _hits(name: str, logits: Tensor, targets: Any) -> Tensor:
     else:
         hits = (logits.topk(min(5, logits.shape[1]), dim=1).indices == targets.unsqueeze(1)).any(dim=1)
     hits &= logits.isfinite().all(dim=1)
-    return hits.float() if hits.ndim == 1 else hits.flatten(1).float().mean(dim=1)
+    if counted is None:
+        return hits.float() if hits.ndim == 1 else hits.flatten(1).float().mean(dim=1)
+    hits &= counted
+    return hits.float() if hits.ndim == 1 else hits.flatten(1).sum(dim=1) / counted.flatten(1).sum(dim=1).clamp(min=1)

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nasx import Arch
-from nasx.pipeline import plan
+from nasx import Arch, Budget
+from nasx.pipeline import Refused, plan, run
 from nasx.pipeline.config import SEARCH_METHODS, Search
-from nasx.pipeline.searchers import make_searcher
+from nasx.pipeline.scoring import races
+from nasx.pipeline.searchers import candidate, make_searcher
 from nasx.search import RandomSearch
 from tests.pipeline.searches import CONFIG, SPACE
 from tests.pipeline.test_run import MACHINE, problem
@@ -88,3 +91,47 @@ def test_a_plan_counts_the_candidates_of_the_searcher_itself() -> None:
     assert counts["local"].startswith("12 candidates x")
     assert counts[OWN[1]].startswith("5 candidates x")
     assert counts[Endless].startswith("as many candidates as search.method asks for x")
+
+
+class Outside(Endless):
+    """A searcher that asks for networks of another budget."""
+
+    def __init__(self, space: Any, seed: int) -> None:
+        super().__init__(SPACE, seed)
+
+
+def within() -> Any:
+    return problem(budget=Budget(problem().params, at_most=300))
+
+
+def test_a_searcher_made_over_more_than_is_searched_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    own = within()
+    method = RandomSearch(SPACE, evaluations=5, batch=5)
+    searched = problem(config=CONFIG.model_copy(update={"search": Search(method=method)}), budget=own.budgets)
+    with pytest.raises(Refused, match=r"search\.method asks for Arch\(.*the architecture has .* outside .*at most 300"):
+        run(searched, tmp_path / "run", machine=MACHINE)
+    assert not (tmp_path / "run").exists()
+    inside = RandomSearch(own.inside, evaluations=5, batch=5)
+    assert make_searcher(Search(method=inside), own.inside, [own.macs], seed=0).ask()
+
+
+def test_what_a_searcher_asks_for_is_held_to_the_budget(tmp_path: Path) -> None:
+    method = CONFIG.model_copy(update={"search": Search(method=Outside)})
+    searched = problem(config=method, budget=within().budgets)
+    with pytest.raises(ValueError, match=r"search\.method asks for"):
+        run(searched, tmp_path, machine=MACHINE)
+
+
+def test_candidates_are_spelt_as_in_the_space() -> None:
+    (arch, *_) = SPACE.sample(0, 1)
+    spelt = Arch({name: float(value) for name, value in arch.items()})
+    found = candidate(spelt, SPACE)
+    assert [type(value) for value in found.values()] == [type(value) for value in arch.values()]
+
+
+@pytest.mark.parametrize("method", [*OWN, "pareto"], ids=named)
+def test_exact_scores_are_told_where_more_than_the_best_may_matter(method: Any) -> None:
+    many: Any = SimpleNamespace(counts={"val": 5000})
+    assert races(Search(), many)
+    assert not races(Search(method=method), many)
+    assert "racing_error" in Search(method=method).unused()

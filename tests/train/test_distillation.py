@@ -133,3 +133,56 @@ def test_a_teacher_elsewhere_is_refused_before_anything_is_read() -> None:
 def test_settings_without_a_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Distillation(network(2), **settings)
+
+
+PIXELS = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(4))
+TAGS = torch.tensor([[0, 2, -100, -100, -100], [1, 1, 0, 2, -100]])
+
+
+def tagger(seed: int) -> nn.Conv1d:
+    torch.manual_seed(seed)
+    return nn.Conv1d(4, 3, 1)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_outputs_at_many_positions_are_averaged_over_those_with_a_label(kind: Literal["soft", "hard"]) -> None:
+    """As if each labelled position were a sample of its own."""
+    student, teacher = tagger(1), tagger(2)
+    distillation = Distillation(teacher, kind=kind, weight=0.7)
+    optimizer = nesterov_sgd(student, lr=0.0, weight_decay=0)
+    (dense,) = train(student, [(PIXELS, TAGS)], optimizer, distillation=distillation)
+    counted = TAGS != -100
+    alone = PIXELS.transpose(1, 2)[counted].unsqueeze(2)
+    (apart,) = train(
+        tagger(1),
+        [(alone, TAGS[counted].unsqueeze(1))],
+        nesterov_sgd(student, lr=0.0, weight_decay=0),
+        distillation=distillation,
+    )
+    assert dense.loss == pytest.approx(apart.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "as_target"),
+    [(F.mse_loss, nn.Identity()), (nn.L1Loss(), nn.Identity()), (F.binary_cross_entropy_with_logits, nn.Sigmoid())],
+)
+def test_a_teacher_of_values_or_of_several_labels_gives_the_targets(loss: Any, as_target: nn.Module) -> None:
+    student, teacher, targets = network(1), network(2), torch.rand(6, 3, generator=torch.Generator().manual_seed(3))
+    optimizer = nesterov_sgd(student, lr=0.0, weight_decay=0)
+    (step,) = train(student, [(X, targets)], optimizer, loss=loss, distillation=Distillation(teacher, weight=0.3))
+    with torch.no_grad():
+        expected = 0.7 * loss(student(X), targets) + 0.3 * loss(student(X), as_target(teacher(X)))
+    assert step.loss == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "hard"}, {"temperature": 2.0}], ids=["hard", "temperature"])
+def test_what_is_for_classes_is_refused_where_there_are_none(settings: dict[str, Any]) -> None:
+    student = network(1)
+    with pytest.raises(ValueError, match="is for classes, but mse_loss takes the teacher's outputs as they are"):
+        train(
+            student,
+            [],
+            nesterov_sgd(student, lr=0.1, weight_decay=0),
+            loss=F.mse_loss,
+            distillation=Distillation(network(2), **settings),
+        )

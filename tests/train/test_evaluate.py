@@ -166,3 +166,27 @@ def test_the_loss_is_the_one_given() -> None:
     smoothed = partial(F.cross_entropy, label_smoothing=0.2)
     result = evaluate(Given(), [(LOGITS[:2], LABELS[:2]), (LOGITS[2:], LABELS[2:])], loss=smoothed)
     assert result.loss == pytest.approx(float(smoothed(LOGITS, LABELS)), rel=1e-6)
+
+
+def test_positions_that_a_loss_ignores_count_in_neither_score_nor_loss() -> None:
+    network = nn.Conv1d(1, 3, 1)
+    x = torch.randn(6, 1, 5, generator=torch.Generator().manual_seed(0))
+    tags = torch.randint(0, 3, (6, 5), generator=torch.Generator().manual_seed(1))
+    tags[0, 1:] = tags[3, 2:] = tags[4:] = -100
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    for loss in (F.cross_entropy, nn.CrossEntropyLoss(weights), partial(F.cross_entropy, weight=weights)):
+        found = evaluate(network, [(x[i : i + 2], tags[i : i + 2]) for i in (0, 2, 4)], loss=loss)
+        with torch.no_grad():
+            outputs = network(x)
+        assert found.loss == pytest.approx(float(loss(outputs, tags)), rel=1e-6)
+        hits = (outputs.argmax(1) == tags).float()
+        shares = [float(hits[row][tags[row] != -100].mean()) for row in range(4)]
+        assert found.scores == pytest.approx([*shares, 0.0, 0.0])  # the last two have no label
+
+
+def test_a_sample_without_a_label_is_none_that_is_right() -> None:
+    network, x = nn.Linear(2, 3), torch.randn(4, 2)
+    labels = network(x).argmax(dim=1)
+    labels[1] = 9
+    found = evaluate(network, [(x, labels)], loss=nn.CrossEntropyLoss(ignore_index=9))
+    assert list(found.scores) == [1, 0, 1, 1]

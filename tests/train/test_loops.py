@@ -158,6 +158,24 @@ def test_distilled_paths_learn_from_the_first_ones_outputs() -> None:
             torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_distilled_paths_learn_where_there_is_a_label_alone() -> None:
+    supernet = seeded_supernet()
+    plain = copy.deepcopy(supernet)
+    teacher, student = archs = (widths(7, 7), widths(3, 3))
+    (x, y), *_ = batches(0, 1)
+    y = y.clone()
+    y[3:] = 9
+    loss = partial(F.cross_entropy, label_smoothing=0.1, ignore_index=9)
+    logits = plain(x, teacher)
+    apart = -(logits[:3].detach().softmax(dim=1) * plain(x, student)[:3].log_softmax(dim=1)).sum(dim=1).mean()
+    expected = (loss(logits, y) + apart) / 2
+    expected.backward()
+    optimizer = nesterov_sgd(supernet, lr=0.1, weight_decay=0)
+    (step,) = train_supernet(supernet, [(x, y)], Fixed(*archs), optimizer, loss=loss, distill=True)
+    assert step.loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    torch.testing.assert_close(head_weight(supernet).grad, head_weight(plain).grad)
+
+
 def test_distillation_changes_nothing_where_a_step_has_one_path() -> None:
     states = []
     for distill in (False, True):
