@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nasx
 from nasx._memory import keep_freed_memory
-from nasx.cli import DONE, BadInput, nearest, run_command
+from nasx.cli import DONE, BadInput, bad_input, nearest, run_command
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.recipe import recipe_module, recipe_names, recipe_of
 
@@ -40,7 +40,8 @@ def _run(words: list[str]) -> int:
     if command in _OF_RUNS:
         return CommandLine("nasx", "Read runs, whichever recipe they are of.", presets=("",)).main(words)
     if command in _OF_NETWORKS:
-        name = _recipe(rest)
+        with bad_input():
+            name = _recipe(rest)
         if name in recipe_names():
             return _line(name).main(words)
         known = ", ".join(recipe_names())

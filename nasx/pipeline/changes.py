@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nasx.pipeline.config import RunConfig
+from nasx.pipeline.records import SETTINGS, read_asked, read_settings
 from nasx.pipeline.stages import RunStage
 from nasx.run import Journal, write_json
 from nasx.run.files import make_directories, rename
 from nasx.run.stages import JOURNAL, RUN
-
-SETTINGS = "settings.json"
-"""In a stage's folder: the settings that it ran with, and how it failed."""
 
 
 def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: str | None = None) -> None:
@@ -43,7 +41,7 @@ def begun_and_failed(directory: Path, stages: Sequence[RunStage]) -> tuple[set[s
     for stage in stages:
         if (directory / stage.name / SETTINGS).is_file():
             begun.add(stage.name)
-            if "failure" in _read(directory / stage.name / SETTINGS):
+            if "failure" in read_settings(directory / stage.name):
                 failed.add(stage.name)
     return begun, failed
 
@@ -63,7 +61,7 @@ def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunCo
         folder = directory / stage.name
         if stage.name in finished or not (folder / SETTINGS).is_file():
             continue
-        kept = {key: value for key, value in _read(folder / SETTINGS).items() if key != "failure"}
+        kept = {key: value for key, value in read_settings(folder).items() if key != "failure"}
         if kept != json.loads(json.dumps(_settings(stage, config))):
             number = next(n for n in range(1, 10_000) if not (directory / f"{stage.name}.before-{n}").exists())
             rename(folder, directory / f"{stage.name}.before-{number}")
@@ -73,14 +71,12 @@ def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunCo
 def recorded_run(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the config and the versions that a run was started with, empty where there is none.
 
-    A file that does not say them is none, too: opening the run tells what is wrong with it.
+    A ValueError says that the file is damaged.
     """
-    try:
-        found = _read(directory / RUN)
-        config, versions = found["config"], found["versions"]
-    except (OSError, ValueError, LookupError, TypeError):
+    if not (directory / RUN).exists():
         return {}, {}
-    return (config, versions) if isinstance(config, dict) and isinstance(versions, dict) else ({}, {})
+    found = read_asked(directory, versions=dict)
+    return found["config"], found["versions"]
 
 
 def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Sequence[str]) -> str:
@@ -156,11 +152,6 @@ def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator
 def _settings(stage: RunStage, config: RunConfig) -> dict[str, Any]:
     dumped = json.loads(config.model_dump_json())
     return {section: dumped[section] for section in stage.sections if section in dumped}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _same(old: Any, new: Any) -> bool:

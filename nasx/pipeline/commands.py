@@ -232,7 +232,8 @@ class CommandLine:
             os.environ["NASX_DETERMINISTIC"] = "1"  # a setting of the machine, which no result on a CPU depends on
         problem = self.problem(options)
         directory = options.run_dir or Path("runs") / self.run_name(problem.config, options.data)
-        already = is_finished(problem, directory)
+        with bad_input():
+            already = is_finished(problem, directory)
         found = self.run_problem(problem, directory, log=options.log)
         if found is None:
             return INTERRUPTED

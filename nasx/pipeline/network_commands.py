@@ -199,15 +199,15 @@ class NetworkCommands:
         with bad_input():
             from dataclasses import asdict
 
-            from nasx.arch import Arch
             from nasx.pipeline.export_formats import write_safetensors
             from nasx.pipeline.exported import ExportedModel
             from nasx.pipeline.presets import IMAGENET_MEAN, IMAGENET_STD
             from nasx.pipeline.recipe import ImportOptions, as_sentence
+            from nasx.pipeline.records import read_arch
             from nasx.weights import read_state_dict
 
             recipe = self.line.recipe()
-            arch = Arch.from_json(Path(options.arch).read_text(encoding="utf-8")) if options.arch else None
+            arch = read_arch(Path(options.arch)) if options.arch else None
             asked = ImportOptions(options.classes, options.image_size, options.heads, arch)
             state = read_state_dict(options.file, key=options.key)
             imported = recipe.read_official(state, asked)
@@ -317,7 +317,7 @@ class NetworkCommands:
 
     def _arch(self, name: str) -> "tuple[Arch, str | None]":
         """Return an architecture by its name, or from a file or run, and the preset that it belongs to, if any."""
-        from nasx.arch import Arch
+        from nasx.pipeline.records import read_arch
 
         recipe = self.line.recipe()
         if name in recipe.known:
@@ -328,7 +328,7 @@ class NetworkCommands:
         if not path.is_file():
             names = f", or one of {', '.join(recipe.known)}" if recipe.known else ""
             raise ValueError(f"there is no architecture {name!r}: name a file or a run{names}")
-        return Arch.from_json(path.read_text(encoding="utf-8")), None
+        return read_arch(path), None
 
     def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
         """Return an architecture with the problem whose space and ViT config it has: its run's, or a preset's."""

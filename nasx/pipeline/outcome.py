@@ -1,6 +1,5 @@
 """What a finished run leaves beside its stages: summary, architecture, weights, picture and report; reading it back."""
 
-import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,18 @@ from nasx.arch import Arch
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem
-from nasx.pipeline.run_facts import labels, write_facts
+from nasx.pipeline.records import AGAIN, ARCH, SUMMARY, read_arch, read_asked, read_summary
+from nasx.pipeline.run_facts import FACTS, labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
 from nasx.pipeline.stage_reports import REPORTS
 from nasx.report import NetworkRow, StageRow
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints, unflatten_state
-from nasx.run.files import write_bytes, write_json, write_text
-from nasx.run.stages import CHECKPOINTS, JOURNAL, RUN
+from nasx.run.files import read_record, write_bytes, write_json, write_text
+from nasx.run.stages import CHECKPOINTS, JOURNAL
 
+_NEEDED = (SUMMARY, ARCH, "model.safetensors")
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 _SUMMARISED = ("params", "macs", "val_score", "test_score", "val_accuracy", "test_accuracy", "arch", "weights_kept")
 
@@ -89,8 +90,8 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
 
     winner = outcome.winner
     arch = problem.space.canonical(winner["arch"])
-    write_json(directory / "summary.json", outcome.summary)
-    write_text(directory / "arch.json", arch.to_json())
+    write_json(directory / SUMMARY, outcome.summary)
+    write_text(directory / ARCH, arch.to_json())
     write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
     write_facts(directory, problem)  # with the images that training found broken
     try:
@@ -140,22 +141,22 @@ class FinishedRun:
 
 
 def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
-    """Return a finished run; a ValueError says where there is none, where it is not finished, or another recipe's."""
-    if not (directory / RUN).is_file():
-        raise ValueError(f"{directory} is no run directory; name one that `run` or `train` has filled")
-    asked = json.loads((directory / RUN).read_text(encoding="utf-8"))["config"]
+    """Return a finished run; a ValueError says that it is none, not finished, damaged, or another recipe's."""
+    asked = read_asked(directory)["config"]
     if recipe is not None and asked.get("recipe") != recipe:
         raise ValueError(f"{directory} is a run of the recipe {asked.get('recipe')!r}; read it with that one")
-    needed = ("summary.json", "arch.json", "model.safetensors")
-    if missing := [name for name in needed if not (directory / name).is_file()]:
+    if missing := [name for name in _NEEDED if not (directory / name).is_file()]:
         raise ValueError(f"the run in {directory} is not finished, for it has no {missing[0]}; continue it first")
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     records = [record for record in Journal(directory / JOURNAL) if record.get("event") == "stage_done"]
     results = {record["stage"]: record["result"] for record in records}
     stages = read_stages(directory)
-    last = [stage for stage in stages if stage.kind == "evaluation"][-1]
+    evaluated = [stage.name for stage in stages if stage.kind == "evaluation" and stage.name in results]
+    if not evaluated:
+        raise ValueError(f"the run in {directory} is not finished, for it has evaluated no network; continue it first")
+    networks = results[evaluated[-1]]["networks"]
+    summary = read_summary(directory, networks)
     for key, ordered in (
-        ("networks", results[last.name]["networks"]),
+        ("networks", networks),
         ("stages", results),
     ):  # the file's keys are sorted
         summary[key] = {name: summary[key][name] for name in ordered if name in summary[key]}
@@ -168,8 +169,19 @@ def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
         stages=stages,
         results=results,
         summary=summary,
-        arch=Arch.from_json((directory / "arch.json").read_text(encoding="utf-8")),
+        arch=read_arch(directory / ARCH),
     )
+
+
+def is_whole(directory: Path) -> bool:
+    """Return whether the files that `write_outcome` wrote beside the stages are there and can be read."""
+    try:
+        read_summary(directory)
+        read_arch(directory / ARCH)
+        read_record(directory / FACTS, AGAIN)
+    except (OSError, ValueError):
+        return False
+    return all((directory / name).is_file() for name in _NEEDED)
 
 
 def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:

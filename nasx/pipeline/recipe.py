@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli import nearest
+from nasx.pipeline.records import read_asked
 from nasx.run.stages import RUN
 
 if TYPE_CHECKING:
@@ -111,9 +112,12 @@ def open_recipe(name: str) -> Recipe:
 
 
 def recipe_of(path: Path) -> str | None:
-    """Return the name of the recipe that a run or an exported network belongs to, None where it does not say."""
+    """Return the name of the recipe that a run or an exported network belongs to, None where it does not say.
+
+    A ValueError says that the record of a run is damaged.
+    """
     if (path / RUN).is_file():
-        name = json.loads((path / RUN).read_text(encoding="utf-8"))["config"].get("recipe")
+        name = read_asked(path)["config"].get("recipe")
         return None if name is None else str(name)
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():

@@ -1,6 +1,5 @@
 """The report of a run, finished or not, from its directory alone; and of several runs side by side."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from nasx.comparison import Difference, Interval, paired_difference, score_interval
 from nasx.pipeline.metrics_file import METRICS, read_metrics
+from nasx.pipeline.records import AGAIN, SUMMARY, read_asked, read_summary
 from nasx.pipeline.run_facts import FACTS
 from nasx.pipeline.run_status import RecordedStage, read_events, read_stages, status
 from nasx.pipeline.search_record import read_search
@@ -34,7 +34,8 @@ from nasx.report import (
     si,
 )
 from nasx.run import Journal
-from nasx.run.stages import JOURNAL, RUN
+from nasx.run.files import read_record
+from nasx.run.stages import JOURNAL
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 
@@ -55,7 +56,7 @@ class RunReader:
     @cached_property
     def asked(self) -> Mapping[str, Any]:
         """What the run was started with: recipe, settings, data."""
-        asked: dict[str, Any] = self.json(RUN)["config"]
+        asked: dict[str, Any] = read_asked(self.directory)["config"]
         return asked
 
     @property
@@ -98,11 +99,11 @@ class RunReader:
         return self.evaluation["networks"] if self.evaluation else {}
 
     def json(self, name: str) -> Any:
-        """Return a JSON file of the run; a ValueError says that it is missing."""
+        """Return a JSON object of the run; a ValueError says that it is missing or damaged."""
         path = self.directory / name
         if not path.is_file():
             raise ValueError(f"{self.directory} has no {name}; continue the run with its own command")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_record(path, AGAIN)
 
     def scores(self, network: Mapping[str, Any], part: str) -> NDArray[np.float64] | None:
         """Return a tested network's score of every sample of a part, None where they are not kept."""
@@ -162,7 +163,7 @@ def report_of(directory: str | Path) -> Report:
         incidents=tuple(_incidents(run)),
         config=run.config,
         split=run.asked["split"],
-        versions=starts[-1]["versions"] if starts else run.json(RUN)["versions"],
+        versions=starts[-1]["versions"] if starts else read_asked(run.directory, versions=dict)["versions"],
         hardware=starts[-1]["hardware"] if starts else {},
         command=_command(run, starts),
         seed=run.config["seed"],
@@ -186,7 +187,7 @@ def compared(directories: Sequence[Path]) -> list[ComparedRun]:
 
 
 def _network_rows(run: RunReader) -> Iterator[NetworkRow]:
-    drawings = run.json("summary.json").get("drawings", {}) if (run.directory / "summary.json").is_file() else {}
+    drawings = read_summary(run.directory)["drawings"] if (run.directory / SUMMARY).is_file() else {}
     for number, (name, network) in enumerate(run.networks.items()):
         yield NetworkRow(
             run.facts["labels"].get(name, name),

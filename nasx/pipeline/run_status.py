@@ -1,7 +1,6 @@
 """A run directory seen from outside, while it works or afterwards: which stages there are, and how far they are."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nasx.run import Journal, write_json
+from nasx.pipeline.records import AGAIN, SETTINGS, read_asked, read_settings
+from nasx.run import DamagedFile, Journal, write_json
+from nasx.run.files import read_json, read_record
 from nasx.run.lock import is_held
 from nasx.run.stages import JOURNAL, LOCK, RUN
 
@@ -110,8 +111,10 @@ def write_stages(directory: Path, stages: "Sequence[RunStage]") -> None:
     """List the stages of a run in its directory, for those who read it back."""
     listed = [{"name": stage.name, "kind": stage.kind} for stage in stages]
     path = directory / STAGES
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != listed:
-        write_json(path, listed)
+    with contextlib.suppress(FileNotFoundError, DamagedFile):
+        if read_json(path, AGAIN) == listed:
+            return
+    write_json(path, listed)
 
 
 def read_stages(directory: Path) -> tuple[RecordedStage, ...]:
@@ -119,7 +122,11 @@ def read_stages(directory: Path) -> tuple[RecordedStage, ...]:
     path = directory / STAGES
     if not path.is_file():
         raise ValueError(f"{directory} lists no stages, for it has no {STAGES}; continue the run with its own command")
-    return tuple(RecordedStage(row["name"], row["kind"]) for row in json.loads(path.read_text(encoding="utf-8")))
+    rows = read_json(path, AGAIN)
+    try:
+        return tuple(RecordedStage(str(row["name"]), str(row["kind"])) for row in rows)
+    except (LookupError, TypeError) as error:
+        raise DamagedFile(f"{path} is damaged (it is no list of stages); {AGAIN}") from error
 
 
 def read_events(directory: Path) -> list[dict[str, Any]]:
@@ -136,7 +143,7 @@ def status(directory: str | Path) -> RunStatus:
     """
     directory = Path(directory)
     events = read_events(directory)
-    described = json.loads((directory / RUN).read_text(encoding="utf-8"))
+    described = read_asked(directory, started=str)
     seconds = {record["stage"]: record["seconds"] for record in events if record.get("event") == "stage_done"}
     running = is_held(directory / LOCK)
     stages = tuple(_stage_status(directory, stage, seconds, running) for stage in read_stages(directory))
@@ -186,9 +193,9 @@ def _stage_status(
     name, kind, folder = stage.name, stage.kind, directory / stage.name
     if name in seconds:
         return StageStatus(name, "done", kind, seconds[name])
-    settings = _json(folder / "settings.json")
-    if settings is None:
+    if not (folder / SETTINGS).is_file():
         return StageStatus(name, "waiting", kind)
+    settings = read_settings(folder)
     failure = str(settings.get("failure", ""))
     seen: dict[str, Any] = {**_progress(directory, name, running is not False), **_training(folder, settings)}
     best = _best(folder, name)
@@ -197,8 +204,12 @@ def _stage_status(
 
 def _progress(directory: Path, stage: str, running: bool) -> dict[str, Any]:
     """Return what the run wrote of the progress of a stage."""
-    noted = _json(directory / PROGRESS)
-    if noted is None or noted.get("stage") != stage:
+    number = int | float
+    try:
+        noted = read_record(directory / PROGRESS, "", stage=str, done=number, total=number, per_second=number)
+    except (FileNotFoundError, DamagedFile):  # a display, which is written again
+        return {}
+    if noted["stage"] != stage:
         return {}
     rate, left = noted["per_second"], noted["total"] - noted["done"]
     remaining = left / rate if running and rate > 0 else None
@@ -236,10 +247,3 @@ def _best(folder: Path, stage: str) -> float | None:
         elif "network" in record:
             scores.append(record["network"].get("val_score", -math.inf))
     return max(scores, default=None)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

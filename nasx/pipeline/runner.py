@@ -30,7 +30,7 @@ from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
 from nasx.pipeline.networks import load_weights, read_weights
-from nasx.pipeline.outcome import outcome_of, versions, write_outcome
+from nasx.pipeline.outcome import is_whole, outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.run_facts import write_facts
@@ -130,7 +130,7 @@ def run(
         found: tuple[Any, ...] = ()
         if group.first:
             outcome = outcome_of(problem, finished.results, finished.seconds)
-            if not finished.already or not (directory / "summary.json").exists():
+            if not finished.already or not is_whole(directory):
                 write_outcome(directory, problem, finished.results, outcome)
             found = outcome.summary, outcome.winner, outcome.front, outcome.tests
         summary, winner, front, tests = group.from_first(found)

@@ -4,7 +4,6 @@
 each generation, the index of each candidate in that space with its MACs and its score.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from nasx.pipeline.events import CandidateScored
 from nasx.pipeline.run_facts import budget_facts
 from nasx.report import Candidate, SearchHistory
 from nasx.run import Journal, write_json
+from nasx.run.directory import LOST
+from nasx.run.files import read_record
 from nasx.run.stages import JOURNAL
 from nasx.space import ArchSet, Space
 
@@ -63,7 +64,7 @@ def read_search(folder: Path, stage: str) -> SearchHistory | None:
     """
     if not (folder / SEARCHED).is_file():
         return None
-    searched = json.loads((folder / SEARCHED).read_text(encoding="utf-8"))
+    searched = read_record(folder / SEARCHED, LOST, space=str, budgets=list, best_kept=object)
     space = Space.from_json(searched["space"])
     candidates = tuple(
         Candidate(record["generation"], cost, score, space[int(index)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx.arch import Arch
+from nasx.pipeline.records import read_arch
 from nasx.weights import read_state_dict
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
             f"a teacher is timm:NAME=WEIGHTS.safetensors, or a folder with arch.json and model.safetensors, but got "
             f"{spec!r}"
         )
-    network = problem.make(Arch.from_json(arch.read_text(encoding="utf-8")))
+    network = problem.make(read_arch(arch))
     try:
         network.load_state_dict(read_state_dict(weights))
     except RuntimeError as error:

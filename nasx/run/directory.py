@@ -27,6 +27,9 @@ from nasx.run.signals import StopFlag
 from nasx.run.stages import JOURNAL, LOCK, RUN, Stage, StageContext, check_stages
 
 ABSENT = "(absent)"
+LOST = "restore it from a copy, or start a new run directory"
+"""What to do about a file of a run that nothing can write again."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,7 +82,7 @@ class RunDirectory:
             started = datetime.now(UTC).isoformat(timespec="seconds")
             files.write_json(self.path / RUN, {**asked, "started": started})
             return
-        found = _read_json(self.path / RUN)
+        found = files.read_record(self.path / RUN, LOST, config=object, versions=dict)
         config = _differences(found.get("config"), asked["config"])
         refused = {field: change for field, change in config.items() if not _is_changeable(field, changeable)}
         if refused:
@@ -187,18 +190,6 @@ def _check_is_run(path: Path) -> None:
         raise ValueError(
             f"{path} is neither empty nor a run: it holds {foreign[0]!r} but no {RUN}; choose another run directory"
         )
-
-
-def _read_json(path: Path) -> dict[str, Json]:
-    try:
-        found = files.parse_json(files.read_plain(path))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); restore it from a copy, or start a new run directory"
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} does not describe a run; restore it from a copy, or start a new run directory")
-    return found
 
 
 def _differences(old: Json, new: Json) -> dict[str, tuple[Json, Json]]:

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import Any, ParamSpec, TypeVar
 
 Json = Any
@@ -124,6 +125,29 @@ def parse_json(text: str | bytes) -> Json:
         return json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def read_json(path: str | os.PathLike[str], mend: str) -> Json:
+    """Return the value of a JSON file that a run wrote; DamagedFile names the file, what is wrong, and the `mend`."""
+    path = Path(path)
+    try:
+        return parse_json(read_plain(path))
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged ({error}); {mend}") from error
+
+
+def read_record(path: str | os.PathLike[str], mend: str, **fields: type | UnionType) -> dict[str, Json]:
+    """Return the JSON object of a file that a run wrote, whose `fields` have values of these types.
+
+    Anything else is a DamagedFile, as of `read_json`.
+    """
+    found = read_json(path, mend)
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path} is damaged (it is no JSON object); {mend}")
+    for name, kind in fields.items():
+        if name not in found or not isinstance(found[name], kind):
+            raise DamagedFile(f"{path} is damaged ({name!r} is missing, or not what a run writes); {mend}")
+    return found
 
 
 def flush_directory(path: Path) -> None:
