@@ -1,5 +1,6 @@
 """Batches as a pure function of seed and step, so that any step can be recomputed by any process."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TypeVar
@@ -297,9 +298,11 @@ def _load_readable(images: Images, indices: Indices) -> Tensor:
 
 def _normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return the function from images in 0..255 to normalised float32 ones."""
-    if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
         raise ValueError(
-            f"mean and std have one value per channel, every std above 0, but got mean={tuple(mean)}, std={tuple(std)}"
+            "mean and std have one finite value per channel, every std above 0, but got "
+            f"mean={tuple(mean)}, std={tuple(std)}"
         )
     means, stds = (torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std))
     return partial(_normalise, means=means, stds=stds)

@@ -1,3 +1,4 @@
+import math
 import sys
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_channel_statistics_of_a_large_set_are_those_of_evenly_spaced_images() -
         ({"repeats": 0}, "repeats counts the copies of an image and must be at least 1, but got 0"),
         ({"classes": 4}, "labels are 0 to 4, but classes=4 needs 0 to 3"),
         ({"seed": -1}, "seed must not be negative, but got -1"),
-        ({"mean": (0, 0)}, "one value per channel"),
+        ({"mean": (0, 0)}, "one finite value per channel"),
         ({"std": (0,)}, "every std above 0"),
         ({"mixup": -0.1}, "must not be negative, but got -0.1"),
         ({"cutmix": 1.0}, "need the number of classes"),
@@ -275,6 +276,9 @@ def test_impossible_evaluation_is_refused_at_once() -> None:
         eval_batches(numbered(4), 0, (0,), (1,))
     with pytest.raises(ValueError, match="every std above 0"):
         eval_batches(numbered(4), 1, (0,), (0,))
+    for mean, std in (((math.nan,), (1,)), ((math.inf,), (1,)), ((0,), (math.inf,)), ((0,), (math.nan,))):
+        with pytest.raises(ValueError, match="one finite value per channel"):
+            eval_batches(numbered(4), 1, mean, std)
 
 
 def test_statistics_of_other_channels_are_refused() -> None:
