@@ -77,6 +77,13 @@ def pick(name: str, known: Mapping[str, Any], what: str) -> Any:
     return known[name]
 
 
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Refuse options that count something and are below 1, by their names."""
+    for option, count in counts.items():
+        if count < 1:
+            raise BadInput(f"{option} is at least 1, but got {count}; write a larger number")
+
+
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """Return a config with `section.field=value` settings applied and validated.
 

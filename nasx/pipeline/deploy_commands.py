@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasx.cli import DONE, FAILED, BadInput, bad_input, print_json
+from nasx.cli import DONE, FAILED, BadInput, bad_input, check_counts, print_json
 from nasx.pipeline.commands import CommandLine
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class DeployCommands:
             from nasx.pipeline.machine import Machine
             from nasx.train import pick_device
 
-            for name, value in (("--top", options.top), ("--batch-size", options.batch_size)):
-                if value < 1:
-                    raise BadInput(f"{name} is at least 1, but got {value}")
+            check_counts({"--top": options.top, "--batch-size": options.batch_size})
             files: list[Path] = []
             for path in options.images:
                 if not path.is_dir():

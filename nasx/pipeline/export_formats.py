@@ -14,9 +14,9 @@ from nasx.pipeline.errors import ExportFailed
 from nasx.pipeline.exported import KEY, WEIGHTS, ExportedModel
 from nasx.pipeline.model_card import CARD, MARK, Format, card
 from nasx.pipeline.onnx_files import add_metadata, add_preprocessing
+from nasx.pipeline.outputs import keep_runs
 from nasx.pipeline.timm_config import timm_config
 from nasx.run import write_bytes
-from nasx.run.stages import RUN
 from nasx.verify import compare_onnx, export_onnx
 
 ARCH, CLASSES, CONFIG, ONNX, PT2 = "arch.json", "classes.json", "config.json", "model.onnx", "model.pt2"
@@ -103,8 +103,7 @@ def write_pt2(model: ExportedModel, directory: Path, *, force: bool = False, tol
 
 
 def _refuse_existing(directory: Path, names: Iterable[str], force: bool) -> None:
-    if (directory / RUN).exists():
-        raise FileExistsError(f"{directory} is a run directory, whose files must stay; choose another --out")
+    keep_runs(directory, "--out")
     present = [name for name in (*names, ARCH, CLASSES, CARD) if (directory / name).exists()]
     if present and not force:
         raise FileExistsError(

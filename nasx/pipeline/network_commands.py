@@ -1,14 +1,16 @@
 """The commands about single networks, for every recipe: describe, train, evaluate, import, verify, latency."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasx.cli import DONE, FAILED, INTERRUPTED, BadInput, apply_settings, bad_input, pick, print_json
+from nasx.cli import DONE, FAILED, INTERRUPTED, BadInput, apply_settings, bad_input, check_counts, pick, print_json
 from nasx.pipeline.commands import CommandLine, is_first
 from nasx.pipeline.deploy_commands import DeployCommands, show_written
+from nasx.pipeline.outputs import check_output
 
 if TYPE_CHECKING:
     from nasx.arch import Arch
@@ -44,7 +46,7 @@ class NetworkCommands:
         self._add_preset(sub)
         sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
         sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1, such as 0.5,0.5,0.5")
-        sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
+        sub.add_argument("--std", type=_deviations, help="the same of the standard deviation")
 
         sub = line.add("import-official", self.import_official, "read published weights")
         sub.add_argument(
@@ -59,7 +61,7 @@ class NetworkCommands:
         sub.add_argument("--key", help="which state dict to take of a checkpoint that holds several")
         sub.add_argument("--arch", help="the network to take of a supernet: an arch.json")
         sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1 (default: ImageNet's)")
-        sub.add_argument("--std", type=_numbers, help="the same of the standard deviation")
+        sub.add_argument("--std", type=_deviations, help="the same of the standard deviation")
         sub.add_argument("--force", action="store_true", help="overwrite what is there")
 
         sub = line.add("verify", self.verify, "prove that supernet, network, weights and costs agree")
@@ -89,8 +91,10 @@ class NetworkCommands:
     def describe(self, options: argparse.Namespace) -> int:
         """Show a network block by block, with its costs."""
         with bad_input():
-            from nasx.report.figures import architecture, save_figure
+            from nasx.report.figures import FORMATS, architecture, save_figure
 
+            if options.picture:
+                check_output(options.picture, "--picture", tuple(FORMATS))
             problem, arch = self._described(options)
             counts = problem.describe(arch)
             if options.picture:
@@ -280,6 +284,8 @@ class NetworkCommands:
             from nasx.measure import ViTBlocks
             from nasx.pipeline.machine import Machine
 
+            check_counts({"--batch-size": options.batch_size, "--rounds": options.rounds})
+            check_output(options.out, "--out", (".json",))
             recipe = self.line.recipe()
             problem = self._preset_problem(recipe, options, None)
             blocks = ViTBlocks(recipe.build, problem.vit, options.batch_size)
@@ -445,8 +451,16 @@ def check_classes(model: "ExportedModel", classes: tuple[str, ...]) -> None:
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(word) for word in text.split(","))
+        numbers = tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"numbers with commas between, such as 0.5,0.5,0.5, but got {text!r}"
-        ) from None
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"finite numbers with commas between, such as 0.5,0.5,0.5, but got {text!r}")
+    return numbers
+
+
+def _deviations(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"numbers above 0, such as 0.5,0.5,0.5, but got {text!r}")
+    return numbers

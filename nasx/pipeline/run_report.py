@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nasx.comparison import Difference, Interval, paired_difference, score_interval
 from nasx.pipeline.metrics_file import METRICS, read_metrics
+from nasx.pipeline.outputs import check_output
 from nasx.pipeline.records import AGAIN, SUMMARY, read_asked, read_summary
 from nasx.pipeline.run_facts import FACTS
 from nasx.pipeline.run_status import RecordedStage, read_events, read_stages, status
@@ -116,13 +117,17 @@ def report(directory: str | Path, *others: str | Path, output: str | Path | None
     """Write the report of a run, finished or not, and return its path; of several runs, a page that compares them.
 
     The page of one run is `report.html` in its directory, with its figures in `figures/` beside it; that of several is
-    `comparison.html` in the current directory; `output` is another path. A ValueError says which directory is no run.
+    `comparison.html` in the current directory; `output` is another path. A ValueError says which directory is no run,
+    or what is wrong with the output; a FileExistsError that it lies in a run directory.
     """
+    own = Path(directory) / REPORT
+    path = Path(output or COMPARISON) if others or output is not None else own
+    if others or path.resolve() != own.resolve():
+        check_output(path, "output", (".html",))
     if not others:
-        return write_run_report(Path(directory), None if output is None else Path(output))
+        return write_run_report(Path(directory), path)
     from nasx.report.html import write_comparison
 
-    path = Path(output or COMPARISON)
     write_comparison(path, compared([Path(directory), *map(Path, others)]))
     return path
 

@@ -424,12 +424,15 @@ def save_png(figure: Figure, path: Path, dpi: int = 200) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+FORMATS: Mapping[str, Callable[[Figure, Path], None]] = {".svg": save_svg, ".png": save_png}
+"""What `save_figure` writes, by the ending of a file's name."""
+
+
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that its file name ends in: .svg or .png; another is a ValueError."""
-    formats = {".svg": save_svg, ".png": save_png}
-    if path.suffix.lower() not in formats:
-        raise ValueError(f"a figure is written as {' or '.join(formats)}, but got {path}; rename it")
-    formats[path.suffix.lower()](figure, path)
+    """Write a figure in the format that its file name ends in, one of `FORMATS`; another is a ValueError."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"a figure is written as {' or '.join(FORMATS)}, but got {path}; rename it")
+    FORMATS[path.suffix.lower()](figure, path)
 
 
 def _panels(count: int, entries: int = 0) -> tuple[Figure, list[Axes]]:

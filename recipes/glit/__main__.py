@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nasx.cli import DONE, bad_input, pick, print_json
+from nasx.cli import DONE, bad_input, check_counts, pick, print_json
 from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
+from nasx.pipeline.outputs import check_output
 
 METHODS = ("hierarchical", "spos", "random")
 
@@ -31,10 +32,12 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def _heatmaps(options: argparse.Namespace) -> int:
     with bad_input():
-        from nasx.report.figures import save_figure
+        from nasx.report.figures import FORMATS, save_figure
 
         from .heatmaps import heat_maps_of_run
 
+        check_counts({"--count": options.count})
+        check_output(options.out, "--out", tuple(FORMATS))
         save_figure(heat_maps_of_run(options.run, options.data, options.count), options.out)
     print_json({"figure": str(options.out)}) if options.json else print(f"figure: {options.out}")
     return DONE

@@ -45,8 +45,11 @@ def first_of_each_class(labels: NDArray[np.int64], count: int) -> list[int]:
 def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) -> Figure:
     """Return the heat maps of a finished run: validation images, the DeiT-shaped network, the one that was found.
 
-    `data` is the run's image folder, None for the digits. Raises ValueError where the directory is no finished run.
+    `data` is the run's image folder, None for the digits; `count` images at most are shown. Raises ValueError where the
+    directory is no finished run, or `count` is below 1.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, but got {count}")
     run = read_run(run_dir, "glit")
     networks = run.results["evaluation"]["networks"]
     if missing := [name for name in NETWORKS if name not in networks]:

@@ -419,3 +419,76 @@ def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.Ca
         assert words in refused(arguments, capsys), arguments
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "ending", "other"),
+    [
+        (["report", "RUN"], "--output", ".html", "page.txt"),
+        (["latency", "--preset", "digits"], "--out", ".json", "table.html"),
+        (["heatmaps", "RUN"], "--out", ".svg", "maps.json"),
+        (["describe", "--arch", "RUN"], "--picture", ".png", "picture.json"),
+    ],
+)
+def test_no_command_writes_over_a_run_or_under_a_misleading_name(
+    command: list[str],
+    option: str,
+    ending: str,
+    other: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nasx.latency.measure_latency", None)  # whose work would be lost
+    words = [str(run) if word == "RUN" else word for word in command]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (tmp_path / "linked").symlink_to(run / "evaluation")
+    for inside in (run / f"own{ending}", run / "evaluation" / f"own{ending}", tmp_path / "linked" / f"own{ending}"):
+        assert "is a run directory, whose files must stay; choose another" in refused(
+            [*words, option, str(inside)], capsys
+        )
+    assert f"must end in {'.svg or .png' if ending in ('.svg', '.png') else ending}" in refused(
+        [*words, option, str(run / "summary.txt")], capsys
+    )
+    assert f"but got {tmp_path / other}" in refused([*words, option, str(tmp_path / other)], capsys)
+    assert "there is no folder" in refused([*words, option, str(tmp_path / "no" / f"own{ending}")], capsys)
+    (tmp_path / f"folder{ending}").mkdir()
+    assert "is a folder" in refused([*words, option, str(tmp_path / f"folder{ending}")], capsys)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_s_own_report_is_written_again_and_a_comparison_is_not_put_in_its_place(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    own = tmp_path / "copy" / "report.html"
+    assert json_of(["report", "copy", "--output", str(own)], capsys) == {"report": str(own)}
+    assert "whose files must stay" in refused(["report", "copy", str(run), "--output", str(own)], capsys)
+    assert json_of(["report", "copy", "--output", "page.html"], capsys) == {"report": "page.html"}
+
+
+def test_counts_below_1_are_refused_by_their_option(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = ["latency", "--preset", "digits", "--out", "table.json"]
+    for option, command in (
+        ("--batch-size", table),
+        ("--rounds", table),
+        ("--count", ["heatmaps", str(run), "--out", "maps.svg"]),
+    ):
+        for count in ("0", "-3"):
+            assert f"{option}" in (error := refused([*command, option, count], capsys))
+            assert "at least 1" in error
+            assert f"but got {count}" in error
+
+
+@pytest.mark.parametrize("mean", ["nan", "inf,0,0", "0.5,-inf,0", "", "1,x"])
+def test_statistics_that_are_no_finite_numbers_are_refused(
+    mean: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--mean", "--std"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", str(run), f"{option}={mean}"])
+        assert f"argument {option}: finite numbers" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", str(run), "--std=0.5,0"])
+    assert "numbers above 0" in capsys.readouterr().err
