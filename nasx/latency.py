@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -45,7 +45,8 @@ class Blocks(Protocol):
     """What builds the modules that are timed, with inputs of the batch size that matters; any device will do.
 
     `fixed` is the network without its repeated parts, called as the network is. `shared` are the choices outside
-    repeated parts without those in the `ignore` of `measure_latency`.
+    repeated parts without those in the `ignore` of `measure_latency`. Where an object has a mapping `sizes` too, such
+    as {"embed_dim": 192, "batch_size": 1}, the table keeps it.
     """
 
     def fixed(self, shared: Mapping[str, Value]) -> Timed:
@@ -128,6 +129,8 @@ class Latency(AdditiveCost):
     part_times: Mapping[PartKey, int]
     ignored: tuple[str, ...] = ()
     by_index: bool = False
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """What the measured networks have in common, and the batch size, as JSON values; empty where it is not known."""
 
     unit = "µs"
 
@@ -147,6 +150,16 @@ class Latency(AdditiveCost):
         """Return what `part_times` holds the time under."""
         return name, index if self.by_index else 0, self.fixed_key(shared), Arch(choices)
 
+    def check_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """Refuse, as ValueError, networks of other `sizes` than were measured; the batch size is not compared."""
+        ours, theirs = dict(_flat(self.sizes)), dict(_flat(json.loads(json.dumps(dict(sizes)))))
+        different = [name for name in theirs if name not in ours or ours[name] != theirs[name]]
+        if different:
+            measured, asked = (
+                ", ".join(f"{name}={found.get(name, 'unknown')}" for name in different) for found in (ours, theirs)
+            )
+            raise ValueError(f"the latencies were measured on networks with {measured}, but these have {asked}")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as JSON, with the device's name and versions."""
         parts = [
@@ -158,6 +171,7 @@ class Latency(AdditiveCost):
             "measured_on": asdict(self.measured_on),
             "ignored": list(self.ignored),
             "by_index": self.by_index,
+            "sizes": dict(self.sizes),
             "fixed": [{"shared": dict(shared), "microseconds": took} for shared, took in self.fixed_times.items()],
             "parts": parts,
         }
@@ -183,6 +197,7 @@ class Latency(AdditiveCost):
                 },
                 tuple(document["ignored"]),
                 document["by_index"],
+                dict(document.get("sizes", {})),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no table of latencies ({error!r}); write one with Latency.save") from None
@@ -223,7 +238,7 @@ def measure_latency(
     where = _pick_device(device, runtime)
     fixed: dict[FixedKey, int] = {}
     parts: dict[PartKey, int] = {}
-    table = Latency(_measured_on(where, runtime), fixed, parts, tuple(ignore), by_index)
+    table = Latency(_measured_on(where, runtime), fixed, parts, tuple(ignore), by_index, _sizes(blocks))
     attainable(space, _BlocksInUse(table, fixed, parts))
     modules = [*(blocks.fixed(shared) for shared in fixed), *(blocks.part(*key) for key in parts)]
     found = time_modules(
@@ -373,10 +388,24 @@ def _check_blocks(blocks: object, call: str, *needed: str) -> None:
         )
 
 
+def _sizes(blocks: Blocks) -> dict[str, Any]:
+    sizes = getattr(blocks, "sizes", None)
+    found: dict[str, Any] = json.loads(json.dumps(dict(sizes))) if isinstance(sizes, Mapping) else {}
+    return found
+
+
 def _found(times: Mapping[Any, int], key: object, choices: Mapping[str, Value]) -> int:
     if key not in times:
         raise ValueError(f"the table holds no latency for {dict(choices)}; measure the space that this comes from")
     return times[key]
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _whole(value: Any) -> int:

@@ -3,7 +3,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,24 @@ def test_a_damaged_table_is_refused(damage: str, table: Latency, tmp_path: Path)
     assert path.read_text() != text
     with pytest.raises(ValueError, match="holds no table of latencies"):
         Latency.load(path)
+
+
+def test_a_table_keeps_the_sizes_of_its_networks_and_fits_no_others(tmp_path: Path) -> None:
+    vit = GLiTConfig(image_size=16, patch_size=4, num_classes=10, embed_dim=36)
+    space = reduced(GLiTSpace(blocks=1, global_heads=(3,), kernel_size=(3,), held_kernel_size=3))
+    table = measure_latency(space, ViTBlocks(build_in, vit, batch_size=2), device="cpu", rounds=1)
+    table.save(tmp_path / "table.json")
+    read = Latency.load(tmp_path / "table.json")
+    assert read == table
+    assert (read.sizes["embed_dim"], read.sizes["batch_size"]) == (36, 2)
+    read.check_sizes(asdict(vit))
+    other = replace(vit, embed_dim=72, variant=replace(vit.variant, locality="conv2d"))
+    with pytest.raises(
+        ValueError, match=r"on networks with embed_dim=36, variant\.locality=conv1d, but .* embed_dim=72, .*=conv2d"
+    ):
+        read.check_sizes(asdict(other))
+    with pytest.raises(ValueError, match="on networks with image_size=unknown"):
+        replace(read, sizes={}).check_sizes(asdict(vit))
 
 
 def test_a_block_that_was_not_measured_is_named(table: Latency) -> None:

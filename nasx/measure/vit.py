@@ -1,7 +1,7 @@
 """Vision transformers taken apart into blocks, and costs that are counted on these."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -31,6 +31,15 @@ class ViTBlocks:
     build: BuildViT
     vit: ImageConfig
     batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, but got {self.batch_size}")
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The fields of `vit` and the batch size, which a table of latencies keeps."""
+        return {**asdict(self.vit), "batch_size": self.batch_size}
 
     def fixed(self, shared: Mapping[str, Value]) -> tuple[nn.Module, Tensor]:
         """Return patch embedding, class token, norm and head, and images (B, C, H, W)."""

@@ -1,7 +1,7 @@
 """The settings of a run, as typed values in sections; recipes add sections of their own."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -434,8 +434,11 @@ class CostBounds(Section):
             )
         return self
 
-    def further(self, macs: Cost, params: Cost) -> list[Budget]:
-        """Return the budgets that these bounds are; a ValueError says that a table cannot be read."""
+    def further(self, macs: Cost, params: Cost, sizes: Mapping[str, Any]) -> list[Budget]:
+        """Return the budgets that these bounds are, for networks of some `sizes` (the fields of their ViT config).
+
+        A ValueError says that a table cannot be read, or is of networks of other sizes.
+        """
         found = [
             Budget(cost, at_most=bound, names=("", f"budget.{name}"))
             for name, cost, bound in (
@@ -451,6 +454,13 @@ class CostBounds(Section):
                 table = Latency.load(self.latency, measured_elsewhere=True)  # measured where the network is to run
             except (OSError, ValueError) as error:
                 raise ValueError(f"budget.latency cannot be read: {error}") from error
+            try:
+                table.check_sizes(sizes)
+            except ValueError as error:
+                raise ValueError(
+                    f"budget.latency={self.latency} does not fit: {error}; measure these networks with the command "
+                    "`latency` and its --preset, --set and --classes"
+                ) from error
             found.append(Budget(table, at_most=self.latency_at_most, names=("", "budget.latency_at_most")))
         return found
 
@@ -462,11 +472,11 @@ class Budgets(CostBounds):
     at_least: Amount | None = Field(None, description="lower bound, inclusive; none: open")
     at_most: Amount | None = Field(None, description="upper bound, inclusive; none: open")
 
-    def budgets(self, macs: Cost, params: Cost) -> list[Budget]:
-        """Return the budgets: that of the chosen cost first, then those of others."""
+    def budgets(self, macs: Cost, params: Cost, sizes: Mapping[str, Any]) -> list[Budget]:
+        """Return the budgets: that of the chosen cost first, then those of others, as `further` does."""
         chosen = macs if self.cost == "macs" else params
         named = ("budget.at_least", "budget.at_most")
-        return [Budget(chosen, self.at_least, self.at_most, names=named), *self.further(macs, params)]
+        return [Budget(chosen, self.at_least, self.at_most, names=named), *self.further(macs, params, sizes)]
 
 
 class RunConfig(Section):

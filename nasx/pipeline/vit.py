@@ -108,7 +108,7 @@ class ViTProblem(Problem[Configured]):
         macs = CountedViTCost(vit, build, "macs") if macs is None else macs
         params = CountedViTCost(vit, build, "params") if params is None else params
         bounds: Any = config  # a recipe's settings have the section
-        budget = bounds.budget.budgets(macs, params) if budget is None else budget
+        budget = bounds.budget.budgets(macs, params, asdict(vit)) if budget is None else budget
         init_std = config.model.init_std
 
         def supernet_of(make: Any, space: Space) -> nn.Module:

@@ -1,7 +1,7 @@
 """What a GLiT run searches: global and local heads, stage by stage or at once, inside its budgets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -61,7 +61,7 @@ def levels_in(vit: GLiTConfig, config: Config) -> Levels:
     """Return the levels of the search that the settings ask for."""
     macs, budget = Macs(vit), config.budget
     cost = macs if budget.cost == "macs" else PaperMacs(vit)
-    return Levels(config.choices(), cost, budget, tuple(budget.further(macs, Params(vit))))
+    return Levels(config.choices(), cost, budget, tuple(budget.further(macs, Params(vit), asdict(vit))))
 
 
 def levels_of(problem: ViTProblem[Config]) -> Levels:

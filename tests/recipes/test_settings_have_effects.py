@@ -29,6 +29,7 @@ from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.images import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
+from nasx.pipeline.vit import ViTProblem
 from tests.pipeline.problems import context_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the class folders are numbers")
@@ -246,10 +247,10 @@ def config_of(recipe: str, settings: Sequence[str] = ()) -> Any:
     return apply_settings(digits, [*BASE, *OWN[recipe], *settings])
 
 
-def problem_of(recipe: str, config: Any, data: Path) -> Problem[Any]:
+def problem_of(recipe: str, config: Any, data: Path) -> ViTProblem[Any]:
     path = None if config.data.source == "digits" else data
     task = load_images(ImageSource(config.data, config.seed, path, MACHINE))
-    found: Problem[Any] = importlib.import_module(f"recipes.{recipe}.problem").RECIPE.problem(config, task)
+    found: ViTProblem[Any] = importlib.import_module(f"recipes.{recipe}.problem").RECIPE.problem(config, task)
     return found
 
 
@@ -336,7 +337,7 @@ def write_images(root: Path) -> Path:
     return root
 
 
-def write_table(problem: Problem[Any], path: Path, more: int) -> None:
+def write_table(problem: ViTProblem[Any], path: Path, more: int) -> None:
     """Write a table of latencies, of made-up microseconds."""
     table = Latency(MeasuredOn("none", 1, torch.__version__, "none"), {}, {})
     fixed, parts = {}, {}
@@ -346,7 +347,7 @@ def write_table(problem: Problem[Any], path: Path, more: int) -> None:
         for (name, index), choices in own.items():
             key = table.part_key(name, index, shared, choices)
             parts[key] = 10 + more + zlib.crc32(str(sorted(choices.items())).encode()) % 90
-    Latency(table.measured_on, fixed, parts).save(path)
+    Latency(table.measured_on, fixed, parts, sizes=problem.vit_settings).save(path)
 
 
 @pytest.fixture(scope="module")

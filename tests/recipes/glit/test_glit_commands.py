@@ -492,3 +492,15 @@ def test_statistics_that_are_no_finite_numbers_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", str(run), "--std=0.5,0"])
     assert "numbers above 0" in capsys.readouterr().err
+
+
+def test_a_latency_table_bounds_networks_of_its_sizes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--set", "space.global_heads=[3]", "--set", "space.mlp_ratio=[4]", "--set", "space.qkv_ratio=[1]"]
+    json_of(["latency", "--preset", "digits", "--rounds", "1", "--out", "table.json", *few], capsys)
+    bound = ["--set", "budget.latency=table.json", "--set", "budget.latency_at_most=100%"]
+    plan = ["plan", "--no-timing", "--method", "random", *few, *bound]
+    plan += [word for name in ("details_at_least", "details_at_most") for word in ("--set", f"budget.{name}=null")]
+    assert "table.json" in json_of(plan, capsys)["config"]["budget"]["latency"]
+    assert main([*plan, "--set", "model.embed_dim=72"]) == 2
+    error = capsys.readouterr().err
+    assert "measured on networks with embed_dim=36, but these have embed_dim=72; measure these networks" in error
