@@ -8,7 +8,8 @@ import nasx
 from nasx._memory import keep_freed_memory
 from nasx.cli import DONE, BadInput, bad_input, nearest, run_command
 from nasx.pipeline.commands import CommandLine
-from nasx.pipeline.recipe import recipe_module, recipe_names, recipe_of
+from nasx.pipeline.network_commands import NetworkCommands
+from nasx.pipeline.recipe import no_network, recipe_module, recipe_names, recipe_of
 
 _OF_RUNS = {"status": "show how far a run is", "report": "write the report of a run again"}
 _OF_NETWORKS = {
@@ -41,14 +42,8 @@ def _run(words: list[str]) -> int:
         return CommandLine("nasx", "Read runs, whichever recipe they are of.", presets=("",)).main(words)
     if command in _OF_NETWORKS:
         with bad_input():
-            name = _recipe(rest)
-        if name in recipe_names():
-            return _line(name).main(words)
-        known = ", ".join(recipe_names())
-        where = f"the one named is of {name!r}" if name else "no run or exported network is named"
-        raise BadInput(
-            f"`nasx {command} RUN` reads networks of the recipes {known}, but {where}; see nasx glit {command} --help"
-        )
+            name = _recipe_named(words)
+        return _line(name).main(words)
     raise BadInput(
         f"there is no recipe or command {command!r}{nearest(command, [*recipe_names(), *_OF_RUNS, *_OF_NETWORKS])}"
     )
@@ -59,12 +54,26 @@ def _line(recipe: str) -> CommandLine:
     return line
 
 
-def _recipe(words: Sequence[str]) -> str | None:
-    """Return the name of the recipe of the first run or exported network among some words, None where there is none."""
-    for word in words:
-        if not word.startswith("-") and (name := recipe_of(Path(word))) is not None:
-            return name
-    return None
+def _recipe_named(words: Sequence[str]) -> str:
+    """Return the recipe of the run or network that a command names; a ValueError says why there is none."""
+    line = CommandLine("nasx", "Read networks, whichever recipe they are of.", presets=("",))
+    NetworkCommands(line, ())
+    options = line.parse(words)
+    command, known = words[0], ", ".join(recipe_names())
+    given = [getattr(options, name, None) for name in ("source", "run", "weights")]
+    networks = [Path(path) for path in given if path is not None]
+    arch = getattr(options, "arch", None)
+    for path in [*networks, *([] if arch is None else [Path(arch)])]:
+        if (name := recipe_of(path)) in recipe_names():
+            return str(name)
+        if name is not None:
+            raise ValueError(f"`nasx {command}` reads networks of the recipes {known}, but {path} is of {name!r}")
+    if networks and not networks[0].is_file():
+        raise ValueError(no_network(networks[0]))
+    if networks or arch is not None:
+        silent = networks[0] if networks else arch
+        raise ValueError(f"{silent} does not say which of the recipes {known} it is of; write nasx RECIPE {command}")
+    raise ValueError(f"no run or exported network is named; write nasx {command} RUN")
 
 
 def _usage() -> str:

@@ -31,13 +31,34 @@ def test_help_lists_recipes_and_commands(capsys: pytest.CaptureFixture[str]) -> 
 def test_unknown_words_get_the_nearest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, rule in (
         (["glitt"], "did you mean 'glit'?"),
-        (["predict", str(tmp_path), "image.png"], "no run or exported network is named"),
+        (["predict", str(tmp_path), "image.png"], f"{tmp_path} is neither a run directory nor a network"),
+        (["evaluate"], "no run or exported network is named; write nasx evaluate RUN"),
         (["report", str(tmp_path)], "is no run directory"),
+        (["verify", "--arch", "glit-tiny"], "glit-tiny does not say which of the recipes"),
+        (["evaluate", "--weights", str(ROOT / "README.md")], "README.md does not say which of the recipes"),
+        (["verify", str(tmp_path / "none")], f"there is no {tmp_path / 'none'}; name a run directory"),
     ):
         assert main(words) == 2
         captured = capsys.readouterr()
         assert rule in captured.err
         assert captured.err.count("\n") == 1
+
+
+def test_the_path_that_is_no_network_is_blamed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run, missing = tmp_path / "run", tmp_path / "nope"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps({"config": {"recipe": "glit", "config": {}, "split": {}}}))
+    for command in (["predict", str(missing), str(run)], ["export", str(missing), "--out", str(run)]):
+        for words in (command, ["glit", *command]):
+            assert main(words) == 2
+            assert f"there is no {missing}; name a run directory" in capsys.readouterr().err
+    for name in ("model.onnx", "model.pt2"):
+        folder = tmp_path / name.partition(".")[2]
+        folder.mkdir()
+        (folder / name).write_bytes(b"")
+        for words in (["predict", str(folder), "image.png"], ["evaluate", str(folder)]):
+            assert main(words) == 2
+            assert f"{folder} holds {name}, for use without nasx" in capsys.readouterr().err
 
 
 def test_a_reader_may_stop_reading() -> None:

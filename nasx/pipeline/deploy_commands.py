@@ -53,6 +53,7 @@ class DeployCommands:
             from nasx.train import pick_device
 
             check_counts({"--top": options.top, "--batch-size": options.batch_size})
+            network = Classifier(open_model(options.source, self.line.recipe()))
             files: list[Path] = []
             for path in options.images:
                 if not path.is_dir():
@@ -64,7 +65,6 @@ class DeployCommands:
                 files += found
                 for remark in left_out.remarks():
                     print(f"{printable(path)}: {remark}", file=sys.stderr)
-            network = Classifier(open_model(options.source, self.line.recipe()))
             network.to(pick_device(Machine.from_environment().device))
             predictions = network.predict_files(files, batch_size=options.batch_size)
         width = max(len(printable(path)) for path in files)

@@ -17,7 +17,7 @@ from nasx.pipeline.images import recorded_images
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import FinishedRun, read_run
 from nasx.pipeline.preprocessing import Preprocessing
-from nasx.pipeline.recipe import Recipe, one_network, open_recipe, recipe_names
+from nasx.pipeline.recipe import Recipe, no_network, one_network, open_recipe, recipe_names
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
 from nasx.run.stages import RUN
 from nasx.train import device_of
@@ -122,13 +122,7 @@ def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
         return from_run(recipe or _library_recipe(run.recipe, path), run)
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        for other in ("model.onnx", "model.pt2"):
-            if (path / other).is_file():
-                raise ValueError(
-                    f"{path} holds {other}, for use without nasx, as its README.md shows; for nasx, export with "
-                    "--format safetensors"
-                )
-        raise ValueError(f"{path} is neither a run directory nor a network that was exported or imported")
+        raise ValueError(no_network(path))
     if recipe is None:
         recipe = _library_recipe(str(_described(file).get("recipe")), path)
     return from_file(recipe, file)

@@ -131,6 +131,19 @@ def recipe_of(path: Path) -> str | None:
         return None
 
 
+def no_network(path: Path) -> str:
+    """Return why there is no network to read at a path, in words and with the mend."""
+    if not path.exists():
+        return f"there is no {path}; name a run directory, or a network that was exported or imported"
+    for name in ("model.onnx", "model.pt2"):
+        if (path / name).is_file():
+            return (
+                f"{path} holds {name}, for use without nasx, as its README.md shows; for nasx, export with "
+                "--format safetensors"
+            )
+    return f"{path} is neither a run directory nor a network that was exported or imported"
+
+
 def as_sentence(remark: str) -> str:
     """Return a remark with a capital letter and a full stop."""
     return f"{remark[:1].upper()}{remark[1:].rstrip('.')}."

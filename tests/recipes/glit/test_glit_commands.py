@@ -410,7 +410,7 @@ def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.Ca
         (["evaluate", "--weights", str(run / "model.safetensors")], "name it with --arch"),
         (["verify"], "not both"),
         (["verify", str(tmp_path)], "no run directory"),
-        (["export", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")], "neither a run directory nor"),
+        (["export", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")], f"there is no {tmp_path / 'nothing'}"),
         (["import-official", str(tmp_path / "text"), "--out", str(tmp_path / "out")], "neither a safetensors file nor"),
         (["import-official", str(run / "model.safetensors"), "--out", str(tmp_path / "out")], "--heads"),
         (["report", str(tmp_path)], "no run directory"),
