@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -39,10 +40,13 @@ def bad_input() -> Iterator[None]:
 def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit status; bad input prints its message alone, on standard error.
 
-    A command whose output nobody reads any more, as in `plan | head`, ends quietly.
+    A command whose output nobody reads any more, as in `plan | head`, ends quietly. Pillow's warning of images with
+    too many pixels, which nasx refuses itself, is not shown.
     """
     try:
-        status = command()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
+            status = command()
         sys.stdout.flush()
         return status
     except BrokenPipeError:

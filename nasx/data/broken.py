@@ -1,5 +1,6 @@
 """Images that cannot be read: what is wrong with them, and how many of them training may skip."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ TOLERATED = 0.001
 """The share of broken training images above which a run stops."""
 
 _EXAMPLES = 3
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,12 @@ class BrokenImage:
 
 
 def printable(path: object) -> str:
-    """Return a path as text that any terminal and file takes: bytes that are no UTF-8 are written as escapes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """Return a path as text of one line that any terminal and file takes.
+
+    Bytes that are no UTF-8, ends of lines and other control characters are written as escapes.
+    """
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class BrokenImageError(ValueError):
