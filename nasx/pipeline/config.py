@@ -19,6 +19,9 @@ from pydantic import (
 from nasx.cost import Budget, Cost, parse_amount
 from nasx.ranking import FEWEST
 
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
+"""The length of a training; longer ones are slips of the keyboard."""
+
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -168,7 +171,7 @@ class Training(Section):
 
     section: ClassVar[str]
 
-    epochs: PositiveFloat = Field(description="length of the training, in epochs")
+    epochs: Epochs = Field(description="length of the training, in epochs")
     batch_size: PositiveInt = Field(1024, description="samples a step, over all devices")
     lr: PositiveFloat = Field(description="highest learning rate")
     final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
@@ -273,7 +276,7 @@ class SupernetTraining(Training):
         "all",
         description="which parameters SGD's weight decay applies to: all, or those of more than one dimension (SPOS)",
     )
-    epochs: PositiveFloat = Field(100, description="length of the training, in epochs")
+    epochs: Epochs = Field(100, description="length of the training, in epochs")
     lr: PositiveFloat = Field(0.2, description="highest learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="strength of weight decay")
 
@@ -378,7 +381,7 @@ class Retraining(Training):
         "stops the worse half again and again",
     )
     start: PositiveInt = Field(16, description="networks that halving starts with")
-    epochs: PositiveFloat = Field(300, description="length of the training, in epochs")
+    epochs: Epochs = Field(300, description="length of the training, in epochs")
     lr: PositiveFloat = Field(1e-3, description="highest learning rate")
     final_lr: float = Field(1e-5, ge=0, description="learning rate at the end of the cosine")
     warmup_lr: float = Field(1e-6, ge=0, description="learning rate at the start of the warm-up")

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
 from nasx.pipeline import presets
-from nasx.pipeline.config import Budgets, Retraining, Search, Section, SupernetTraining
+from nasx.pipeline.config import Budgets, Epochs, Retraining, Search, Section, SupernetTraining
 from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
 from .model import AutoFormerConfig
@@ -42,7 +42,7 @@ class Finetuning(Section):
     The rate falls as a cosine from `lr` to `final_lr`, after the warm-up.
     """
 
-    epochs: PositiveFloat = Field(40, description="length of the fine-tuning, in epochs")
+    epochs: Epochs = Field(40, description="length of the fine-tuning, in epochs")
     lr: PositiveFloat = Field(1e-5, description="highest learning rate")
     final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
     warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
