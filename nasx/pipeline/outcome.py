@@ -55,7 +55,7 @@ def outcome_of(problem: Problem[Any], results: Mapping[str, Any], seconds: Mappi
     config = problem.config.model_dump(mode="json")
     summary: dict[str, Any] = {
         "preset": config["preset"],
-        **({"method": config["method"]} if "method" in config else {}),
+        **({"method": config["method"]} if "method" in config and "searched" in evaluated["networks"] else {}),
         "seed": config["seed"],
         "metric": problem.task.metric_name,
         "networks": {name: _summarised(network) for name, network in evaluated["networks"].items()},

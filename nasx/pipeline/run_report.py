@@ -153,7 +153,8 @@ def report_of(directory: str | Path) -> Report:
         where = f"in stage {current.name}{part}" if current else "between two stages"
         state = f"not finished: {'at work' if now.running else 'stopped'} {where}"
     starts = [record for record in run.events if record.get("event") == "started"]
-    method = f", {run.config['method']}" if "method" in run.config else ""
+    one_network = "arch" in run.asked  # nothing was searched
+    method = f", {run.config['method']}" if "method" in run.config and not one_network else ""
     return Report(
         title=f"{run.facts['title']}: {run.config['preset']}{method}, seed {run.config['seed']}",
         state=state,
