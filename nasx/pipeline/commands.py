@@ -137,7 +137,7 @@ class CommandLine:
         if name == FOLDER and recipe.fit:
             config = self._fitted(recipe, options)
         else:
-            config = pick(name, recipe.presets, "preset")
+            config = pick(name, {**recipe.presets, **({FOLDER: None} if recipe.fit else {})}, "preset")
         config = self._choose(config, options)
         if options.seed is not None:
             config = config.model_copy(update={"seed": options.seed})
@@ -274,6 +274,7 @@ class CommandLine:
         config = self.config(options)
         from nasx.pipeline.estimate import plan, setting_lines, size_lines, stage_lines
         from nasx.pipeline.machine import Machine
+        from nasx.pipeline.runner import check_trainings
         from nasx.train import pick_device
 
         shown = False
@@ -287,6 +288,7 @@ class CommandLine:
                     print("\n".join([*size_lines(document), ""]), flush=True)
 
             with bad_input():
+                check_trainings(problem)
                 document = plan(
                     problem,
                     devices=options.devices,

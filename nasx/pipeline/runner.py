@@ -223,13 +223,18 @@ def is_finished(problem: Problem[Any], directory: Path) -> bool:
 def check_stages(problem: Problem[Any], machine: Machine) -> None:
     """Refuse now what a later stage would refuse after hours."""
     estimates(Measure(problem, machine, timing=False))
-    for training in (problem.config.supernet, problem.config.retrain):
-        if problem.teacher_of(training) is not None:
-            check_distillation_of(training, problem.task.loss)
+    check_trainings(problem)
     if problem.config.retrain.compile is True:
         missing = missing_for_compilation(pick_device(machine.device))
         if missing is not None:
             raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
+
+
+def check_trainings(problem: Problem[Any]) -> None:
+    """Refuse teachers that cannot be opened, and losses that cannot be distilled."""
+    for training in (problem.config.supernet, problem.config.retrain):
+        if problem.teacher_of(training) is not None:
+            check_distillation_of(training, problem.task.loss)
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:

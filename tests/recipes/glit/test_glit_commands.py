@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nasx.data import Dataset, load_digits
 from nasx.measure import count_macs, count_params
 from nasx.nn import Supernet
 from nasx.pipeline.exported import from_file
+from nasx.pipeline.run_report import report_of
 from nasx.verify import Check
 from recipes.glit.__main__ import main
 from recipes.glit.model import GLIT_TINY, build
@@ -126,6 +128,8 @@ def test_one_network_is_trained_alone_once(arch_file: Path, tmp_path: Path, caps
     directory = tmp_path / "alone"
     command = ["train", "--arch", str(arch_file), "--preset", "digits", "--run-dir", str(directory), *ONCE]
     summary = json_of(command, capsys)
+    assert "method" not in summary, "nothing was searched or drawn"
+    assert "random" not in report_of(directory).title
     trained = summary["networks"]["trained"]
     arch = Arch.from_json(arch_file.read_text())
     assert Arch(trained["arch"]) == arch == Arch.from_json((directory / "arch.json").read_text())
@@ -281,6 +285,22 @@ def test_image_files_are_predicted(run: Path, tmp_path: Path, capsys: pytest.Cap
         assert json.loads(capsys.readouterr().out)
 
 
+def test_each_image_has_one_line_and_refused_ones_no_other(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "two\nlines\x1b.png", "png")
+    Image.new("L", (12, 12)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert main(["predict", str(run), str(tmp_path)]) == 0
+    out, errors = capsys.readouterr()
+    assert not shown
+    assert out.count("\n") == 1
+    assert r"two\nlines\x1b.png" in out
+    assert "large.png: it has more than the 100 pixels" in errors
+
+
 def test_the_installed_command_knows_a_run_of_a_checkout(run: Path, tmp_path: Path) -> None:
     before = (run / "model.safetensors").stat().st_mtime_ns
     words = ["-m", "nasx", "glit", "run", "--run-dir", str(run), *SHORT, "--json"]
@@ -400,6 +420,9 @@ def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.Ca
         (["describe", "--arch", "glit-tiny", "--set", "data.image_size=8"], "write data.image_size=16"),
         (["describe", "--arch", "glit-tiny", "--set", "model.embed_dim=200"], "write model.embed_dim=201"),
         (["describe", "--arch", own, "--preset", "digit"], "'digits'"),
+        (["run", "--preset", "foldr"], "did you mean 'folder'?"),
+        (["run", "--set", "supernet.epochs=1e300"], "supernet.epochs: Input should be less than or equal to 1000000"),
+        (["run", "--set", "retrain.epochs=1e7"], "retrain.epochs: Input should be less than or equal to 1000000"),
         (["train", "--arch", own, "--method", "spos"], "remove --method"),
         (["train", "--arch", "glit-tiny", "--preset", "digits"], "--preset glit-tiny"),
         (["train", "--arch", "glit-tiny", "--preset", "glit-tiny"], "--data DIR"),
@@ -504,3 +527,13 @@ def test_a_latency_table_bounds_networks_of_its_sizes_alone(tmp_path: Path, caps
     assert main([*plan, "--set", "model.embed_dim=72"]) == 2
     error = capsys.readouterr().err
     assert "measured on networks with embed_dim=36, but these have embed_dim=72; measure these networks" in error
+
+
+def test_a_plan_refuses_the_teachers_that_a_run_would(capsys: pytest.CaptureFixture[str]) -> None:
+    for section in ("supernet", "retrain"):
+        for teacher, rule in (("timm:foo", "names no weights"), ("nowhere", "a teacher is timm:NAME=WEIGHTS")):
+            for command in ("plan", "run"):
+                assert main([command, "--set", f"{section}.teacher={teacher}"]) == 2
+                error = capsys.readouterr().err
+                assert f"{section}.teacher: " in error
+                assert rule in error
