@@ -197,7 +197,9 @@ class Training(Section):
         None, description="samples whose BatchNorm statistics are computed together; none: the whole batch"
     )
     teacher: str | None = Field(
-        None, description="timm:NAME=WEIGHTS.safetensors, or the folder of an exported network; none: no distillation"
+        None,
+        description="timm:NAME=WEIGHTS.safetensors, or the folder of a run or of an exported network, of any recipe "
+        "and size, for the same classes and image size; none: no distillation",
     )
     distillation: Literal["soft", "hard"] = Field(
         "soft", description="learn the teacher's probabilities (soft) or its predicted class (hard)"
