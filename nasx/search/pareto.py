@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import whole_number
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import attainable
@@ -39,6 +40,7 @@ class ParetoSearch(Searcher):
         crossover_probability: float = 0.5,
         seed: int = 0,
     ) -> None:
+        population, generations = whole_number("population", population), whole_number("generations", generations)
         if population < 1:
             raise ValueError(f"a population needs at least one candidate, but got {population}")
         super().__init__(space, evaluations=population * generations, seed=seed)

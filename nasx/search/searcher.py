@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from nasx._arguments import checked_seed, whole_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
@@ -43,9 +44,9 @@ class Searcher(ABC):
     """
 
     def __init__(self, space: ArchSet, *, evaluations: int, seed: int) -> None:
-        if evaluations < 1:
-            raise ValueError(f"a search needs at least one evaluation, but got {evaluations}")
-        self.space, self.evaluations, self.seed = space, evaluations, seed
+        self.space, self.evaluations, self.seed = space, whole_number("evaluations", evaluations), checked_seed(seed)
+        if self.evaluations < 1:
+            raise ValueError(f"a search needs at least one evaluation, but got {self.evaluations}")
         self._asked: dict[Arch, Scored | None] = {}  # None: waits for its score
         self._generation = -1
         self._exhausted = False

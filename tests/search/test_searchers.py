@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.feasible import Feasible
-from nasx.search import Evolution, RandomSearch, Searcher
+from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch, Searcher, SurrogateSearch
 from nasx.space import ArchSet
 from tests.strategies import ToyCost, spaces
 
@@ -348,6 +348,7 @@ def _distance(one: Arch, two: Arch) -> int:
         ({"generations": 0}, "at least one evaluation, but got 0"),
         ({"parents": 0}, "at least one parent, but got 0"),
         ({"mutations": 30, "crossovers": 30}, "mutations=30, crossovers=30, population=50"),
+        ({"mutations": -1}, "mutations >= 0` and `crossovers >= 0` must hold, but got .mutations=-1, crossovers=25"),
         ({"mutation_probability": 0.0}, "but got 0.0"),
         ({"mutation_probability": 1.5}, "but got 1.5"),
         ({"mutation_probability": {"*.*": 0.5, "width": 1.5}}, "but got 1.5 for 'width'"),
@@ -364,6 +365,40 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], mes
 def test_a_random_search_needs_something_to_do(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         RandomSearch(SPACE, **settings)
+
+
+EACH: dict[str, Callable[..., Searcher]] = {
+    "evolution": lambda n, seed: Evolution(SPACE, population=n, generations=n, parents=n, seed=seed),
+    "random": lambda n, seed: RandomSearch(SPACE, evaluations=2 * n, batch=n, seed=seed),
+    "local": lambda n, seed: LocalSearch(SPACE, evaluations=2 * n, batch=n, patience=n, seed=seed),
+    "surrogate": lambda n, seed: SurrogateSearch(SPACE, evaluations=2 * n, batch=n, pool=n, seed=seed),
+    "pareto": lambda n, seed: ParetoSearch(SPACE, [ToyCost(1, 20)], population=n, generations=2 * n, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_numpys_integers_are_integers(name: str) -> None:
+    ours, theirs = EACH[name](4, 3), EACH[name](np.int64(4), np.int64(3))
+    assert theirs.ask() == ours.ask()
+    theirs.tell(dict.fromkeys(theirs.ask(), np.float64(0.5)))
+    ours.tell(dict.fromkeys(ours.ask(), 0.5))
+    assert json.dumps(theirs.state()) == json.dumps(ours.state())
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    ("n", "seed", "message"),
+    [
+        (4, None, "`seed` must be a whole number, but got None"),
+        (4, 1.0, "`seed` must be a whole number, but got 1.0"),
+        (4, -1, "a seed must not be negative, but got -1"),
+        (4.5, 0, "must be a whole number, but got "),
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_no_whole_number_is_refused(name: str, n: object, seed: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EACH[name](n, seed)
 
 
 def test_nothing_depends_on_the_hash_seed() -> None:
