@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -418,10 +420,24 @@ def _printed(script: str, hash_seed: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=True).stdout
 
 
-@pytest.mark.parametrize("score", [float("inf"), -float("inf"), None, "0.5"])
+NO_NUMBERS = [float("inf"), -float("inf"), None, "0.5", 1j, pytest.param(10**400, id="huge")]
+ARRAYS = [np.array([0.5, 0.6]), np.complex64(0.5), torch.tensor([0.5, 0.6]), torch.tensor(1j), torch.tensor(math.inf)]
+
+
+@pytest.mark.parametrize("score", [*NO_NUMBERS, *ARRAYS])
 def test_a_score_that_is_no_number_is_refused_and_nothing_recorded(score: object) -> None:
     searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
     first, second, _ = searcher.ask()
     with pytest.raises(ValueError, match="finite number"):
         searcher.tell({first: 1.0, second: score})  # type: ignore[dict-item]
     assert not searcher.history
+
+
+@pytest.mark.parametrize(
+    "score", [np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True), Fraction(1, 2)]
+)
+def test_numbers_of_other_libraries_are_scores(score: Any) -> None:
+    searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
+    searcher.tell(dict.fromkeys(searcher.ask(), score))
+    searcher.tell({scored.arch: score for scored in searcher.history})
+    assert [(type(scored.score), scored.score) for scored in searcher.history] == [(float, 0.5)] * 3
