@@ -714,13 +714,17 @@ def repeat(part: Space, count: int | Choice) -> Repeat:
     """Return a part repeated `count` times; a count that is a choice is named `<name>.count` in an Arch."""
     if not isinstance(part, Space) or not part.nodes:
         raise TypeError(f"repeat needs a Space with at least one name, but got {part!r}")
-    counts = count.values if isinstance(count, Choice) else (count,)
-    for value in counts:
+    return Repeat((part,) * _most(count), count)
+
+
+def _most(count: Any) -> int:
+    """Return the largest number of parts of a repeat; a ValueError says that a count is none."""
+    for value in count.values if isinstance(count, Choice) else (count,):
         if type(value) is not int or value < 0:
             raise ValueError(f"a count must be a whole number of parts, but got {value!r}")
     if isinstance(count, Choice) and count.branches:
         raise ValueError("the options of a count cannot open subspaces; put the choice beside the repeat")
-    return Repeat((part,) * max(Repeat((), count).counts), count)
+    return max(Repeat((), count).counts)
 
 
 def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Probability) -> list[str]:
@@ -796,16 +800,29 @@ def _from_plain(plain: Any) -> Choice | Space | Repeat:
         case {"space": dict(nodes), **rest} if not rest:
             return Space(**{key: _from_plain(inner) for key, inner in nodes.items()})
         case {"one_of": [[_, dict()], *_] as options, **rest} if not rest:
-            return one_of({value: _from_plain({"space": nodes}) for value, nodes in options})
+            return Choice(tuple(_opening(option) for option in options))
         case {"one_of": list(values), **rest} if not rest:
             return one_of(*values)
-        case {"repeat": parts, "count": int() | {"one_of": list()} as plain_count, **rest} if not rest:
-            count = plain_count if isinstance(plain_count, int) else one_of(*plain_count["one_of"])
-            most = max(Repeat((), count).counts)
+        case {"repeat": parts, "count": plain_count, **rest} if not rest:
+            count: Any = _from_plain(plain_count) if isinstance(plain_count, dict) else plain_count
+            most = _most(count)
             read = [_from_plain(p) for p in parts] if isinstance(parts, list) else [_from_plain(parts)] * most
-            spaces = tuple(node for node in read if isinstance(node, Space))
+            spaces = tuple(node for node in read if isinstance(node, Space) and node.nodes)
             if len(spaces) != most:
-                raise ValueError(f"a repeat of up to {most} parts must list as many spaces, but got {parts!r}")
+                raise ValueError(
+                    f"a repeat of up to {most} parts must list as many spaces with at least one name, but got {parts!r}"
+                )
             return Repeat(spaces, count)
         case _:
             raise ValueError(f"a node of a space is a space, one_of or repeat, but got {plain!r}")
+
+
+def _opening(option: Any) -> tuple[Value, Space]:
+    match option:
+        case [value, dict(nodes)]:
+            return _option(value), Space(**{key: _from_plain(inner) for key, inner in nodes.items()})
+        case _:
+            raise ValueError(
+                "where one option opens a space, each is a pair of a value and the names that it opens, but got "
+                f"{option!r}; write [{json.dumps(option)}, {{}}] for one that opens nothing"
+            )

@@ -410,6 +410,9 @@ def test_json_reads_back_to_an_equal_space(space: Space) -> None:
     assert [arch.to_json() for arch in again] == [arch.to_json() for arch in space]
 
 
+PART = {"space": {"w": {"one_of": [1, 2]}}}
+
+
 @pytest.mark.parametrize(
     "plain",
     [
@@ -422,12 +425,32 @@ def test_json_reads_back_to_an_equal_space(space: Space) -> None:
         {"space": {"a": {"repeat": [{"space": {"w": {"one_of": [1]}}}], "count": 2}}},
         {"space": {"a": {"one_of": [True, 1]}}},
         {"space": {"a": {"one_of": [1, None]}}},
+        {"space": {"a": {"one_of": [[1, {}], [1, {}]]}}},
     ],
     ids=json.dumps,
 )
 def test_other_json_is_a_value_error(plain: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what is wrong with it differs
         Space.from_json(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"repeat": PART, "count": True}, "a count must be a whole number of parts, but got True"),
+        ({"repeat": PART, "count": {"one_of": [1.5]}}, "a count must be a whole number of parts, but got 1.5"),
+        ({"repeat": PART, "count": PART}, r"a count must be a whole number of parts, but got Space\(w; 2 "),
+        ({"repeat": {"space": {}}, "count": 1}, "as many spaces with at least one name, but got {'space': {}}"),
+        ({"repeat": [PART, {"space": {}}], "count": 2}, "as many spaces with at least one name, but got"),
+        ({"one_of": [[1, {}], 2]}, r"a pair of a value and the names that it opens, but got 2; write \[2, {}\]"),
+        ({"one_of": [[1, {}], [2, {}, 3]]}, r"but got \[2, {}, 3\]"),
+        ({"one_of": [[[1], {}]]}, r"an option must be a number, a string or a bool, but got \[1\]"),
+    ],
+    ids=json.dumps,
+)
+def test_json_is_refused_in_the_words_of_the_functions_that_make_a_space(node: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Space.from_json(json.dumps({"space": {"a": node}}))
 
 
 # Refused at construction
