@@ -562,7 +562,7 @@ class Space(_Node):
 
         A mapping gives genes probabilities of their own: `{"block.*.*": 0.4, "embed_dim": 0.2}`. Of several patterns
         that match, the one with the fewest `*` wins, of those the alphabetically first. A ValueError names a gene that
-        none matches.
+        none matches, or a probability outside of 0..1.
         """
         generator = as_generator(rng)
         return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
@@ -728,7 +728,11 @@ def _most(count: Any) -> int:
 
 
 def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Probability) -> list[str]:
-    """Draw which genes change: each with a probability, and one at random where none was drawn."""
+    """Draw which genes change: each with a probability in 0..1, and one at random where none was drawn."""
+    for pattern, value in (probability if isinstance(probability, Mapping) else {"": probability}).items():
+        if not 0 <= value <= 1:
+            where = f" for {pattern!r}" if pattern else ""
+            raise ValueError(f"`0 <= probability <= 1` must hold, but got {value}{where}")
     if not genes:
         return []
     drawn = [gene for gene in genes if rng.random() < probability_of(gene, probability)]

@@ -301,6 +301,14 @@ def test_genes_may_have_probabilities_of_their_own() -> None:
         space.mutate(arch, 0, {"width": 0.1, "block.*.w": 0.1})
 
 
+@pytest.mark.parametrize("probability", [1.5, -1, math.nan, {"width": 0.5, "*": -0.1}], ids=repr)
+def test_a_probability_lies_between_0_and_1(probability: Any) -> None:
+    space = Space(width=one_of(1, 2, 3))
+    for some in (space, space.where(lambda arch: True)):
+        with pytest.raises(ValueError, match=r"<= 1` must hold, but got (1\.5|-1|nan|-0\.1 for '\*')$"):
+            some.mutate(space[0], 0, probability)
+
+
 def test_an_architecture_from_elsewhere_has_no_children() -> None:
     native, alien = GLIT.sample(0), Arch({"block.0.global_heads": 1})
     for attempt in (
