@@ -81,7 +81,8 @@ class Feasible:
         additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)]
         self._tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS) if additive else None
         exact = self._tables.exact if self._tables else ()
-        self._filter = _Filter(tuple(budget for budget in self.budgets if budget not in exact), self.predicates)
+        inexact = tuple(budget for budget in self.budgets if not any(budget is other for other in exact))
+        self._filter = _Filter(inexact, self.predicates)
         self._inside: _Inside | _Whole
         if self._tables:
             self._inside = _Inside(self._tables, self._filter, max_tries, _DrawCounts())
@@ -546,7 +547,12 @@ def _merged(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
 
 
 def _same(first: object, second: object) -> bool:
-    return first is second or (type(first) is type(second) and bool(first == second))
+    if type(first) is not type(second):
+        return False
+    try:
+        return first is second or bool(first == second)
+    except (TypeError, ValueError, RuntimeError):  # of costs that hold arrays: two budgets hold as one does
+        return False
 
 
 def _nothing_inside(budget: Budget, reach: Attainable) -> str:
