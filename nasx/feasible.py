@@ -10,7 +10,7 @@ filtered are the whole space's.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -444,7 +444,7 @@ class _Inside:
                         failed.append(place)
             self.counts.accepted += len(missing) - len(failed)
             if not failed:
-                return Draws(n, lambda i: self.tables.cases[cases[i]].decode(drawn[i]))
+                return Draws(n, partial(_decoded, self.tables.cases, cases, drawn))
             missing = np.array(failed)
             # a refused draw starts over, or cases that pass rarely would be favoured
             cases[missing] = self._pick_cases(rng, len(missing))
@@ -476,6 +476,10 @@ class _Inside:
         if len(self.tables.cases) == 1:
             return np.zeros(n, np.int64)
         return rng.choice(len(self.tables.cases), size=n, p=self.tables.weights)
+
+
+def _decoded(cases: Sequence[Case], picked: npt.NDArray[np.int64], drawn: Sequence[Any], at: int) -> Arch:
+    return cases[picked[at]].decode(drawn[at])
 
 
 class _Whole:

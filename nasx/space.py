@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
@@ -78,8 +78,12 @@ class Draws(Sequence[Arch]):
     def __getitem__(self, index: int | slice) -> "Arch | Draws":
         if isinstance(index, slice):
             picked = range(self.drawn)[index]
-            return Draws(len(picked), lambda i: self.decode(picked[i]))
+            return Draws(len(picked), partial(_entry, self, picked))
         return self.decode(range(self.drawn)[index])
+
+
+def _entry(archs: "Draws | Space", places: Sequence[int], at: int) -> Arch:
+    return archs[places[at]]
 
 
 class ArchSet(Protocol):
@@ -513,7 +517,7 @@ class Space(_Node):
         if n is None:
             return self[_random_below(generator, self.size)]
         indices = [_random_below(generator, self.size) for _ in range(n)]
-        return Draws(n, lambda i: self[indices[i]])
+        return Draws(n, partial(_entry, self, indices))
 
     def sample_per_choice(self, rng: Rng) -> Arch:
         """Draw every choice uniformly, one after the other, as SPOS does.

@@ -1,6 +1,7 @@
 """The architectures inside a budget against brute force: counts, draws, children, and every way to tabulate."""
 
 import math
+import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -532,6 +533,14 @@ def test_budgets_on_costs_that_hold_arrays_hold_together(cost: Callable[[Any], C
     low, high = Budget(cost(np.array([2, 3])), at_least=10), Budget(cost(np.array([2, 3])), at_most=20)
     assert set(space.within(low, high)) == {arch for arch in space if arch in low and arch in high} != set()
     assert set(space.within(low).within(high)) == set(space.within(low, high))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_draws_inside_a_budget_can_be_pickled(table: str) -> None:
+    cost, max_bytes = TABLES[table]
+    drawn = Feasible(SHARED, [Budget(cost, at_least=min(map(cost, archs(SHARED))))], max_bytes=max_bytes).sample(0, 6)
+    for row in (drawn, drawn[1:5:2]):
+        assert list(pickle.loads(pickle.dumps(row))) == list(row)
 
 
 # Messages

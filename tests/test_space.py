@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -155,6 +156,12 @@ def test_a_row_of_draws_is_a_sequence() -> None:
     with pytest.raises(IndexError):
         drawn[10]
     assert len(GLIT.sample(0, 0)) == 0
+
+
+def test_a_row_of_draws_can_be_pickled() -> None:
+    drawn = GLIT.sample(0, 10)
+    for row in (drawn, drawn[2:8:3], drawn[2:8][1:]):
+        assert list(pickle.loads(pickle.dumps(row))) == list(row)
 
 
 UNEVEN = Space(
