@@ -356,6 +356,11 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
 
 
+def test_a_model_without_weights_has_no_average() -> None:
+    with pytest.raises(ValueError, match="needs a model with weights or buffers, but ReLU has none"):
+        ema(nn.ReLU(), 0.9)
+
+
 def test_the_average_of_a_supernet_follows_it_too() -> None:
     supernet = seeded_supernet()
     average = ema(supernet, decay=0.75)
