@@ -23,7 +23,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 SEARCH_METHODS = ("evolution", "random", "pareto", "local")
-SEARCHER_NAMES = ("ask", "tell", "done", "best")
+SEARCHER_NAMES = ("ask", "tell", "done")
 
 
 def _readable_amount(bound: str) -> str:
@@ -47,13 +47,14 @@ OddSize = Annotated[PositiveInt, AfterValidator(_odd)]
 
 def _known_method(method: Any) -> Any:
     if isinstance(method, str):
-        known = method in SEARCH_METHODS
+        wrong = "" if method in SEARCH_METHODS else f"got {method!r}"
     else:
-        known = callable(method) or all(hasattr(method, name) for name in SEARCHER_NAMES)
-    if not known:
+        missing = [] if callable(method) else [name for name in SEARCHER_NAMES if not hasattr(method, name)]
+        wrong = f"this {type(method).__name__} has no `{'`, no `'.join(missing)}`" if missing else ""
+    if wrong:
         raise ValueError(
-            f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher or a function that "
-            "returns one"
+            f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher (an object with "
+            f"{', '.join(SEARCHER_NAMES)}) or a function that returns one, but {wrong}"
         )
     return method
 

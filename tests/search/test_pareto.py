@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -233,6 +234,20 @@ def test_a_crowd_does_not_displace_a_spread_front() -> None:
     searcher.tell(dict.fromkeys(crowd, 950.0))
     assert len(searcher.front()) == 40
     assert all(min(_distance(child, arch) for arch in spread) == 1 for child in searcher.ask())
+
+
+@pytest.mark.parametrize("amount", [math.nan, math.inf, None, "3", 1j], ids=repr)
+def test_a_cost_that_is_no_finite_number_is_refused_with_its_architecture(amount: Any) -> None:
+    costs: dict[Arch, Any] = {}
+    searcher = _mutants(costs)
+    first, second, *others = searcher.ask()
+    costs[second] = amount
+    found = re.escape(f"gave {amount!r} for {dict(second)}")
+    with pytest.raises(ValueError, match=f"a cost must be a finite number, but .*_mutants.* {found}"):
+        searcher.tell({first: 0.5, second: 0.5})
+    assert not searcher.history
+    searcher.tell({first: 0.5, second: math.nan, **dict.fromkeys(others, 0.5)})  # who failed has no cost
+    assert second not in searcher.ask()
 
 
 def _distance(one: Arch, two: Arch) -> int:
