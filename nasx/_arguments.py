@@ -1,5 +1,8 @@
-"""What functions that take a space refuse in its place."""
+"""Spaces and architectures as functions take them."""
 
+from collections.abc import Mapping
+
+from nasx.arch import Arch, Value
 from nasx.space import Space
 
 
@@ -7,3 +10,15 @@ def check_archs(space: object, call: str) -> None:
     """Refuse what is no set of architectures with a TypeError that says how a function is called, `call`."""
     if not isinstance(getattr(space, "space", None), Space):
         raise TypeError(f"`space` must be a Space or a part of one, but got {space!r}; write {call}")
+
+
+def canonical_in(space: Space, arch: Mapping[str, Value]) -> Arch:
+    """Return an architecture in a space's order and number types, and one of another space as it is.
+
+    Equal architectures may be written with other types, such as 4.0 for 4 or 1 for True, which a builder or a cost need
+    not take for the same.
+    """
+    try:
+        return space.canonical(arch)
+    except ValueError:
+        return arch if isinstance(arch, Arch) else Arch(arch)

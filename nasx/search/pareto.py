@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import canonical_in
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import attainable
@@ -54,7 +55,8 @@ class ParetoSearch(Searcher):
     def costs_of(self, arch: Arch) -> tuple[float, ...]:
         """Return an architecture's costs, in the order of `costs`."""
         if arch not in self._known_costs:
-            self._known_costs[arch] = tuple(cost(arch) for cost in self.costs)
+            found = canonical_in(self.space.space, arch)
+            self._known_costs[found] = tuple(cost(found) for cost in self.costs)
         return self._known_costs[arch]
 
     def front(self) -> list[Scored]:
