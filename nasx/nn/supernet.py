@@ -130,12 +130,16 @@ class Supernet(nn.Module):
     - `parts` maps a repeat of the space to its module list, such as `{"block": "encoder.layer"}`. A repeat `block` is
       found without it where the network has a module list `block` or `blocks`.
     - `weights` are those of a plain network; see `load_plain`.
+    - `reuse=False` lets the builder make the network of every architecture that runs; see below.
 
     Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
     built once for each of their choices and copied into the networks that have them. Networks that are put together
     so are compared with built ones at first and now and then; where a part, or an attribute of one, depends on other
     parts' choices, and where tensors are tied or modules keep objects that can be changed (a list, a dict), every
-    network is built, which takes longer.
+    network is built, which takes longer. Comparisons are samples: a builder that makes a part depend on choices of
+    other parts in few architectures, such as one in 50, can escape them, and such networks are then wrong without
+    notice. Pass `reuse=False` for a builder of that kind, or make the part depend on its own choices and the shared
+    ones alone; `extract` always builds, so its outputs show a difference.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
@@ -158,13 +162,14 @@ class Supernet(nn.Module):
         layout: Layout | None = None,
         parts: Parts | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        reuse: bool = True,
     ) -> None:
         super().__init__()
         check_builder(make, space, "Supernet(make, space)")
         self.make = make
         self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space
-        self._layout = dict(layout or {})
+        self._layout, self._reuse = dict(layout or {}), reuse
         lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
         found = survey(make, self.space, self._naming)
@@ -325,7 +330,7 @@ class Supernet(nn.Module):
             cache.move_to_end(arch)
             return found
         arch = self._own(arch)
-        assembler = self._cache.assembler(self._naming.lists)
+        assembler = self._cache.assembler(self._naming.lists if self._reuse else {})
         try:
             found = assembler.put_together(arch, lambda: self._built(arch))
         except ValueError:
