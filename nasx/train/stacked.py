@@ -29,8 +29,9 @@ class StackedNetworks(nn.Module):
     Dropout and stochastic depth draw for all at once, so their masks are not those of separate trainings. A step that
     is not finite for one of them is left out for all. Tied tensors stay tied, and a module used twice stays one.
 
-    Raises ValueError for networks of different architectures. The computing is that of `torch.func.vmap`, which
-    supports networks without control flow that depends on values.
+    Raises ValueError for networks of different architectures, and, when they run, for those that assign a new tensor to
+    a buffer instead of changing it in place. The computing is that of `torch.func.vmap`, which supports networks
+    without control flow that depends on values.
 
     Examples:
         >>> stacked = StackedNetworks([make(arch) for seed in range(8)])
@@ -126,7 +127,14 @@ def _call(
 ) -> Any:
     # torch's own tying puts back what it has put into a module that is used twice
     own = {name: tensors[key] for name, key in names.items()}
-    return functional_call(skeleton, own, args, kwargs, tie_weights=False)
+    outputs = functional_call(skeleton, own, args, kwargs, tie_weights=False)
+    for name, key in names.items():
+        if own[name] is not tensors[key]:  # to which torch writes what the network assigned
+            raise ValueError(
+                f"the network assigns a new tensor to {name!r} when it runs, which networks that are computed as one "
+                "would forget; change it in place, such as with copy_ or add_"
+            )
+    return outputs
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -227,6 +227,27 @@ def test_a_step_that_breaks_one_network_changes_none() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in stacked.state_dict().items())
 
 
+class Assigning(nn.Module):
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + x.mean(dim=0)
+        out: Tensor = self.layer(x) - self.mean
+        return out
+
+
+def test_a_buffer_that_is_assigned_anew_is_refused() -> None:
+    stacked = StackedNetworks([Assigning(), Assigning()])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"assigns a new tensor to 'mean' when it runs.*change it in place"):
+            stacked(torch.randn(2, 4, 3))
+
+
 def test_networks_of_different_architectures_are_refused() -> None:
     other = build_in(VIT, heads_space(DIGITS.choices()).sample(5))
     with pytest.raises(ValueError, match="the same architecture, but number 1 differs"):
