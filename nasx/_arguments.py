@@ -1,8 +1,10 @@
-"""Checks of arguments that several modules take."""
+"""Checks of arguments that several modules take, and their spelling."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
+from nasx.arch import Arch, Value
 from nasx.space import Space
 
 
@@ -26,3 +28,15 @@ def checked_seed(seed: Any) -> int:
     if found < 0:
         raise ValueError(f"a seed must not be negative, but got {found}")
     return found
+
+
+def canonical_in(space: Space, arch: Mapping[str, Value]) -> Arch:
+    """Return an architecture in a space's order and number types, and one of another space as it is.
+
+    Equal architectures may be written with other types, such as 4.0 for 4 or 1 for True, which a builder or a cost need
+    not take for the same.
+    """
+    try:
+        return space.canonical(arch)
+    except ValueError:
+        return arch if isinstance(arch, Arch) else Arch(arch)

@@ -183,9 +183,11 @@ class Feasible:
     # Membership and enumeration
 
     def __contains__(self, arch: object) -> bool:
-        if arch not in self.space:
+        try:
+            found = self.space.canonical(arch)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
             return False
-        return self._inside.holds(Arch(arch))  # type: ignore[arg-type]
+        return self._inside.holds(found)
 
     def __iter__(self) -> Iterator[Arch]:
         return filter(self._filter.passes, self._tables.enumerate() if self._tables else self.space)

@@ -491,8 +491,8 @@ class Space(_Node):
             found = [choice for name, choice in choices if matches(pattern, name)]
             if not found:
                 raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(name_patterns(choices))}")
-            offered = sorted({v for choice in found for v in choice.values}, key=str)
-            if not any(_fits(value, wanted) for value in offered):
+            if not any(_fits(value, wanted) for choice in found for value in choice.values):
+                offered = sorted({v for choice in found for v in choice.values}, key=str)
                 said = "passes the predicate" if callable(wanted) else f"equals {wanted!r}"
                 raise EmptySet(f"no value of {pattern!r} {said}; this space offers {_listed(offered)}")
 

@@ -467,6 +467,24 @@ def test_what_filters_is_asked_once_for_an_architecture() -> None:
     assert set(asked.values()) == {1}
 
 
+def test_an_equal_architecture_of_other_types_is_filtered_as_the_space_writes_it() -> None:
+    def listed(arch: Arch) -> bool:
+        return str(arch["width"]) in {"16", "32"}
+
+    space = Space(width=one_of(16, 32, 64))
+    some = space.where(listed)
+    costly = space.within(Budget(lambda arch: len(str(arch["width"])), at_most=2))
+    for inside, widths in ((some, [16, 32]), (costly, [16, 32, 64])):
+        assert Arch({"width": 16.0}) in inside
+        assert {"width": 16.0} in inside
+        assert Arch({"width": 16}) in inside
+        assert [arch["width"] for arch in inside] == widths
+        assert inside.size == len(widths)
+    assert Arch({"width": 64.0}) not in some
+    for other in ({"width": 8}, {"depth": 8}, {}, 16, None):
+        assert other not in some
+
+
 # Every set of architectures
 
 

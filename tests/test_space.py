@@ -385,6 +385,12 @@ def test_a_predicate_that_no_value_passes_is_refused_with_what_there_is() -> Non
         GLIT.pin({"block.*.kernel_size": lambda size: int(size) > 99})
 
 
+def test_a_predicate_sees_equal_values_of_different_types_apart() -> None:
+    space = Space(op=one_of({"number": Space(k=one_of(1, 2)), "switch": Space(k=one_of(True, False))}))
+    for kind, op in ((int, "number"), (bool, "switch")):
+        assert {arch["op"] for arch in space.pin({"k": lambda value, kind=kind: type(value) is kind})} == {op}  # type: ignore[misc]
+
+
 def _patterns(name: str) -> st.SearchStrategy[str]:
     return st.tuples(*(st.sampled_from([segment, "*"]) for segment in name.split("."))).map(".".join)
 

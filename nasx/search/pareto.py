@@ -7,7 +7,7 @@ from typing import SupportsFloat
 import numpy as np
 import numpy.typing as npt
 
-from nasx._arguments import whole_number
+from nasx._arguments import canonical_in, whole_number
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import attainable
@@ -58,7 +58,8 @@ class ParetoSearch(Searcher):
     def costs_of(self, arch: Arch) -> tuple[float, ...]:
         """Return an architecture's costs, in the order of `costs`; a ValueError names one that is no finite number."""
         if arch not in self._known_costs:
-            self._known_costs[arch] = tuple(_finite_cost(cost, arch) for cost in self.costs)
+            found = canonical_in(self.space.space, arch)
+            self._known_costs[found] = tuple(_finite_cost(cost, found) for cost in self.costs)
         return self._known_costs[arch]
 
     def front(self) -> list[Scored]:

@@ -158,6 +158,13 @@ def test_any_small_space_is_searched_to_its_end_and_its_front_found(space: Space
     assert [cost(scored.arch) for scored in front] == sorted(cost(scored.arch) for scored in front)
 
 
+def test_an_equal_architecture_of_other_types_has_the_costs_of_the_one_that_the_space_writes() -> None:
+    searcher = ParetoSearch(
+        Space(w=one_of(4, 16)), [lambda arch: len(str(arch["w"]))], population=2, generations=1, mutation_probability=1
+    )
+    assert [searcher.costs_of(Arch({"w": w})) for w in (16.0, 16, 4)] == [(2,), (2,), (1,)]
+
+
 def test_failed_candidates_are_no_parents_and_not_on_the_front() -> None:
     """All but one of the first generation fail: every later child is a gene away from that one."""
     searcher = ParetoSearch(WIDE, [ToyCost()], population=20, generations=2, mutation_probability=1e-9)
