@@ -15,7 +15,7 @@ from nasx.cost import AdditiveCost
 from nasx.space import Choice, Repeat, Space
 from nasx.sums import Ints
 
-__all__ = ["Case", "Slot", "cases_of", "costs_of", "shared_space"]
+__all__ = ["Case", "Slot", "cases_of", "costs_of", "parts_of", "shared_space"]
 
 _MAX_CASES = 100_000
 _MAX_OPTIONS = 1_000_000
@@ -109,6 +109,11 @@ def shared_space(space: Space) -> Space:
                 return Choice(tuple((value, shared_space(inner)) for value, inner in node.options))
 
     return Space(**{key: bare(node) for key, node in space.nodes.items()})
+
+
+def parts_of(space: Space, shared: Mapping[str, Value]) -> dict[tuple[str, int], Space]:
+    """Return the repeated parts that an assignment of the shared choices leaves, by (name, index)."""
+    return {(name, index): part for name, index, part in _outline(space, "", shared, [])}
 
 
 def _outline(

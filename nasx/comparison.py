@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nasx._arguments import whole_number
+
 Floats = NDArray[np.float64]
 
 FEW = 30
@@ -73,7 +75,11 @@ class Difference:
 
 
 def accuracy_interval(hits: int, samples: int, *, confidence: float = 0.95) -> Interval:
-    """Return an accuracy, hits / samples, with Wilson's interval (1927) of a `confidence` in 0..1."""
+    """Return an accuracy, hits / samples, with Wilson's interval (1927) of a `confidence` in 0..1.
+
+    Raises ValueError for counts that are no whole numbers, or of which not `0 <= hits <= samples` and `samples >= 1`.
+    """
+    hits, samples = whole_number("hits", hits), whole_number("samples", samples)
     if not 0 <= hits <= samples or samples < 1:
         raise ValueError(f"`0 <= hits <= samples` and `samples >= 1` must hold, got (hits={hits}, samples={samples})")
     _check_confidence(confidence)
@@ -91,6 +97,7 @@ def score_interval(scores: ArrayLike, *, confidence: float = 0.95, resamples: in
     two, or no column.
     """
     column = _column("scores", scores)
+    _check_enough(column)
     if _are_hits(column):
         return accuracy_interval(int(column.sum()), len(column), confidence=confidence)
     _check_confidence(confidence)
@@ -113,6 +120,7 @@ def paired_difference(
     one, other = _column("first", first), _column("second", second)
     if len(one) != len(other):
         raise ValueError(f"a comparison needs both scores of every sample, but got {len(one)} and {len(other)}")
+    _check_enough(one)
     _check_confidence(confidence)
     of_hits = _are_hits(one) and _are_hits(other)
     differences = one - other
@@ -137,8 +145,6 @@ def _difference_of_hits(differences: Floats, confidence: float) -> tuple[float, 
 def _mean_interval(values: Floats, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
     from scipy import stats
 
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least 2 values, but got {len(values)}")
     if len(values) < FEW:
         reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
         return float(values.mean()) - reach, float(values.mean()) + reach
@@ -155,6 +161,11 @@ def _mean_interval(values: Floats, confidence: float, resamples: int, seed: int)
 
 def _are_hits(column: Floats) -> bool:
     return bool(((column == 0) | (column == 1)).all())
+
+
+def _check_enough(values: Floats) -> None:
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least 2 values, but got {len(values)}")
 
 
 def _check_confidence(confidence: float) -> None:

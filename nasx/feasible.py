@@ -10,7 +10,7 @@ filtered are the whole space's.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -81,7 +81,8 @@ class Feasible:
         additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)]
         self._tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS) if additive else None
         exact = self._tables.exact if self._tables else ()
-        self._filter = _Filter(tuple(budget for budget in self.budgets if budget not in exact), self.predicates)
+        inexact = tuple(budget for budget in self.budgets if not any(budget is other for other in exact))
+        self._filter = _Filter(inexact, self.predicates)
         self._inside: _Inside | _Whole
         if self._tables:
             self._inside = _Inside(self._tables, self._filter, max_tries, _DrawCounts())
@@ -182,9 +183,11 @@ class Feasible:
     # Membership and enumeration
 
     def __contains__(self, arch: object) -> bool:
-        if arch not in self.space:
+        try:
+            found = self.space.canonical(arch)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
             return False
-        return self._inside.holds(Arch(arch))  # type: ignore[arg-type]
+        return self._inside.holds(found)
 
     def __iter__(self) -> Iterator[Arch]:
         return filter(self._filter.passes, self._tables.enumerate() if self._tables else self.space)
@@ -443,7 +446,7 @@ class _Inside:
                         failed.append(place)
             self.counts.accepted += len(missing) - len(failed)
             if not failed:
-                return Draws(n, lambda i: self.tables.cases[cases[i]].decode(drawn[i]))
+                return Draws(n, partial(_decoded, self.tables.cases, cases, drawn))
             missing = np.array(failed)
             # a refused draw starts over, or cases that pass rarely would be favoured
             cases[missing] = self._pick_cases(rng, len(missing))
@@ -475,6 +478,10 @@ class _Inside:
         if len(self.tables.cases) == 1:
             return np.zeros(n, np.int64)
         return rng.choice(len(self.tables.cases), size=n, p=self.tables.weights)
+
+
+def _decoded(cases: Sequence[Case], picked: npt.NDArray[np.int64], drawn: Sequence[Any], at: int) -> Arch:
+    return cases[picked[at]].decode(drawn[at])
 
 
 class _Whole:
@@ -546,7 +553,12 @@ def _merged(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
 
 
 def _same(first: object, second: object) -> bool:
-    return first is second or (type(first) is type(second) and bool(first == second))
+    if type(first) is not type(second):
+        return False
+    try:
+        return first is second or bool(first == second)
+    except (TypeError, ValueError, RuntimeError):  # of costs that hold arrays: two budgets hold as one does
+        return False
 
 
 def _nothing_inside(budget: Budget, reach: Attainable) -> str:

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
@@ -78,8 +78,12 @@ class Draws(Sequence[Arch]):
     def __getitem__(self, index: int | slice) -> "Arch | Draws":
         if isinstance(index, slice):
             picked = range(self.drawn)[index]
-            return Draws(len(picked), lambda i: self.decode(picked[i]))
+            return Draws(len(picked), partial(_entry, self, picked))
         return self.decode(range(self.drawn)[index])
+
+
+def _entry(archs: "Draws | Space", places: Sequence[int], at: int) -> Arch:
+    return archs[places[at]]
 
 
 class ArchSet(Protocol):
@@ -487,8 +491,8 @@ class Space(_Node):
             found = [choice for name, choice in choices if matches(pattern, name)]
             if not found:
                 raise ValueError(f"{pattern!r} matches no name of this space; it has {_listed(name_patterns(choices))}")
-            offered = sorted({v for choice in found for v in choice.values}, key=str)
-            if not any(_fits(value, wanted) for value in offered):
+            if not any(_fits(value, wanted) for choice in found for value in choice.values):
+                offered = sorted({v for choice in found for v in choice.values}, key=str)
                 said = "passes the predicate" if callable(wanted) else f"equals {wanted!r}"
                 raise EmptySet(f"no value of {pattern!r} {said}; this space offers {_listed(offered)}")
 
@@ -513,7 +517,7 @@ class Space(_Node):
         if n is None:
             return self[_random_below(generator, self.size)]
         indices = [_random_below(generator, self.size) for _ in range(n)]
-        return Draws(n, lambda i: self[indices[i]])
+        return Draws(n, partial(_entry, self, indices))
 
     def sample_per_choice(self, rng: Rng) -> Arch:
         """Draw every choice uniformly, one after the other, as SPOS does.
@@ -562,7 +566,7 @@ class Space(_Node):
 
         A mapping gives genes probabilities of their own: `{"block.*.*": 0.4, "embed_dim": 0.2}`. Of several patterns
         that match, the one with the fewest `*` wins, of those the alphabetically first. A ValueError names a gene that
-        none matches.
+        none matches, or a probability outside of 0..1.
         """
         generator = as_generator(rng)
         return self.mutations(arch, pick_genes(self.genes(arch), generator, probability)).sample(generator)
@@ -714,17 +718,25 @@ def repeat(part: Space, count: int | Choice) -> Repeat:
     """Return a part repeated `count` times; a count that is a choice is named `<name>.count` in an Arch."""
     if not isinstance(part, Space) or not part.nodes:
         raise TypeError(f"repeat needs a Space with at least one name, but got {part!r}")
-    counts = count.values if isinstance(count, Choice) else (count,)
-    for value in counts:
+    return Repeat((part,) * _most(count), count)
+
+
+def _most(count: Any) -> int:
+    """Return the largest number of parts of a repeat; a ValueError says that a count is none."""
+    for value in count.values if isinstance(count, Choice) else (count,):
         if type(value) is not int or value < 0:
             raise ValueError(f"a count must be a whole number of parts, but got {value!r}")
     if isinstance(count, Choice) and count.branches:
         raise ValueError("the options of a count cannot open subspaces; put the choice beside the repeat")
-    return Repeat((part,) * max(Repeat((), count).counts), count)
+    return max(Repeat((), count).counts)
 
 
 def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Probability) -> list[str]:
-    """Draw which genes change: each with a probability, and one at random where none was drawn."""
+    """Draw which genes change: each with a probability in 0..1, and one at random where none was drawn."""
+    for pattern, value in (probability if isinstance(probability, Mapping) else {"": probability}).items():
+        if not 0 <= value <= 1:
+            where = f" for {pattern!r}" if pattern else ""
+            raise ValueError(f"`0 <= probability <= 1` must hold, but got {value}{where}")
     if not genes:
         return []
     drawn = [gene for gene in genes if rng.random() < probability_of(gene, probability)]
@@ -796,16 +808,29 @@ def _from_plain(plain: Any) -> Choice | Space | Repeat:
         case {"space": dict(nodes), **rest} if not rest:
             return Space(**{key: _from_plain(inner) for key, inner in nodes.items()})
         case {"one_of": [[_, dict()], *_] as options, **rest} if not rest:
-            return one_of({value: _from_plain({"space": nodes}) for value, nodes in options})
+            return Choice(tuple(_opening(option) for option in options))
         case {"one_of": list(values), **rest} if not rest:
             return one_of(*values)
-        case {"repeat": parts, "count": int() | {"one_of": list()} as plain_count, **rest} if not rest:
-            count = plain_count if isinstance(plain_count, int) else one_of(*plain_count["one_of"])
-            most = max(Repeat((), count).counts)
+        case {"repeat": parts, "count": plain_count, **rest} if not rest:
+            count: Any = _from_plain(plain_count) if isinstance(plain_count, dict) else plain_count
+            most = _most(count)
             read = [_from_plain(p) for p in parts] if isinstance(parts, list) else [_from_plain(parts)] * most
-            spaces = tuple(node for node in read if isinstance(node, Space))
+            spaces = tuple(node for node in read if isinstance(node, Space) and node.nodes)
             if len(spaces) != most:
-                raise ValueError(f"a repeat of up to {most} parts must list as many spaces, but got {parts!r}")
+                raise ValueError(
+                    f"a repeat of up to {most} parts must list as many spaces with at least one name, but got {parts!r}"
+                )
             return Repeat(spaces, count)
         case _:
             raise ValueError(f"a node of a space is a space, one_of or repeat, but got {plain!r}")
+
+
+def _opening(option: Any) -> tuple[Value, Space]:
+    match option:
+        case [value, dict(nodes)]:
+            return _option(value), Space(**{key: _from_plain(inner) for key, inner in nodes.items()})
+        case _:
+            raise ValueError(
+                "where one option opens a space, each is a pair of a value and the names that it opens, but got "
+                f"{option!r}; write [{json.dumps(option)}, {{}}] for one that opens nothing"
+            )

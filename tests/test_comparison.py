@@ -115,7 +115,12 @@ def test_equal_networks_differ_by_nothing() -> None:
         (lambda: accuracy_interval(5, 4), "hits=5, samples=4"),
         (lambda: accuracy_interval(0, 0), "samples >= 1"),
         (lambda: accuracy_interval(1, 4, confidence=95), "confidence < 1` must hold, but got 95"),
+        (lambda: accuracy_interval(3.5, 10), "`hits` must be a whole number, but got 3.5"),  # type: ignore[arg-type]
+        (lambda: accuracy_interval(3, 9.5), "`samples` must be a whole number, but got 9.5"),  # type: ignore[arg-type]
         (lambda: score_interval([0.5]), "at least 2 values, but got 1"),
+        (lambda: score_interval([1.0]), "at least 2 values, but got 1"),
+        (lambda: paired_difference([0.5], [0.2]), "at least 2 values, but got 1"),
+        (lambda: paired_difference([1.0], [0.0]), "at least 2 values, but got 1"),
         (lambda: score_interval([]), r"one number per sample, but got shape \(0,\)"),
         (lambda: score_interval([0.5, float("nan")]), "must be finite, but got nan at index 1"),
         (lambda: score_interval(np.linspace(0, 1, 50), resamples=10), "at least 100 resamples"),

@@ -64,6 +64,54 @@ def test_what_can_be_completed_is_found_by_brute_force(
     assert found.budgets[0] == first.budgets[0]
 
 
+OPTIONAL = Space(
+    op=one_of({"deep": Space(block=repeat(BLOCK, one_of(1, 2))), "flat": None}),
+    stage=repeat(Space(inner=repeat(Space(k=one_of(1, 4)), 2)), 1),
+)
+FREE = Space(op=one_of({"deep": None, "flat": Space(block=repeat(Space(z=one_of(1, 2)), one_of(1, 2)))}))
+DEEP = OPTIONAL.pin({"op": "deep", "block.count": 2})
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 99),
+    st.sampled_from(
+        [
+            (OPTIONAL, OPTIONAL, ("op", "block.count")),
+            (OPTIONAL, OPTIONAL, ("op", "block.count", "block.*.kind")),
+            (OPTIONAL, DEEP, ("block.*.kind",)),  # completions have parts that some architectures lack
+            (OPTIONAL, DEEP, ("stage.*.inner.0.k",)),
+            (DEEP, OPTIONAL, ("op", "block.count", "block.*.k")),
+            (FREE, OPTIONAL, ("op", "block.count")),  # a count that not every architecture decides
+            (Space(op=one_of("deep", "flat"), x=one_of(1, 2)), OPTIONAL.pin({"block.count": 2}), ("*",)),
+        ]
+    ),
+    st.data(),
+)
+def test_parts_of_options_are_completed_as_pins_complete_them(
+    seed: int, case: tuple[Space, Space, tuple[str, ...]], data: st.DataObject
+) -> None:
+    first, joint, patterns = case
+    cost = ToyCost(seed, 40)
+    totals = sorted(map(cost, archs(joint)))
+    then = joint.within(Budget(cost, *sorted(data.draw(st.tuples(st.sampled_from(totals), st.sampled_from(totals))))))
+    names = {name for name, _ in joint.walk()}
+    decided = {arch: arch.only(*patterns) for arch in archs(first)}
+    expected = {
+        arch
+        for arch, kept in decided.items()
+        if names.issuperset(kept)
+        and any(all(other.get(name, value) == value for name, value in kept.items()) for other in then)
+    }
+    if not expected:
+        with pytest.raises(EmptySet):
+            completable(first, then, *patterns)
+    else:
+        found = completable(first, then, *patterns)
+        assert set(found) == expected
+        assert set(found.sample(seed, 10)) <= expected
+
+
 def test_gaps_between_sums_are_seen() -> None:
     """Extremes alone would let pass what no completion hits."""
     joint = Space(block=repeat(Space(a=one_of({0: Space(k=one_of(0, 10)), 1: Space(k=one_of(0, 3))})), 2))

@@ -1,8 +1,11 @@
 """The architectures inside a budget against brute force: counts, draws, children, and every way to tabulate."""
 
 import math
+import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from scipy import stats
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.cost import AdditiveCost
+from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import MAX_BYTES, Feasible, NoneFound, attainable
 from nasx.space import ArchSet, EmptySet
 from tests.strategies import ToyCost, archs, differing, inherits, spaces
@@ -464,6 +467,24 @@ def test_what_filters_is_asked_once_for_an_architecture() -> None:
     assert set(asked.values()) == {1}
 
 
+def test_an_equal_architecture_of_other_types_is_filtered_as_the_space_writes_it() -> None:
+    def listed(arch: Arch) -> bool:
+        return str(arch["width"]) in {"16", "32"}
+
+    space = Space(width=one_of(16, 32, 64))
+    some = space.where(listed)
+    costly = space.within(Budget(lambda arch: len(str(arch["width"])), at_most=2))
+    for inside, widths in ((some, [16, 32]), (costly, [16, 32, 64])):
+        assert Arch({"width": 16.0}) in inside
+        assert {"width": 16.0} in inside
+        assert Arch({"width": 16}) in inside
+        assert [arch["width"] for arch in inside] == widths
+        assert inside.size == len(widths)
+    assert Arch({"width": 64.0}) not in some
+    for other in ({"width": 8}, {"depth": 8}, {}, 16, None):
+        assert other not in some
+
+
 # Every set of architectures
 
 
@@ -499,6 +520,45 @@ def test_budgets_on_one_cost_are_one_budget() -> None:
     assert twice.size_bounds[0] == twice.size  # nothing filters
     with pytest.raises(ValueError, match=r"`floor <= at_most` must hold, but got floor=21 and at_most=20"):
         space.within(Budget(cost, at_most=20), Budget(cost, at_least=21, names=("floor", "ceiling")))
+
+
+@dataclass(frozen=True)
+class Weighted(AdditiveCost):
+    """A cost whose comparison with another is no bool."""
+
+    weights: np.ndarray[Any, Any]
+
+    def fixed(self, shared: Mapping[str, Value]) -> int:
+        return 0
+
+    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
+        return int(self.weights @ [int(choices["w"]), 1])
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The same of a cost that only filters."""
+
+    weights: np.ndarray[Any, Any]
+
+    def __call__(self, arch: Arch) -> float:
+        return float(self.weights[0] * sum(int(value) for value in arch.values()))
+
+
+@pytest.mark.parametrize("cost", [Weighted, Scaled])
+def test_budgets_on_costs_that_hold_arrays_hold_together(cost: Callable[[Any], Cost]) -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(8))), 2))
+    low, high = Budget(cost(np.array([2, 3])), at_least=10), Budget(cost(np.array([2, 3])), at_most=20)
+    assert set(space.within(low, high)) == {arch for arch in space if arch in low and arch in high} != set()
+    assert set(space.within(low).within(high)) == set(space.within(low, high))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_draws_inside_a_budget_can_be_pickled(table: str) -> None:
+    cost, max_bytes = TABLES[table]
+    drawn = Feasible(SHARED, [Budget(cost, at_least=min(map(cost, archs(SHARED))))], max_bytes=max_bytes).sample(0, 6)
+    for row in (drawn, drawn[1:5:2]):
+        assert list(pickle.loads(pickle.dumps(row))) == list(row)
 
 
 # Messages

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -157,6 +158,12 @@ def test_a_row_of_draws_is_a_sequence() -> None:
     assert len(GLIT.sample(0, 0)) == 0
 
 
+def test_a_row_of_draws_can_be_pickled() -> None:
+    drawn = GLIT.sample(0, 10)
+    for row in (drawn, drawn[2:8:3], drawn[2:8][1:]):
+        assert list(pickle.loads(pickle.dumps(row))) == list(row)
+
+
 UNEVEN = Space(
     op=one_of({"none": None, "conv": Space(k=one_of(3, 5, 7), depthwise=one_of(True, False))}),
     block=repeat(Space(w=one_of(1, 2)), one_of(0, 2, 3)),
@@ -301,6 +308,14 @@ def test_genes_may_have_probabilities_of_their_own() -> None:
         space.mutate(arch, 0, {"width": 0.1, "block.*.w": 0.1})
 
 
+@pytest.mark.parametrize("probability", [1.5, -1, math.nan, {"width": 0.5, "*": -0.1}], ids=repr)
+def test_a_probability_lies_between_0_and_1(probability: Any) -> None:
+    space = Space(width=one_of(1, 2, 3))
+    for some in (space, space.where(lambda arch: True)):
+        with pytest.raises(ValueError, match=r"<= 1` must hold, but got (1\.5|-1|nan|-0\.1 for '\*')$"):
+            some.mutate(space[0], 0, probability)
+
+
 def test_an_architecture_from_elsewhere_has_no_children() -> None:
     native, alien = GLIT.sample(0), Arch({"block.0.global_heads": 1})
     for attempt in (
@@ -370,6 +385,12 @@ def test_a_predicate_that_no_value_passes_is_refused_with_what_there_is() -> Non
         GLIT.pin({"block.*.kernel_size": lambda size: int(size) > 99})
 
 
+def test_a_predicate_sees_equal_values_of_different_types_apart() -> None:
+    space = Space(op=one_of({"number": Space(k=one_of(1, 2)), "switch": Space(k=one_of(True, False))}))
+    for kind, op in ((int, "number"), (bool, "switch")):
+        assert {arch["op"] for arch in space.pin({"k": lambda value, kind=kind: type(value) is kind})} == {op}  # type: ignore[misc]
+
+
 def _patterns(name: str) -> st.SearchStrategy[str]:
     return st.tuples(*(st.sampled_from([segment, "*"]) for segment in name.split("."))).map(".".join)
 
@@ -410,6 +431,9 @@ def test_json_reads_back_to_an_equal_space(space: Space) -> None:
     assert [arch.to_json() for arch in again] == [arch.to_json() for arch in space]
 
 
+PART = {"space": {"w": {"one_of": [1, 2]}}}
+
+
 @pytest.mark.parametrize(
     "plain",
     [
@@ -422,12 +446,32 @@ def test_json_reads_back_to_an_equal_space(space: Space) -> None:
         {"space": {"a": {"repeat": [{"space": {"w": {"one_of": [1]}}}], "count": 2}}},
         {"space": {"a": {"one_of": [True, 1]}}},
         {"space": {"a": {"one_of": [1, None]}}},
+        {"space": {"a": {"one_of": [[1, {}], [1, {}]]}}},
     ],
     ids=json.dumps,
 )
 def test_other_json_is_a_value_error(plain: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what is wrong with it differs
         Space.from_json(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"repeat": PART, "count": True}, "a count must be a whole number of parts, but got True"),
+        ({"repeat": PART, "count": {"one_of": [1.5]}}, "a count must be a whole number of parts, but got 1.5"),
+        ({"repeat": PART, "count": PART}, r"a count must be a whole number of parts, but got Space\(w; 2 "),
+        ({"repeat": {"space": {}}, "count": 1}, "as many spaces with at least one name, but got {'space': {}}"),
+        ({"repeat": [PART, {"space": {}}], "count": 2}, "as many spaces with at least one name, but got"),
+        ({"one_of": [[1, {}], 2]}, r"a pair of a value and the names that it opens, but got 2; write \[2, {}\]"),
+        ({"one_of": [[1, {}], [2, {}, 3]]}, r"but got \[2, {}, 3\]"),
+        ({"one_of": [[[1], {}]]}, r"an option must be a number, a string or a bool, but got \[1\]"),
+    ],
+    ids=json.dumps,
+)
+def test_json_is_refused_in_the_words_of_the_functions_that_make_a_space(node: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Space.from_json(json.dumps({"space": {"a": node}}))
 
 
 # Refused at construction

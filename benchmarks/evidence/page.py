@@ -196,6 +196,35 @@ def against_random(scene: str, setting: Setting, k: int) -> tuple[Difference, np
     return paired_difference(searched, np.full(len(searched), random)), searched, random, trainings
 
 
+def by_networks(scene: str = "cifar10") -> str:
+    """The default search against random networks where there are fewer networks to choose from."""
+    everyone, k, setting = truths()[scene], RETRAINED[scene], DEFAULT[scene]
+    rows = []
+    for count in sorted({len(everyone.indices) * share // 10 for share in (3, 6, 10)}):
+        truth = everyone.among(everyone.indices[:count])
+        found = [r for r in rankings(f"{scene}-supernets", truth, scoring=SCORING) if r.setting == setting]
+        searched = np.array([best_of(truth, top(ranking, k)) for ranking in found])
+        random = best_of_random(truth, k + math.ceil(spent(setting, scene)))
+        difference = paired_difference(searched, np.full(len(searched), random))
+        tau = float(np.mean([ranking.agreement.tau.value for ranking in found]))
+        rows.append([str(count), f"{tau:.2f}", percent(float(searched.mean())), percent(random), points(difference)])
+    return grid(("first networks", "mean tau", "search, test %", "random, test %", "difference in points"), rows)
+
+
+def by_block(scene: str = "cifar10") -> str:
+    """Mean accuracy of the networks with each number of global heads in a block, trained alone and in the supernet."""
+    truth, space = truths()[scene], table().settings.space
+    heads = np.array([list(space[index].only("block.*.global_heads").values()) for index in truth.indices])
+    scores = np.mean([r.scores for r in ranked(scene) if r.setting == DEFAULT[scene]], axis=0)
+
+    def means(accuracies: np.ndarray[Any, Any], block: int) -> str:
+        found = (accuracies[heads[:, block] == count].mean() for count in range(heads.max() + 1))
+        return ", ".join(f"{100 * mean:.1f}" for mean in found)
+
+    rows = [[str(block + 1), means(truth.accuracy, block), means(scores, block)] for block in range(heads.shape[1])]
+    return grid(("block", "trained alone", "in the supernet"), rows)
+
+
 def top(ranking: Ranking, k: int) -> list[int]:
     """Return the places of the k networks that a supernet scores best."""
     return [int(place) for place in np.argsort(-ranking.scores, kind="stable")[:k]]
@@ -309,8 +338,10 @@ def readme_table() -> str:
         setting = DEFAULT[scene]
         difference, searched, random, trainings = against_random(scene, setting, RETRAINED[scene])
         other = {k: against_random(scene, setting, k)[0] for k in (1, 2, 4, 5) if k != RETRAINED[scene]}
-        if hidden := [str(k) for k, found in other.items() if not found.shown]:
-            others.append(f"with {' or '.join(hidden)} retrained on {TITLES[scene]}")
+        *first, last = [str(k) for k, found in other.items() if not found.shown] or [""]
+        if last:
+            counts = " or ".join([", ".join(first), last] if first else [last])
+            others.append(f"with {counts} retrained on {TITLES[scene]}")
         taus = [ranking.agreement.tau.value for ranking in ranked(scene) if ranking.setting == setting]
         truth = truths()[scene]
         ceiling = rank_agreement(truth.test[:, 0], truth.test[:, 1]).tau.value
@@ -379,11 +410,15 @@ def ablations() -> Mapping[str, str]:
 
 
 def facts() -> str:
-    """What the results were measured on."""
+    """What the table covers and where it was made."""
     found = table()
+    hours = sum(row.seconds for row in found) / 3600
+    spent = f"{60 * hours:.0f} minutes, many networks at once"
+    if found.facts["device"] == "cpu":
+        spent = f"{hours:.1f} hours of one CPU thread"
     return (
         f"The table of CIFAR-10: {found!r}, made on {found.facts['machine']} at commit `{found.facts['commit']}` with "
-        f"torch {found.facts['torch']}, {sum(row.seconds for row in found) / 3600:.1f} hours of one CPU thread."
+        f"torch {found.facts['torch']}, {spent}."
     )
 
 
@@ -394,6 +429,8 @@ def page() -> str:
         "supernets": {TITLES[scene]: supernet_table(scene) for scene in truths()},
         "scorings": {TITLES[scene]: scoring_table(scene) for scene in truths()},
         "comparison": comparison_table(),
+        "by_block": by_block(),
+        "by_networks": by_networks(),
         "halving": halving_table(),
         "searchers": searcher_table(),
         "repeats": results.records("searchers")[0]["repeats"],

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasx._arguments import checked_seed
 from nasx.data.augment import Augment
 from nasx.data.broken import BrokenImage, BrokenImageError, note_broken
 from nasx.data.dataset import ImageArray, Images, Indices, Photos
@@ -85,8 +86,7 @@ class TrainBatches:
         lowest, highest = images.labels.min(), images.labels.max()
         if classes is not None and not 0 <= lowest <= highest < classes:
             raise ValueError(f"labels are {lowest} to {highest}, but classes={classes} needs 0 to {classes - 1}")
-        if seed < 0:
-            raise ValueError(f"a seed must not be negative, but got {seed}")
+        seed = checked_seed(seed)
         if augment.of_photos:
             if not isinstance(images, Photos):
                 raise ValueError(

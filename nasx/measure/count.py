@@ -1,6 +1,7 @@
 """Counting what one network computes and holds, as a whole and by module."""
 
 import copy
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,15 @@ from torch.utils.module_tracker import ModuleTracker
 from nasx.train.modes import evaluating
 
 _WHOLE = "Global"  # what the trackers call a network
+_FORMULAS: Mapping[Any, Callable[..., int]] = {  # flops of products that torch's counter leaves out, from shapes
+    torch.ops.aten._trilinear: lambda first, weight, *_, **__: 2 * first[0] * math.prod(weight),  # nn.Bilinear
+    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
+    torch.ops.aten.addmv: lambda bias, matrix, *_, **__: 2 * math.prod(matrix),
+    torch.ops.aten.dot: lambda vector, *_, **__: 2 * math.prod(vector),
+    torch.ops.aten.vdot: lambda vector, *_, **__: 2 * math.prod(vector),
+    torch.ops.aten.addbmm: lambda bias, first, second, *_, **__: 2 * math.prod(first) * second[2],
+    torch.ops.aten.conv_tbc: lambda x, weight, *_, out_shape, **__: 2 * math.prod(out_shape[:2]) * math.prod(weight),
+}
 _PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # attention's, as plain products
 
 
@@ -54,8 +64,11 @@ class Call:
 def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     """Return the multiply-adds of `network(*inputs, **kwargs)`, as torch's flop counter finds them (two flops each).
 
-    Convolutions, linear and recurrent layers and the two attention products count; norms, activations, biases and
-    softmax do not. Give inputs with a batch of one for the MACs of one sample. Modes are restored.
+    Convolutions, linear, bilinear and recurrent layers, products of matrices and vectors and the two attention products
+    count; norms, activations, biases, softmax and products of elements do not. A bilinear layer has one for each weight
+    and sample. Operators that the counter does not know count nothing, such as distances, Fourier transforms, solvers
+    and custom operators; `torch.utils.flop_counter.register_flop_formula` makes one known. Give inputs with a batch of
+    one for the MACs of one sample. Modes are restored.
     """
     return macs_by_module(network, Call(inputs, kwargs))[""]
 
@@ -109,12 +122,17 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the multiply-adds inside every module by its name, the whole network's under the empty name."""
     from torch.utils.flop_counter import FlopCounterMode  # here, because it loads Triton too, which takes a while
 
-    with torch.no_grad(), _plain_forward(network), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    with torch.no_grad(), _plain_forward(network), counter:
         call(network)
     found: Counter[str] = Counter()
     for name, of_operator in counter.get_flop_counts().items():
         flops = sum(of_operator.values())
-        assert flops % 2 == 0, f"{flops} flops of {name} are no whole number of multiply-adds"
+        if flops % 2:
+            raise ValueError(
+                f"{flops} flops of {name} are no whole number of multiply-adds, which have 2 each; correct the formula "
+                "that was registered for one of its operators"
+            )
         found[_own_name(network, name)] = int(flops // 2)
     found[""] = int(counter.get_total_flops() // 2)
     return found

@@ -5,6 +5,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nasx._arguments import canonical_in
 from nasx._cases import Case, cases_of, shared_space
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
@@ -169,7 +171,7 @@ def counted(
         raise ValueError(f"{UNITS[kind]} need an example of the network's inputs, but got None")
     counter = _Counter(kind, make, None if example is None else Call.of(example))
     if kind == "peak_memory" or not additive:
-        return CachedCost(UNITS[kind], counter.total)
+        return CachedCost(UNITS[kind], partial(_total_in, space.space, counter))
     return _table(counter, space.space, dict(parts or {}))
 
 
@@ -217,6 +219,10 @@ class _Counter:
                 return macs_by_module(network, call)
             case _:
                 return activations_by_module(network, call)
+
+
+def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:
+    return counter.total(canonical_in(space, arch))
 
 
 def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCost:

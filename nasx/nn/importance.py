@@ -5,7 +5,7 @@ are the same, and its slices are better starting points.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.nn.supernet import Supernet
+from nasx.train.batch import Unpack, Unpacked, move, unpack
 from nasx.train.device import device_of
 from nasx.train.modes import evaluating
 
@@ -37,7 +38,8 @@ class Units:
     `members` maps patterns of parameter or module names to the dimension along which the units lie. `width` elements in
     a row make one unit: 1 for neurons, a head's width for heads. What the stars of a pattern match is the same in all
     tensors of one permutation, so `blocks.*` gives every block a permutation of its own; `together` makes it one for
-    all, as channels need that a residual stream carries through the network.
+    all, as channels need that a residual stream carries through the network. A tensor that several patterns match holds
+    the units along all of their dimensions, as the weights of a square layer inside a residual stream do.
     """
 
     members: Mapping[str, int | Member]
@@ -59,22 +61,33 @@ def heads(qkv: str, proj: str, width: int) -> Units:
     return Units({qkv: Member(0, stacks=3), f"{proj}.weight": 1}, width)
 
 
+def _inputs(batch: Any) -> Unpacked:
+    """Take apart a batch as `nasx.train.unpack` does, or inputs alone."""
+    if isinstance(batch, Tensor):
+        return Unpacked((batch,), {}, None)
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return Unpacked(tuple(batch), {}, None)
+    return unpack(batch)
+
+
 def order_by_importance(
     supernet: Supernet,
     batches: Iterable[Any] | None = None,
     *,
     groups: Sequence[Units],
     arch: Arch | None = None,
+    unpack: Unpack = _inputs,
 ) -> None:
     """Permute a supernet's weights in place so that the first units of all `groups` are the most important ones.
 
     Without `batches` importance is magnitude: the norm of a unit's weights in all tensors of its group. With them it is
-    what a unit contributes to the layers that read it, on inputs such as (images, labels) or images alone: the mean
-    square of each input times the squared norm of its weights, in the network of `arch`, by default the largest one.
+    what a unit contributes to the layers that read it: the mean square of each input times the squared norm of its
+    weights, in the network of `arch`, by default the largest one. `unpack` takes a batch apart into what the network is
+    called with and the targets, which are not used; without one, inputs alone are batches too.
 
     The largest network computes the same before and after, to rounding. With `batches` that is checked on the first: a
     group that leaves out a tensor is a ValueError, and the weights are as before. So is a pattern that matches nothing,
-    or a dimension that does not divide into units.
+    a dimension that does not divide into units, or an `arch` whose network has only some of a group's units.
     """
     state = supernet.state_dict()
     permuted = [found for group in groups for found in _instances(group, state)]
@@ -83,15 +96,17 @@ def order_by_importance(
             _permute(state, members, width, _magnitudes(state, members, width))
         return
     arch = _largest(supernet) if arch is None else arch
-    inputs = [batch[0] if isinstance(batch, tuple | list) else batch for batch in batches]
-    if not inputs:
+    calls = [unpack(batch) for batch in batches]
+    if not calls:
         raise ValueError("there are no batches to measure importance on")
-    squares = _input_squares(supernet.extract(arch), inputs)
+    network = supernet.extract(arch)
+    _refuse_partial(supernet, network, arch, permuted)
+    squares = _input_squares(network, calls)
     before = {name: tensor.clone() for name, tensor in state.items()}
-    expected = _outputs(supernet, arch, inputs[0])
+    expected = _outputs(supernet, arch, calls[0])
     for members, width in permuted:
         _permute(state, members, width, _contributions(state, members, width, squares))
-    difference = float((_outputs(supernet, arch, inputs[0]) - expected).abs().max())
+    difference = float((_outputs(supernet, arch, calls[0]) - expected).abs().max())
     if difference > 1e-3 * max(1.0, float(expected.abs().max())):
         supernet.load_state_dict(before)
         raise ValueError(
@@ -100,12 +115,15 @@ def order_by_importance(
         )
 
 
-_Instance = tuple[dict[str, Member], int]
+_Members = Mapping[str, Sequence[Member]]
+"""The tensors of one permutation, with the dimensions along which its units lie."""
+
+_Instance = tuple[_Members, int]
 """The tensors of one permutation, and the elements of a unit."""
 
 
 def _instances(group: Units, state: Mapping[str, Tensor]) -> list[_Instance]:
-    found: dict[tuple[str, ...], dict[str, Member]] = {}
+    found: dict[tuple[str, ...], dict[str, list[Member]]] = {}
     for pattern, place in group.members.items():
         member = Member(place) if isinstance(place, int) else place
         expression = re.compile(_capturing(pattern))
@@ -116,15 +134,43 @@ def _instances(group: Units, state: Mapping[str, Tensor]) -> list[_Instance]:
                 continue
             matched = True
             if tensor.ndim:
-                found.setdefault(() if group.together else caught, {})[name] = member
+                _add(found.setdefault(() if group.together else caught, {}).setdefault(name, []), name, member)
         if not matched:
             raise ValueError(f"the pattern {pattern!r} of a group matches no tensor of the supernet")
     for members in found.values():
-        units = {name: _units(name, state[name], member, group.width) for name, member in members.items()}
-        if len(set(units.values())) > 1:
-            counts = ", ".join(f"{name} {count}" for name, count in units.items())
+        units = [(name, _units(name, state[name], member, group.width)) for name, member in _pairs(members)]
+        if len({count for _, count in units}) > 1:
+            counts = ", ".join(f"{name} {count}" for name, count in units)
             raise ValueError(f"the tensors of a group hold different numbers of units: {counts}")
     return [(members, group.width) for members in found.values()]
+
+
+def _add(members: list[Member], name: str, member: Member) -> None:
+    other = next((other for other in members if other.dim == member.dim), None)
+    if other is None:
+        members.append(member)
+    elif other != member:
+        raise ValueError(
+            f"a group has {name!r} along dimension {member.dim} in {other.stacks} and in {member.stacks} stack(s); let "
+            "only one of its patterns match this tensor"
+        )
+
+
+def _pairs(members: _Members) -> Iterator[tuple[str, Member]]:
+    return ((name, member) for name, of_tensor in members.items() for member in of_tensor)
+
+
+def _refuse_partial(supernet: Supernet, network: nn.Module, arch: Arch, permuted: Sequence[_Instance]) -> None:
+    shapes = {slot.key: (slot.holder[slot.leaf].shape, slot.whole.shape) for slot in supernet._slots(network, arch)}
+    for members, _ in permuted:
+        for name, member in _pairs(members):
+            own, whole = (shape[member.dim] for shape in shapes[name]) if name in shapes else (0, 0)
+            if own < whole:
+                raise ValueError(
+                    f"the network of `arch` has {own} of the {whole} elements of {name!r} along dimension "
+                    f"{member.dim}, so it shows nothing of some units; give an architecture that has all of them, such "
+                    "as the largest one"
+                )
 
 
 def _capturing(pattern: str) -> str:
@@ -133,7 +179,7 @@ def _capturing(pattern: str) -> str:
 
 def _match(expression: re.Pattern[str], name: str) -> tuple[str, ...] | None:
     segments = name.partition("@")[0].split(".")
-    for end in range(len(segments), 0, -1):
+    for end in range(1, len(segments) + 1):  # a module's tensors are caught by its own name
         if match := expression.fullmatch(".".join(segments[:end])):
             return match.groups()
     return None
@@ -155,19 +201,17 @@ def _by_unit(tensor: Tensor, member: Member, width: int) -> Tensor:
     return parts.movedim(member.dim + 1, 0).flatten(1)
 
 
-def _magnitudes(state: Mapping[str, Tensor], members: Mapping[str, Member], width: int) -> Tensor:
-    floating = {name: member for name, member in members.items() if state[name].is_floating_point()}
+def _magnitudes(state: Mapping[str, Tensor], members: _Members, width: int) -> Tensor:
+    floating = [(name, member) for name, member in _pairs(members) if state[name].is_floating_point()]
     return sum(
-        (_by_unit(state[name].double(), member, width).square().sum(dim=1) for name, member in floating.items()),
+        (_by_unit(state[name].double(), member, width).square().sum(dim=1) for name, member in floating),
         start=torch.zeros(()),
     )
 
 
-def _contributions(
-    state: Mapping[str, Tensor], members: Mapping[str, Member], width: int, squares: Mapping[str, Tensor]
-) -> Tensor:
+def _contributions(state: Mapping[str, Tensor], members: _Members, width: int, squares: Mapping[str, Tensor]) -> Tensor:
     total = torch.zeros(())
-    for name, member in members.items():
+    for name, member in _pairs(members):
         module = name.rpartition(".")[0]
         if member.dim == 1 and state[name].ndim > 1 and module in squares:
             weights = state[name].double().square()
@@ -179,14 +223,15 @@ def _contributions(
 
 
 @torch.no_grad()
-def _permute(state: Mapping[str, Tensor], members: Mapping[str, Member], width: int, importance: Tensor) -> None:
+def _permute(state: Mapping[str, Tensor], members: _Members, width: int, importance: Tensor) -> None:
     order = torch.argsort(importance, descending=True, stable=True)
-    done: set[int] = set()
-    for name, member in members.items():
+    done: set[tuple[int, int]] = set()
+    for name, member in _pairs(members):
         tensor = state[name]
-        if tensor.data_ptr() in done:  # tied to another name
+        place = tensor.data_ptr(), member.dim
+        if place in done:  # tied to another name
             continue
-        done.add(tensor.data_ptr())
+        done.add(place)
         parts = torch.unflatten(tensor, member.dim, (member.stacks, -1, width))
         reordered = parts.index_select(member.dim + 1, order.to(tensor.device))
         tensor.copy_(reordered.flatten(member.dim, member.dim + 2))
@@ -202,14 +247,15 @@ def _largest(supernet: Supernet) -> Arch:
 
 
 @torch.no_grad()
-def _outputs(supernet: Supernet, arch: Arch, inputs: Any) -> Tensor:
+def _outputs(supernet: Supernet, arch: Arch, call: Unpacked) -> Tensor:
+    args, kwargs = move((call.args, call.kwargs), device_of(supernet))
     with evaluating(supernet):
-        outputs = supernet(inputs.to(device_of(supernet)), arch)
+        outputs = supernet(*args, arch=arch, **kwargs)
     return outputs.logits if hasattr(outputs, "logits") else outputs
 
 
 @torch.no_grad()
-def _input_squares(network: nn.Module, inputs: Sequence[Any]) -> dict[str, Tensor]:
+def _input_squares(network: nn.Module, calls: Sequence[Unpacked]) -> dict[str, Tensor]:
     """Return the mean square of every input channel of every linear layer and convolution, by its name."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -228,6 +274,7 @@ def _input_squares(network: nn.Module, inputs: Sequence[Any]) -> dict[str, Tenso
         elif isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1:
             module.register_forward_pre_hook(record(name, 1))
     with evaluating(network):
-        for batch in inputs:
-            network(batch.to(device_of(network)))
+        for call in calls:
+            args, kwargs = move((call.args, call.kwargs), device_of(network))
+            network(*args, **kwargs)
     return {name: total / counts[name] for name, total in sums.items()}

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from nasx._arguments import check_archs
@@ -60,15 +64,29 @@ _registering = threading.local()
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
     made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
-    if made is None or parameter is None or parameter.device.type == "meta":
+    if made is None or parameter is None:
+        return None
+    _refuse_lazy(module, name, parameter)
+    if parameter.device.type == "meta":
         return None
     kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
     made[id(kept)] = kept
     return kept
 
 
+def _refuse_lazy(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    if tensor is not None and is_lazy(tensor) and getattr(_registering, "made", None) is not None:
+        kind = type(module).__name__
+        raise ValueError(
+            f"the builder makes a {kind}, the size of whose {name!r} a first batch decides, but names and sizes must "
+            f"follow from the architecture when the network is built; use {kind.replace('Lazy', '')} and give it its "
+            "sizes"
+        )
+
+
 # for good: another thread may be registering parameters when it would come or go; it does nothing outside of skeletons
 register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
+register_module_buffer_registration_hook(_refuse_lazy)
 
 
 def check_builder(make: object, space: object, call: str) -> None:
@@ -87,7 +105,7 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
 
     Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
-    builder comes with the architecture as a note.
+    builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     outer, _registering.made = getattr(_registering, "made", None), {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
@@ -21,7 +22,7 @@ from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype
 from nasx.nn.survey import Survey, survey
 from nasx.nn.watched import Reads
-from nasx.space import ArchSet
+from nasx.space import ArchSet, Space
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class _Node(nn.Module):
 class _Cache:
     """What a supernet can make again: where each tensor is, its indices by shape, and each thread's skeletons."""
 
-    def __init__(self, supernet: nn.Module) -> None:
+    def __init__(self, supernet: nn.Module, space: Space) -> None:
         self.places: dict[str, tuple[dict[str, Any], str]] = {}
         self._indices: dict[Any, tuple[Index | None, ...] | None] = {}
         for prefix, node in supernet.named_modules():
@@ -64,6 +65,11 @@ class _Cache:
             raise ValueError("the networks of this space have no weights, so there is nothing that they could share")
         floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
         self.reference = next(floating, next(iter(self.places.values())))
+        self._types: dict[str, type | None] = {}  # of each choice's values, None where they have several
+        for name, choice in space.walk():
+            for value in choice.values:
+                if self._types.setdefault(name, type(value)) is not type(value):
+                    self._types[name] = None
         self._local = threading.local()
 
     @property
@@ -72,6 +78,13 @@ class _Cache:
         if found is None:
             found = self._local.skeletons = OrderedDict()
         return found
+
+    def written_as_in(self, space: Space, arch: Arch) -> Arch:
+        """Return an architecture with the space's types of numbers, and one of another space as it is."""
+        # those that a space hands out have them, which is seen much faster than an architecture is looked up
+        if all(self._types.get(name) is type(value) for name, value in arch.items()):
+            return arch
+        return canonical_in(space, arch)
 
     def indices(
         self, name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
@@ -117,12 +130,16 @@ class Supernet(nn.Module):
     - `parts` maps a repeat of the space to its module list, such as `{"block": "encoder.layer"}`. A repeat `block` is
       found without it where the network has a module list `block` or `blocks`.
     - `weights` are those of a plain network; see `load_plain`.
+    - `reuse=False` lets the builder make the network of every architecture that runs; see below.
 
     Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
     built once for each of their choices and copied into the networks that have them. Networks that are put together
     so are compared with built ones at first and now and then; where a part, or an attribute of one, depends on other
     parts' choices, and where tensors are tied or modules keep objects that can be changed (a list, a dict), every
-    network is built, which takes longer.
+    network is built, which takes longer. Comparisons are samples: a builder that makes a part depend on choices of
+    other parts in few architectures, such as one in 50, can escape them, and such networks are then wrong without
+    notice. Pass `reuse=False` for a builder of that kind, or make the part depend on its own choices and the shared
+    ones alone; `extract` always builds, so its outputs show a difference.
 
     An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
@@ -145,13 +162,14 @@ class Supernet(nn.Module):
         layout: Layout | None = None,
         parts: Parts | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        reuse: bool = True,
     ) -> None:
         super().__init__()
         check_builder(make, space, "Supernet(make, space)")
         self.make = make
         self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space
-        self._layout = dict(layout or {})
+        self._layout, self._reuse = dict(layout or {}), reuse
         lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
         found = survey(make, self.space, self._naming)
@@ -165,7 +183,7 @@ class Supernet(nn.Module):
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
-        self._cache = _Cache(self)
+        self._cache = _Cache(self, self.space)
         self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
         self._fill(found)
         if weights is not None:
@@ -193,6 +211,7 @@ class Supernet(nn.Module):
 
     def extract(self, arch: Arch) -> nn.Module:
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
+        arch = self._own(arch)
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             with default_dtype(self._default_dtype):
                 network = call_builder(self.make, arch)
@@ -279,7 +298,7 @@ class Supernet(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._cache = _Cache(self)
+        self._cache = _Cache(self, self.space)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Supernet":
         same = type(self).__new__(type(self))
@@ -300,13 +319,18 @@ class Supernet(nn.Module):
         tensor: Tensor = source[leaf]
         return tensor.device, None if tensor.dtype == self._built_dtype else tensor.dtype
 
+    def _own(self, arch: Mapping[str, Value]) -> Arch:
+        """Return an architecture as the builder takes it: of the space's own, those with its types of numbers."""
+        return self._cache.written_as_in(self.space, arch if isinstance(arch, Arch) else Arch(arch))
+
     def _skeleton(self, arch: Arch) -> Assembly:
         cache = self._cache.skeletons
         found = cache.get(arch)
         if found is not None:
             cache.move_to_end(arch)
             return found
-        assembler = self._cache.assembler(self._naming.lists)
+        arch = self._own(arch)
+        assembler = self._cache.assembler(self._naming.lists if self._reuse else {})
         try:
             found = assembler.put_together(arch, lambda: self._built(arch))
         except ValueError:
@@ -522,13 +546,14 @@ class Subnet(nn.Module):
     parameters; these are slices of them.
     """
 
-    def __init__(self, supernet: nn.Module, arch: Arch) -> None:
+    def __init__(self, supernet: nn.Module, arch: Mapping[str, Value]) -> None:
         super().__init__()
-        self.arch = arch
+        arch = arch if isinstance(arch, Arch) else Arch(arch)
+        self.arch = supernet._own(arch) if isinstance(supernet, Supernet) else arch
         self._skeleton: Assembly | None = None
         if isinstance(supernet, Supernet):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
-            self._skeleton = supernet._make_skeleton(arch)
+            self._skeleton = supernet._make_skeleton(self.arch)
             self.network = self._skeleton.network
             with torch.inference_mode(False), torch.no_grad():
                 self._bind(self._skeleton, supernet)

@@ -416,7 +416,14 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
     from rich.console import Console
 
     from nasx.data import BrokenImageError, WorkerDied
-    from nasx.pipeline.errors import CorruptWeights, Diverged, NotEnoughSpace, OutOfMemory, Refused
+    from nasx.pipeline.errors import (
+        CorruptWeights,
+        Diverged,
+        NotEnoughSpace,
+        OutOfMemory,
+        Refused,
+        SupernetDiverged,
+    )
     from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
 
     errors = Console(stderr=True)
@@ -425,7 +432,9 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
     except Interrupted:
         if is_first():
             errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
-    except (Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace) as error:
+    except (
+        Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace, SupernetDiverged
+    ) as error:  # fmt: skip
         raise BadInput(str(error)) from error
     except (Diverged, OutOfMemory) as error:
         raise BadInput(f"{error}; {where} takes the change and begins this stage again") from error

@@ -26,7 +26,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 SEARCH_METHODS = ("evolution", "random", "pareto", "local")
-SEARCHER_NAMES = ("ask", "tell", "done", "best")
+SEARCHER_NAMES = ("ask", "tell", "done")
 
 
 def _readable_amount(bound: str) -> str:
@@ -50,13 +50,14 @@ OddSize = Annotated[PositiveInt, AfterValidator(_odd)]
 
 def _known_method(method: Any) -> Any:
     if isinstance(method, str):
-        known = method in SEARCH_METHODS
+        wrong = "" if method in SEARCH_METHODS else f"got {method!r}"
     else:
-        known = callable(method) or all(hasattr(method, name) for name in SEARCHER_NAMES)
-    if not known:
+        missing = [] if callable(method) else [name for name in SEARCHER_NAMES if not hasattr(method, name)]
+        wrong = f"this {type(method).__name__} has no `{'`, no `'.join(missing)}`" if missing else ""
+    if wrong:
         raise ValueError(
-            f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher or a function that "
-            "returns one"
+            f"search.method must be one of {', '.join(SEARCH_METHODS)}, or from Python a searcher (an object with "
+            f"{', '.join(SEARCHER_NAMES)}) or a function that returns one, but {wrong}"
         )
     return method
 
@@ -200,7 +201,9 @@ class Training(Section):
         None, description="samples whose BatchNorm statistics are computed together; none: the whole batch"
     )
     teacher: str | None = Field(
-        None, description="timm:NAME=WEIGHTS.safetensors, or the folder of an exported network; none: no distillation"
+        None,
+        description="timm:NAME=WEIGHTS.safetensors, or the folder of a run or of an exported network, of any recipe "
+        "and size, for the same classes and image size; none: no distillation",
     )
     distillation: Literal["soft", "hard"] = Field(
         "soft", description="learn the teacher's probabilities (soft) or its predicted class (hard)"

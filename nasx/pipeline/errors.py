@@ -17,6 +17,10 @@ class Diverged(ArithmeticError):
     """A training's loss was not finite, also after going back; the message names the settings to change."""
 
 
+class SupernetDiverged(Diverged):
+    """No network of a supernet that was trained to its end has finite outputs; the message says how to begin again."""
+
+
 class OutOfMemory(RuntimeError):
     """A device had too little memory for a stage; the message names the settings to change."""
 

@@ -111,6 +111,10 @@ def alone(recipe: Recipe, config: Any, task: Any, arch: Arch) -> ViTProblem[Any]
     return recipe.problem(config, task).with_stages(one_network("trained", arch))
 
 
+class NoRecipe(ValueError):
+    """Weights are not said to be of one of the library's recipes; the message says what to do."""
+
+
 def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
     """Return the network of a run, or of a folder or file that `export` or `import-official` has written.
 
@@ -128,9 +132,21 @@ def open_model(path: Path, recipe: Recipe | None = None) -> ExportedModel:
     return from_file(recipe, file)
 
 
+def check_classes(model: ExportedModel, classes: tuple[str, ...]) -> None:
+    """Refuse data with other classes than a network was trained for."""
+    if model.num_classes != len(classes):
+        raise ValueError(
+            f"the network tells {model.num_classes} classes apart, but the data have {len(classes)}; give the data "
+            "that it was trained for"
+        )
+    if isinstance(model.classes, tuple) and model.classes != classes:
+        ours, other = next((a, b) for a, b in zip(model.classes, classes, strict=True) if a != b)
+        raise ValueError(f"the network was trained for other classes: {ours!r} where the data have {other!r}")
+
+
 def _library_recipe(name: str, path: Path) -> Recipe:
     if name not in recipe_names():
-        raise ValueError(
+        raise NoRecipe(
             f"the network in {path} was built by code of your own ({name!r}), not by one of the library's recipes "
             f"({', '.join(recipe_names())}); run the same problem again and take the `network` of what `run` returns"
         )
@@ -143,7 +159,7 @@ def _described(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             described: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
     except KeyError:
-        raise ValueError(
+        raise NoRecipe(
             f"{path} does not say which network it belongs to; name it with --arch and --preset, or give what "
             "`export` has written"
         ) from None

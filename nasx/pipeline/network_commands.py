@@ -173,6 +173,7 @@ class NetworkCommands:
         from nasx.train import evaluate, pick_device
 
         with bad_input():
+            from nasx.pipeline.exported import check_classes
             from nasx.pipeline.images import held_out_images
             from nasx.pipeline.machine import Machine
 
@@ -435,18 +436,6 @@ def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | No
 def preset_classes(config: Any) -> int:
     """Return how many classes the data of a preset have."""
     return 10 if config.data.source == "digits" or config.preset == "cifar10" else 1000
-
-
-def check_classes(model: "ExportedModel", classes: tuple[str, ...]) -> None:
-    """Refuse data with other classes than a network was trained for."""
-    if model.num_classes != len(classes):
-        raise ValueError(
-            f"the network tells {model.num_classes} classes apart, but the data have {len(classes)}; give the data "
-            "that it was trained for"
-        )
-    if isinstance(model.classes, tuple) and model.classes != classes:
-        ours, other = next((a, b) for a, b in zip(model.classes, classes, strict=True) if a != b)
-        raise ValueError(f"the network was trained for other classes: {ours!r} where the data have {other!r}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -16,9 +16,9 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.nn import SupernetLike
-from nasx.pipeline.config import Retraining, RunConfig
+from nasx.pipeline.config import Retraining, RunConfig, Search
 from nasx.pipeline.context import Context
-from nasx.pipeline.errors import CorruptWeights, Diverged
+from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
 from nasx.pipeline.estimate import Measure, StageEstimate
 from nasx.pipeline.events import StepTaken
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
@@ -273,9 +273,9 @@ class SearchStage(RunStage):
                 record.add(generation, {arch: scores[arch] for arch in asked})
         best = best_of(rows, kept(problem.config))
         if not best:
-            raise Diverged(
-                f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr, or train "
-                "it with supernet.clip_norm"
+            raise SupernetDiverged(
+                f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr or set "
+                "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
             )
         if config.method == "pareto":
             best = spread_of(front_of(rows), kept(problem.config))
@@ -296,12 +296,22 @@ class SearchStage(RunStage):
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of scoring as many candidates as there will be at most."""
         config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        _check_top_k(config.search)
         searcher = make_searcher(config.search, archs, measure.problem.search_costs, 0)  # refuses what does not fit
         wanted = evaluations_of(searcher)
         candidates = None if wanted is None else min(wanted, archs.size_bounds[1])
         best = [{"arch": dict(arch)} for arch in measure.some(archs, kept(config))]
         together = config.search.population if isinstance(config.search.method, str) else candidates
         return measure.scoring(self.name, archs, candidates, together=together, result={"best": best})
+
+
+def _check_top_k(config: Search) -> None:
+    scored = config.population * config.generations
+    if isinstance(config.method, str) and config.top_k > scored:
+        raise ValueError(
+            f"search.top_k must be at most the {scored:,} candidates that are scored (search.population times "
+            f"search.generations), but got {config.top_k:,}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from nasx.pipeline.records import read_arch
 from nasx.weights import read_state_dict
 
 if TYPE_CHECKING:
+    from nasx.pipeline.images import ImageTask
     from nasx.pipeline.problem import Problem
 
 TIMM = "timm:"
@@ -43,8 +44,12 @@ class Renormalised(nn.Module):
 def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     """Return the network that a setting names: `timm:NAME=WEIGHTS`, or the folder of a run or of an exported network.
 
-    A folder holds `arch.json` and `model.safetensors` of the problem's own builder. Anything else is a ValueError.
+    A folder of one of the library's recipes may hold a network of any recipe and size, for images of the problem's size
+    and its classes; it is given images as it was trained on them. Another folder holds `arch.json` and
+    `model.safetensors` of the problem's own builder. Anything else is a ValueError.
     """
+    from nasx.pipeline.images import ImageTask
+
     if spec.startswith(TIMM):
         return timm_teacher(spec, problem)
     folder = Path(spec)
@@ -54,12 +59,33 @@ def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
             f"a teacher is timm:NAME=WEIGHTS.safetensors, or a folder with arch.json and model.safetensors, but got "
             f"{spec!r}"
         )
+    if isinstance(problem.task, ImageTask) and (found := exported_teacher(folder, problem.task)):
+        return found
     network = problem.make(read_arch(arch))
     try:
         network.load_state_dict(read_state_dict(weights))
     except RuntimeError as error:
-        raise ValueError(f"the weights in {weights} do not fit the network of {arch}: {error}") from error
+        raise ValueError(f"the weights in {weights} do not fit the network of {arch}: {_short(error)}") from error
     return network.eval()
+
+
+def exported_teacher(folder: Path, task: "ImageTask") -> nn.Module | None:
+    """Return the network of a recipe's run or export, for images as a task prepares them; None where it is of none."""
+    from nasx.pipeline.exported import NoRecipe, check_classes, open_model
+
+    try:
+        model = open_model(folder)
+    except NoRecipe:
+        return None
+    check_classes(model, task.dataset.classes)
+    expects = model.preprocessing
+    ours, expected = (task.dataset.channels, task.dataset.image_size), (expects.channels, expects.image_size)
+    if ours != expected:
+        raise ValueError(
+            f"the teacher in {folder} takes images of {expected[0]} channels and {expected[1]} pixels, but those of "
+            f"this run have {ours[0]} and {ours[1]}"
+        )
+    return Renormalised(model.network, task.statistics, (model.mean, model.std)).eval()
 
 
 def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
@@ -81,8 +107,7 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"the weights in {file} do not fit timm's {name}: {reason}") from error
+        raise ValueError(f"the weights in {file} do not fit timm's {name}: {_short(error)}") from error
     if not isinstance(task, ImageTask):
         return network.eval()
     described: Any = network.pretrained_cfg
@@ -90,3 +115,8 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if len(expected[0]) != task.dataset.channels:
         return network.eval()
     return Renormalised(network, task.statistics, expected).eval()
+
+
+def _short(error: RuntimeError) -> str:
+    """Return torch's list of tensors that do not fit, cut short."""
+    return " ".join(str(error).split())[:300]

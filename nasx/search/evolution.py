@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nasx._arguments import whole_number
 from nasx.arch import Arch
 from nasx.search.searcher import NewCandidates, Searcher, check_probability
 from nasx.space import ArchSet, Probability
@@ -29,13 +30,19 @@ class Evolution(Searcher):
         mutation_probability: Probability = 0.1,
         seed: int = 0,
     ) -> None:
+        population, generations = whole_number("population", population), whole_number("generations", generations)
         super().__init__(space, evaluations=population * generations, seed=seed)
-        self.population, self.parents = population, parents
-        self.mutations = population // 2 if mutations is None else mutations
-        self.crossovers = population // 2 if crossovers is None else crossovers
+        self.population, self.parents = population, whole_number("parents", parents)
+        self.mutations = population // 2 if mutations is None else whole_number("mutations", mutations)
+        self.crossovers = population // 2 if crossovers is None else whole_number("crossovers", crossovers)
         self.mutation_probability = mutation_probability
-        if parents < 1:
-            raise ValueError(f"evolution needs at least one parent, but got {parents}")
+        if self.parents < 1:
+            raise ValueError(f"evolution needs at least one parent, but got {self.parents}")
+        if self.mutations < 0 or self.crossovers < 0:
+            raise ValueError(
+                f"`mutations >= 0` and `crossovers >= 0` must hold, but got "
+                f"(mutations={self.mutations}, crossovers={self.crossovers})"
+            )
         if self.mutations + self.crossovers > population:
             raise ValueError(
                 f"`mutations + crossovers <= population` must hold, but got "

@@ -4,6 +4,7 @@ from itertools import groupby
 
 import numpy as np
 
+from nasx._arguments import whole_number
 from nasx.arch import Arch
 from nasx.search.searcher import NewCandidates, Scored, Searcher
 from nasx.space import ArchSet
@@ -25,11 +26,11 @@ class LocalSearch(Searcher):
         self, space: ArchSet, *, evaluations: int = 1000, batch: int = 20, patience: int = 2, seed: int = 0
     ) -> None:
         super().__init__(space, evaluations=evaluations, seed=seed)
-        if batch < 1:
+        self.batch, self.patience = whole_number("batch", batch), whole_number("patience", patience)
+        if self.batch < 1:
             raise ValueError(f"a batch needs at least one candidate, but got {batch}")
-        if patience < 1:
+        if self.patience < 1:
             raise ValueError(f"`patience >= 1` must hold, but got {patience}; it counts generations without progress")
-        self.batch, self.patience = batch, patience
 
     def _generation_size(self, generation: int) -> int:
         return self.batch

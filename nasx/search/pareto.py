@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import canonical_in, whole_number
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost
 from nasx.feasible import attainable
@@ -25,7 +27,8 @@ class ParetoSearch(Searcher):
     III-A and III-B), and each parent wins a binary tournament on the two. A child crosses two parents with
     `crossover_probability`; otherwise it is a mutant of one, in which each gene is drawn again with
     `mutation_probability`. All children are inside the space's budgets by construction, and candidates that failed are
-    never parents. `generations` counts the first.
+    never parents. `generations` counts the first. `tell` also refuses an architecture of which a cost is no finite
+    number, with a ValueError that names both.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class ParetoSearch(Searcher):
         crossover_probability: float = 0.5,
         seed: int = 0,
     ) -> None:
+        population, generations = whole_number("population", population), whole_number("generations", generations)
         if population < 1:
             raise ValueError(f"a population needs at least one candidate, but got {population}")
         super().__init__(space, evaluations=population * generations, seed=seed)
@@ -52,9 +56,10 @@ class ParetoSearch(Searcher):
             raise ValueError(f"`0 <= crossover_probability <= 1` must hold, but got {crossover_probability}")
 
     def costs_of(self, arch: Arch) -> tuple[float, ...]:
-        """Return an architecture's costs, in the order of `costs`."""
+        """Return an architecture's costs, in the order of `costs`; a ValueError names one that is no finite number."""
         if arch not in self._known_costs:
-            self._known_costs[arch] = tuple(cost(arch) for cost in self.costs)
+            found = canonical_in(self.space.space, arch)
+            self._known_costs[found] = tuple(_finite_cost(cost, found) for cost in self.costs)
         return self._known_costs[arch]
 
     def front(self) -> list[Scored]:
@@ -97,6 +102,10 @@ class ParetoSearch(Searcher):
             greatest.append(attainable(self.space.space, cost).high)
         return greatest
 
+    def _check_told(self, arch: Arch, score: float) -> None:
+        if not math.isnan(score):
+            self.costs_of(arch)
+
     def _generation_size(self, generation: int) -> int:
         return self.population
 
@@ -126,6 +135,13 @@ class ParetoSearch(Searcher):
             crowding[ranks == rank] = crowding_distances(objectives[ranks == rank])
         order = np.lexsort((-crowding, ranks))
         return [valid[i].arch for i in order[: self.population]]
+
+
+def _finite_cost(cost: Cost, arch: Arch) -> float:
+    amount = cost(arch)
+    if not isinstance(amount, SupportsFloat) or not math.isfinite(amount):
+        raise ValueError(f"a cost must be a finite number, but {cost!r} gave {amount!r} for {dict(arch)}")
+    return amount
 
 
 def nondominated_ranks(objectives: npt.ArrayLike) -> Ints:

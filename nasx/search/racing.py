@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import checked_seed, whole_number
 from nasx.arch import Arch
 
 Bools = npt.NDArray[np.bool_]
@@ -99,6 +100,7 @@ def race(
     that do not fit, and where `score` returns something else.
     """
     archs = tuple(archs)
+    samples, keep, seed = whole_number("samples", samples), whole_number("keep", keep), checked_seed(seed)
     _check(archs, samples, keep, error_probability, tolerance, looks)
     racing = samples >= FEWEST_SAMPLES and len(archs) > keep
     sizes = sorted({round(share * samples) for share in looks} - {0, samples}) if racing else []
@@ -192,11 +194,22 @@ class _Values:
 
     def checked(self, found: Scores, candidates: int, samples: int) -> Scores:
         """Return what `score` gave, if it is what it should be; the first scores decide whether all are hits."""
-        if len(found) != candidates:
-            raise ValueError(f"`score` must return scores for {candidates} candidates, but returned {len(found)}")
+        try:
+            returned = len(found)
+        except TypeError:
+            raise ValueError(
+                f"`score` must return scores for {candidates} candidates, but returned {found!r}"
+            ) from None
+        if returned != candidates:
+            raise ValueError(f"`score` must return scores for {candidates} candidates, but returned {returned}")
         for row in found:
             if row is None:
                 continue
+            if not isinstance(row, np.ndarray):
+                raise ValueError(
+                    "`score` must return a numpy array for each candidate, or None for one that failed, but returned "
+                    f"{type(row).__name__}; write np.asarray(scores)"
+                )
             if row.dtype.kind not in "bf" or row.shape != (samples,):
                 raise ValueError(
                     f"`score` must return {samples} bools or floats each, but returned {row.dtype} {row.shape}"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nasx._arguments import whole_number
 from nasx.search.searcher import NewCandidates, Searcher
 from nasx.space import ArchSet
 
@@ -14,9 +15,9 @@ class RandomSearch(Searcher):
 
     def __init__(self, space: ArchSet, *, evaluations: int = 1000, batch: int = 50, seed: int = 0) -> None:
         super().__init__(space, evaluations=evaluations, seed=seed)
-        if batch < 1:
-            raise ValueError(f"a batch needs at least one candidate, but got {batch}")
-        self.batch = batch
+        self.batch = whole_number("batch", batch)
+        if self.batch < 1:
+            raise ValueError(f"a batch needs at least one candidate, but got {self.batch}")
 
     def _generation_size(self, generation: int) -> int:
         return self.batch

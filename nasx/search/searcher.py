@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from nasx._arguments import checked_seed, whole_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
@@ -43,9 +44,9 @@ class Searcher(ABC):
     """
 
     def __init__(self, space: ArchSet, *, evaluations: int, seed: int) -> None:
-        if evaluations < 1:
-            raise ValueError(f"a search needs at least one evaluation, but got {evaluations}")
-        self.space, self.evaluations, self.seed = space, evaluations, seed
+        self.space, self.evaluations, self.seed = space, whole_number("evaluations", evaluations), checked_seed(seed)
+        if self.evaluations < 1:
+            raise ValueError(f"a search needs at least one evaluation, but got {self.evaluations}")
         self._asked: dict[Arch, Scored | None] = {}  # None: waits for its score
         self._generation = -1
         self._exhausted = False
@@ -57,6 +58,9 @@ class Searcher(ABC):
     @abstractmethod
     def _generation_size(self, generation: int) -> int:
         """Return how many candidates a generation should have."""
+
+    def _check_told(self, arch: Arch, score: float) -> None:  # noqa: B027 - most searchers look at scores alone
+        """Raise ValueError for a candidate that a searcher cannot rank by its score and what else it looks at."""
 
     @property
     def done(self) -> bool:
@@ -106,11 +110,8 @@ class Searcher(ABC):
         Raises ValueError, and records nothing, for an architecture that was not asked for, one that has another score
         already, or a score that is not a number.
         """
-        for arch, score in scores.items():
-            if not isinstance(score, SupportsFloat) or math.isinf(score):
-                raise ValueError(
-                    f"a score must be a finite number, or NaN for a failure, but got {score!r}: {dict(arch)}"
-                )
+        told = {arch: _checked_score(arch, score) for arch, score in scores.items()}
+        for arch, score in told.items():
             if arch not in self._asked:
                 raise ValueError(f"this architecture was not asked for: {dict(arch)}")
             earlier = self._asked[arch]
@@ -118,9 +119,10 @@ class Searcher(ABC):
                 earlier.score == score or (math.isnan(earlier.score) and math.isnan(score))
             ):
                 raise ValueError(f"this architecture scored {earlier.score} before and {score} now: {dict(arch)}")
+            self._check_told(arch, score)
         for arch in self._waiting:
-            if arch in scores:
-                self._asked[arch] = Scored(arch, float(scores[arch]), self._generation)
+            if arch in told:
+                self._asked[arch] = Scored(arch, told[arch], self._generation)
 
     def state(self) -> dict[str, Any]:
         """Return all candidates and scores as JSON values."""
@@ -145,6 +147,17 @@ class Searcher(ABC):
             else:
                 asked[arch] = None
         self._asked, self._generation, self._exhausted = asked, state["generation"], state["exhausted"]
+
+
+def _checked_score(arch: Arch, score: Any) -> float:
+    try:
+        number = score.item() if hasattr(score, "item") else score  # of numpy and torch
+        found = float(number) if isinstance(number, SupportsFloat) else math.inf
+    except (ValueError, RuntimeError, OverflowError):
+        found = math.inf
+    if math.isinf(found):
+        raise ValueError(f"a score must be a finite number, or NaN for a failure, but got {score!r}: {dict(arch)}")
+    return found
 
 
 class NewCandidates:

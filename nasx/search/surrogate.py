@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import whole_number
 from nasx.arch import Arch, Value
 from nasx.feasible import NoneFound
 from nasx.search.searcher import NewCandidates, Searcher
@@ -95,11 +96,11 @@ class SurrogateSearch(Searcher):
         self, space: ArchSet, *, evaluations: int = 100, batch: int = 10, pool: int = 500, seed: int = 0
     ) -> None:
         super().__init__(space, evaluations=evaluations, seed=seed)
-        if batch < 1:
+        self.batch, self.pool = whole_number("batch", batch), whole_number("pool", pool)
+        if self.batch < 1:
             raise ValueError(f"a batch needs at least one candidate, but got {batch}")
-        if pool < batch:
+        if self.pool < self.batch:
             raise ValueError(f"`pool >= batch` must hold, but got (pool={pool}, batch={batch})")
-        self.batch, self.pool = batch, pool
 
     def _generation_size(self, generation: int) -> int:
         return self.batch

@@ -46,7 +46,11 @@ class WeightAverage(nn.Module):
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}; 0.9999 suits trainings of 100,000 steps")
         self.module = copy.deepcopy(model)
         self.decay = decay
-        some = next(chain(model.parameters(), model.buffers()))
+        some = next(chain(model.parameters(), model.buffers()), None)
+        if some is None:
+            raise ValueError(
+                f"an average needs a model with weights or buffers, but {type(model).__name__} has none; leave it out"
+            )
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.long, device=some.device))
 
     def forward(self, *args: object, **kwargs: object) -> object:

@@ -17,13 +17,14 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
     `model.load_state_dict(returned, strict=False)` brings them back after another architecture's took their place.
     Every dimension is covered. Only the BatchNorm layers run in training mode (dropout and stochastic depth stay
     off), with cumulative averages, so batches of one size give the plain mean of their statistics. Layers that the
-    pass does not reach, such as other candidates of a supernet, keep theirs; modes and momenta are restored.
+    pass does not reach, such as other candidates of a supernet, keep theirs; modes and momenta are restored. An error
+    leaves all statistics as they were; no batches are a ValueError.
     """
     named = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     norms = list(named.values())
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    device, passed = device_of(model), 0
+    device, passed, finished = device_of(model), 0, False
     try:
         with evaluating(model):
             for norm in norms:
@@ -36,12 +37,13 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
                 with autocast(device):
                     model(*args, **kwargs)
                 passed += 1
+        finished = True
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         reached = [norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0 for norm in norms]
         for norm, hit, buffers in zip(norms, reached, kept, strict=True):
-            if not hit:
+            if not hit or not finished:
                 norm.load_state_dict(buffers, strict=False)
     if not passed:
         raise ValueError("there are no batches to recompute BatchNorm statistics from")

@@ -43,7 +43,7 @@ class InMemorySamples:
 
 
 def load_into_memory(
-    batches: Batches, device: torch.device, *, unpack: Unpack = unpack, at_most: int = 2**30
+    batches: Batches, device: torch.device | str, *, unpack: Unpack = unpack, at_most: int = 2**30
 ) -> InMemorySamples | None:
     """Copy all samples of some batches, split by `unpack`, to a device; return None where that is impossible.
 
@@ -51,6 +51,7 @@ def load_into_memory(
     their first dimension (texts padded batch by batch), or where the first dimension of a tensor differs from that of
     the targets. The iterator is then partly used up: make the batches again. Raises ValueError for no batches.
     """
+    device = torch.device(device)
     found: list[list[Any]] = []
     shape: Any = None
     samples = size = 0

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from nasx._arguments import whole_number
 from nasx.arch import Arch
 from nasx.train.average import WeightAverage
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
@@ -234,11 +236,24 @@ def train_supernet(
 def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
     """Yield batches, seeding torch's generators before each from (seed, step); the first is that of `start_step`.
 
-    Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state.
+    Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state. The seed is any
+    integer, else a ValueError.
     """
+    return _seeded(batches, whole_number("seed", seed), whole_number("start_step", start_step))
+
+
+def _seeded(batches: Iterable[Batch], seed: int, start_step: int) -> Iterator[Batch]:
     for step, batch in enumerate(batches, start_step):
-        seed_generators((seed << 32) + step)
+        seed_generators(_mixed(seed, step))
         yield batch
+
+
+def _mixed(seed: int, step: int) -> int:
+    """Return one number for both that torch takes: of 64 bits, which a seed of 32 bits and a step fill."""
+    plain = (seed << 32) + step
+    if -(1 << 63) <= plain < 1 << 64:
+        return plain
+    return int(np.random.SeedSequence([abs(seed), int(seed < 0), step]).generate_state(1, np.uint64)[0])
 
 
 def _checked_archs(archs: object, step: int) -> Sequence[Arch]:

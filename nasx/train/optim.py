@@ -82,8 +82,9 @@ def cosine_schedule(
 
     The warm-up takes `warmup_steps`. The cosine begins at the end of the warm-up, or, with `warmup="inside"`, with the
     first step: the warm-up then covers its beginning, as in timm and so in DeiT and AutoFormer. With `steps_per_epoch`
-    the rate changes between epochs only, as theirs do. Bounds are those of the first parameter group; others keep their
-    ratio to it.
+    the rate changes between epochs only, as theirs do. Bounds are those of the first parameter group whose lr is not 0;
+    others keep their ratio to it. Where all are 0 they stay 0, and a bound above 0 that the schedule would have to
+    reach is a ValueError.
     """
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"`0 <= warmup_steps < steps` must hold, but got (warmup_steps={warmup_steps}, steps={steps})")
@@ -91,10 +92,17 @@ def cosine_schedule(
         raise ValueError(f"`warmup` must be 'before' or 'inside' the cosine, but got {warmup!r}")
     if steps_per_epoch is not None and steps_per_epoch < 1:
         raise ValueError(f"`steps_per_epoch >= 1` must hold, but got {steps_per_epoch}")
-    lr = optimizer.param_groups[0]["lr"]
+    lr = next((group["lr"] for group in optimizer.param_groups if group["lr"] != 0), 0.0)
+    if lr == 0 and (final_lr or (warmup_steps and warmup_lr)):
+        raise ValueError(
+            f"an lr of 0 stays 0, but got (warmup_lr={warmup_lr}, final_lr={final_lr}); set them to 0, or give the "
+            "optimizer a positive lr"
+        )
     first = warmup_steps if warmup == "before" else 0
 
     def factor(step: int) -> float:
+        if lr == 0:
+            return 1.0
         if steps_per_epoch is not None:
             step -= step % steps_per_epoch
         if step < warmup_steps:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from nasx._arguments import checked_seed
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget
 from nasx.feasible import Feasible, attainable
@@ -23,7 +24,7 @@ class UniformPaths:
     """One path a step: every choice of `space` drawn uniformly from (seed, step) (SPOS, section 3.3)."""
 
     def __init__(self, space: ArchSet, seed: int) -> None:
-        self.space, self.seed = space, seed
+        self.space, self.seed = space, checked_seed(seed)
 
     def __call__(self, step: int) -> tuple[Arch, ...]:
         """Return the architecture of a step."""
@@ -38,7 +39,7 @@ class UniformArchPaths:
     """
 
     def __init__(self, space: ArchSet, seed: int) -> None:
-        self.space, self.seed = space, seed
+        self.space, self.seed = space, checked_seed(seed)
 
     def __call__(self, step: int) -> tuple[Arch, ...]:
         """Return the architecture of a step."""
@@ -71,7 +72,7 @@ class StratifiedPaths:
         low = reach.low if at_least is None else at_least
         high = reach.high if at_most is None else at_most
         edges = [low + (high - low + 1) * i // bins for i in range(bins + 1)]
-        self.seed = seed
+        self.seed = checked_seed(seed)
         self.bins: list[Feasible] = []
         for first, beyond in pairwise(edges):
             if first < beyond and first <= reach.high and beyond > reach.low:
@@ -119,7 +120,7 @@ class SandwichPaths:
                     f"the teacher must have every choice that its students have, but it has no {_some(lacking)}; "
                     "leave `teacher` out for the costliest that has them all"
                 )
-        self.space, self.seed, self.random = space, seed, random
+        self.space, self.seed, self.random = space, checked_seed(seed), random
         self.smallest = attainable(space, cost).low_arch
 
     def __call__(self, step: int) -> tuple[Arch, ...]:
@@ -142,7 +143,7 @@ class FairPaths:
 
     def __init__(self, space: ArchSet, seed: int) -> None:
         space = _whole(space, "a budget ties choices together, so no order is fair to each; pass the space without it")
-        self.seed = seed
+        self.seed = checked_seed(seed)
         self.choices = dict(_flat(space, ""))
         self.paths_per_step = max((len(choice.options) for choice in self.choices.values()), default=1)
 

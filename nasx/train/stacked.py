@@ -27,10 +27,11 @@ class StackedNetworks(nn.Module):
 
     Each network learns as it would alone: BatchNorm's statistics, clipping by the norm and weight decay are its own.
     Dropout and stochastic depth draw for all at once, so their masks are not those of separate trainings. A step that
-    is not finite for one of them is left out for all.
+    is not finite for one of them is left out for all. Tied tensors stay tied, and a module used twice stays one.
 
-    Raises ValueError for networks of different architectures. The computing is that of `torch.func.vmap`, which
-    supports networks without control flow that depends on values.
+    Raises ValueError for networks of different architectures, and, when they run, for those that assign a new tensor to
+    a buffer instead of changing it in place. The computing is that of `torch.func.vmap`, which supports networks
+    without control flow that depends on values.
 
     Examples:
         >>> stacked = StackedNetworks([make(arch) for seed in range(8)])
@@ -48,33 +49,32 @@ class StackedNetworks(nn.Module):
             if _signature(network) != first:
                 raise ValueError(
                     f"networks that are trained as one need the same architecture, but number {number} differs from "
-                    "the first in its modules or in the names or shapes of its tensors"
+                    "the first in its modules or in the names, shapes or ties of its tensors"
                 )
         self.count = len(networks)
         self.train(networks[0].training)
-        self.stack = copy.deepcopy(networks[0])
-        self.__dict__["_skeleton"] = copy.deepcopy(networks[0]).to("meta")  # no submodule: it holds no weights
-        for source in ("_parameters", "_buffers"):
-            for path, module in self.stack.named_modules(remove_duplicate=False):
-                holder = getattr(module, source)
-                for leaf, tensor in holder.items():
-                    if tensor is None:
-                        continue
-                    own = [getattr(network.get_submodule(path), leaf).detach() for network in networks]
-                    stacked = torch.stack(own).contiguous()
-                    trained = source == "_parameters"
-                    holder[leaf] = nn.Parameter(stacked, requires_grad=tensor.requires_grad) if trained else stacked
+        tensors = dict(_tensors(networks[0]))
+        others = [dict(_tensors(network)) for network in networks]
+        stacked = {
+            tensor: _like(tensor, torch.stack([other[name].detach() for other in others]).contiguous())
+            for name, tensor in tensors.items()
+        }
+        self.stack = _with_tensors(networks[0], stacked)
+        empty = {tensor: _like(tensor, torch.empty_like(tensor, device="meta")) for tensor in tensors.values()}
+        self.__dict__["_skeleton"] = _with_tensors(networks[0], empty)  # no submodule: it holds no weights
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of all networks (K, B, ...) for a batch each."""
         skeleton: nn.Module = self.__dict__["_skeleton"]
         if skeleton.training != self.training:
             skeleton.train(self.training)
-        tensors = dict(chain(self.stack.named_parameters(), self.stack.named_buffers()))
-        call = vmap(partial(_call, skeleton), randomness="different")
+        tensors = dict(_tensors(self.stack))
+        once = {id(tensor): tensor for tensor in tensors.values()}
+        names = {name: id(tensor) for name, tensor in tensors.items()}
+        call = vmap(partial(_call, skeleton, names), randomness="different")
         # fused attention runs network by network on a CPU, and its backward pass refuses what vmap hands it on CUDA
         with sdpa_kernel(SDPBackend.MATH):
-            return call(tensors, args, kwargs)
+            return call(once, args, kwargs)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the networks' own method of this name spares, as timm's models have it."""
@@ -88,20 +88,11 @@ class StackedNetworks(nn.Module):
     @torch.no_grad()
     def unstack(self) -> list[nn.Module]:
         """Return the networks as modules of their own, with copies of their tensors."""
-        found = []
-        for number in range(self.count):
-            network = copy.deepcopy(self.__dict__["_skeleton"])
-            for source in ("_parameters", "_buffers"):
-                for path, module in self.stack.named_modules(remove_duplicate=False):
-                    for leaf, tensor in getattr(module, source).items():
-                        if tensor is None:
-                            continue
-                        own = tensor[number].clone()
-                        if source == "_parameters":
-                            own = nn.Parameter(own, requires_grad=tensor.requires_grad)
-                        getattr(network.get_submodule(path), source)[leaf] = own
-            found.append(network.train(self.training))
-        return found
+        tensors = [tensor for _, tensor in _tensors(self.stack)]
+        return [
+            _with_tensors(self.stack, {tensor: _like(tensor, tensor[number].clone()) for tensor in tensors})
+            for number in range(self.count)
+        ]
 
 
 def stacked_batches(*batches: Iterable[Any]) -> Iterator[Any]:
@@ -127,11 +118,50 @@ def stacked_loss(loss: Loss) -> Callable[[Any, Any], Tensor]:
     return mean
 
 
-def _call(skeleton: nn.Module, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return functional_call(skeleton, tensors, args, kwargs)
+def _call(
+    skeleton: nn.Module,
+    names: dict[str, int],
+    tensors: dict[int, Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    # torch's own tying puts back what it has put into a module that is used twice
+    own = {name: tensors[key] for name, key in names.items()}
+    outputs = functional_call(skeleton, own, args, kwargs, tie_weights=False)
+    for name, key in names.items():
+        if own[name] is not tensors[key]:  # to which torch writes what the network assigned
+            raise ValueError(
+                f"the network assigns a new tensor to {name!r} when it runs, which networks that are computed as one "
+                "would forget; change it in place, such as with copy_ or add_"
+            )
+    return outputs
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of every module, each module once; tied tensors have several names."""
+    for path, module in network.named_modules():
+        for leaf, tensor in chain(module._parameters.items(), module._buffers.items()):
+            if tensor is not None:
+                yield f"{path}.{leaf}" if path else leaf, tensor
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    return nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
+
+
+def _with_tensors(network: nn.Module, tensors: dict[Tensor, Tensor]) -> nn.Module:
+    """Return a copy of a network with others for its tensors, tied where they are tied."""
+    return copy.deepcopy(network, {id(tensor): other for tensor, other in tensors.items()})
 
 
 def _signature(network: nn.Module) -> list[Any]:
-    tensors = chain(network.named_parameters(), network.named_buffers())
-    shapes: list[Any] = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors]
-    return [*shapes, *((name, type(module)) for name, module in network.named_modules())]
+    first: dict[int, str] = {}  # of a tensor or module that has several names
+    tensors = [
+        (name, first.setdefault(id(tensor), name), tuple(tensor.shape), tensor.dtype)
+        for name, tensor in _tensors(network)
+    ]
+    modules = [
+        (name, first.setdefault(id(module), name), type(module))
+        for name, module in network.named_modules(remove_duplicate=False)
+    ]
+    return [*tensors, *modules]

@@ -1,11 +1,14 @@
 """Counting one network: products, parameters, elements written, and the most memory that is live at once."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers.config import set_fused_attn
 from timm.models import create_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
 
 from nasx.measure import Call, count_activations, count_macs, count_params, count_peak_memory
 
@@ -27,6 +30,44 @@ def test_products_and_convolutions_by_hand() -> None:
     assert count_macs(nn.Conv1d(6, 6, 17, padding="same", groups=6), torch.zeros(1, 6, 11)) == 17 * 6 * 11
     assert count_macs(nn.Conv2d(3, 8, 4, stride=4), torch.zeros(1, 3, 16, 16)) == 3 * 8 * 16 * 16
     assert count_macs(nn.Sequential(nn.LayerNorm(4), nn.GELU()), torch.zeros(1, 4)) == 0
+
+
+class Product(nn.Module):
+    """A product of tensors that are no parameters."""
+
+    def __init__(self, product: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.product(*tensors)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_products_that_torchs_counter_leaves_out_are_counted(device: str) -> None:
+    def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
+        return [torch.zeros(shape, device=device) for shape in shapes]
+
+    bilinear = nn.Bilinear(3, 4, 5, device=device)
+    assert count_macs(bilinear, *tensors((2, 3), (2, 4))) == 2 * 5 * 3 * 4
+    assert count_macs(bilinear, *tensors((2, 7, 3), (2, 7, 4))) == 2 * 7 * 5 * 3 * 4
+    assert count_macs(Product(torch.matmul), *tensors((3, 4), (4,))) == 3 * 4
+    assert count_macs(Product(torch.addmv), *tensors((3,), (3, 4), (4,))) == 3 * 4
+    assert count_macs(Product(torch.matmul), *tensors((4,), (4,))) == 4
+    assert count_macs(Product(torch.vdot), *tensors((4,), (4,))) == 4
+    assert count_macs(Product(torch.addbmm), *tensors((2, 5), (3, 2, 4), (3, 4, 5))) == 3 * 2 * 4 * 5
+    assert count_macs(Product(torch.conv_tbc), *tensors((9, 2, 3), (5, 3, 4), (4,))) == (9 - 4) * 2 * 5 * 3 * 4
+
+
+def test_an_operator_that_is_not_known_counts_nothing_until_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    distances, points = Product(torch.cdist), (torch.zeros(5, 3), torch.zeros(6, 3))
+    assert count_macs(distances, *points) == 0
+    # what register_flop_formula does, for this test alone
+    monkeypatch.setitem(flop_registry, torch.ops.aten._cdist_forward, lambda *_, **__: 2 * 5 * 6 * 3)
+    assert count_macs(distances, *points) == 5 * 6 * 3
+    monkeypatch.setitem(flop_registry, torch.ops.aten._cdist_forward, lambda *_, **__: 7)
+    with pytest.raises(ValueError, match=r"7 flops of \w+ are no whole number of multiply-adds"):
+        count_macs(distances, *points)
 
 
 @pytest.mark.parametrize("training", [True, False])

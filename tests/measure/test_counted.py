@@ -118,6 +118,14 @@ def test_sums_that_cannot_be_are_counted_one_by_one() -> None:
     assert all(cost(arch) <= most for arch in inside.sample(0, 10))
 
 
+def test_an_equal_architecture_of_other_types_is_counted_as_the_space_writes_it() -> None:
+    def make(arch: Arch) -> nn.Module:
+        return nn.Linear(3, {"4": 4, "8": 8}.get(str(arch["w"]), 1))
+
+    cost = counted("macs", make, Space(w=one_of(4, 8)), torch.zeros(1, 3), additive=False)
+    assert [cost(Arch({"w": w})) for w in (4.0, 4, 8)] == [12, 12, 24]
+
+
 def test_tables_that_would_take_too_many_passes_are_refused_before_they_are_made() -> None:
     cells = BY_NAME["cells"]
     with pytest.raises(ValueError, match=r"would take 15,625 passes or more, but at most 2,000 .* additive=False"):

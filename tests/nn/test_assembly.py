@@ -1,5 +1,6 @@
 """Networks put together from parts of earlier ones are those that the builder makes, or else are built."""
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -153,6 +154,34 @@ def test_parts_that_know_of_others_are_built_each_time(how: str, monkeypatch: py
         expected = outputs(supernet, ARCHS)
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Rarely(Network):
+    """A block knows the others' choices in one network of 54."""
+
+    @staticmethod
+    def is_rare(arch: Arch) -> bool:
+        return bool(arch["block.0.norm"]) and [arch[f"block.{i}.hidden"] for i in range(3)] == [5, 5, 2]
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch)
+        if self.is_rare(arch):
+            self.blocks[1].drop.p = 0.9  # type: ignore[union-attr]
+
+
+def test_every_network_is_built_where_reuse_is_off() -> None:
+    supernet, built = counted(Rarely, reuse=False)
+    for copied in (supernet, copy.deepcopy(supernet)):
+        built.clear()
+        outputs(copied, ARCHS)
+        assert len(built) == len(set(ARCHS))
+    rare = [arch for arch in ARCHS if Rarely.is_rare(arch)]
+    assert rare
+    for arch in rare:
+        torch.manual_seed(0)
+        expected = supernet.extract(arch).train()(X)
+        torch.manual_seed(0)
+        torch.testing.assert_close(supernet.train()(X, arch), expected)
 
 
 def test_a_module_in_two_places_is_built_each_time() -> None:

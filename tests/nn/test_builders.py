@@ -1,6 +1,7 @@
 """What a supernet asks of the function that builds one network, and what it says where it cannot be had."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
+from nasx.measure import counted
 from nasx.nn import Supernet
 
 DEPTH = Space(depth=one_of(1, 2, 3))
@@ -266,6 +268,22 @@ def test_buffers_that_are_computed_from_weights_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"the buffer 'parametrizations.weight.0._u' is computed from weights"):
         Supernet(make, DEPTH)
+
+
+@pytest.mark.parametrize("dummy", [False, True], ids=["as made", "after a dummy batch"])
+def test_lazy_modules_are_refused_with_what_takes_their_place(dummy: bool) -> None:
+    def make(arch: Arch) -> nn.Module:
+        network = nn.Sequential(nn.LazyLinear(int(arch["depth"])), nn.ReLU(), nn.LazyLinear(2))
+        if dummy:
+            network(X)
+        return network
+
+    for use in (Supernet, partial(counted, "macs", example=X), partial(counted, "params", example=None)):
+        with pytest.raises(ValueError, match=r"makes a LazyLinear, .* 'weight' .*; use Linear and give it its sizes"):
+            use(make, DEPTH)
+    with pytest.raises(ValueError, match=r"makes a LazyBatchNorm1d, .*'running_mean'.*; use BatchNorm1d and give"):
+        Supernet(lambda arch: nn.Sequential(nn.Linear(6, int(arch["depth"])), nn.LazyBatchNorm1d(affine=False)), DEPTH)
+    assert nn.LazyLinear(3)(X).shape == (4, 3)  # torch's own are as before
 
 
 class Own(nn.Module):

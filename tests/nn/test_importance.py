@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nasx import Arch, Space, one_of, repeat
 from nasx.data import TrainBatches, channel_statistics, eval_batches, load_digits
 from nasx.nn import Attention, FeedForward, Member, Supernet, Units, heads, neurons, order_by_importance, stacked
-from nasx.train import adamw, evaluate, train
+from nasx.train import Unpacked, adamw, evaluate, train
 from tests.families import BY_NAME
 
 SPACE = Space(width=one_of(8, 16), block=repeat(Space(hidden=one_of(6, 12)), 2))
@@ -77,6 +77,69 @@ def test_the_largest_network_computes_the_same(groups: Sequence[Units], measured
     assert any(not torch.equal(after[name], kept[name]) for name in kept)
     for name in kept:  # nothing is lost
         assert torch.equal(after[name].flatten().sort().values, kept[name].flatten().sort().values)
+
+
+class Residual(nn.Module):
+    """A residual stream through square layers, whose weights hold its channels along both dimensions."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        width = int(arch["width"])
+        self.e, self.o = nn.Linear(3, width), nn.Linear(width, 2)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(x)
+        for block in self.blocks:
+            x = x + block(x).relu()
+        out: Tensor = self.o(x)
+        return out
+
+
+STREAM = {"e": 0, "blocks.*": 0, "blocks.*.weight": 1, "o.weight": 1}
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["magnitude", "activations"])
+def test_a_tensor_may_hold_the_units_along_two_dimensions(measured: bool) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(Residual, Space(width=one_of(4, 8))).double()
+    largest, kept = Arch({"width": 8}), copy.deepcopy(supernet.state_dict())
+    before = supernet(X, largest)
+    order_by_importance(supernet, [X] if measured else None, groups=[Units(STREAM, together=True)])
+    torch.testing.assert_close(supernet(X, largest), before, rtol=0, atol=1e-12)
+    assert all(
+        not torch.equal(tensor, kept[name]) for name, tensor in supernet.state_dict().items() if name != "o.bias"
+    )
+
+
+def test_the_tensors_of_a_module_that_a_star_matches_go_together() -> None:
+    def build(arch: Arch) -> nn.Module:
+        width = int(arch["width"])
+        return nn.Sequential(*(nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 3)) for _ in range(2)))
+
+    torch.manual_seed(0)
+    supernet, largest = Supernet(build, Space(width=one_of(4, 8))).double(), Arch({"width": 8})
+    before = supernet(X, largest)
+    order_by_importance(supernet, groups=[Units({"*.0": 0, "*.2.weight": 1})])
+    torch.testing.assert_close(supernet(X, largest), before, rtol=0, atol=1e-12)
+    layers = Supernet(Residual, Space(width=one_of(4, 8))).double()
+    order_by_importance(layers, groups=[Units({"blocks.*": 0})])
+    for i in range(2):
+        rows = torch.cat([layers.get_parameter(f"blocks.{i}.{name}").view(8, -1) for name in ("weight", "bias")], 1)
+        norms = rows.square().sum(dim=1).tolist()
+        assert norms == sorted(norms, reverse=True)
+
+
+def test_batches_are_taken_apart_as_for_training() -> None:
+    labels = torch.zeros(5)
+    expected: dict[str, Tensor] | None = None
+    for batch in (X, [X], (X, labels), {"x": X, "labels": labels}):
+        supernet = make()
+        order_by_importance(supernet, [batch], groups=[NEURONS])
+        found = supernet.state_dict()
+        expected = expected or found
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    order_by_importance(make(), [{"pixels": X}], groups=[NEURONS], unpack=lambda b: Unpacked((b["pixels"],), {}, None))
 
 
 def test_every_block_has_an_order_of_its_own_unless_they_go_together() -> None:
@@ -184,6 +247,16 @@ def test_groups_that_cannot_be_are_refused_and_nothing_changes() -> None:
     refuses([Units({"blocks.*.mlp.fc1": 0})], "the groups change what the network computes", [X])
     refuses([Units({"blocks.*.attn.qkv": Member(0, 3)}, 4)], "the groups change what the network computes", [X])
     refuses([NEURONS], "there are no batches to measure importance on", [])
+    stacks = {"blocks.*.attn.qkv": Member(0, 3), "blocks.0.attn.*.weight": Member(0, 1)}
+    refuses([Units(stacks, 4, together=True)], "'blocks.0.attn.qkv.weight' along dimension 0 in 3 and in 1 stack")
+    small = partial(order_by_importance, supernet, [X], arch=SPACE[0])
+    with pytest.raises(
+        ValueError, match=r"has 6 of the 12 elements of 'blocks\.0\.mlp\.fc1\.weight' along dimension 0"
+    ):
+        small(groups=[NEURONS])
+    with pytest.raises(ValueError, match=r"has 8 of the 16 elements of .* give an architecture that has all of them"):
+        small(groups=[CHANNELS])
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in supernet.state_dict().items())
     crossed = Space(kind=one_of({0: Space(a=2, b=4), 1: Space(a=4, b=2)}))
     without = Supernet(lambda arch: nn.Linear(int(arch["a"]), int(arch["b"])), crossed)
     with pytest.raises(ValueError, match="no network of the space has every tensor at its largest size"):

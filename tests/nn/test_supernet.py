@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nasx import Arch, Space, one_of
-from nasx.nn import Supernet
+from nasx.nn import Subnet, Supernet
 from tests.families import BY_NAME, FAMILIES, RECIPES, Family, words
 
 every_family = pytest.mark.parametrize("family", [*FAMILIES, *RECIPES], ids=str)
@@ -288,6 +288,25 @@ def test_outputs_of_transformers_are_its_own() -> None:
     assert outputs.logits.shape == (3, 3)
     assert outputs.loss.ndim == 0
     assert len(outputs.hidden_states) == 1 + int(arch["layer.count"])
+
+
+def test_an_architecture_may_be_written_with_equal_values_of_other_types() -> None:
+    def build(arch: Arch) -> nn.Module:
+        layer = nn.Linear(3, arch["w"])  # type: ignore[arg-type]  # refuses 4.0
+        return nn.Sequential(layer, {"True": nn.ReLU, "False": nn.Tanh}[str(arch["r"])]())
+
+    space = Space(w=one_of(4, 8), r=one_of(True, False))
+    supernet, x = Supernet(build, space, separate={"0": "r"}), torch.randn(2, 3)
+    for arch, other in (({"r": 1, "w": 4.0}, space[0]), ({"w": 8.0, "r": 0.0}, space[3])):
+        assert arch in space
+        expected = supernet.extract(other)(x)
+        for networks in (copy.deepcopy(supernet), supernet):  # which has run nothing, and which has run the other
+            assert torch.equal(supernet(x, other), expected)
+            assert torch.equal(networks(x, arch), expected)
+            assert torch.equal(networks(x, arch=Arch(arch)), expected)
+            assert torch.equal(networks.extract(Arch(arch))(x), expected)
+            assert torch.equal(Subnet(networks, arch)(x), expected)
+        assert dict(Subnet(supernet, arch).arch) == dict(other)
 
 
 def test_an_architecture_of_another_space_runs_where_it_is_a_slice() -> None:

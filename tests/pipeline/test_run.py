@@ -1,6 +1,7 @@
 """`run` from Python: what it finds, how it resumes, what it refuses, and where it may be called from."""
 
 import copy
+import math
 import os
 import shutil
 import signal
@@ -22,9 +23,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
+from nasx.cli import BadInput
 from nasx.cost import AdditiveCost
 from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
+from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
 from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.networks import compiles
@@ -336,6 +339,29 @@ class Counting(Evolution):
 
     def __init__(self, space: Any, seed: int) -> None:
         super().__init__(space, population=3, generations=2, parents=2, seed=seed)
+
+
+class Broken(Perceptron):
+    """Trains as others do, and has no finite outputs afterwards."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1.0 if self.training else math.nan)
+
+
+def test_a_search_of_failed_candidates_says_that_its_supernet_needs_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Problem(SPACE, partial(Broken, inputs=4, outputs=3), task(), config=CONFIG)
+    message = r"all 8 candidates failed.*supernet\.lr.*choose another run directory"
+    with pytest.raises(BadInput, match=message) as raised:
+        attempt(lambda: run(own, tmp_path, machine=MACHINE, progress=silent), "the run")
+    assert "takes the change" not in str(raised.value)
+
+
+def test_more_networks_than_candidates_cannot_be_retrained(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"search\.top_k must be at most the 8 candidates.*but got 9"):
+        searched(tmp_path / "run", changed(search={"top_k": 9}))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("method", ["random", "local", "pareto", Counting, RandomSearch(SPACE, evaluations=6, batch=3)])

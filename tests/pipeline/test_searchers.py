@@ -21,8 +21,6 @@ from tests.pipeline.test_run import MACHINE, problem
 class Endless:
     """A searcher of one's own that does not say how many candidates it will ask for."""
 
-    best: Any = None
-
     def __init__(self, space: Any, seed: int) -> None:
         self.inner = RandomSearch(space, evaluations=5, batch=5, seed=seed)
 
@@ -52,6 +50,29 @@ def asked_with(method: Any, **settings: Any) -> list[list[Arch]]:
 
 def named(method: Any) -> str:
     return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+
+
+class Partly:
+    """What has some of a searcher."""
+
+    done = False
+
+    def ask(self) -> Sequence[Arch]:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("evolve", "evolution, random, pareto, local, or from Python .* but got 'evolve'"),
+        (Partly(), "this Partly has no `tell`"),
+        (3, "this int has no `ask`, no `tell`, no `done`"),
+    ],
+    ids=["a name", "an object", "a number"],
+)
+def test_what_is_no_searcher_is_refused_with_what_it_lacks(method: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Search(method=method)
 
 
 CHANGES: Mapping[str, Any] = {"population": 5, "generations": 2, "parents": 4, "mutation_probability": 1.0}

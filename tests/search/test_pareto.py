@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -157,6 +158,13 @@ def test_any_small_space_is_searched_to_its_end_and_its_front_found(space: Space
     assert [cost(scored.arch) for scored in front] == sorted(cost(scored.arch) for scored in front)
 
 
+def test_an_equal_architecture_of_other_types_has_the_costs_of_the_one_that_the_space_writes() -> None:
+    searcher = ParetoSearch(
+        Space(w=one_of(4, 16)), [lambda arch: len(str(arch["w"]))], population=2, generations=1, mutation_probability=1
+    )
+    assert [searcher.costs_of(Arch({"w": w})) for w in (16.0, 16, 4)] == [(2,), (2,), (1,)]
+
+
 def test_failed_candidates_are_no_parents_and_not_on_the_front() -> None:
     """All but one of the first generation fail: every later child is a gene away from that one."""
     searcher = ParetoSearch(WIDE, [ToyCost()], population=20, generations=2, mutation_probability=1e-9)
@@ -233,6 +241,20 @@ def test_a_crowd_does_not_displace_a_spread_front() -> None:
     searcher.tell(dict.fromkeys(crowd, 950.0))
     assert len(searcher.front()) == 40
     assert all(min(_distance(child, arch) for arch in spread) == 1 for child in searcher.ask())
+
+
+@pytest.mark.parametrize("amount", [math.nan, math.inf, None, "3", 1j], ids=repr)
+def test_a_cost_that_is_no_finite_number_is_refused_with_its_architecture(amount: Any) -> None:
+    costs: dict[Arch, Any] = {}
+    searcher = _mutants(costs)
+    first, second, *others = searcher.ask()
+    costs[second] = amount
+    found = re.escape(f"gave {amount!r} for {dict(second)}")
+    with pytest.raises(ValueError, match=f"a cost must be a finite number, but .*_mutants.* {found}"):
+        searcher.tell({first: 0.5, second: 0.5})
+    assert not searcher.history
+    searcher.tell({first: 0.5, second: math.nan, **dict.fromkeys(others, 0.5)})  # who failed has no cost
+    assert second not in searcher.ask()
 
 
 def _distance(one: Arch, two: Arch) -> int:

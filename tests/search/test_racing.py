@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.racing import Bools, recorded, replay, simulated
 from nasx import Arch, Space, one_of
@@ -180,6 +181,8 @@ def test_a_searcher_is_told_its_scores() -> None:
         ({"looks": (0.5, 0.2)}, "growing shares"),
         ({"looks": (0.5, 1.0)}, "growing shares"),
         ({"samples": 0}, "at least one sample"),
+        ({"samples": 1e3}, "`samples` must be a whole number, but got 1000.0"),
+        ({"seed": None}, "`seed` must be a whole number, but got None"),
         ({"archs": []}, "0 of them distinct"),
         ({"archs": [ARCHS[0], ARCHS[0]]}, "2, 1 of them distinct"),
         (
@@ -188,6 +191,12 @@ def test_a_searcher_is_told_its_scores() -> None:
         ),
         ({"score": lambda archs, indices: correct(archs, indices)[:, 1:]}, r"but returned bool \(4999,\)"),
         ({"score": lambda archs, indices: correct(archs, indices).astype(int)}, "returned int64"),
+        ({"score": lambda archs, indices: None}, "scores for 3 candidates, but returned None"),
+        ({"score": lambda archs, indices: np.array(0.5)}, "scores for 3 candidates, but returned array"),
+        ({"score": lambda archs, indices: torch.from_numpy(correct(archs, indices))}, "but returned Tensor; write np"),
+        ({"score": lambda archs, indices: correct(archs, indices).tolist()}, "but returned list; write np.asarray"),
+        ({"score": lambda archs, indices: dict.fromkeys(archs, 0.5)}, "but returned Arch; write np.asarray"),
+        ({"score": lambda archs, indices: [None, correct(archs, indices)[1], 0.5]}, "but returned float; write np"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:

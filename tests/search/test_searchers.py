@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.feasible import Feasible
-from nasx.search import Evolution, RandomSearch, Searcher
+from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch, Searcher, SurrogateSearch
 from nasx.space import ArchSet
 from tests.strategies import ToyCost, spaces
 
@@ -348,6 +350,7 @@ def _distance(one: Arch, two: Arch) -> int:
         ({"generations": 0}, "at least one evaluation, but got 0"),
         ({"parents": 0}, "at least one parent, but got 0"),
         ({"mutations": 30, "crossovers": 30}, "mutations=30, crossovers=30, population=50"),
+        ({"mutations": -1}, "mutations >= 0` and `crossovers >= 0` must hold, but got .mutations=-1, crossovers=25"),
         ({"mutation_probability": 0.0}, "but got 0.0"),
         ({"mutation_probability": 1.5}, "but got 1.5"),
         ({"mutation_probability": {"*.*": 0.5, "width": 1.5}}, "but got 1.5 for 'width'"),
@@ -364,6 +367,40 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], mes
 def test_a_random_search_needs_something_to_do(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         RandomSearch(SPACE, **settings)
+
+
+EACH: dict[str, Callable[..., Searcher]] = {
+    "evolution": lambda n, seed: Evolution(SPACE, population=n, generations=n, parents=n, seed=seed),
+    "random": lambda n, seed: RandomSearch(SPACE, evaluations=2 * n, batch=n, seed=seed),
+    "local": lambda n, seed: LocalSearch(SPACE, evaluations=2 * n, batch=n, patience=n, seed=seed),
+    "surrogate": lambda n, seed: SurrogateSearch(SPACE, evaluations=2 * n, batch=n, pool=n, seed=seed),
+    "pareto": lambda n, seed: ParetoSearch(SPACE, [ToyCost(1, 20)], population=n, generations=2 * n, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_numpys_integers_are_integers(name: str) -> None:
+    ours, theirs = EACH[name](4, 3), EACH[name](np.int64(4), np.int64(3))
+    assert theirs.ask() == ours.ask()
+    theirs.tell(dict.fromkeys(theirs.ask(), np.float64(0.5)))
+    ours.tell(dict.fromkeys(ours.ask(), 0.5))
+    assert json.dumps(theirs.state()) == json.dumps(ours.state())
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    ("n", "seed", "message"),
+    [
+        (4, None, "`seed` must be a whole number, but got None"),
+        (4, 1.0, "`seed` must be a whole number, but got 1.0"),
+        (4, -1, "a seed must not be negative, but got -1"),
+        (4.5, 0, "must be a whole number, but got "),
+    ],
+    ids=str,
+)
+def test_a_setting_that_is_no_whole_number_is_refused(name: str, n: object, seed: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EACH[name](n, seed)
 
 
 def test_nothing_depends_on_the_hash_seed() -> None:
@@ -383,10 +420,24 @@ def _printed(script: str, hash_seed: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=True).stdout
 
 
-@pytest.mark.parametrize("score", [float("inf"), -float("inf"), None, "0.5"])
+NO_NUMBERS = [float("inf"), -float("inf"), None, "0.5", 1j, pytest.param(10**400, id="huge")]
+ARRAYS = [np.array([0.5, 0.6]), np.complex64(0.5), torch.tensor([0.5, 0.6]), torch.tensor(1j), torch.tensor(math.inf)]
+
+
+@pytest.mark.parametrize("score", [*NO_NUMBERS, *ARRAYS])
 def test_a_score_that_is_no_number_is_refused_and_nothing_recorded(score: object) -> None:
     searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
     first, second, _ = searcher.ask()
     with pytest.raises(ValueError, match="finite number"):
         searcher.tell({first: 1.0, second: score})  # type: ignore[dict-item]
     assert not searcher.history
+
+
+@pytest.mark.parametrize(
+    "score", [np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True), Fraction(1, 2)]
+)
+def test_numbers_of_other_libraries_are_scores(score: Any) -> None:
+    searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
+    searcher.tell(dict.fromkeys(searcher.ask(), score))
+    searcher.tell({scored.arch: score for scored in searcher.history})
+    assert [(type(scored.score), scored.score) for scored in searcher.history] == [(float, 0.5)] * 3

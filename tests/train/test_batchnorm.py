@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -101,6 +102,21 @@ def test_an_error_in_a_pass_leaves_modes_and_momenta_as_they_were() -> None:
     assert model[0].momentum == 0.2
     assert model.training
     assert model[0].training
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_an_error_between_batches_leaves_all_statistics_as_they_were(separate: bool) -> None:
+    def broken() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batches((3,), 2)
+        raise OSError("the disk is gone")
+
+    supernet = Supernet(Network, Space(width=one_of(2, 4)), separate={"block": "width"} if separate else None)
+    subnet = Subnet(supernet, Arch({"width": 4}))
+    recalibrate(subnet, batches((3,)))
+    before = copy.deepcopy(supernet.state_dict())
+    with pytest.raises(OSError, match="the disk is gone"):
+        recalibrate(subnet, broken())
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
 
 
 def test_batches_of_any_structure_are_taken_apart() -> None:

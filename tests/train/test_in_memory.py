@@ -56,6 +56,12 @@ def test_samples_at_positions() -> None:
     assert list(held(4).batches(3, [])) == []
 
 
+def test_a_device_may_be_given_by_name() -> None:
+    found = load_into_memory(batches(4), "cpu")
+    assert found is not None
+    assert len(found) == 4
+
+
 def test_batches_of_any_structure() -> None:
     x, y = batches(5)[0]
     found = load_into_memory([{"a": x, "more": [x, x + 1], "labels": y}] * 2, CPU)

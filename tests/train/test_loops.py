@@ -225,6 +225,23 @@ def test_resuming_continues_to_the_bit(interrupted_after: int) -> None:
     assert_same(second.state_dict(), whole.state_dict())
 
 
+def drawn(seed: Any, start_step: int = 0) -> float:
+    next(seeded([None], seed, start_step))
+    return float(torch.rand(()))
+
+
+def test_batches_are_seeded_by_any_integer_and_nothing_else() -> None:
+    for seed, step, plain in ((3, 5, (3 << 32) + 5), (2**32 - 1, 0, (2**32 - 1) << 32), (-3, 5, (-3 << 32) + 5)):
+        torch.default_generator.manual_seed(plain)
+        expected = float(torch.rand(()))
+        assert drawn(seed, step) == expected
+    assert drawn(np.int64(3)) == drawn(3)
+    assert len({drawn(0), drawn(2**32), drawn(2**40), drawn(-(2**40)), drawn(2**40, 1)}) == 5
+    for other in (None, 1.0, "1"):
+        with pytest.raises(ValueError, match="`seed` must be a whole number, but got"):
+            seeded([], other)  # type: ignore[arg-type]
+
+
 def test_seeded_batches_make_dropout_a_function_of_the_step() -> None:
     def run(first: int, model: nn.Module) -> None:
         optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0, momentum=0.9)
@@ -355,6 +372,11 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         expected = now if expected is None else 0.75 * expected + 0.25 * now
         assert expected is not None
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
+
+
+def test_a_model_without_weights_has_no_average() -> None:
+    with pytest.raises(ValueError, match="needs a model with weights or buffers, but ReLU has none"):
+        ema(nn.ReLU(), 0.9)
 
 
 def test_the_average_of_a_supernet_follows_it_too() -> None:

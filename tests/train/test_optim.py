@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +149,26 @@ def test_a_supernets_schedule_may_start_and_end_above_zero() -> None:
     seen = lrs(100, 101, 0.2, warmup_steps=10, warmup_lr=1e-6, final_lr=1e-5)  # AutoFormer's bounds
     assert (seen[0], seen[10], seen[100]) == pytest.approx((1e-6, 0.2, 1e-5))
     assert min(seen) == pytest.approx(1e-6)
+
+
+def test_a_rate_of_zero_stays_and_cannot_be_left() -> None:
+    assert lrs(10, 11, 0.0, warmup_steps=3) == [0.0] * 11
+    assert lrs(10, 11, 0.0, warmup_lr=0.1) == [0.0] * 11  # there is no warm-up
+    for bounds in ({"final_lr": 0.1}, {"warmup_lr": 0.1, "warmup_steps": 3}):
+        with pytest.raises(ValueError, match="an lr of 0 stays 0, but got"):
+            lrs(10, 1, 0.0, **bounds)
+
+
+def test_a_frozen_first_group_leaves_the_schedule_of_the_others_as_it_is() -> None:
+    frozen, trained = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups: list[dict[str, Any]] = [{"params": [frozen], "lr": 0.0}, {"params": [trained]}]
+    optimizer = torch.optim.SGD(groups, lr=0.2)
+    schedule, seen = cosine_schedule(optimizer, steps=10, warmup_steps=2, final_lr=1e-3), []
+    for _ in range(11):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert seen == [[0.0, lr] for lr in lrs(10, 11, 0.2, warmup_steps=2, final_lr=1e-3)]
 
 
 @pytest.mark.parametrize(("change", "message"), [({"warmup": "after"}, "'after'"), ({"steps_per_epoch": 0}, "got 0")])

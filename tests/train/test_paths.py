@@ -5,7 +5,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import chisquare
 
@@ -35,7 +37,7 @@ FLAT = Space(stem=one_of(1, 2), block=repeat(Space(kernel=one_of(3, 5, 7), width
 COST = Work()
 BUDGET = Budget(COST, 15, 40)
 
-SAMPLERS: dict[str, Callable[[int], Paths]] = {
+SAMPLERS: dict[str, Callable[[Any], Paths]] = {
     "uniform": lambda seed: UniformPaths(SPACE, seed),
     "uniform inside": lambda seed: UniformPaths(SPACE.within(BUDGET), seed),
     "architectures": lambda seed: UniformArchPaths(SPACE, seed),
@@ -63,6 +65,15 @@ def test_every_path_belongs_to_the_space_and_the_budget(name: str) -> None:
         for arch in SAMPLERS[name](0)(step):
             assert arch in space
             assert list(arch) == list(space.canonical(arch))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_seed_is_any_integer_and_nothing_else(name: str) -> None:
+    assert SAMPLERS[name](np.int64(3))(5) == SAMPLERS[name](3)(5)
+    with pytest.raises(ValueError, match="`seed` must be a whole number, but got None"):
+        SAMPLERS[name](None)
+    with pytest.raises(ValueError, match="a seed must not be negative, but got -1"):
+        SAMPLERS[name](-1)
 
 
 def test_paths_do_not_depend_on_the_hash_seed() -> None:

@@ -87,6 +87,71 @@ def test_several_seeds_trained_as_one_learn_what_each_learns_alone(
     assert [step.loss for step in together] == pytest.approx(means, rel=1e-5)
 
 
+class Tied(nn.Module):
+    """A language model whose output layer has the weights of its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.embed(x))
+        return out
+
+
+class Repeated(nn.Module):
+    """A layer and its BatchNorm that are used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, layer = nn.Embedding(5, 4), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh())
+        self.layers, self.head = nn.ModuleList([layer, layer]), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def tokens(seed: int) -> list[tuple[Tensor, Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    return [(torch.randint(5, (9,), generator=rng), torch.randint(5, (9,), generator=rng)) for _ in range(4)]
+
+
+@pytest.mark.parametrize("make", [Tied, Repeated])
+def test_networks_with_tied_tensors_learn_what_they_learn_alone(make: Callable[[], nn.Module]) -> None:
+    alone = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        alone.append(make())
+    stacked = StackedNetworks(alone)
+    numbers = [sum(p.numel() for p in module.parameters()) for module in (stacked, *alone)]
+    assert numbers[0] == numbers[1] + numbers[2]
+
+    data = stacked_batches(tokens(0), tokens(1))
+    train(stacked, data, nesterov_sgd(stacked, lr=0.1, weight_decay=0.1), loss=stacked_loss(F.cross_entropy)).run()
+    for seed, model in enumerate(alone):
+        train(model, tokens(seed), nesterov_sgd(model, lr=0.1, weight_decay=0.1), loss=F.cross_entropy).run()
+    for ours, other in zip(stacked.unstack(), alone, strict=True):
+        assert_alike(ours, other)
+        assert [name for name, _ in ours.named_parameters()] == [name for name, _ in other.named_parameters()]
+        assert [name for name, _ in ours.named_modules()] == [name for name, _ in other.named_modules()]
+
+
+def test_networks_tied_in_different_ways_are_refused() -> None:
+    a, b, c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"number 1 differs from the first .* ties of its tensors"):
+        StackedNetworks([nn.Sequential(a, b, a), nn.Sequential(a, b, b)])
+    c.weight = a.weight
+    other = copy.deepcopy(nn.Sequential(a, b, c))
+    other[2].weight = other[1].weight
+    with pytest.raises(ValueError, match="number 1 differs from the first"):
+        StackedNetworks([nn.Sequential(a, b, c), other])
+
+
 def test_it_computes_what_each_network_computes() -> None:
     networks = [network(seed).eval() for seed in range(3)]
     stacked = StackedNetworks(networks)
@@ -160,6 +225,27 @@ def test_a_step_that_breaks_one_network_changes_none() -> None:
     (step,) = train(stacked, [broken], optimizer, loss=stacked_loss(F.cross_entropy))
     assert step.skipped
     assert all(torch.equal(tensor, before[name]) for name, tensor in stacked.state_dict().items())
+
+
+class Assigning(nn.Module):
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + x.mean(dim=0)
+        out: Tensor = self.layer(x) - self.mean
+        return out
+
+
+def test_a_buffer_that_is_assigned_anew_is_refused() -> None:
+    stacked = StackedNetworks([Assigning(), Assigning()])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"assigns a new tensor to 'mean' when it runs.*change it in place"):
+            stacked(torch.randn(2, 4, 3))
 
 
 def test_networks_of_different_architectures_are_refused() -> None:

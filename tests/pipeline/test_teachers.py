@@ -1,0 +1,94 @@
+"""Teachers from folders: networks of any recipe and size, given images as they were trained on them."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nasx.pipeline.export_formats import write_safetensors
+from nasx.pipeline.exported import ExportedModel
+from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.recipe import open_recipe
+from nasx.pipeline.teachers import open_teacher
+from recipes.glit.model import GLiTConfig
+from recipes.glit.space import GLiTSpace, with_heads
+
+DIGITS = tuple(map(str, range(10)))
+MEAN, STD = (0.5,), (0.25,)
+
+
+def problem(recipe: str = "glit") -> Any:
+    found = open_recipe(recipe)
+    config = found.presets["digits"]
+    return found.problem(config, load_images(ImageSource(config.data, config.seed)))
+
+
+def exported(**sizes: Any) -> ExportedModel:
+    """Return a network that is wider and shallower than those of the digits preset, normalised otherwise."""
+    vit = GLiTConfig(
+        **{"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "embed_dim": 48, **sizes}
+    )
+    arch = with_heads([3, 0], GLiTSpace(blocks=2))
+    torch.manual_seed(0)
+    network = open_recipe("glit").build(vit, arch).eval()
+    return ExportedModel(
+        recipe="glit",
+        network=network,
+        arch=arch,
+        vit=asdict(vit),
+        classes=DIGITS,
+        mean=MEAN,
+        std=STD,
+        accuracies={"test": 0.9},
+        origin="Not trained.",
+    )
+
+
+@pytest.mark.parametrize("recipe", ["glit", "localvit"])
+def test_an_exported_network_of_another_size_sees_images_as_it_was_trained_on_them(recipe: str, tmp_path: Path) -> None:
+    model, own = exported(), problem(recipe)
+    write_safetensors(model, tmp_path / "teacher")
+    teacher = open_teacher(str(tmp_path / "teacher"), own)
+    pixels = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def normalised(mean: Any, std: Any) -> Tensor:
+        return (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(normalised(*own.task.statistics)), model.network(normalised(MEAN, STD)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": (*DIGITS[:9], "ten")}, "the network was trained for other classes: 'ten' where the data have '9'"),
+        ({"vit": {"num_classes": 4}, "classes": DIGITS[:4]}, "tells 4 classes apart, but the data have 10"),
+        ({"vit": {"image_size": 16}}, "takes images of 1 channels and 16 pixels, but those of this run have 1 and 8"),
+    ],
+    ids=["names", "number", "size"],
+)
+def test_a_teacher_of_other_images_or_classes_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = exported(**changes.pop("vit", {}))
+    write_safetensors(replace(model, **changes), tmp_path / "teacher")
+    with pytest.raises(ValueError, match=message):
+        open_teacher(str(tmp_path / "teacher"), problem())
+
+
+def test_weights_that_say_no_recipe_are_of_the_own_builder(tmp_path: Path) -> None:
+    own = problem()
+    arch = own.space.sample(0)
+    (tmp_path / "arch.json").write_text(arch.to_json())
+    network = own.make(arch)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    images = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(open_teacher(str(tmp_path), own)(images), network.eval()(images))
+    wider = exported().network
+    save_file(wider.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="do not fit the network of") as raised:
+        open_teacher(str(tmp_path), own)
+    assert len(str(raised.value)) < 600
