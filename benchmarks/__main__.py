@@ -37,6 +37,7 @@ BENCHMARKS = (
     "memory.training",
     "networks.inference",
     "networks.training",
+    "operators.steps",
     "precision.steps",
     "racing.generations",
     "relative_positions.steps",

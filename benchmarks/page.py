@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("performance.md.j2")
 
 SHOWN = (
     *("networks", "supernet.steps", "relative_positions", "loop.steps", "loop.together", "loop.checkpoints"),
-    *("precision", "compiled", "blocks"),
+    *("precision", "compiled", "blocks", "operators"),
 )
 """Benchmarks of a CPU that the page shows; together they take about nine minutes."""
 BEFORE = "c32bc43"

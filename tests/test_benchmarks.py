@@ -14,6 +14,7 @@ from benchmarks.budget import draws
 from benchmarks.cases import digits_case, forward_pass, tiny_case, training_step
 from benchmarks.compare import MACHINE, compared, machine
 from benchmarks.networks import plain
+from benchmarks.operators import KINDS, is_of, shares_of
 from benchmarks.pairs import Timings, alternate
 from benchmarks.rate import MatrixProduct
 from benchmarks.reference import PlainGLiT
@@ -39,6 +40,23 @@ def test_a_part_of_a_name_stands_for_all_that_begin_with_it() -> None:
     assert command.chosen(["startup.imports", "startup"])[0] == "startup.imports"
     assert len(command.chosen(["startup.imports", "startup"])) == 3
     assert command.chosen([]) == list(command.BENCHMARKS)
+
+
+def test_the_shares_of_a_step_are_those_of_its_operators() -> None:
+    x = torch.randn(256, 256)
+
+    def products() -> None:
+        torch.mm(x, x)
+
+    def elements() -> None:
+        torch.exp(x)
+
+    assert shares_of(products, 2)["matrix products"] > 0.5
+    assert sum(shares_of(elements, 2).values()) == 0
+    assert is_of("aten::mkldnn_convolution", KINDS["convolutions"])
+    assert not is_of("aten::mm_like", ("::mm_other",))
+    step = training_step(digits_case().network(), *digits_case().images(4))
+    assert all(0 < share < 1 for share in shares_of(step, 1).values())
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
