@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx._arguments import check_archs
+from nasx._nested import flattened
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import attainable
@@ -152,7 +153,7 @@ class Latency(AdditiveCost):
 
     def check_sizes(self, sizes: Mapping[str, Any]) -> None:
         """Refuse, as ValueError, networks of other `sizes` than were measured; the batch size is not compared."""
-        ours, theirs = dict(_flat(self.sizes)), dict(_flat(json.loads(json.dumps(dict(sizes)))))
+        ours, theirs = dict(flattened(self.sizes)), dict(flattened(json.loads(json.dumps(dict(sizes)))))
         different = [name for name in theirs if name not in ours or ours[name] != theirs[name]]
         if different:
             measured, asked = (
@@ -398,14 +399,6 @@ def _found(times: Mapping[Any, int], key: object, choices: Mapping[str, Value]) 
     if key not in times:
         raise ValueError(f"the table holds no latency for {dict(choices)}; measure the space that this comes from")
     return times[key]
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _whole(value: Any) -> int:

@@ -188,24 +188,28 @@ def against_random(scene: str, setting: Setting, k: int) -> tuple[Difference, np
     Returns the difference over supernet seeds, what each seed's search found, the expected best of the random ones, and
     their number.
     """
-    truth = truths()[scene]
     found = [ranking for ranking in ranked(scene) if ranking.setting == setting]
-    searched = np.array([best_of(truth, top(ranking, k)) for ranking in found])
     trainings = k + math.ceil(spent(setting, scene))
+    return *compared(truths()[scene], found, k, trainings), trainings
+
+
+def compared(
+    truth: Truth, found: Sequence[Ranking], k: int, trainings: int
+) -> tuple[Difference, np.ndarray[Any, Any], float]:
+    """Compare the k best by each supernet with some number of random networks, as `against_random` does."""
+    searched = np.array([best_of(truth, top(ranking, k)) for ranking in found])
     random = best_of_random(truth, trainings)
-    return paired_difference(searched, np.full(len(searched), random)), searched, random, trainings
+    return paired_difference(searched, np.full(len(searched), random)), searched, random
 
 
 def by_networks(scene: str = "cifar10") -> str:
     """The default search against random networks where there are fewer networks to choose from."""
     everyone, k, setting = truths()[scene], RETRAINED[scene], DEFAULT[scene]
-    rows = []
+    trainings, rows = k + math.ceil(spent(setting, scene)), []
     for count in sorted({len(everyone.indices) * share // 10 for share in (3, 6, 10)}):
         truth = everyone.among(everyone.indices[:count])
         found = [r for r in rankings(f"{scene}-supernets", truth, scoring=SCORING) if r.setting == setting]
-        searched = np.array([best_of(truth, top(ranking, k)) for ranking in found])
-        random = best_of_random(truth, k + math.ceil(spent(setting, scene)))
-        difference = paired_difference(searched, np.full(len(searched), random))
+        difference, searched, random = compared(truth, found, k, trainings)
         tau = float(np.mean([ranking.agreement.tau.value for ranking in found]))
         rows.append([str(count), f"{tau:.2f}", percent(float(searched.mean())), percent(random), points(difference)])
     return grid(("first networks", "mean tau", "search, test %", "random, test %", "difference in points"), rows)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasx._nested import flattened
 from nasx.pipeline.config import RunConfig
 from nasx.pipeline.records import SETTINGS, read_asked, read_settings
 from nasx.pipeline.stages import RunStage
@@ -95,7 +96,7 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable
         if _same(old, new) or key in ("config", "problem", "split"):
             continue
         yield f"another {key} ({_short(old)}, now {_short(new)})"
-    settings = dict(_flat(before.get("config", {}))), dict(_flat(asked["config"]))
+    settings = dict(flattened(before.get("config", {}))), dict(flattened(asked["config"]))
     for name in dict.fromkeys((*settings[0], *settings[1])):
         old, new = settings[0].get(name), settings[1].get(name)
         if not _same(old, new) and not any(f"config.{name}".startswith(f"{pattern}.") for pattern in changeable):
@@ -156,14 +157,6 @@ def _settings(stage: RunStage, config: RunConfig) -> dict[str, Any]:
 
 def _same(old: Any, new: Any) -> bool:
     return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _short(value: Any) -> str:

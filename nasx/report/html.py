@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasx._nested import flattened
 from nasx.report.figures import GRID, INK, MUTED, PALETTE, accuracy_over_cost, box_colours, svg_text
 from nasx.report.formats import duration, points, score, score_difference, si
 from nasx.report.labels import full_text, short_labels
@@ -173,10 +174,7 @@ def _different(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, list[str]]]:
             yield name, values
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            # as JSON, which is how settings are given
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
+def _flat(nested: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in flattened(nested):
+        # as JSON, which is how settings are given
+        yield name, value if isinstance(value, str) else json.dumps(value, default=str)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nasx.train.batch import Batches, Unpack, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.device import autocast, device_of
-from nasx.train.losses import Loss, averaged_over, check_scalar, check_targets, compute_loss, labelled
+from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, label_weight, labelled
 from nasx.train.metrics import Metric, sample_scores
 from nasx.train.modes import evaluating
 
@@ -63,10 +63,15 @@ def evaluate(
                     check_targets(outputs, targets, loss)
                 value = compute_loss(loss, outputs, moved)
             check_scalar(value)
-            counts = averaged_over(loss, moved, samples).to(device)
-            total += torch.where(counts > 0, value.double() * counts, 0.0)  # a mean over nothing is NaN
-            weight += counts
-            found.append(sample_scores(metric, outputs, moved, labelled(loss, moved)))
+            counted = labelled(loss, moved)
+            if counted is None:
+                total += value.double() * samples
+                weight += samples
+            else:
+                share = label_weight(loss, moved, counted)
+                total += torch.where(share > 0, value.double() * share, 0.0)  # a mean over nothing is NaN
+                weight += share
+            found.append(sample_scores(metric, outputs, moved, counted))
     if not found:
         raise ValueError("there is no data to evaluate on: the batches hold no samples")
     scores = torch.cat(found).double().cpu().numpy()

@@ -68,15 +68,11 @@ def labelled(loss: Loss, targets: Any) -> Tensor | None:
     return targets != _ignored(loss)
 
 
-def averaged_over(loss: Loss, targets: Any, samples: int) -> Tensor:
-    """Return by how much the mean of a batch counts beside that of others, float64.
+def label_weight(loss: Loss, targets: Tensor, counted: Tensor) -> Tensor:
+    """Return by how much a cross-entropy's mean over a batch counts beside that of others, float64.
 
-    That is the number of samples; of a cross-entropy the number of labelled positions, or the sum of their classes'
-    weights.
+    That is the number of labelled positions (`counted`), or the sum of their classes' weights.
     """
-    counted = labelled(loss, targets)
-    if counted is None:
-        return torch.tensor(float(samples), dtype=torch.float64)
     plain = _plain(loss)
     weights = loss.keywords.get("weight") if isinstance(loss, partial) else getattr(plain, "weight", None)
     if weights is None:
