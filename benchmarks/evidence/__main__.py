@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import claims, page, results, scenes
+from benchmarks.evidence import claims, inherited, page, results, scenes
 from benchmarks.evidence.on_table import compare_searchers
 from benchmarks.evidence.scenes import spread
 from benchmarks.evidence.supernets import SCORINGS, Setting, measure
@@ -85,11 +85,23 @@ def cifar10_claims(options: argparse.Namespace) -> Iterator[Work]:
         yield f"{claimed.name}-{seed}", work
 
 
+def cifar10_inherited(options: argparse.Namespace) -> Iterator[Work]:
+    """Networks that keep a supernet's weights, and random ones trained for as long as such a search takes."""
+    scene = scenes.cifar10(options.data)
+    for epochs in (100, 50):
+        setting, alone = Setting("entangled", epochs), epochs + inherited.NETWORKS * inherited.TUNING_EPOCHS
+        for seed in range(5):
+            yield f"{setting.name}-{seed}", partial(inherited.measure, scene, setting, seed)
+        for seed in range(5):
+            yield f"alone-{alone}-{seed}", partial(inherited.measure_random, scene, seed, alone)
+
+
 EXPERIMENTS = {
     "digits-truth": digits_truth,
     "digits-plateau": digits_plateau,
     "digits-supernets": digits_supernets,
     "cifar10-supernets": cifar10_supernets,
+    "cifar10-inherited": cifar10_inherited,
     "cifar10-claims": cifar10_claims,
 }
 

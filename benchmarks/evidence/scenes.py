@@ -70,6 +70,11 @@ class Scene:
             self.train, batch_size=training.batch_size, seed=seed, mean=mean, std=std, augment=training.augment
         )
 
+    def recalibration_batches(self, augmented: bool = False) -> TrainBatches:
+        """Return batches of 256 training images, augmented as in a supernet's training or not."""
+        augment = self.supernet.augment if augmented else Augment()
+        return self.batches(Training(1.0, min(256, len(self.train)), 0, augment), seed=0)
+
     def hits(self, network: nn.Module, images: Images) -> "np.typing.NDArray[np.bool_]":
         """Return which images a network classifies correctly."""
         return evaluate(network, self.evaluation(images)).scores > 0

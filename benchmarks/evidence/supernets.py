@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.evidence.scenes import Scene, Training
+from benchmarks.evidence.scenes import Scene
 from nasx import Arch
-from nasx.data import Augment
 from nasx.nn import Subnet, Supernet
 from nasx.run import write_json
 from nasx.train import (
@@ -62,14 +61,14 @@ def measure(
 ) -> None:
     """Train a supernet, score networks with it in some of `SCORINGS`, and write what they got right."""
     started = time.monotonic()
-    trained, average = _trained(scene, setting, seed)
+    network, average = trained(scene, setting, seed)
     spent = time.monotonic() - started
     scores: dict[str, Any] = {}
     for scoring in scorings:
         recalibration, _, averaged = scoring.partition(", ")
-        network = average if averaged else trained
-        if network is not None:
-            scores[scoring] = [packed(hits)["hits"] for hits in _hits(scene, network, archs, recalibration)]
+        scored = average if averaged else network
+        if scored is not None:
+            scores[scoring] = [packed(hits)["hits"] for hits in hits_of(scene, scored, archs, recalibration)]
     write_json(
         path,
         {
@@ -84,7 +83,8 @@ def measure(
     )
 
 
-def _trained(scene: Scene, setting: Setting, seed: int) -> tuple[Supernet, Supernet | None]:
+def trained(scene: Scene, setting: Setting, seed: int) -> tuple[Supernet, Supernet | None]:
+    """Return a trained supernet, and the average of its weights where the setting asks for one."""
     training = scene.supernet
     batches = scene.batches(training, seed)
     share = 4 if setting.paths == "four" else 1
@@ -118,13 +118,12 @@ def _paths(scene: Scene, setting: Setting, seed: int) -> Paths:
     return uniform
 
 
-def _hits(
+def hits_of(
     scene: Scene, network: nn.Module, archs: Sequence[Arch], recalibration: str
 ) -> Iterator["np.typing.NDArray[np.bool_]"]:
+    """Yield which validation images each network classifies correctly, recalibrated in a way of `RECALIBRATION`."""
     count, augmented = RECALIBRATION[recalibration]
-    augment = scene.supernet.augment if augmented else Augment()
-    size = min(256, len(scene.train))
-    batches = scene.batches(Training(1.0, size, 0, augment), seed=0)
+    batches = scene.recalibration_batches(augmented)
     for arch in archs:
         subnet = Subnet(network, arch).eval()
         if count:
