@@ -6,7 +6,10 @@ from typing import Any
 from nasx.arch import Arch
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.stages import (
+    BetterOf,
     EvaluationStage,
+    FinetuneStage,
+    InheritStage,
     Pick,
     RefitStage,
     RetrainStage,
@@ -21,16 +24,25 @@ from nasx.pipeline.stages import (
 def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
     """Return the stages of a search of one level, which may have a name: supernet, search, retraining, comparison."""
     searched = Searched(lambda inputs: problem.inside)
-    found = {"searched": Pick(joined(level, "retrain"))}
-    return [*level_stages(problem, level, searched), *final_stages(problem, found)]
+    return [
+        *level_stages(problem, level, searched, finetune=True),
+        *final_stages(problem, found_in(problem, level)),
+    ]
 
 
 def level_stages(
-    problem: Problem[Any], name: str, level: Searched, *, epochs_factor: float = 1.0, retrain: bool = True
+    problem: Problem[Any],
+    name: str,
+    level: Searched,
+    *,
+    epochs_factor: float = 1.0,
+    retrain: bool = True,
+    finetune: bool = False,
 ) -> list[RunStage]:
     """Return the stages of one level, named `<name>/supernet` and so on: train a supernet, search, retrain the best.
 
-    Where the settings ask for it, `<name>/trust` measures the ranking.
+    Where the settings ask for it, `<name>/trust` measures the ranking, and with `finetune` the best are fine-tuned from
+    the supernet's weights besides.
     """
     supernet, search = joined(name, "supernet"), joined(name, "search")
     stages: list[RunStage] = [
@@ -39,10 +51,24 @@ def level_stages(
     ]
     if problem.config.trust.n:
         stages.append(TrustStage(joined(name, "trust"), level, supernet))
-    return [*stages, RetrainStage(joined(name, "retrain"), search)] if retrain else stages
+    if retrain:
+        stages.append(RetrainStage(joined(name, "retrain"), search))
+    if finetune and problem.config.finetune.epochs:
+        inherit = InheritStage(joined(name, "inherit"), level, supernet, search)
+        stages += [inherit, FinetuneStage(joined(name, "finetune"), inherit.name, problem.config.finetuning())]
+    return stages
 
 
-def final_stages(problem: Problem[Any], found: Mapping[str, Pick]) -> list[RunStage]:
+def found_in(problem: Problem[Any], name: str) -> dict[str, Pick | BetterOf]:
+    """Return what a run's last level found: the best that was retrained or fine-tuned, and the best of either."""
+    retrained = Pick(joined(name, "retrain"))
+    if not problem.config.finetune.epochs:
+        return {"searched": retrained}
+    tuned = Pick(joined(name, "finetune"))
+    return {"searched": BetterOf((retrained, tuned)), "fine-tuned": tuned, "retrained": retrained}
+
+
+def final_stages(problem: Problem[Any], found: Mapping[str, Pick | BetterOf]) -> list[RunStage]:
     """Return the stages that end a run: the networks to compare with are trained, and the test samples read.
 
     `found` names what was found, and what was trained of it in another way. Beside the problem's baselines stand as
@@ -52,7 +78,7 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick]) -> list[RunSt
     halving = config.retrain.method == "halving"
     baselines = [baseline.arch for baseline in problem.baselines.values()]
     drawn = problem.random_archs(max(config.search.top_k, config.retrain.start) if halving else config.search.top_k)
-    picks = dict(found)
+    picks: dict[str, Pick | BetterOf] = dict(found)
     if halving:  # random networks are halved as the searched ones are
         stages: list[RunStage] = [
             RetrainStage("baselines", archs=tuple(baselines), ranks=(0,) * len(baselines), halving=False)
@@ -65,10 +91,11 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick]) -> list[RunSt
         stages = [RetrainStage("baselines", archs=tuple(archs), ranks=ranks)]
         random_stage, random_ones = "baselines", tuple(range(len(baselines), len(archs)))
     picks |= {name: Pick("baselines", (number,)) for number, name in enumerate(problem.baselines)}
-    picks["random"] = Pick(random_stage, random_ones)
-    groups: dict[str, tuple[str, tuple[int, ...] | None]] = {"random_all": (random_stage, random_ones)}
+    random = picks["random"] = Pick(random_stage, random_ones)
+    groups: dict[str, tuple[Pick, ...]] = {"random_all": (random,)}
     if config.search.method == "pareto":
-        groups["front"] = next(iter(found.values())).stage, None
+        first = next(iter(found.values()))
+        groups["front"] = first.picks if isinstance(first, BetterOf) else (Pick(first.stage),)
     if config.retrain.refit:
         stages.append(RefitStage("refit", picks))
     refitted = "refit" if config.retrain.refit else None

@@ -485,6 +485,32 @@ class Budgets(CostBounds):
         return [Budget(chosen, self.at_least, self.at_most, names=named), *self.further(macs, params, sizes)]
 
 
+class Finetuning(Section):
+    """How the best candidates are trained further from the supernet's weights, beside retraining from scratch.
+
+    The rate falls as a cosine from `lr` to `final_lr`, after the warm-up; all else is as in retraining.
+    """
+
+    epochs: float = Field(0, ge=0, le=1e6, description="length of the fine-tuning, in epochs; 0: none")
+    lr: PositiveFloat = Field(1e-4, description="highest learning rate")
+    final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    warmup_epochs: float = Field(0, ge=0, description="length of the linear warm-up, in epochs")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Finetuning":
+        if 0 < self.epochs <= self.warmup_epochs:
+            raise ValueError(
+                f"finetune.warmup_epochs must be less than finetune.epochs, or the rate only rises, but got "
+                f"{self.warmup_epochs:g} and {self.epochs:g}"
+            )
+        return self
+
+    def unused(self) -> dict[str, str]:
+        """Return what has no effect where nothing is fine-tuned."""
+        names = ("lr", "final_lr", "warmup_epochs")
+        return {} if self.epochs else dict.fromkeys(names, "finetune.epochs is 0")
+
+
 class RunConfig(Section):
     """What the runs of all recipes have in common; a recipe's own configuration adds its sections."""
 
@@ -499,6 +525,22 @@ class RunConfig(Section):
     search: Search = Field(Search(), description="the search")
     trust: Trust = Field(Trust(), description="the check of the supernet's ranking")
     retrain: Retraining = Field(Retraining(), description="training of the best candidates from scratch")
+    finetune: Finetuning = Field(
+        Finetuning(), description="fine-tuning of the best candidates from the supernet's weights"
+    )
+
+    @model_validator(mode="after")
+    def _keeps_weights_or_refits(self) -> "RunConfig":
+        if self.retrain.refit and self.finetune.epochs:
+            raise ValueError(
+                "retrain.refit trains from scratch and would lose the supernet's weights that fine-tuning starts from, "
+                f"but got true beside finetune.epochs={self.finetune.epochs:g}; set one of them to false or 0"
+            )
+        return self
+
+    def finetuning(self) -> Retraining:
+        """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
+        return self.retrain.model_copy(update=self.finetune.model_dump())
 
     @property
     def run_words(self) -> tuple[str, ...]:

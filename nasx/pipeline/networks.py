@@ -120,7 +120,7 @@ def train_network(
     torch.manual_seed(job.seed)
     model = shared.make(job.arch)
     if job.start_from:
-        model.load_state_dict(read_weights(*job.start_from))
+        load_weights(model, read_weights(*job.start_from))
     model.to(device)
     if group.first:
         check_room(job.weights.parent, model)

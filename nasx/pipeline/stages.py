@@ -6,7 +6,7 @@ what that would cost, and what reports show of its result. `nasx.pipeline.compos
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -87,13 +87,45 @@ class Pick:
     def number(self, inputs: Inputs) -> int:
         """Return the number of the network."""
         networks = inputs[self.chosen_by or self.stage]["networks"]
-        finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
-        return best_number(networks, [n for n in finished if self.among is None or n in self.among])
+        return best_number(networks, self._numbers(networks))
 
     def network(self, inputs: Inputs) -> Result:
         """Return the network's result, with its place in the run as `weights`."""
-        number = self.number(inputs)
+        return self._placed(inputs, self.number(inputs))
+
+    def all(self, inputs: Inputs) -> list[Result]:
+        """Return the results of all networks that it could pick."""
+        return [self._placed(inputs, number) for number in self._numbers(inputs[self.stage]["networks"])]
+
+    def _numbers(self, networks: Sequence[Result]) -> list[int]:
+        finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
+        return [n for n in finished if self.among is None or n in self.among]
+
+    def _placed(self, inputs: Inputs, number: int) -> Result:
         return {**inputs[self.stage]["networks"][number], "weights": f"{self.stage}/{number}.safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class BetterOf:
+    """The best on validation of what several stages made of a search's networks."""
+
+    picks: tuple[Pick, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stages whose results it reads."""
+        return tuple(dict.fromkeys(stage for pick in self.picks for stage in pick.inputs))
+
+    def number(self, inputs: Inputs) -> int:
+        """Return the number of the network in the stage that it is of."""
+        return self._best(inputs).number(inputs)
+
+    def network(self, inputs: Inputs) -> Result:
+        """Return the network's result, with its place in the run as `weights`."""
+        return self._best(inputs).network(inputs)
+
+    def _best(self, inputs: Inputs) -> Pick:
+        return max(self.picks, key=lambda pick: merit(pick.network(inputs)))
 
 
 class RunStage(ABC):
@@ -392,7 +424,7 @@ class RetrainStage(RunStage):
     def work(self, context: Context) -> Result:
         """Train; the result has all networks, and the winner on the validation samples."""
         problem, config = context.problem, context.problem.config
-        archs = self.chosen(context.inputs)
+        archs = self._chosen(context.inputs, config)
         ranks = self.ranks or range(len(archs))
         jobs = {
             number: NetworkJob(arch, problem.network_seed(rank), context.directory / f"{number}.safetensors")
@@ -405,13 +437,15 @@ class RetrainStage(RunStage):
     def _halves(self, config: RunConfig, networks: int) -> bool:
         return self.halving and config.retrain.method == "halving" and networks > config.search.top_k
 
-    def chosen(self, inputs: Inputs) -> list[Arch]:
-        """Return the networks to train."""
-        return list(self.archs) if self.source is None else best_archs(inputs, self.source)
+    def _chosen(self, inputs: Inputs, config: RunConfig) -> list[Arch]:
+        if self.source is None:
+            return list(self.archs)
+        return best_archs(inputs, self.source)[: None if self.halving else config.search.top_k]
 
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of the trainings."""
-        config, archs = measure.problem.config, self.chosen(measure.inputs)
+        config = measure.problem.config
+        archs = self._chosen(measure.inputs, config)
         whole = float(len(archs))
         if self._halves(config, len(archs)):
             whole = Halving(len(archs), config.search.top_k).trainings
@@ -442,7 +476,7 @@ class InheritStage(RunStage):
         trained = cast("SupernetLike", trained_supernet(context, space, self.supernet))
         shared = retraining(context)
         networks: dict[int, Result] = {}
-        best = best_archs(context.inputs, self.source)
+        best = best_archs(context.inputs, self.source)[: config.search.top_k]
         with use_threads(config.threads):
             for number, arch in context.group.shared_out(list(enumerate(best))):
                 network = trained.extract(arch)
@@ -459,7 +493,8 @@ class InheritStage(RunStage):
 
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of a few scores."""
-        archs, best = self.searched.archs(measure.inputs), measure.inputs[self.source]["best"]
+        archs = self.searched.archs(measure.inputs)
+        best = measure.inputs[self.source]["best"][: measure.problem.config.search.top_k]
         result = {"networks": best, "winner": best[0]["arch"]}
         return measure.scoring(self.name, archs, len(best), result=result)
 
@@ -504,7 +539,7 @@ class RefitStage(RunStage):
     """Train chosen networks again, on training and validation samples together, with the seeds that they had."""
 
     name: str
-    networks: Mapping[str, Pick]
+    networks: Mapping[str, Pick | BetterOf]
     kind: ClassVar[str] = "refit"
     sections: ClassVar[tuple[str, ...]] = ("retrain",)
 
@@ -538,13 +573,13 @@ class RefitStage(RunStage):
 class EvaluationStage(RunStage):
     """Read the test samples, for the only time: score chosen networks, the one that was found first.
 
-    `groups` names further networks that are all scored, such as every random one. Where `refitted` names a stage, the
+    `groups` names picks whose networks are all scored, such as every random one. Where `refitted` names a stage, the
     weights that it trained are scored.
     """
 
     name: str
-    networks: Mapping[str, Pick]
-    groups: Mapping[str, tuple[str, tuple[int, ...] | None]] = field(default_factory=dict)
+    networks: Mapping[str, Pick | BetterOf]
+    groups: Mapping[str, tuple[Pick, ...]] = field(default_factory=dict)
     refitted: str | None = None
     kind: ClassVar[str] = "evaluation"
     sections: ClassVar[tuple[str, ...]] = ()
@@ -553,9 +588,8 @@ class EvaluationStage(RunStage):
     def inputs(self) -> tuple[str, ...]:
         """The stages that trained the networks."""
         refitted = () if self.refitted is None else (self.refitted,)
-        return tuple(
-            dict.fromkeys((*picked_from(self.networks), *(stage for stage, _ in self.groups.values()), *refitted))
-        )
+        of_groups = (pick.stage for picks in self.groups.values() for pick in picks)
+        return tuple(dict.fromkeys((*picked_from(self.networks), *of_groups, *refitted)))
 
     def work(self, context: Context) -> Result:
         """Score the networks; each is read and scored once, however often it is named."""
@@ -563,7 +597,7 @@ class EvaluationStage(RunStage):
             return {}
         inputs = context.inputs
         chosen = {name: pick.network(inputs) for name, pick in self.networks.items()}
-        members = {name: _members(inputs, *where) for name, where in self.groups.items()}
+        members = {name: [n for pick in picks for n in pick.all(inputs)] for name, picks in self.groups.items()}
         if self.refitted is not None:
             for number, (name, network) in enumerate(inputs[self.refitted]["networks"].items()):
                 weights = f"{self.refitted}/{number}.safetensors"
@@ -666,7 +700,7 @@ def best_number(networks: list[Result], among: list[int]) -> int:
     return max(among, key=lambda number: merit(networks[number]))
 
 
-def picked_from(networks: Mapping[str, Pick]) -> tuple[str, ...]:
+def picked_from(networks: Mapping[str, Pick | BetterOf]) -> tuple[str, ...]:
     """Return the stages that picks read."""
     return tuple(dict.fromkeys(stage for pick in networks.values() for stage in pick.inputs))
 
@@ -676,10 +710,3 @@ def acceptance(archs: ArchSet) -> float:
     fresh = archs.with_fresh_counts()
     fresh.sample(0, 100)
     return fresh.acceptance
-
-
-def _members(inputs: Inputs, stage: str, among: tuple[int, ...] | None) -> list[Result]:
-    networks = inputs[stage]["networks"]
-    finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
-    numbers = [n for n in finished if among is None or n in among]
-    return [{**networks[n], "weights": f"{stage}/{n}.safetensors"} for n in numbers]

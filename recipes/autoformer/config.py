@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from nasx import Arch
 from nasx.pipeline import presets
-from nasx.pipeline.config import Budgets, Epochs, Retraining, Search, Section, SupernetTraining
+from nasx.pipeline.config import Budgets, Finetuning, Retraining, Search, SupernetTraining
 from nasx.pipeline.vit import ViTModel, ViTRunConfig
 
 from .model import AutoFormerConfig
@@ -36,27 +36,6 @@ class ParamBudgets(Budgets):
     cost: Literal["macs", "params"] = Field("params", description="what `at_least` and `at_most` bound")
 
 
-class Finetuning(Section):
-    """How the networks that inherited the supernet's weights are trained further, beside retraining from scratch.
-
-    The rate falls as a cosine from `lr` to `final_lr`, after the warm-up.
-    """
-
-    epochs: Epochs = Field(40, description="length of the fine-tuning, in epochs")
-    lr: PositiveFloat = Field(1e-5, description="highest learning rate")
-    final_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
-    warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "Finetuning":
-        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"finetune.warmup_epochs must be less than finetune.epochs, or the rate only rises, but got "
-                f"{self.warmup_epochs:g} and {self.epochs:g}"
-            )
-        return self
-
-
 class Config(ViTRunConfig):
     """A run of the AutoFormer recipe."""
 
@@ -65,8 +44,17 @@ class Config(ViTRunConfig):
     space: AutoFormerSpace = Field(AutoFormerSpace(), description="what is searched")
     budget: ParamBudgets = Field(ParamBudgets(), description="bounds on the network")
     finetune: Finetuning = Field(
-        Finetuning(), description="fine-tuning of the best candidates with the supernet's weights"
+        Finetuning(epochs=40, lr=1e-5, warmup_epochs=5),
+        description="fine-tuning of the best candidates with the supernet's weights",
     )
+
+    @model_validator(mode="after")
+    def _keeps_weights(self) -> "Config":
+        if self.retrain.refit:
+            raise ValueError(
+                "retrain.refit must be false, because what AutoFormer finds keeps the supernet's weights, but got true"
+            )
+        return self
 
     @model_validator(mode="after")
     def _widest_is_inside(self) -> "Config":
@@ -89,10 +77,6 @@ class Config(ViTRunConfig):
         if not self.model.relative_positions:
             found["model.max_offset"] = "model.relative_positions is false"
         return found
-
-    def finetuning(self) -> Retraining:
-        """Return the settings of fine-tuning: those of retraining but for the fields of `finetune`."""
-        return self.retrain.model_copy(update=self.finetune.model_dump())
 
 
 DIGITS = Config(

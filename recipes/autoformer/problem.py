@@ -63,18 +63,18 @@ def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
     finding is that the three barely differ (section 4.3).
     """
     level = Searched(lambda inputs: problem.inside)
-    inherited = "sizes/inherit"
-    found = {
-        "searched": Pick(inherited),
-        "fine-tuned": Pick("sizes/finetune", chosen_by=inherited),
-        "retrained": Pick("sizes/retrain", chosen_by=inherited),
-    }
+    inherit = InheritStage("sizes/inherit", level, "sizes/supernet", "sizes/search")
+    ways = {"searched": inherit.name, "fine-tuned": "sizes/finetune", "retrained": "sizes/retrain"}
+    tuned = [FinetuneStage(ways["fine-tuned"], inherit.name, problem.config.finetuning())]
+    if not problem.config.finetune.epochs:
+        tuned = []
+        del ways["fine-tuned"]
     return [
         *level_stages(problem, "sizes", level, retrain=False),
-        InheritStage(inherited, level, "sizes/supernet", "sizes/search"),
-        FinetuneStage("sizes/finetune", inherited, problem.config.finetuning()),
-        RetrainStage("sizes/retrain", "sizes/search", halving=False),
-        *final_stages(problem, found),
+        inherit,
+        *tuned,
+        RetrainStage(ways["retrained"], "sizes/search", halving=False),
+        *final_stages(problem, {name: Pick(stage, chosen_by=inherit.name) for name, stage in ways.items()}),
     ]
 
 

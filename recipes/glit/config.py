@@ -94,6 +94,8 @@ class Config(ViTRunConfig):
         found = super().unused()
         if self.method != "hierarchical":
             found["budget.heads_at_most"] = f"method is {self.method}, which has no level of heads"
+        if self.method == "random":
+            found["finetune.epochs"] = "method is random, which trains no supernet"
         of_others = ("kernel_size", "expansion") if self.space.locality == "window" else ("window",)
         why = f"space.locality is {self.space.locality}"
         return found | {f"space.{prefix}{name}": why for name in of_others for prefix in ("", "held_")}

@@ -12,11 +12,11 @@ from nasx.completion import completable
 from nasx.cost import AdditiveCost
 from nasx.feasible import Feasible
 from nasx.nn import ImageConfig
-from nasx.pipeline.compose import final_stages, level_stages
+from nasx.pipeline.compose import final_stages, found_in, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import KnownNetwork, Recipe
-from nasx.pipeline.stages import Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.stages import BetterOf, Pick, RetrainStage, RunStage, Searched
 from nasx.pipeline.vit import ViTProblem
 
 from .config import PRESETS, TINY, Budgets, Config, fit
@@ -105,28 +105,30 @@ def glit_stages(levels: Levels, problem: Problem[Config]) -> list[RunStage]:
 
     hierarchical: supernet, search and retraining over the heads, then the same over the details of the winner's heads.
     spos: the same once over the joint space, its supernet trained twice as long (table 5). random: retraining alone, of
-    networks drawn from the budget.
+    networks drawn from the budget. The best of the last level are fine-tuned too, where the settings ask for it.
     """
+    found: Mapping[str, Pick | BetterOf]
     match problem.config.method:
         case "hierarchical":
-            stages, last = hierarchical_stages(levels, problem), "details/retrain"
+            stages, found = hierarchical_stages(levels, problem, finetune=True), found_in(problem, "details")
         case "spos":
-            stages, last = joint_stages(problem, epochs_factor=2), "joint/retrain"
+            stages, found = joint_stages(problem, epochs_factor=2, finetune=True), found_in(problem, "joint")
         case "random":
-            stages, last = [random_stage(problem)], "random/retrain"
-    return [*stages, *final_stages(problem, {"searched": Pick(last)})]
+            stages, found = [random_stage(problem)], {"searched": Pick("random/retrain")}
+    return [*stages, *final_stages(problem, found)]
 
 
-def hierarchical_stages(levels: Levels, problem: Problem[Any]) -> list[RunStage]:
+def hierarchical_stages(levels: Levels, problem: Problem[Any], *, finetune: bool = False) -> list[RunStage]:
     """Return both levels of the search."""
     heads = Searched(lambda inputs: levels.heads)
     details = Searched(levels.details, needs=("heads/retrain",))
-    return [*level_stages(problem, "heads", heads), *level_stages(problem, "details", details)]
+    return [*level_stages(problem, "heads", heads), *level_stages(problem, "details", details, finetune=finetune)]
 
 
-def joint_stages(problem: Problem[Any], epochs_factor: float = 1) -> list[RunStage]:
+def joint_stages(problem: Problem[Any], epochs_factor: float = 1, *, finetune: bool = False) -> list[RunStage]:
     """Return one search of all choices at once."""
-    return level_stages(problem, "joint", Searched(lambda inputs: problem.inside), epochs_factor=epochs_factor)
+    level = Searched(lambda inputs: problem.inside)
+    return level_stages(problem, "joint", level, epochs_factor=epochs_factor, finetune=finetune)
 
 
 def random_stage(problem: Problem[Any]) -> RunStage:
