@@ -281,6 +281,8 @@ class SearchStage(RunStage):
             while not searcher.done:
                 asked = [candidate(arch, archs) for arch in searcher.ask()]
                 generation = rows[-1]["generation"] + 1 if rows else 0
+                if not asked and searcher.done:  # it looked for more and there are no more
+                    break
                 if not asked:
                     raise ValueError(
                         "search.method asked for no candidate, but its `done` is false; return candidates, or be done"
