@@ -49,6 +49,8 @@ class StageEstimate:
     detail: str = ""
     size: int | None = None
     feasible_size_bounds: tuple[int, int] | None = None
+    depends_on: tuple[str, ...] = ()
+    """The stages whose results decide what is searched; the sizes are those of some results."""
     acceptance: float | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
@@ -346,7 +348,9 @@ def stage_lines(document: Mapping[str, Any]) -> Iterator[str]:
         if stage["peak_bytes"]:
             details.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
         if stage["size"] is not None:
-            details.append(f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget")
+            inside = f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget"
+            given = " and ".join(stage["depends_on"])
+            details.append(f"{inside}, for one result of {given}" if given else inside)
             if stage["acceptance"] < 1:
                 details.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
         yield f"{stage['name']:<18} {'; '.join(filter(None, details))}"

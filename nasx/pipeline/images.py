@@ -146,6 +146,14 @@ class ImageTask(BaseTask):
             named = with_settings_named(str(error), f"{training.section}.augment", tuple(Augmentation.model_fields))
             raise ValueError(with_settings_named(named, training.section, tuple(Training.model_fields))) from error
 
+    def check_recalibration(self, config: RunConfig) -> None:
+        """Refuse what the images cannot be augmented by."""
+        try:
+            self.recalibration_batches(config, seed=0)
+        except ValueError as error:
+            names = tuple(Augmentation.model_fields)
+            raise ValueError(with_settings_named(str(error), "search.recalibration_augment", names)) from error
+
     def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
         """Return training batches that are cropped and flipped, but neither mixed nor erased (SPOS)."""
         augment = config.search.recalibration_augment or config.supernet.augment.crops_and_flips()

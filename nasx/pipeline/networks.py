@@ -232,33 +232,19 @@ def write_scores(path: Path, scores: NDArray[np.float64]) -> None:
 
 def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
     """Write a network's weights, the first rank of a group, and return the SHA-256 of the file."""
-    # copies, because parts of one tensor may not be written as they are
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in own_tensors(network).items()}
+    # copies, because parts of one tensor, and tied ones, may not be written as they are
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     content = save(tensors)
     if group.first:
         write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state without second names of tensors that share their memory, as tied weights do."""
-    state, seen = network.state_dict(), set[tuple[int, int, tuple[int, ...]]]()
-    found = {}
-    for name, tensor in state.items():
-        key = tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
-        if tensor.numel() and key in seen:
-            continue
-        seen.add(key)
-        found[name] = tensor
-    return found
-
-
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Put weights that `write_weights` wrote into a network, and return it; a ValueError names what does not fit."""
     missing, unexpected = network.load_state_dict(weights, strict=False)
-    own = own_tensors(network)
-    if lacking := [name for name in missing if name in own]:
-        raise ValueError(f"the weights do not fit the network: {lacking[0]!r} is missing")
+    if missing:
+        raise ValueError(f"the weights do not fit the network: {missing[0]!r} is missing")
     if unexpected:
         raise ValueError(f"the weights do not fit the network: it has no {unexpected[0]!r}")
     return network

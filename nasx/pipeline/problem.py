@@ -26,6 +26,7 @@ from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space, name_patterns
 from nasx.train import evaluate
 from nasx.train.batch import batch_size
+from nasx.train.modes import evaluating
 
 if TYPE_CHECKING:
     from nasx.pipeline.stages import RunStage
@@ -136,7 +137,10 @@ class Problem(Generic[Configured]):
             "no cost is known to add up over the parts of these networks, so there is no largest and no smallest "
             "network to compare with, plans and reports show no range of costs, and supernet.paths=stratified or "
             "sandwich and budgets in percent are refused%s",
-            f"; the MACs are counted network by network, because {self._disproof}" if self._disproof else "",
+            f"; the MACs are counted network by network, because {self._disproof} (a Problem takes them as "
+            "macs=counted(...) and params=counted(...))"
+            if self._disproof
+            else "",
         )
         return None
 
@@ -299,11 +303,27 @@ class Problem(Generic[Configured]):
                     f"{training.batch_size}; write {training.batch_size + 1}"
                 )
             self.task.check(training)
+        if config.search.recalibration_batches:
+            self.task.check_recalibration(config)
+        ones = [name for name, size in sizes.items() if size == 1]
+        if ones and self.has_batch_norm:
+            self._check_single(ones[0])
         if val < FEWEST_VALIDATION:
             raise ValueError(
                 f"{val} validation samples are too few to choose a network by; hold out at least {FEWEST_VALIDATION}, "
-                "better a hundred and more, with data.val_images or data.val_fraction (`val_fraction` of a Task)"
+                f"better a hundred and more, with {self.task.held_out_by}"
             )
+
+    def _check_single(self, name: str) -> None:
+        """Train a network on one sample: BatchNorm needs several values of each channel."""
+        import torch
+
+        args, kwargs, _ = self.task.example()
+        try:
+            with torch.no_grad():
+                self.some_network().train()(*args, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{name} must be at least 2 for networks with BatchNorm, but got 1: {error}") from error
 
     def _check_patterns(self) -> None:
         probability = self.config.search.mutation_probability
@@ -319,12 +339,27 @@ class Problem(Generic[Configured]):
         """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
         import torch
 
-        task = self.task
-        with torch.random.fork_rng(devices=[]):
-            network = self.make(arch)
+        task, network = self.task, self.some_network(arch)
+        for name, value in network.state_dict().items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(
+                    f"the state of the networks has {name!r}, which is no tensor, so that it cannot be written with "
+                    "their weights; register it as a buffer, or leave it out of get_extra_state"
+                )
         batch = task.first_batch(8)
         evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
-        batch_size(task.unpack(batch).targets)
+        unpacked = task.unpack(batch)
+        batch_size(unpacked.targets)
+        with torch.no_grad(), evaluating(network):
+            task.check_samples(network(*unpacked.args, **unpacked.kwargs))
+
+    def some_network(self, arch: Arch | None = None) -> nn.Module:
+        """Return an untrained network for checks, any of those that are searched by default."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch)
+        return network
 
     def _check_supernet(self) -> None:
         """Build the supernet where it is derived from the builder, whose networks may not fit each other."""

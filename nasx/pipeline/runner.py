@@ -37,7 +37,7 @@ from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
-from nasx.pipeline.training import check_distillation_of
+from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
@@ -113,7 +113,7 @@ def run(
     where the disk is full or fails.
     """
     directory = Path(directory)
-    with joined_group(machine) as (group, at):
+    with _plain_torch(), joined_group(machine) as (group, at):
         finished = run_stages(
             problem,
             directory,
@@ -147,6 +147,14 @@ def run(
         for row in front
     )
     return SearchResult(arch, network, summary, networks, directory, tests)
+
+
+@contextlib.contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Lift the caller's modes, in which networks would not learn, or in another precision than the settings say."""
+    on_cuda = torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), on_cuda:
+        yield
 
 
 @contextlib.contextmanager
@@ -231,10 +239,15 @@ def check_stages(problem: Problem[Any], machine: Machine) -> None:
 
 
 def check_trainings(problem: Problem[Any]) -> None:
-    """Refuse teachers that cannot be opened, and losses that cannot be distilled."""
-    for training in (problem.config.supernet, problem.config.retrain):
-        if problem.teacher_of(training) is not None:
-            check_distillation_of(training, problem.task.loss)
+    """Refuse teachers that cannot be opened or cannot teach these networks, and losses that cannot be distilled."""
+    task, config = problem.task, problem.config
+    for training in (config.supernet, config.retrain):
+        teacher = problem.teacher_of(training)
+        if teacher is not None:
+            check_distillation_of(training, task.loss)
+            check_teacher(training, teacher, problem.some_network(), task.example(2), task.loss)
+    if config.supernet.paths == "sandwich" and problem.teacher_of(config.supernet) is None:
+        check_sandwich(task.loss)
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:

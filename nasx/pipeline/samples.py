@@ -55,6 +55,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether samples need not be read from a disk, as far as their dataset tells."""
+        return isinstance(self.dataset, TensorDataset | list | tuple)
+
     def batch(self, positions: Indices, seeds: Sequence[Sequence[int]]) -> Any:
         """Return the batch of the samples at some positions, each read with a seed of its own.
 
@@ -99,13 +104,35 @@ class Part:
                 _update(found, tensor[rows])
             return found.hexdigest()
         positions = range(len(self))
-        if not isinstance(self.dataset, list | tuple):
+        if not self.in_memory:
             positions = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64)).tolist()
-        with globals_kept():
-            for position in positions:
-                seed_globals(derived_seed(0, _SAMPLE, 0, position))
-                _update(found, self.dataset[int(self.indices[position])])
+        for position in positions:
+            _update(found, self._read(position))
         return found.hexdigest()
+
+    def check_repeatable(self) -> None:
+        """Raise ValueError where the first sample is another each time it is read."""
+        if self.in_memory:
+            return
+        first, again = hashlib.sha256(), hashlib.sha256()
+        _update(first, self._read(0))
+        _update(again, self._read(0))
+        if first.digest() != again.digest():
+            raise ValueError(
+                f"sample {int(self.indices[0])} of the {self.name} data is another each time it is read, so that no "
+                "run could be continued; draw from the global generators of random, numpy or torch, which are seeded "
+                "for every sample"
+            )
+
+    def _read(self, position: int) -> Any:
+        index = int(self.indices[position])
+        with globals_kept():
+            seed_globals(derived_seed(0, _SAMPLE, 0, position))
+            try:
+                return self.dataset[index]
+            except Exception as error:
+                error.add_note(f"while reading sample {index} of the {self.name} data")
+                raise
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,10 +36,28 @@ class AskTell(Protocol):
 def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:
     """Return the searcher that a configuration asks for, over some architectures; a ValueError names the settings."""
     try:
-        return _searcher(config, archs, costs, seed)
+        searcher = _searcher(config, archs, costs, seed)
     except ValueError as error:
         named = ("mutation_probability", "population", "generations", "parents", "mutations", "crossovers")
         raise ValueError(with_settings_named(str(error), "search", named)) from error
+    if searcher.done:
+        raise ValueError("search.method is done before it has asked for a candidate; give it evaluations to spend")
+    return searcher
+
+
+def generations(searcher: AskTell, archs: ArchSet) -> Iterator[list[Arch]]:
+    """Yield the candidates that a searcher asks for, until it is done; it is told their scores in between."""
+    done = searcher.done
+    while not done:
+        asked = [candidate(arch, archs) for arch in searcher.ask()]
+        done = searcher.done  # also where it looked for more candidates and there are none
+        if asked:
+            yield asked
+            done = searcher.done
+        elif not done:
+            raise ValueError(
+                "search.method asked for no candidate, but its `done` is false; return candidates, or be done"
+            )
 
 
 def _searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: int) -> AskTell:

@@ -38,7 +38,15 @@ from nasx.pipeline.networks import (
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, kept
 from nasx.pipeline.search_record import SearchRecord
-from nasx.pipeline.searchers import best_of, candidate, countable, evaluations_of, front_of, make_searcher, spread_of
+from nasx.pipeline.searchers import (
+    best_of,
+    countable,
+    evaluations_of,
+    front_of,
+    generations,
+    make_searcher,
+    spread_of,
+)
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
     TrainingState,
@@ -51,6 +59,7 @@ from nasx.pipeline.training import (
     supernet_optimizer,
 )
 from nasx.pipeline.trust import judged, spread
+from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
 from nasx.search import Halving
 from nasx.space import ArchSet, Space
@@ -244,6 +253,7 @@ class SupernetStage(RunStage):
             detail=f"{steps:,} steps",
             size=archs.space.size,
             feasible_size_bounds=archs.size_bounds,
+            depends_on=self.searched.needs,
             acceptance=acceptance(archs),
             seconds=timing.training(steps, config.batch_size, measure.devices),
             peak_bytes=timing.peak_bytes,
@@ -278,15 +288,7 @@ class SearchStage(RunStage):
         wanted, there_are = evaluations_of(searcher), countable(archs)
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
-            while not searcher.done:
-                asked = [candidate(arch, archs) for arch in searcher.ask()]
-                generation = rows[-1]["generation"] + 1 if rows else 0
-                if not asked and searcher.done:  # it looked for more and there are no more
-                    break
-                if not asked:
-                    raise ValueError(
-                        "search.method asked for no candidate, but its `done` is false; return candidates, or be done"
-                    )
+            for generation, asked in enumerate(generations(searcher, archs)):
                 best = best_of(rows, 1)
                 expected = min(len(rows) + len(asked) if wanted is None else wanted, there_are)
                 note = f"best {best[0]['score']:.4f}" if best else "no score yet"
@@ -398,8 +400,14 @@ class TrustStage(RunStage):
     def estimate(self, measure: Measure) -> StageEstimate:
         """Return the cost of scoring and of training the networks."""
         config, archs = measure.problem.config, self.searched.archs(measure.inputs)
-        scoring = measure.scoring(self.name, archs, config.trust.n)
-        return scoring.and_then(measure.training(self.name, config.trust.n * config.trust.seeds, config.retrain))
+        networks = min(config.trust.n, archs.size_bounds[1])
+        if networks < FEWEST:
+            raise ValueError(
+                f"{self.name} judges a ranking by at least {FEWEST} networks, but there are only {networks} to search; "
+                "widen the space or the budget, or set trust.n=0"
+            )
+        scoring = measure.scoring(self.name, archs, networks)
+        return scoring.and_then(measure.training(self.name, networks * config.trust.seeds, config.retrain))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, Training
 from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, random_split
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
+from nasx.train.losses import check_labels, is_cross_entropy, logits_of
 
 PartName = Literal["train", "val", "test"]
 
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
+_CHECKED = 1_000  # samples whose labels are looked at together
 FEW_VALIDATION = 100
 """Validation samples below which a run says how coarse its scores are."""
 
@@ -28,6 +30,8 @@ class BaseTask(ABC):
     loss: Loss
     metric: Metric
     unpack: Unpack
+    held_out_by: str = "data.val_images or data.val_fraction"
+    """What decides how many samples are held out for the search."""
     unused_settings: frozenset[str] = frozenset()
     """Fields of a training that have no effect on this task: label_smoothing, mixup, cutmix, repeats, augment."""
 
@@ -57,6 +61,12 @@ class BaseTask(ABC):
 
     def check(self, training: Training) -> None:  # noqa: B027 - not every task refuses something
         """Refuse settings of a training that its batches cannot be made with; a ValueError names them."""
+
+    def check_recalibration(self, config: RunConfig) -> None:  # noqa: B027 - as above
+        """Refuse settings that batches for BatchNorm statistics cannot be made with; a ValueError names them."""
+
+    def check_samples(self, outputs: Any) -> None:  # noqa: B027 - as above
+        """Refuse samples that change, and labels that networks with such outputs have no class for."""
 
     def bytes_to_keep(self, limit: float) -> int:
         """Return the bytes of samples that a run will keep in memory and that are not there yet.
@@ -128,6 +138,8 @@ class Task(BaseTask):
     Transforms may draw from the global generators of Python, numpy and torch: they are seeded for every sample, so
     that batches are a function of (seed, step). Raises ValueError or TypeError for what is no such dataset.
     """
+
+    held_out_by = "`val_fraction`, or samples of their own as `val`"
 
     def __init__(
         self,
@@ -208,6 +220,22 @@ class Task(BaseTask):
     ) -> Iterable[Any]:
         """Return the samples of a part in order, all or those at some positions."""
         return self.parts[part].in_order(batch_size, indices, workers)
+
+    def check_samples(self, outputs: Any) -> None:
+        """Refuse samples that are others each time they are read, and labels in tensors and lists without a class."""
+        for part in self.parts.values():
+            part.check_repeatable()
+        if not is_cross_entropy(self.loss):
+            return
+        classes = logits_of(outputs).shape[1]
+        for part in self.parts.values():
+            if not part.in_memory:
+                continue
+            for first in range(0, len(part), _CHECKED):
+                positions = np.arange(first, min(first + _CHECKED, len(part)))
+                (batch,) = part.in_order(_CHECKED, positions)
+                names = [f"sample {index} of the {part.name} data" for index in part.indices[positions]]
+                check_labels(self.loss, classes, self.unpack(batch).targets, names)
 
     @cached_property
     def _joined(self) -> Part:

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from nasx.train.batch import Unpacked
 from nasx.train.device import device_of
-from nasx.train.losses import Loss, compute_loss, labelled, logits_of, name_of, takes_outputs, targets_like
+from nasx.train.losses import (
+    Loss,
+    compute_loss,
+    is_cross_entropy,
+    labelled,
+    logits_of,
+    name_of,
+    takes_outputs,
+    targets_like,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +80,8 @@ class Distillation:
         """Return the loss of a network's outputs, given that of the labels and the teacher's logits.
 
         `criterion` and `targets` are what `loss` was computed with. A ValueError names outputs of another shape than
-        the teacher's.
+        the teacher's, or says that it is unknown what a teacher's outputs mean to the loss: one of your own, whose
+        targets are no class numbers.
         """
         logits = logits_of(outputs)
         if logits.shape != taught.shape:
@@ -81,10 +91,15 @@ class Distillation:
             )
         if takes_outputs(criterion):
             other = compute_loss(criterion, outputs, targets_like(criterion, taught))
+        elif not is_cross_entropy(criterion) and not _are_classes(targets, logits):
+            raise ValueError(
+                f"it is unknown what a teacher's outputs mean to {name_of(criterion)}, whose targets are no class "
+                "numbers; pass one of torch's losses, or no teacher"
+            )
         else:
             each = self._by_position(logits, taught)
             counted = labelled(criterion, targets)
-            other = each.mean() if counted is None else (each * counted).sum() / counted.sum()
+            other = each.mean() if counted is None else (each * counted).sum() / counted.sum().clamp(min=1)
         return (1 - self.weight) * loss + self.weight * other
 
     def _by_position(self, logits: Tensor, taught: Tensor) -> Tensor:
@@ -103,6 +118,11 @@ def check_distillation(criterion: Loss, kind: str, temperature: float) -> None:
         raise ValueError(
             f"{met} is for classes, but {name_of(criterion)} takes the teacher's outputs as they are; leave it out"
         )
+
+
+def _are_classes(targets: Any, logits: Tensor) -> bool:
+    integers = isinstance(targets, Tensor) and not targets.is_floating_point()
+    return integers and logits.ndim > 1 and targets.shape == logits.shape[:1] + logits.shape[2:]
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:

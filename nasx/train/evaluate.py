@@ -42,10 +42,11 @@ def evaluate(
     """Return a model's score and loss in evaluation mode; modes are restored.
 
     `metric` is `"accuracy"`, `"top5"`, or a function of outputs and targets that returns a finite score for each
-    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches; positions that a
-    cross-entropy ignores (`ignore_index`) count in neither. A sample whose outputs are not finite counts as wrong by
-    the named metrics and makes the loss NaN, as one without a label counts as wrong. Raises ValueError for targets
-    that do not fit the loss or the metric, and for scores that are not finite where the loss is.
+    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. Positions that
+    a cross-entropy ignores (`ignore_index`) count neither in the loss nor in the score of their sample by the named
+    metrics, by which a sample without any label is wrong. One whose outputs are not finite is wrong too, and makes the
+    loss NaN. Raises ValueError for targets that do not fit the loss or the metric, and for scores that are not finite
+    where the loss is.
     """
     device = device_of(model)
     found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before

@@ -20,7 +20,7 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.device import autocast, device_of, seed_generators
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
-from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, for_outputs, targets_like
+from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, for_outputs, targets_like, with_labels
 from nasx.train.paths import Paths
 from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.update import Update
@@ -220,8 +220,12 @@ def train_supernet(
             taught = distillation.outputs(batch) if distillation else None
         for number, arch in enumerate(archs):
             with autocast(device):
-                outputs = supernet(*batch.args, arch=arch, **batch.kwargs)
-                value = _loss_of(of_path, outputs, targets, unchecked, distillation, taught)
+                try:
+                    outputs = supernet(*batch.args, arch=arch, **batch.kwargs)
+                    value = _loss_of(of_path, outputs, targets, unchecked, distillation, taught)
+                except Exception as error:
+                    error.add_note(f"with the architecture {dict(arch)}")
+                    raise
             yield _ForwardPass(value, weight, 1 / len(archs), arch)
             unchecked = _NOTHING
             if distill and number == 0:
@@ -274,9 +278,11 @@ def _loss_of(
 ) -> Tensor:
     if unchecked is not _NOTHING:
         check_targets(outputs, unchecked, loss)
-    value = compute_loss(loss, outputs, targets)
+    looked_at, some = with_labels(loss, targets)
+    value = compute_loss(loss, outputs, looked_at)
     if unchecked is not _NOTHING:
         check_scalar(value)
+    value = value if some is None else value * some
     return value if distillation is None or taught is None else distillation.loss(value, outputs, taught, loss, targets)
 
 

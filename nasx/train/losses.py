@@ -1,6 +1,6 @@
 """Losses: how they are called, and which targets fit them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ def targets_like(loss: Loss, outputs: Any, targets: Any = None) -> Any:
         counted = labelled(loss, targets)
         if counted is None:
             return found
-        return found * (counted * (counted.numel() / counted.sum())).unsqueeze(1)
+        return found * (counted * (counted.numel() / counted.sum().clamp(min=1))).unsqueeze(1)
     if plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss):
         return logits_of(outputs).detach().float().sigmoid()
     if takes_outputs(loss):
@@ -130,6 +130,32 @@ def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> N
             )
 
 
+def check_labels(loss: Loss, classes: int, targets: Any, names: Sequence[str]) -> None:
+    """Raise ValueError where a sample has a class that a network with so many outputs lacks, by the sample's name.
+
+    Losses other than cross-entropy, and targets that are no class numbers, are not checked.
+    """
+    if labelled(loss, targets) is None:
+        return
+    wrong = _unknown(targets, classes, _ignored(loss))
+    if wrong.any():
+        row = int(wrong.nonzero()[0, 0])
+        raise ValueError(_unknown_class(classes, f"{names[row]} has {int(targets[row][wrong[row]].flatten()[0])}"))
+
+
+def with_labels(loss: Loss, targets: Any) -> tuple[Any, Tensor | None]:
+    """Return targets whose loss is finite where a cross-entropy looks at none of them, and what to multiply it by.
+
+    A mean over no positions is no number: such a batch gets any targets, and 0 of their loss. Nothing waits for the
+    device, and other batches keep their bits. The factor is None where no position can be left out.
+    """
+    counted = labelled(loss, targets)
+    if counted is None:
+        return targets, None
+    some = counted.any()
+    return targets.where(some, 0), some
+
+
 def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
     shape = tuple(logits.shape)
     met = f"outputs of shape {shape} and targets {_described(targets)}"
@@ -161,12 +187,20 @@ def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
         raise ValueError(f"cross-entropy takes one class number for each sample (and position), but got {met}")
     if targets.dtype != torch.int64:
         raise ValueError(f"class numbers must be int64, but got {met}; convert them with `.long()`")
-    wrong = targets[((targets < 0) | (targets >= classes)) & (targets != ignored)]
+    wrong = targets[_unknown(targets, classes, ignored)]
     if len(wrong):
-        raise ValueError(
-            f"class numbers must be 0 to {classes - 1} for the network's {classes} outputs, but got {int(wrong[0])}; "
-            "give the network as many outputs as there are classes"
-        )
+        raise ValueError(_unknown_class(classes, f"got {int(wrong[0])}"))
+
+
+def _unknown(targets: Tensor, classes: int, ignored: int) -> Tensor:
+    return ((targets < 0) | (targets >= classes)) & (targets != ignored)
+
+
+def _unknown_class(classes: int, met: str) -> str:
+    return (
+        f"class numbers must be 0 to {classes - 1} for the network's {classes} outputs, but {met}; correct the label, "
+        "or give the network as many outputs as there are classes"
+    )
 
 
 def _plain(loss: Loss) -> Any:

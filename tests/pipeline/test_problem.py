@@ -4,16 +4,17 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.measure import CachedCost, count_macs
-from nasx.pipeline import Problem, Task
+from nasx.pipeline import Problem, RunConfig, Task
 from tests.pipeline.searches import SPACE, Perceptron
 
 WIDTHS = Space(layer=repeat(Space(width=one_of(4, 6, 8)), 3))
@@ -93,3 +94,75 @@ def test_a_problem_that_does_not_fit_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="too small"):
             own.check()
+
+
+def perceptrons(**task: Any) -> Problem[Any]:
+    return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3, norm=True), Task(**task))
+
+
+def labelled(labels: Tensor) -> TensorDataset:
+    return TensorDataset(torch.randn(len(labels), 4), labels)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_label_without_an_output_is_refused_by_its_sample(part: str, as_list: bool) -> None:
+    parts: dict[str, Any] = {name: labelled(torch.arange(40) % 3) for name in ("train", "val", "test")}
+    parts[part].tensors[1][33] = 3
+    parts = {name: list(data) if as_list else data for name, data in parts.items()}
+    name = {"train": "training", "val": "validation", "test": "test"}[part]
+    with pytest.raises(ValueError, match=rf"0 to 2 .* but sample 33 of the {name} data has 3; correct the label"):
+        perceptrons(**parts).check()
+
+
+def test_labels_that_the_loss_ignores_have_no_output() -> None:
+    data = labelled(torch.arange(100) % 3)
+    data.tensors[1][::7] = -100
+    perceptrons(train=data).check()
+
+
+class Noisy(Dataset[tuple[Tensor, int]]):
+    """Samples with noise of a generator that no run can seed."""
+
+    def __init__(self, generator: np.random.Generator | None) -> None:
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        noise = self.generator.normal(size=4) if self.generator else torch.randn(4).numpy()
+        return torch.from_numpy(noise).float(), index % 3
+
+
+def test_samples_that_are_others_each_time_are_refused() -> None:
+    perceptrons(train=Noisy(None)).check()
+    with pytest.raises(ValueError, match=r"sample \d+ of the training data is another each time .* global generators"):
+        perceptrons(train=Noisy(np.random.default_rng(0))).check()
+
+
+class Extra(Perceptron):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 1}
+
+
+def test_state_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match="has '_extra_state', which is no tensor"):
+        problem(SPACE, lambda arch: Extra(arch, inputs=4, outputs=3)).check()
+
+
+def test_a_batch_of_one_is_refused_where_batch_norm_needs_more() -> None:
+    settings = {"retrain": {"batch_size": 1}, "search": {"recalibration_batch_size": 1}}
+    for section, fields in settings.items():
+        config = RunConfig(**{section: fields})
+        with pytest.raises(ValueError, match=rf"{section}\.\w+ must be at least 2 for networks with BatchNorm"):
+            problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3, norm=True), config=config).check()
+        problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), config=config).check()
+
+
+def test_too_few_validation_samples_are_refused_in_the_words_of_the_task() -> None:
+    with pytest.raises(ValueError, match=r"3 validation samples are too few .* with `val_fraction`, or samples of"):
+        perceptrons(train=labelled(torch.arange(30) % 3)).check()

@@ -631,3 +631,9 @@ def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a
     assert done.stdout.count("found") == 1, "no process ran the program again"
     in_one_process = "trained one after the other, in one process" in " ".join(done.stderr.split())
     assert in_one_process == (how == "without cloudpickle")
+
+
+def test_a_run_learns_whatever_the_callers_modes_are(finished: Any, tmp_path: Path) -> None:
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = searched(tmp_path)
+    assert found.summary["networks"] == finished.summary["networks"]

@@ -156,3 +156,21 @@ def test_exact_scores_are_told_where_more_than_the_best_may_matter(method: Any) 
     assert races(Search(), many)
     assert not races(Search(method=method), many)
     assert "racing_error" in Search(method=method).unused()
+
+
+@pytest.mark.parametrize("method", SEARCH_METHODS)
+def test_a_space_that_ends_with_a_generation_ends_the_search(method: str, tmp_path: Path) -> None:
+    """Three and nine networks of one and of two blocks: four generations of three."""
+    config = CONFIG.model_copy(
+        update={"search": Search(method=method, population=3, generations=9, parents=2, top_k=1)}
+    )
+    found = run(problem(config), tmp_path, machine=MACHINE)
+    assert found.summary["searches"]["search"]["evaluations"] == SPACE.size == 12
+
+
+def test_a_searcher_that_is_done_before_it_begins_is_refused(tmp_path: Path) -> None:
+    spent = RandomSearch(SPACE, evaluations=1, batch=1)
+    spent.tell(dict.fromkeys(spent.ask(), 1.0))
+    config = CONFIG.model_copy(update={"search": Search(method=spent, top_k=1)})
+    with pytest.raises(Refused, match=r"search\.method is done before it has asked"):
+        run(problem(config), tmp_path, machine=MACHINE)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from nasx.pipeline import Refused, Task, run
 from nasx.pipeline.export_formats import write_safetensors
 from nasx.pipeline.exported import ExportedModel
 from nasx.pipeline.images import ImageSource, load_images
@@ -16,6 +18,9 @@ from nasx.pipeline.recipe import open_recipe
 from nasx.pipeline.teachers import open_teacher
 from recipes.glit.model import GLiTConfig
 from recipes.glit.space import GLiTSpace, with_heads
+from tests.pipeline.test_run import MACHINE, changed
+from tests.pipeline.test_run import problem as vectors_problem
+from tests.pipeline.test_run import task as own_task
 
 DIGITS = tuple(map(str, range(10)))
 MEAN, STD = (0.5,), (0.25,)
@@ -92,3 +97,27 @@ def test_weights_that_say_no_recipe_are_of_the_own_builder(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="do not fit the network of") as raised:
         open_teacher(str(tmp_path), own)
     assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (lambda: nn.Linear(4, 5), r"retrain\.teacher: the teacher must return as many classes .* \(2, 5\)"),
+        (lambda: nn.Linear(6, 3), r"retrain\.teacher cannot be called with this task's inputs: .*shapes"),
+    ],
+    ids=["classes", "inputs"],
+)
+def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
+    teacher: Any, message: str, tmp_path: Path
+) -> None:
+    own = vectors_problem(teacher={"retrain": teacher()})
+    with pytest.raises(Refused, match=message):
+        run(own, tmp_path, machine=MACHINE)
+    assert not (tmp_path / "supernet").exists()
+
+
+def test_a_sandwich_with_a_loss_of_ones_own_is_refused(tmp_path: Path) -> None:
+    config = changed(supernet={"paths": "sandwich"})
+    task = Task(own_task().train, loss=lambda outputs, targets: F.cross_entropy(outputs, targets))
+    with pytest.raises(Refused, match=r"supernet\.paths=sandwich .* but not with <lambda>; choose other"):
+        run(vectors_problem(config, task=task), tmp_path, machine=MACHINE)

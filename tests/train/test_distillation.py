@@ -186,3 +186,22 @@ def test_what_is_for_classes_is_refused_where_there_are_none(settings: dict[str,
             loss=F.mse_loss,
             distillation=Distillation(network(2), **settings),
         )
+
+
+def test_a_loss_of_ones_own_has_no_teacher_but_of_classes() -> None:
+    def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().mean()
+
+    def focal(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    teacher, zero = Distillation(lambda x: x), torch.zeros(())
+    logits, taught = torch.randn(6, 3), torch.randn(6, 3)
+    with pytest.raises(ValueError, match="unknown what a teacher's outputs mean to squares"):
+        teacher.loss(zero, logits, taught, squares, torch.randn(6, 3))
+    assert teacher.loss(zero, logits, taught, focal, LABELS) == teacher.loss(zero, logits, taught)
+
+
+def test_positions_without_any_label_learn_nothing_from_a_teacher() -> None:
+    empty = torch.full((6,), -100)
+    assert Distillation(lambda x: x).loss(torch.zeros(()), network(1)(X), network(2)(X), F.cross_entropy, empty) == 0

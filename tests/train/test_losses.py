@@ -142,3 +142,27 @@ def test_a_loss_of_ones_own_gets_the_outputs_as_they_are() -> None:
         model, [(torch.randn(8, 5), torch.randint(3, (8,)))], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=loss
     ).run()
     assert seen == [tuple]
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, SMOOTHED])
+def test_a_batch_without_labels_teaches_nothing(loss: Any) -> None:
+    network = nn.Linear(4, 3)
+    before = network.weight.clone()
+    empty = torch.full((4,), -100)
+    batches = [(torch.randn(4, 4), targets) for targets in (empty, empty, empty, empty, empty)]
+    steps = train(network, batches, nesterov_sgd(network, lr=0.1, weight_decay=0), loss=loss).run()
+    assert [step.loss for step in steps] == [0.0] * 5
+    assert torch.equal(network.weight, before)
+
+
+def test_other_batches_keep_their_bits_where_some_labels_are_ignored() -> None:
+    targets = LABELS.clone()
+    targets[0] = -100
+    found = []
+    for loss in (F.cross_entropy, lambda outputs, targets: F.cross_entropy(outputs, targets)):
+        torch.manual_seed(0)
+        network = nn.Linear(4, 3)
+        optimizer = nesterov_sgd(network, lr=0.1, weight_decay=0)
+        train(network, [(LOGITS[:, [0, 1, 2, 0]], targets)], optimizer, loss=loss).run()
+        found.append(network.weight.detach())
+    assert torch.equal(*found)
