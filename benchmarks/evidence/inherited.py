@@ -1,7 +1,8 @@
 """Networks that keep a supernet's weights: found by its scores, fine-tuned, and compared with others of equal cost."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ import numpy as np
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.evidence.markdown import grid, percent, points
+from benchmarks.evidence.results import Floats, Truth, best_of_random, exist, records
 from benchmarks.evidence.scenes import Scene
 from benchmarks.evidence.supernets import RECALIBRATION, Setting, hits_of, trained
 from benchmarks.evidence.truth import measure_alone
 from nasx import Arch
+from nasx.comparison import Difference, paired_difference
 from nasx.nn import Supernet
 from nasx.run import write_json
 from nasx.train import adamw, cosine_schedule, recalibrate, seeded, train
-from recipes.glit.bench.training import packed
+from recipes.glit.bench.settings import Settings
+from recipes.glit.bench.training import packed, unpacked
 
 NETWORKS = 5
 """Networks that are fine-tuned."""
@@ -89,3 +94,75 @@ def _tuned(scene: Scene, supernet: Supernet, arch: Arch, seed: int) -> Mapping[s
 
 def _hits(scene: Scene, network: nn.Module) -> Mapping[str, Any]:
     return {part: packed(scene.hits(network, images)) for part, images in (("val", scene.val), ("test", scene.test))}
+
+
+EXPERIMENT = "cifar10-inherited"
+
+
+def lengths() -> list[float]:
+    """Return the epochs of the supernets that were trained, the longest first."""
+    return sorted({record["epochs"] for record in _searches()}, reverse=True) if exist(EXPERIMENT) else []
+
+
+def cost(epochs: float) -> float:
+    """Return what a search that fine-tunes costs, in trainings of one network."""
+    return (epochs + NETWORKS * TUNING_EPOCHS) / Settings().epochs
+
+
+def found(epochs: float) -> Floats:
+    """Return the test accuracies of what the searches found, by seed: fine-tuned, the best on validation."""
+    return np.array([_best(record["searched"], "tuned") for record in _searches(epochs)])
+
+
+def against_random(truth: Truth, epochs: float) -> Difference:
+    """Compare what the searches found with the best of as many random networks as they would have paid for."""
+    searched = found(epochs)
+    return paired_difference(searched, np.full(len(searched), best_of_random(truth, math.ceil(cost(epochs)))))
+
+
+def table(truth: Truth) -> str:
+    """What was found with a supernet's weights, and what else could be had for the same number of epochs."""
+    rows = []
+    for epochs in lengths():
+        searches, searched, trainings = _searches(epochs), found(epochs), cost(epochs)
+        others = {
+            "the same, not fine-tuned": np.array([_accuracy(r["searched"][0], "inherited") for r in searches]),
+            f"best of {NETWORKS} random networks of the same supernet, fine-tuned": np.array(
+                [_best(record["random"], "tuned") for record in searches]
+            ),
+            f"best of {math.ceil(trainings)} random networks trained alone": np.full(
+                len(searched), best_of_random(truth, math.ceil(trainings))
+            ),
+            "one random network, trained as long as all that": _alone(epochs, len(searched)),
+        }
+        name = f"**supernet of {epochs:g} epochs, searched, fine-tuned**"
+        rows.append([name, f"{trainings:g}", *_shown(searched), ""])
+        for name, accuracies in others.items():
+            spent = epochs / Settings().epochs if "not fine-tuned" in name else trainings
+            difference = points(paired_difference(searched, accuracies)) if len(accuracies) == len(searched) else ""
+            rows.append([name, f"{spent:g}", *_shown(accuracies), difference])
+    head = ("networks", "cost", "seeds", "test %", "searched, fine-tuned over it, points")
+    return grid(head, rows)
+
+
+def _searches(epochs: float | None = None) -> list[dict[str, Any]]:
+    found = [record for record in records(EXPERIMENT) if "searched" in record]
+    return [record for record in found if epochs in (None, record["epochs"])]
+
+
+def _alone(epochs: float, seeds: int) -> Floats:
+    whole = epochs + NETWORKS * TUNING_EPOCHS
+    found = [record for record in records(EXPERIMENT) if "searched" not in record and record["epochs"] == whole]
+    return np.array([float(unpacked(record["test"]).mean()) for record in found[:seeds]])
+
+
+def _shown(accuracies: Floats) -> tuple[str, str]:
+    return (str(len(accuracies)), percent(float(accuracies.mean()))) if len(accuracies) else ("0", "")
+
+
+def _accuracy(network: Mapping[str, Any], weights: str, part: str = "test") -> float:
+    return float(unpacked(network[weights][part]).mean())
+
+
+def _best(networks: Sequence[Mapping[str, Any]], weights: str) -> float:
+    return _accuracy(max(networks, key=lambda network: _accuracy(network, weights, "val")), weights)

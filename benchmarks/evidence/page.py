@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import StrictUndefined, Template
 
-from benchmarks.evidence import claims, results
+from benchmarks.evidence import claims, inherited, results
 from benchmarks.evidence.markdown import grid, percent, points
 from benchmarks.evidence.on_table import halve
 from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, picked, rankings
@@ -436,6 +436,8 @@ def page() -> str:
         "by_block": by_block(),
         "by_networks": by_networks(),
         "halving": halving_table(),
+        "inherited": inherited.table(truths()["cifar10"]) if inherited.lengths() else "",
+        "tuned": f"{inherited.NETWORKS} networks are fine-tuned for {inherited.TUNING_EPOCHS} epochs",
         "searchers": searcher_table(),
         "repeats": results.records("searchers")[0]["repeats"],
         "plateau": plateau(),

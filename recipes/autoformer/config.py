@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from nasx import Arch
 from nasx.pipeline import presets
@@ -36,6 +36,14 @@ class ParamBudgets(Budgets):
     cost: Literal["macs", "params"] = Field("params", description="what `at_least` and `at_most` bound")
 
 
+class PaperFinetuning(Finetuning):
+    """Fine-tuning as long and as slow as the paper's."""
+
+    epochs: float = Field(40, ge=0, le=1e6, description="length of the fine-tuning, in epochs; 0: none")
+    lr: PositiveFloat = Field(1e-5, description="highest learning rate")
+    warmup_epochs: float = Field(5, ge=0, description="length of the linear warm-up, in epochs")
+
+
 class Config(ViTRunConfig):
     """A run of the AutoFormer recipe."""
 
@@ -43,9 +51,8 @@ class Config(ViTRunConfig):
     model: Model = Field(Model(), description="sizes that all networks share")
     space: AutoFormerSpace = Field(AutoFormerSpace(), description="what is searched")
     budget: ParamBudgets = Field(ParamBudgets(), description="bounds on the network")
-    finetune: Finetuning = Field(
-        Finetuning(epochs=40, lr=1e-5, warmup_epochs=5),
-        description="fine-tuning of the best candidates with the supernet's weights",
+    finetune: PaperFinetuning = Field(
+        PaperFinetuning(), description="fine-tuning of the best candidates from the supernet's weights"
     )
 
     @model_validator(mode="after")
@@ -91,7 +98,7 @@ DIGITS = Config(
     ),
     search=Search(population=20, generations=6, parents=8, top_k=2, recalibration_batches=0),
     retrain=Retraining(epochs=60, batch_size=64, lr=3e-3, warmup_epochs=3, drop_path=0.0, mixup=0.0, cutmix=0.0),
-    finetune=Finetuning(epochs=5, lr=3e-4, warmup_epochs=0),
+    finetune=PaperFinetuning(epochs=5, lr=3e-4, warmup_epochs=0),
 )
 
 _SEARCH = Search(  # the paper's text; its code has the two probabilities the other way round

@@ -1,12 +1,22 @@
 """The settings of a GLiT run as one typed value, and the presets."""
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from nasx.pipeline import presets
-from nasx.pipeline.config import Amount, Augmentation, CostBounds, Data, Retraining, Search, SupernetTraining
+from nasx.pipeline.config import (
+    Amount,
+    Augmentation,
+    CostBounds,
+    Data,
+    Finetuning,
+    Retraining,
+    Search,
+    SupernetTraining,
+)
 from nasx.pipeline.images import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import HeadedModel, ViTRunConfig
@@ -264,6 +274,9 @@ def fit(facts: FolderFacts) -> Config:
             augment=augment.model_copy(update={"erase": 0.25}),
         ),
     )
+    if not large:  # the supernet's weights generalise better on few images (docs/evidence.md)
+        epochs, lr = math.ceil(config.retrain.epochs / 10), config.retrain.lr / 10
+        config = config.model_copy(update={"finetune": Finetuning(epochs=epochs, lr=lr)})
     deit = Macs(config.vit(num_classes=facts.classes))(same_heads(model.num_heads, config.choices()))
     budget = Budgets(
         heads_at_most=round(1.2 * deit), details_at_least=round(0.8 * deit), details_at_most=round(1.2 * deit)
