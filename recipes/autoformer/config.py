@@ -81,6 +81,7 @@ class Config(ViTRunConfig):
             *("search.recalibration_batch_size", "search.recalibration_augment"),
         )
         found |= dict.fromkeys(of_batch_norm, "AutoFormer's networks have no BatchNorm")
+        found["retrain.refit"] = "what AutoFormer finds keeps the supernet's weights"
         if not self.model.relative_positions:
             found["model.max_offset"] = "model.relative_positions is false"
         return found

@@ -144,6 +144,10 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "retrain.keep": ("raw", ("retrain.ema=0.5", "retrain.keep=ema")),
     "retrain.refit": ("true", ()),
     "retrain.compile": ("true", ()),
+    "finetune.epochs": ("1", ()),
+    "finetune.lr": ("0.5", ("finetune.epochs=1",)),
+    "finetune.final_lr": ("1e-5", ("finetune.epochs=1",)),
+    "finetune.warmup_epochs": ("0.3", ("finetune.epochs=1",)),
     "model.patch_size": ("4", ()),
     "model.init_std": ("0.9", ()),
     "space.mlp_ratio": ("[4]", ()),
@@ -196,10 +200,6 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]] = {
         "space.embed_dim": ("[8,24]", ()),
         "space.depth": ("[2]", ()),
         "space.num_heads": ("[1,4]", ()),
-        "finetune.epochs": ("1", ()),
-        "finetune.lr": ("0.5", ()),
-        "finetune.final_lr": ("1e-5", ("finetune.epochs=1",)),
-        "finetune.warmup_epochs": ("0.3", ("finetune.epochs=1",)),
     },
     "localvit": {
         "supernet.reduction": ("sum", (*SANDWICH, "space.depthwise=[true]", 'space.channel_attention=["none"]')),
@@ -222,14 +222,15 @@ UNUSED: Mapping[str, Sequence[str]] = {  # fields that nothing gives an effect t
     "autoformer": (  # whose networks have no BatchNorm
         *("supernet.batch_norm_group", "retrain.batch_norm_group", "search.recalibration_batches"),
         *("search.recalibration_batch_size", "search.recalibration_augment"),
+        "retrain.refit",  # which would lose the supernet's weights
     ),
     "localvit": (),
 }
 MORE_WORK = ("search.recalibration_batches", "search.recalibration_batch_size", "search.recalibration_augment")
 """Fields of recalibration, of which the images are counted and drawn though there is nothing to recalibrate."""
 
-NOT_ALONE = {"glit": ("space.window", "space.held_window")}
-"""Fields whose second value fits only beside another one's, and is refused by name."""
+NOT_ALONE = {"glit": ("space.window", "space.held_window"), "autoformer": ("retrain.refit",)}
+"""Fields whose second value fits only beside another one's, or never, and is refused by name."""
 
 STAGES = {  # the kinds of stages that depend on a section
     "data": (),
