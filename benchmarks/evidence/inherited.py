@@ -125,10 +125,10 @@ def sentence(truth: Truth) -> str:
     epochs = lengths()[0]
     searched, trainings, difference = found(epochs), cost(epochs), against_random(truth, epochs)
     return (
-        f"Where images are few, keep the supernet's weights (`finetune.epochs`): on the same 4,000 images of CIFAR-10 such "
-        f"searches find {percent(float(searched.mean()))} % at the cost of {trainings:g} trainings, and the difference "
-        f"to the best of {math.ceil(trainings)} random networks trained alone is {points(difference)} points, over "
-        f"{len(searched)} seeds."
+        "Where images are few, keep the supernet's weights (`finetune.epochs`): on the same 4,000 images of CIFAR-10 "
+        f"such searches find {percent(float(searched.mean()))} % at the cost of {trainings:g} trainings; the "
+        f"difference to the best of {math.ceil(trainings)} random networks trained alone is {points(difference)} "
+        f"points, over {len(searched)} seeds."
     )
 
 
