@@ -184,5 +184,5 @@ def test_what_the_system_refuses_is_said_with_the_mend(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as refused, bad_input():
         (tmp_path / "none" / "file").read_text()
     assert str(refused.value) == f"{tmp_path / 'none' / 'file'}: no such file or directory; choose another path"
-    with pytest.raises(BadInput, match="^mine$"), bad_input():
+    with pytest.raises(BadInput, match=r"^mine$"), bad_input():
         raise FileExistsError("mine")
