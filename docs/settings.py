@@ -31,6 +31,18 @@ the preset, and `plan` prints every field with its value:
 python -m recipes.glit plan --no-timing --set search.population=30 --set retrain.epochs=50
 ```
 
+Values are written like this, and also as `plan` prints them (`None`, `[False, True]`). Where the shell would read
+brackets, quotes or spaces itself, put the whole setting in single quotes.
+
+| value | as in |
+|---|---|
+| number | `retrain.lr=1e-3` |
+| true, false, or none | `retrain.refit=true`, `retrain.clip_norm=none` |
+| text | `retrain.augment.auto_augment=rand-m9` |
+| list | `space.kernel_size=3,5`, `space.kernel_size=[3]` |
+| mapping, as JSON | `search.mutation_probability={"*": 0.1, "block.*.*": 0.4}` |
+| several fields of a section, as JSON | `retrain.augment={"flip": true, "erase": 0.25}` |
+
 From Python they are a `RunConfig`, whose sections may be written as mappings:
 
 ```python

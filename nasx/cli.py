@@ -7,6 +7,7 @@ Exit status: 0 done, 1 a check failed, or a bug with its traceback, 2 bad input,
 import difflib
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from nasx._written import of_another_type, read_value, section_of
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -33,8 +37,17 @@ def bad_input() -> Iterator[None]:
         yield
     except ValidationError as error:
         raise BadInput(validation_message(error)) from error
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except OSError as error:
+        raise BadInput(system_message(error)) from error
+    except (ValueError, TypeError, ImportError) as error:
         raise BadInput(str(error)) from error
+
+
+def system_message(error: OSError) -> str:
+    """Return what the operating system refused, and the mend; the message of an error that has one of its own."""
+    if error.filename is None or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}; choose another path"
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -91,39 +104,65 @@ def check_counts(counts: Mapping[str, int]) -> None:
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """Return a config with `section.field=value` settings applied and validated.
 
-    Values are read as JSON where they parse as such (`[3, 5]`, `1e-3`, `true`, `null`), else as text; `3,5` and `(3,5)`
-    are lists too.
+    Values are read as `docs/settings.md` says: JSON (`1e-3`, `[3, 5]`), words (`none`, `true`, `relu6`), lists without
+    brackets (`3,5`). A section takes a JSON object, whose fields are set one by one.
     """
     # only what is set: what is left open may be fitted to the data
-    plain, fields = config.model_dump(exclude_unset=True), field_names(config)
+    plain, fields = config.model_dump(exclude_unset=True), _fields(type(config))
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise BadInput(f"a setting is written section.field=value, but got {setting!r}")
-        *sections, field = path.split(".")
-        for i in range(1, len(sections) + 1):
-            section = ".".join(sections[:i])
-            if not any(known.startswith(f"{section}.") for known in fields):
-                raise BadInput(f"there is no section {section!r}{nearest(path, fields)}")
-        if path not in fields:
-            raise BadInput(f"there is no field {path!r}{nearest(path, fields)}")
-        node: dict[str, Any] = plain
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[field] = _value(text)
+        for name, value in _field_values(path, text, fields):
+            *sections, last = name.split(".")
+            node: dict[str, Any] = plain
+            for section in sections:
+                if not isinstance(node.get(section), dict):
+                    node[section] = {}
+                node = node[section]
+            node[last] = value
     with bad_input():
         return type(config).model_validate(plain)
 
 
-def _value(text: str) -> Any:
-    """Return what a setting's text means."""
-    listed = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-    for written in (text, f"[{listed.removesuffix(',')}]" if "," in listed else text):
-        try:
-            return json.loads(written)
-        except json.JSONDecodeError:
-            continue
-    return text
+def _field_values(path: str, text: str, fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that a setting is about, with their values; BadInput where it names none."""
+    below = f"{path}."
+    if path in fields:
+        yield path, read_value(text, fields[path])
+        return
+    if not any(known.startswith(below) for known in fields):
+        parts = path.split(".")
+        for section in (".".join(parts[:i]) for i in range(1, len(parts))):
+            if section in fields and section_of(fields[section].annotation) is None:
+                raise BadInput(f"there is no section {section!r}, which is a field; write {section}=VALUE")
+            if not any(known.startswith(f"{section}.") for known in fields):
+                raise BadInput(f"there is no section {section!r}{nearest(path, list(fields))}")
+        raise BadInput(f"there is no field {path!r}{nearest(path, list(fields))}")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, dict):
+        example = next(known for known in fields if known.startswith(below))
+        raise BadInput(
+            f"{path} is a section of settings, but got {text!r}; set its fields, such as {example}=VALUE, or write a "
+            'JSON object, such as {"field": value}'
+        )
+    for name, value in values.items():
+        yield from _field_values(f"{below}{name}", json.dumps(value), fields)
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Return all fields by their paths; a section that may be left out is a field, and has fields."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not field.annotation:
+            found[prefix + name] = field
+        if inner is not None:
+            found |= _fields(inner, f"{prefix}{name}.")
+    return found
 
 
 def field_names(section: BaseModel, prefix: str = "") -> list[str]:
@@ -136,15 +175,53 @@ def field_names(section: BaseModel, prefix: str = "") -> list[str]:
 
 def validation_message(error: ValidationError) -> str:
     """Return what pydantic refused in one line: each field by its name, the rule, and the value met."""
-    lines = []
+    faults: dict[str, list[Any]] = {}
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"]) or "the configuration"
-        message = fault["msg"].removeprefix("Value error, ")
-        if where and message.startswith(f"{where}."):  # a rule of a section, which names the field itself
-            lines.append(message)
-            continue
-        # a rule of a whole section says itself which of its values it met
-        lines.append(
-            f"{where}: {message}" + ("" if isinstance(fault["input"], dict) else f", but got {fault['input']!r}")
-        )
-    return "; ".join(lines)
+        path = [str(part) for part in fault["loc"] if not _OF_UNION.match(str(part))]
+        faults.setdefault(".".join(path), []).append(fault)
+    return "; ".join(
+        _refusal(where, refused)
+        for where, refused in faults.items()
+        if not any(inner.startswith(f"{where}.") for inner in faults)  # which is what is wrong with the whole
+    )
+
+
+def _refusal(where: str, faults: Sequence[Any]) -> str:
+    """Return what is wrong with one field, of which each type that it may have says something."""
+    # a value of one of the types breaks a rule of that type
+    of_its_type = [fault for fault in faults if not of_another_type(fault["type"])]
+    rules = list(dict.fromkeys(map(_in_words, of_its_type or faults)))
+    if _NUMBER in rules:
+        rules = [rule for rule in rules if rule != _INTEGER]
+    message = " or ".join([rules[0], *(rule.removeprefix("Input should be ") for rule in rules[1:])])
+    if not where or message.startswith((f"{where}.", f"{where} ")):  # a rule that names the fields itself
+        return message
+    # a rule of a whole section, and some others, say themselves which values they met
+    met = faults[0]["input"]
+    says_itself = isinstance(met, dict) or "but got" in message
+    return f"{where}: {message}" + ("" if says_itself else f", but got {met!r}")
+
+
+def _in_words(fault: Any) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    for of_python, plain in _PLAIN_WORDS.items():
+        message = re.sub(of_python, plain, message)
+    return message
+
+
+_OF_UNION = re.compile(
+    r"(bool|int|float|str|none)$|(constrained|nullable|literal|function|dict|tuple|list|lax)\b.*[-\[]"
+)
+"""Parts of pydantic's paths that name one of a field's types, and no field."""
+
+_INTEGER, _NUMBER = "Input should be a valid integer", "Input should be a valid number"
+
+_PLAIN_WORDS = {
+    r"tuple": "list",
+    r"Tuple": "List",
+    r"dictionary": "mapping",
+    r" or instance of \w+": "",
+    r", (unable to|got a number with) .*": "",
+    r"Extra inputs are not permitted": "there is no such field",
+    r"Field required": "a value is missing",
+}

@@ -14,6 +14,7 @@ from nasx.arch import Arch, Value
 if TYPE_CHECKING:
     from nasx.space import Space
 
+_TIMES = ("µs",)  # units of bounds that are written without a letter
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -207,7 +208,7 @@ class Budget:
 
     def __str__(self) -> str:
         bounds = " and ".join(
-            f"{word} {_written(bound)}"
+            f"{word} {_written(bound, letters=self.unit not in _TIMES)}"
             for word, bound in (("at least", self.at_least), ("at most", self.at_most))
             if bound is not None
         )
@@ -251,8 +252,10 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _written(bound: float | PercentOfLargest) -> str:
+def _written(bound: float | PercentOfLargest, *, letters: bool = True) -> str:
     if isinstance(bound, PercentOfLargest):
         return str(bound)
+    if not letters:
+        return f"{bound:,.6g}"
     letter = next((letter for letter in "TGMk" if _MULTIPLES[letter] <= abs(bound) < math.inf), "")
     return f"{bound / _MULTIPLES[letter]:.6g}{letter}"

@@ -13,6 +13,12 @@ from nasx.cost import AdditiveCost, PercentOfLargest, parse_amount, split
 from tests.strategies import ToyCost, archs, spaces
 
 
+class Latencies(ToyCost):
+    """Costs time."""
+
+    unit = "µs"
+
+
 class Trace(AdditiveCost):
     """Costs nothing and notes what it was asked."""
 
@@ -172,4 +178,5 @@ def test_a_budget_says_its_bounds_and_unit() -> None:
     assert str(Budget(ToyCost(), at_least=10, at_most=1.5e9)) == "at least 10 and at most 1.5G toys"
     assert str(Budget(ToyCost(), at_most=7)) == "at most 7 toys"
     assert str(Budget(ToyCost())) == "any number of toys"
+    assert str(Budget(Latencies(), at_most=2188.8)) == "at most 2,188.8 µs"
     assert Budget(lambda arch: len(arch)).unit == ""

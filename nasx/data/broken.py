@@ -11,7 +11,7 @@ TOLERATED = 0.001
 """The share of broken training images above which a run stops."""
 
 _EXAMPLES = 3
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,10 @@ class BrokenImage:
 
 
 def printable(path: object) -> str:
-    """Return a path as text of one line that any terminal and file takes.
+    """Return a path, or a name, as text of one line that any terminal and file takes.
 
-    Bytes that are no UTF-8, ends of lines and other control characters are written as escapes.
+    Bytes that are no UTF-8, ends of lines, other control characters, and marks that turn the direction of writing are
+    written as escapes.
     """
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasx._words import number_of
+
 
 def stratified_split(
     labels: NDArray[np.int64], n_val: int, seed: int, *, classes: Sequence[str] = ()
@@ -26,11 +28,16 @@ def stratified_split(
             f"{n_val:,}; change val_images or val_fraction"
         )
     if n_val > most:
+        if most < 2:
+            raise ValueError(
+                f"{len(labels)} training images of {len(present)} classes leave {most} to hold out for validation, "
+                "because every class keeps one, and at least 2 are needed; give each class at least two images"
+            )
         first = int(np.argmin(counts))
         name = repr(classes[present[first]]) if classes else str(present[first])
         raise ValueError(
             f"{n_val} validation images of {len(labels)} leave some class no training image, such as {name} "
-            f"({counts[first]} images); hold out {most} at most, by val_images or val_fraction"
+            f"({number_of(int(counts[first]), 'image')}); hold out {most} at most, by val_images or val_fraction"
         )
     shares = _largest_remainder(counts, n_val)
     while (excess := int(np.maximum(shares - (counts - 1), 0).sum())) > 0:

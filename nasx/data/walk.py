@@ -27,6 +27,8 @@ class SkippedFiles:
 
     hidden: list[str] = field(default_factory=list)
     """Hidden files and folders."""
+    of_no_class: list[str] = field(default_factory=list)
+    """Images that lie beside the class folders."""
     special: list[str] = field(default_factory=list)
     """Pipes, sockets and devices."""
     unreadable: Counter[str] = field(default_factory=Counter)
@@ -42,6 +44,11 @@ class SkippedFiles:
             yield f"images are skipped, because the installed Pillow does not read their format: {found}; {mend}"
         if self.hidden:
             yield f"{len(self.hidden):,} hidden files and folders are skipped: {_some(self.hidden)}"
+        if self.of_no_class:
+            one = len(self.of_no_class) == 1
+            skipped = "image in no class folder is skipped" if one else "images in no class folder are skipped"
+            found, them = _some(self.of_no_class), "it" if one else "them"
+            yield f"{len(self.of_no_class):,} {skipped}: {found}; move {them} into one"
         if self.special:
             yield f"{len(self.special):,} pipes, sockets or devices are skipped: {_some(self.special)}"
         if self.others:
@@ -126,9 +133,8 @@ def walk_classes(directory: Path, order: ClassOrder = "text") -> ClassFolders:
         raise ValueError(f"{directory} has no class folders; images are looked for in {directory.name}/<class>/")
     classes = ordered_classes(list(folders), order)
     walk = _Walk(directory)
-    for entry in os.scandir(directory):
-        if _is_hidden(entry.name):
-            walk.skipped_files.hidden.append(entry.name)
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        walk.skip_beside_classes(entry)
     members: list[tuple[str, int]] = []
     for label, name in enumerate(classes):
         before = len(members)
@@ -168,6 +174,13 @@ class _Walk:
 
     def images(self, folder: Path) -> Iterator[str]:
         yield from self._below(str(folder), (_identity(folder.parent),))
+
+    def skip_beside_classes(self, entry: "os.DirEntry[str]") -> None:
+        """Note what lies beside the class folders and is none."""
+        if _is_hidden(entry.name):
+            self.skipped_files.hidden.append(entry.name)
+        elif not entry.is_dir() and self._is_image(entry):
+            self.skipped_files.of_no_class.append(entry.name)
 
     def _below(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         own = _identity(folder)

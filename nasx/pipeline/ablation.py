@@ -198,7 +198,7 @@ def ablate(
     run_dir = options.run_dir or Path("runs") / f"{recipe}-ablations-{config.preset}"
     errors = Console(stderr=True)
     with bad_input(), errors.status("counting architectures"):
-        seeds = seeds_of(options.seeds) if options.seeds else (config.seed,)
+        seeds = seeds_of(options.seeds) if options.seeds is not None else (config.seed,)
         machine = Machine.from_environment()
         table = ablation(config, data, machine)
         table.check(machine, seeds)

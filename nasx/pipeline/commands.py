@@ -9,6 +9,7 @@ import hashlib
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -16,7 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasx._memory import keep_freed_memory
-from nasx.cli import DONE, INTERRUPTED, BadInput, apply_settings, bad_input, field_names, pick, print_json, run_command
+from nasx.cli import (
+    DONE,
+    INTERRUPTED,
+    BadInput,
+    apply_settings,
+    bad_input,
+    field_names,
+    pick,
+    print_json,
+    run_command,
+    system_message,
+)
 from nasx.pipeline.loggers import LOGS
 
 if TYPE_CHECKING:
@@ -155,10 +167,12 @@ class CommandLine:
         from nasx.report import progress
 
         errors = Console(stderr=True)
-        with bad_input(), progress(errors) as bars:
+        with bad_input(), progress(errors) as bars, warnings.catch_warnings():
+            from nasx.data import DataWarning
             from nasx.pipeline.images import ImageSource, load_images
             from nasx.pipeline.machine import Machine
 
+            warnings.simplefilter("ignore", DataWarning)  # which the remarks say again
             shown: dict[str, Any] = {}
 
             def show(what: str, done: int, total: int) -> None:
@@ -269,6 +283,8 @@ class CommandLine:
     def _plan(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
+        if options.no_timing and options.time_limit is not None:
+            raise BadInput("--time-limit compares seconds, which --no-timing leaves out; remove one of them")
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
@@ -441,6 +457,8 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
     except (BrokenImageError, WorkerDied) as error:
         raise BadInput(f"{error}; the same command then continues {where}") from error
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise BadInput(system_message(error)) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         errors.print(f"{error}; make room, and the same command continues {where}", soft_wrap=True)

@@ -24,6 +24,7 @@ Epochs = Annotated[float, Field(gt=0, le=1e6)]
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 SEARCH_METHODS = ("evolution", "random", "pareto", "local")
 SEARCHER_NAMES = ("ask", "tell", "done")
@@ -90,6 +91,25 @@ class Section(BaseModel):
         return {f"{name}.{field}": why for name, value in sections.items() for field, why in value.unused().items()}
 
 
+class Choices(Section):
+    """What a space offers: a field that is a list has the options of a choice. It is the section `space`."""
+
+    @model_validator(mode="after")
+    def _distinct_options(self) -> "Choices":
+        for name, options in self:
+            if not isinstance(options, tuple):
+                continue
+            if not options:
+                raise ValueError(f"space.{name} must offer at least one option, but got []; write one, or leave it out")
+            if twice := [option for i, option in enumerate(options) if option in options[:i]]:
+                raise ValueError(f"space.{name} must offer different options, but {twice[0]!r} comes twice; remove one")
+        return self
+
+
+def _listed(values: tuple[float, ...] | None) -> str:
+    return "none" if values is None else str(list(values))
+
+
 class Data(Section):
     """The images of a run: the embedded digits, a folder in ImageNet's layout, tar shards, or a Hugging Face folder."""
 
@@ -102,7 +122,7 @@ class Data(Section):
     val_images: PositiveInt | None = Field(
         None, description="number of training images held out for the search; none: `val_fraction` of them"
     )
-    val_fraction: Rate = Field(
+    val_fraction: OpenShare = Field(
         0.1, description="share of the training images held out for the search, where `val_images` is not set"
     )
     mean: tuple[float, ...] | None = Field(
@@ -118,9 +138,15 @@ class Data(Section):
     def _one_value_per_channel(self) -> "Data":
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise ValueError(
-                f"data.mean and data.std need a value for each channel, both or neither, but got {self.mean} and "
-                f"{self.std}"
+                f"data.mean and data.std need a value for each channel, both or neither, but got {_listed(self.mean)} "
+                f"and {_listed(self.std)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _grey_digits(self) -> "Data":
+        if self.source == "digits" and self.channels == 3:
+            raise ValueError("data.channels must be 1 for the digits, which are grey, but got 3; remove it")
         return self
 
     @model_validator(mode="after")
@@ -165,6 +191,16 @@ class Augmentation(Section):
     def crops_and_flips(self) -> "Augmentation":
         """Return the same without erasing, rotation, zoom and RandAugment: what SPOS recalibrates with."""
         return self.model_copy(update={"erase": 0.0, "rotate": 0.0, "zoom": 0.0, "auto_augment": None})
+
+
+def check_rates(section: str, lr: float, final_lr: float, warmup_lr: float = 0.0) -> None:
+    """Refuse, as ValueError, a learning rate before or after the highest that is above it."""
+    for name, rate in (("final_lr", final_lr), ("warmup_lr", warmup_lr)):
+        if rate > lr:
+            raise ValueError(
+                f"{section}.{name} must be at most {section}.lr, the highest rate, but got {rate:g} and {lr:g}; lower "
+                f"{section}.{name}"
+            )
 
 
 class Training(Section):
@@ -219,6 +255,12 @@ class Training(Section):
             raise ValueError(
                 f"{at}.warmup_epochs must be less than {at}.epochs, or the rate only rises, but got "
                 f"{self.warmup_epochs:g} and {self.epochs:g}"
+            )
+        check_rates(at, self.lr, self.final_lr, self.warmup_lr if self.warmup_epochs else 0.0)
+        if self.repeats > self.batch_size:
+            raise ValueError(
+                f"{at}.repeats must be at most {at}.batch_size, or a batch has one image alone, but got {self.repeats} "
+                f"and {self.batch_size}; lower {at}.repeats"
             )
         for name, size in (("mix_group", self.mix_group), ("batch_norm_group", self.batch_norm_group)):
             if size is not None and self.batch_size % size:
@@ -396,7 +438,7 @@ class Retraining(Training):
     clip_norm: PositiveFloat | None = Field(1.0, description="largest norm of the gradient; none: no clipping")
     mixup: float = Field(0.8, ge=0, description="alpha of mixup; 0: no mixup")
     cutmix: float = Field(1.0, ge=0, description="alpha of CutMix; 0: no CutMix")
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    ema: OpenShare | None = Field(
         None,
         description="decay of an exponential moving average of the weights; none: no average",
     )
@@ -497,7 +539,8 @@ class Finetuning(Section):
     warmup_epochs: float = Field(0, ge=0, description="length of the linear warm-up, in epochs")
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "Finetuning":
+    def _consistent(self) -> "Finetuning":
+        check_rates("finetune", self.lr, self.final_lr)
         if 0 < self.epochs <= self.warmup_epochs:
             raise ValueError(
                 f"finetune.warmup_epochs must be less than finetune.epochs, or the rate only rises, but got "
@@ -516,7 +559,7 @@ class RunConfig(Section):
 
     preset: str = Field("custom", description="name of the preset that the settings started from")
     seed: int = Field(0, ge=0, description="seed of splits, trainings and searches")
-    threads: PositiveInt = Field(2, description="CPU threads; the last bits of a result depend on it")
+    threads: PositiveInt = Field(2, le=4096, description="CPU threads; the last bits of a result depend on it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what networks compute in; auto: bfloat16 on CUDA devices that have it, else float32"
     )
@@ -535,6 +578,16 @@ class RunConfig(Section):
             raise ValueError(
                 "retrain.refit trains from scratch and would lose the supernet's weights that fine-tuning starts from, "
                 f"but got true beside finetune.epochs={self.finetune.epochs:g}; set one of them to false or 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _halves_to_the_best(self) -> "RunConfig":
+        retrain, top_k = self.retrain, self.search.top_k
+        if retrain.method == "halving" and retrain.start < top_k:
+            raise ValueError(
+                f"retrain.start must be at least search.top_k, which halving ends with, but got {retrain.start} and "
+                f"{top_k}; write retrain.start={2 * top_k}"
             )
         return self
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasx._words import number_of
 from nasx.cli import DONE, FAILED, BadInput, bad_input, check_counts, print_json
 from nasx.pipeline.commands import CommandLine
 
@@ -59,11 +60,11 @@ class DeployCommands:
                 if not path.is_dir():
                     files.append(path)
                     continue
-                found, left_out = walk_images(path)
+                found, skipped = walk_images(path)
                 if not found:
                     raise BadInput(f"{printable(path)} holds no image; name a folder that does, or a file")
                 files += found
-                for remark in left_out.remarks():
+                for remark in skipped.remarks():
                     print(f"{printable(path)}: {remark}", file=sys.stderr)
             network.to(pick_device(Machine.from_environment().device))
             predictions = network.predict_files(files, batch_size=options.batch_size)
@@ -81,13 +82,16 @@ class DeployCommands:
                 ranked = [{"class": word, "probability": probability} for word, probability in top]
                 images.append({"file": name, "predictions": ranked})
             else:
-                print(f"{name:<{width}}  {'  '.join(f'{word} {probability:.1%}' for word, probability in top)}")
+                print(
+                    f"{name:<{width}}  {'  '.join(f'{printable(word)} {probability:.1%}' for word, probability in top)}"
+                )
         if not readable:
             raise BadInput("none of the files can be read as an image")
         if options.json:
             print_json({"classes": list(network.classes), "images": images, "broken": broken})
         elif broken:
-            print(f"{readable:,} images; {len(broken):,} files that cannot be read are left out", file=sys.stderr)
+            left_out = "file that cannot be read is", "files that cannot be read are"
+            print(f"{number_of(readable, 'image')}; {number_of(len(broken), *left_out)} left out", file=sys.stderr)
         return DONE
 
     def export(self, options: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """The classification of images: embedded digits, folders in ImageNet's layout, tar shards, Hugging Face tables."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -140,6 +141,12 @@ class ImageTask(BaseTask):
 
     def check(self, training: Training) -> None:
         """Refuse what the images cannot be augmented or mixed by."""
+        padding, size = training.augment.pad_crop, self.dataset.image_size
+        if padding >= size:
+            raise ValueError(
+                f"{training.section}.augment.pad_crop must be less than data.image_size, or some crops hold nothing of "
+                f"the image, but got {padding} and {size}; lower it"
+            )
         try:
             self.train_batches(training, seed=0)
         except ValueError as error:
@@ -231,10 +238,11 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
                 f"data.source=digits reads the embedded digits, but --data {source.path} was given; remove --data, or "
                 "choose a preset for image folders"
             )
-        dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
+        with _settings_named():
+            dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
     else:
         order = {"class_order": data.class_order} if data.source == "folder" else {}
-        try:
+        with _settings_named():
             dataset = _LOADERS[data.source](
                 _folder(source.path, data),
                 image_size=data.image_size,
@@ -248,10 +256,6 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
                 on_check=on_check,
                 **order,
             )
-        except ValueError as error:
-            if type(error) is not ValueError:
-                raise
-            raise ValueError(with_settings_named(str(error), "data", _ARGUMENTS)) from error
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
     if data.mean is not None and len(data.mean) != dataset.channels:
@@ -260,6 +264,17 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
             "many, or null to measure them"
         )
     return dataset
+
+
+@contextmanager
+def _settings_named() -> Iterator[None]:
+    """Name settings in the message of a ValueError about arguments of a loader."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ValueError(with_settings_named(str(error), "data", _ARGUMENTS)) from error
 
 
 def _folder(path: Path | None, data: Data) -> Path:

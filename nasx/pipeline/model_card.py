@@ -3,6 +3,7 @@
 from typing import Literal
 
 from nasx.pipeline.exported import ExportedModel
+from nasx.pipeline.preprocessing import reading_code
 
 CARD = "README.md"
 MARK = "<!-- nasx wrote this file. `export --force` replaces it as long as this line is in it. -->"
@@ -42,9 +43,8 @@ def card(model: ExportedModel, kind: Format) -> str:
 def _use(model: ExportedModel, kind: Format) -> list[str]:
     """Return paragraphs and blocks of code."""
     preprocess = model.preprocessing.as_code()
-    remark = "It lays transparent pixels on black, where nasx takes white." if model.vit["in_channels"] != 1 else ""
-    by_hand = ["`preprocess` needs Pillow and numpy alone and does what the evaluation of the network did.", remark]
-    by_hand = [" ".join(filter(None, by_hand)), "", _block(preprocess)]
+    by_hand = ["`preprocess` needs Pillow and numpy alone and does what the evaluation of the network did.", ""]
+    by_hand.append(_block(preprocess))
     match kind:
         case "safetensors":
             return [
@@ -59,11 +59,12 @@ def _use(model: ExportedModel, kind: Format) -> list[str]:
         case "onnx":
             return ["With `pip install onnxruntime pillow`:", "", *by_hand, _block(_WITH_ONNX)]
         case "onnx-images":
-            mode, axes = ("L", "[None, :, :, None]") if model.vit["in_channels"] == 1 else ("RGB", "[None]")
+            channels = model.vit["in_channels"]
+            axes = "[None, :, :, None]" if channels == 1 else "[None]"
             return [
                 "With `pip install onnxruntime pillow`; resizing, cropping and normalising are part of the graph:",
                 "",
-                _block(_ONNX_OF_IMAGES.format(mode=mode, axes=axes)),
+                _block(_ONNX_OF_IMAGES.format(read=reading_code(channels), axes=axes)),
             ]
         case "pt2":
             return ["With `pip install torch pillow`, without nasx:", "", *by_hand, _block(_WITH_TORCH)]
@@ -95,9 +96,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+
+{read}
+
 session = onnxruntime.InferenceSession("model.onnx")
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-pixels = np.asarray(Image.open("image.jpg").convert("{mode}")){axes}
+pixels = np.asarray(read("image.jpg")){axes}
 logits = session.run(None, {{"images": pixels}})[0]
 print(classes[logits[0].argmax()])
 """

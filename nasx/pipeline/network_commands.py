@@ -3,10 +3,12 @@
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx._words import number_of
 from nasx.cli import DONE, FAILED, INTERRUPTED, BadInput, apply_settings, bad_input, check_counts, pick, print_json
 from nasx.pipeline.commands import CommandLine, is_first
 from nasx.pipeline.deploy_commands import DeployCommands, show_written
@@ -24,11 +26,16 @@ if TYPE_CHECKING:
 
 
 class NetworkCommands:
-    """Adds the commands to a command line. `known` is what `--arch` takes beside a file, for the help."""
+    """Adds the commands to a command line.
 
-    def __init__(self, line: CommandLine, known: Sequence[str]) -> None:
+    `known` is what `--arch` takes beside a file, for the help, and `alone` what it takes where a network is trained or
+    tested by itself, because it is none of the space.
+    """
+
+    def __init__(self, line: CommandLine, known: Sequence[str], alone: Sequence[str] = ()) -> None:
         self.line = line
-        arch = ", ".join((*known, "an arch.json", "or a run directory"))
+        files = "an arch.json", "or a run directory"
+        arch, any_arch = ", ".join((*known, *files)), ", ".join((*known, *alone, *files))
         sub = line.add("describe", self.describe, "show a network block by block")
         sub.add_argument("--arch", required=True, help=arch)
         self._add_preset(sub)
@@ -36,13 +43,13 @@ class NetworkCommands:
         sub.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw it as well")
 
         sub = line.configured("train", self.train, "train one network alone with the preset's retraining, or continue")
-        sub.add_argument("--arch", required=True, help=arch)
+        sub.add_argument("--arch", required=True, help=any_arch)
         sub.add_argument("--run-dir", type=Path, help=f"default: runs/{line.name}-PRESET-ARCH-seedSEED")
 
         sub = line.add("evaluate", self.evaluate, "accuracy on the test images")
         sub.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run directory, or an exported network")
         sub.add_argument("--weights", type=Path, help="a weights file instead")
-        sub.add_argument("--arch", help=f"its network, where the file does not say: {arch}")
+        sub.add_argument("--arch", help=f"its network, where the file does not say: {any_arch}")
         self._add_preset(sub)
         sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
         sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1, such as 0.5,0.5,0.5")
@@ -74,16 +81,15 @@ class NetworkCommands:
         DeployCommands(line)
 
         sub = line.add("latency", self.latency, "time every block on this machine, for budget.latency")
-        self._add_preset(sub)
+        self._add_preset(sub, default="the paper's smallest")
         sub.add_argument("--classes", type=int, help="number of classes (default: that of the preset's data)")
         sub.add_argument("--batch-size", type=int, default=1, help="images of a batch (default 1)")
         sub.add_argument("--rounds", type=int, default=30, help="times that every block is run (default 30)")
         sub.add_argument("--out", type=Path, required=True, metavar="TABLE.json", help="where the table goes")
+        sub.add_argument("--force", action="store_true", help="overwrite a table that is there")
 
-    def _add_preset(self, sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--preset", help="the preset whose space and ViT config it has (default: that of the network's size)"
-        )
+    def _add_preset(self, sub: argparse.ArgumentParser, default: str = "that of the network's size") -> None:
+        sub.add_argument("--preset", help=f"the preset whose space and ViT config it has (default: {default})")
         sub.add_argument(
             "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change a field of it"
         )
@@ -172,13 +178,18 @@ class NetworkCommands:
         from nasx.report import percent
         from nasx.train import evaluate, pick_device
 
-        with bad_input():
+        with bad_input(), warnings.catch_warnings():
+            from nasx.data import DataWarning
             from nasx.pipeline.exported import check_classes
             from nasx.pipeline.images import held_out_images
             from nasx.pipeline.machine import Machine
 
+            if (options.mean is None) != (options.std is None):
+                given, missing = ("--mean", "--std") if options.std is None else ("--std", "--mean")
+                raise BadInput(f"{given} is given without {missing}; give both, or neither")
             model, config = self._model(options)
             machine = Machine.from_environment()
+            warnings.simplefilter("ignore", DataWarning)  # which the remarks say again
             images = held_out_images(
                 config.data,
                 options.data.resolve() if options.data else None,
@@ -196,7 +207,7 @@ class NetworkCommands:
         if options.json:
             print_json({"test_accuracy": tested.score, "images": tested.samples, **model.counts()})
             return DONE
-        print(f"test {percent(tested.score)} of {tested.samples:,} images")
+        print(f"test {percent(tested.score)} of {number_of(tested.samples, 'image')}")
         return DONE
 
     def import_official(self, options: argparse.Namespace) -> int:
@@ -242,7 +253,7 @@ class NetworkCommands:
             from nasx.verify import verify
 
             if (options.run is None) == (options.arch is None):
-                raise ValueError("name a run directory or --arch, not both")
+                raise ValueError(_one_of("a run directory", options.run, "--arch"))
             recipe = self.line.recipe()
             if options.run:
                 run = read_run(options.run, recipe.name)
@@ -273,7 +284,7 @@ class NetworkCommands:
             ]
             print_json({"passed": passed, "weights": origin, "checks": rows})
         else:
-            print(f"{origin}, {len(arch.parts('block'))} blocks, {vit.image_size} pixels")
+            print(f"{origin}, {number_of(len(arch.parts('block')), 'block')}, {vit.image_size} pixels")
             print("\n".join(map(str, checks)))
         return DONE if passed else FAILED
 
@@ -287,6 +298,10 @@ class NetworkCommands:
 
             check_counts({"--batch-size": options.batch_size, "--rounds": options.rounds})
             check_output(options.out, "--out", (".json",))
+            if options.out.exists() and not options.force:
+                raise FileExistsError(
+                    f"{options.out} is there already and would be overwritten; choose another --out, or add --force"
+                )
             recipe = self.line.recipe()
             problem = self._preset_problem(recipe, options, None)
             blocks = ViTBlocks(recipe.build, problem.vit, options.batch_size)
@@ -298,7 +313,7 @@ class NetworkCommands:
         if options.json:
             print_json({**summary, "least": reach.low, "most": reach.high, "unit": table.unit})
             return DONE
-        print(f"{summary['blocks']} blocks on {summary['device']}, batches of {options.batch_size}")
+        print(f"{number_of(len(table.part_times), 'block')} on {summary['device']}, batches of {options.batch_size}")
         print(f"networks take {reach.low:,} to {reach.high:,} {table.unit}; written: {options.out}")
         print(f"search inside a bound with --set budget.latency={options.out} --set budget.latency_at_most=...")
         return DONE
@@ -341,12 +356,16 @@ class NetworkCommands:
         """Return an architecture with the problem whose space and ViT config it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
         from nasx.pipeline.outcome import read_run
-        from nasx.run.stages import RUN
 
         recipe = self.line.recipe()
+        if recipe.foreign(options.arch) is not None:
+            raise BadInput(
+                f"{options.arch} is no network of the space, so `describe` and `verify` cannot take it; name one that "
+                "is, or train it with `train`"
+            )
         arch, preset = self._arch(options.arch)
-        folder = Path(options.arch) if Path(options.arch).is_dir() else Path(options.arch).parent
-        if preset is None and options.preset is None and (folder / RUN).is_file():
+        folder = _run_of(options.arch)
+        if preset is None and options.preset is None and folder is not None:
             if options.set:
                 raise BadInput(f"{folder} has settings of its own, so --set has no effect; remove it")
             problem = problem_of_run(recipe, read_run(folder, recipe.name))
@@ -382,7 +401,7 @@ class NetworkCommands:
 
         recipe = self.line.recipe()
         if (options.run is None) == (options.weights is None):
-            raise ValueError("name a run directory or --weights, not both")
+            raise ValueError(_one_of("a run directory or an exported network", options.run, "--weights"))
         if options.arch is None:
             if options.preset or options.set:
                 given = "--preset" if options.preset else "--set"
@@ -399,7 +418,11 @@ class NetworkCommands:
         if options.run:
             raise ValueError("a run directory knows its network; remove --arch")
         arch, preset = self._arch(options.arch)
-        config = self._preset(recipe, options, preset)
+        folder = _run_of(options.arch)
+        if preset is None and options.preset is None and folder is not None:
+            config = apply_settings(config_of(recipe, read_run(folder, recipe.name)), options.set)
+        else:
+            config = self._preset(recipe, options, preset)
         data, mean, std = config.data, options.mean or config.data.mean, options.std or config.data.std
         source = ImageSource(data, config.seed, options.data.resolve() if options.data else None)
         if mean is None or std is None:  # measured, as a training would
@@ -420,6 +443,14 @@ class NetworkCommands:
         ), config
 
 
+def _run_of(arch: str) -> Path | None:
+    """Return the run that an architecture is of, by the name of its folder or of a file in it."""
+    from nasx.run.stages import RUN
+
+    folder = Path(arch) if Path(arch).is_dir() else Path(arch).parent
+    return folder if (folder / RUN).is_file() else None
+
+
 def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | None") -> Any:
     """Return a space with an architecture, and the stage that trained its supernet, where a run has one."""
     from nasx.pipeline.stages import SupernetStage
@@ -431,6 +462,13 @@ def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | No
                 if arch in archs.space:
                     return archs.space, stage.name
     return problem.space, None
+
+
+def _one_of(source: str, given: Path | None, option: str) -> str:
+    """Return that a source or an option is needed, both or none of which was given."""
+    if given is None:
+        return f"nothing is named; name {source}, or {option}"
+    return f"{given} is named and {option} too; remove one of them"
 
 
 def preset_classes(config: Any) -> int:

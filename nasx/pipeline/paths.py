@@ -18,7 +18,8 @@ def supernet_paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost 
     try:
         return _paths(config, archs, cost, seed)
     except ValueError as error:
-        raise ValueError(f"supernet.paths={config.paths} does not fit this space: {error}") from error
+        reason = str(error).replace("use UniformPaths", "write supernet.paths=uniform")
+        raise ValueError(f"supernet.paths={config.paths} does not fit this space: {reason}") from error
 
 
 def _paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost | None, seed: int) -> Paths:

@@ -73,14 +73,14 @@ class Preprocessing:
         return to_photo(image, channels)
 
     def as_code(self) -> str:
-        """Return the same steps as a Python function `preprocess(path)` that needs Pillow and numpy alone.
+        """Return the same steps as Python functions that need Pillow and numpy alone, the last `preprocess(path)`.
 
-        It returns float32 (1, C, H, W). Two rare kinds of images are left to nasx: transparent ones, which the function
-        lays on black instead of white, and grey of 16 bits.
+        It returns float32 (1, C, H, W). Files are read as `decode` reads them, but broken ones and pixels of no defined
+        scale are not refused.
         """
         side, size = self.resized_side, self.image_size
         grey = self.channels == 1
-        mode, axes = ("L", "[None, None]") if grey else ("RGB", ".transpose(2, 0, 1)[None]")
+        axes = "[None, None]" if grey else ".transpose(2, 0, 1)[None]"
         mean, std = ((repr(v[0]) if grey else f"np.float32({list(v)!r})") for v in (self.mean, self.std))
         return f"""\
 import numpy as np
@@ -89,12 +89,31 @@ from PIL import Image
 MEAN, STD = {mean}, {std}
 
 
+{reading_code(self.channels)}
+
 def preprocess(path):
-    image = Image.open(path).convert("{mode}")
+    image = read(path)
     width, height = ({side} * pixels // min(image.size) for pixels in image.size)  # the shorter side becomes {side}
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - {size}) / 2), round((height - {size}) / 2)
     image = image.crop((left, top, left + {size}, top + {size}))
     pixels = np.asarray(image, np.float32) / 255
     return np.float32((pixels - MEAN) / STD){axes}
+"""
+
+
+def reading_code(channels: int) -> str:
+    """Return `decode` as a Python function `read(path)`, which needs `np` and Pillow's `Image`."""
+    grey = '.convert("L")' if channels == 1 else ""
+    return f"""\
+def read(path):
+    image = Image.open(path)
+    image.load()
+    if image.mode.startswith("I"):  # grey of 16 bits
+        image = Image.fromarray(((np.asarray(image).astype(int) + 128) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return image.convert("RGB"){grey}
 """

@@ -61,7 +61,8 @@ def write_facts(directory: Path, problem: Problem[Any]) -> None:
 def labels(problem: Problem[Any]) -> dict[str, str]:
     """Return what tables call the networks of a finished run."""
     named = {name: baseline.label for name, baseline in problem.baselines.items()}
-    return {"searched": "searched", **named, "random": "random in the budget"}
+    drawn = getattr(problem.config, "method", "") == "random"  # GLiT's way to search: none
+    return {"searched": "best drawn" if drawn else "searched", **named, "random": "random in the budget"}
 
 
 def _number(bound: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nasx._words import number_of
 from nasx.comparison import Difference, Interval, paired_difference, score_interval
 from nasx.pipeline.metrics_file import METRICS, read_metrics
 from nasx.pipeline.outputs import check_output
@@ -216,7 +217,7 @@ def _highlights(run: RunReader, rows: Sequence[NetworkRow]) -> Iterator[Highligh
     if run.searches:
         count = sum(len(search.candidates) for search in run.searches)
         generations = sum(len({c.generation for c in search.candidates}) for search in run.searches)
-        yield Highlight("candidates scored", f"{count:,}", f"in {generations} generations")
+        yield Highlight("candidates scored", f"{count:,}", f"in {number_of(generations, 'generation')}")
     if rows:
         found = rows[0]
         note = _between(found.test_interval, metric) if found.test_interval else ""
@@ -259,8 +260,8 @@ def _searched(run: RunReader) -> Iterator[str]:
         generations = len({candidate.generation for candidate in search.candidates})
         and_failed = f"; {failed} failed" if failed else ""
         yield (
-            f"{_capital(search.name)}: {config['method']} scored {len(search.candidates):,} candidates in "
-            f"{generations} generations, with the weights of one supernet{and_failed}."
+            f"{_capital(search.name)}: {config['method']} scored {number_of(len(search.candidates), 'candidate')} in "
+            f"{number_of(generations, 'generation')}, with the weights of one supernet{and_failed}."
         )
 
 
@@ -357,15 +358,18 @@ def _incidents(run: RunReader) -> Iterator[str]:
     yield from facts.get("remarks", ())
     if facts.get("broken"):
         yield (
-            f"{facts['broken']:,} training images could not be read and were passed over, such as "
+            f"{number_of(facts['broken'], 'training image')} could not be read and "
+            f"{'was' if facts['broken'] == 1 else 'were'} passed over, such as "
             f"{'; '.join(facts['broken_named'][:3])}."
         )
     for stage in _finished(run, "supernet"):
         if skipped := run.done[stage.name]["result"]["skipped_steps"]:
-            yield f"In {stage.name}, {skipped:,} steps were left out, for their loss or gradient was not finite."
+            left_out = number_of(skipped, "step was", "steps were")
+            yield f"In {stage.name}, {left_out} left out, because loss or gradient was not finite."
     for search in run.searches:
         if failed := len(search.candidates) - len(search.scored):
-            yield f"In {search.name}, {failed:,} candidates failed: their outputs were not finite, or memory ran out."
+            candidates = number_of(failed, "candidate")
+            yield f"In {search.name}, {candidates} failed: outputs were not finite, or memory ran out."
     starts = sum(record.get("event") == "started" for record in run.events)
     stopped = [record["stage"] for record in run.events if record.get("event") == "stage_interrupted"]
     if starts > 1:

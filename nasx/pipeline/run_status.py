@@ -142,11 +142,16 @@ def status(directory: str | Path) -> RunStatus:
     It can be asked while another process works there. A ValueError says that there is no run.
     """
     directory = Path(directory)
-    events = read_events(directory)
+    done = _seconds(read_events(directory))
     described = read_asked(directory, started=str)
-    seconds = {record["stage"]: record["seconds"] for record in events if record.get("event") == "stage_done"}
     running = is_held(directory / LOCK)
-    stages = tuple(_stage_status(directory, stage, seconds, running) for stage in read_stages(directory))
+    found = [_stage_status(directory, stage, done, running) for stage in read_stages(directory)]
+    events = read_events(directory)  # again, because stages may have ended while their folders were read
+    done = _seconds(events)
+    stages = tuple(
+        StageStatus(stage.name, "done", stage.kind, done[stage.name]) if stage.name in done else stage
+        for stage in found
+    )
     restarts = max(0, sum(record.get("event") == "started" for record in events) - 1)
     recipe = str(described["config"].get("recipe"))
     return RunStatus(directory, recipe, str(described["started"]), stages, running, restarts)
@@ -187,6 +192,11 @@ def _words(stage: StageStatus) -> Iterator[str]:
         yield stage.note
 
 
+def _seconds(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how long each stage took that is done."""
+    return {record["stage"]: record["seconds"] for record in events if record.get("event") == "stage_done"}
+
+
 def _stage_status(
     directory: Path, stage: RecordedStage, seconds: Mapping[str, float], running: bool | None
 ) -> StageStatus:
@@ -197,12 +207,15 @@ def _stage_status(
         return StageStatus(name, "waiting", kind)
     settings = read_settings(folder)
     failure = str(settings.get("failure", ""))
-    seen: dict[str, Any] = {**_progress(directory, name, running is not False), **_training(folder, settings)}
+    seen: dict[str, Any] = {**_progress(directory, name), **_training(folder, settings)}
+    rate, total = seen.pop("per_second", 0), seen.get("total")
+    if running is not False and rate > 0 and total is not None and total > seen["done"]:
+        seen["remaining"] = (total - seen["done"]) / rate
     best = _best(folder, name)
     return StageStatus(name, "failed" if failure else "begun", kind, best=best, **{**seen, "note": failure})
 
 
-def _progress(directory: Path, stage: str, running: bool) -> dict[str, Any]:
+def _progress(directory: Path, stage: str) -> dict[str, Any]:
     """Return what the run wrote of the progress of a stage."""
     number = int | float
     try:
@@ -211,9 +224,7 @@ def _progress(directory: Path, stage: str, running: bool) -> dict[str, Any]:
         return {}
     if noted["stage"] != stage:
         return {}
-    rate, left = noted["per_second"], noted["total"] - noted["done"]
-    remaining = left / rate if running and rate > 0 else None
-    return {"done": noted["done"], "total": noted["total"], "remaining": remaining}
+    return {name: noted[name] for name in ("done", "total", "per_second")}
 
 
 def _training(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

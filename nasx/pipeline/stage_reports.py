@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nasx._words import number_of
+
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
@@ -17,13 +19,13 @@ class StageReport:
 def supernet_report(name: str, result: Mapping[str, Any]) -> StageReport:
     """Return how long a supernet was trained."""
     skipped = f", {result['skipped_steps']:,} left out" if result["skipped_steps"] else ""
-    return StageReport(f"{result['steps']:,} steps{skipped}")
+    return StageReport(f"{number_of(result['steps'], 'step')}{skipped}")
 
 
 def search_report(name: str, result: Mapping[str, Any]) -> StageReport:
     """Return how many candidates a search scored, and what racing took."""
     found = {key: value for key, value in result.items() if key != "best"}
-    detail = f"{found['evaluations']} of at most {int(found['feasible_at_most']):,} candidates"
+    detail = f"{found['evaluations']} of at most {number_of(int(found['feasible_at_most']), 'candidate')}"
     if found["failed"]:
         detail += f", {found['failed']} failed"
     if found["acceptance"] < 1:

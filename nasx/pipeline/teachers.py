@@ -118,5 +118,18 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
 
 
 def _short(error: RuntimeError) -> str:
-    """Return torch's list of tensors that do not fit, cut short."""
-    return " ".join(str(error).split())[:300]
+    """Return of torch's list of tensors that do not fit the first that is missing, unexpected, or of another size."""
+    kinds: dict[str, str] = {}
+    for fault in str(error).splitlines()[1:]:
+        kinds.setdefault(fault.split()[0], _first_of(fault.strip()))
+    return "; ".join(kinds.values()) or str(error)
+
+
+def _first_of(fault: str) -> str:
+    """Return a line of torch's list with the first of the names in it, and the number of others."""
+    what, colon, names = fault.rstrip(". ").partition(": ")
+    first, *others = names.split(", ")
+    more = f" and {len(others):,} more" if others else ""
+    if not what.endswith("state_dict"):  # a size that differs, in a sentence
+        return fault.rstrip(".")
+    return f"{what[:1].lower()}{what[1:]}{colon}{first}{more}"

@@ -57,10 +57,11 @@ class ViTRunConfig(RunConfig):
     def _whole_patches(self) -> Self:
         size, patch = self.data.image_size, self.model.patch_size
         if size % patch:
-            fitting = max(1, round(size / patch)) * patch
+            mend = f"data.image_size={max(1, round(size / patch)) * patch}"
+            if self.data.source == "digits":  # whose size is given
+                mend = f"model.patch_size={max(n for n in range(1, min(patch, size) + 1) if size % n == 0)}"
             raise ValueError(
-                f"data.image_size must be a multiple of model.patch_size, but got {size} and {patch}; write "
-                f"data.image_size={fitting}"
+                f"data.image_size must be a multiple of model.patch_size, but got {size} and {patch}; write {mend}"
             )
         return self
 

@@ -1,5 +1,7 @@
 """Numbers as readers of tables expect them."""
 
+from decimal import Decimal
+
 ABSENT = "–"
 
 
@@ -55,11 +57,11 @@ def duration(seconds: float) -> str:
 
 
 def large(number: int) -> str:
-    """Return a count of any size with three digits: 1,234, or 4.11 × 10²⁷ from ten million on."""
-    digits = str(number)
-    if len(digits) <= 7:
+    """Return a count of any size, rounded to three digits from ten million on: 1,234, or 4.11 × 10²⁷."""
+    if number < 10**7:
         return f"{number:,}"
-    return f"{digits[0]}.{digits[1:3]} × 10{str(len(digits) - 1).translate(_RAISED)}"
+    digits, _, power = f"{Decimal(number):.2e}".partition("e+")  # decimal, because no float is that large
+    return f"{digits} × 10{power.translate(_RAISED)}"
 
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -8,6 +8,7 @@ makes a continued run and an uninterrupted one the same.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -64,7 +65,14 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise ValueError(f"a run directory must be a directory, but {path} is a file; choose another path")
         config = json.loads(json.dumps(config, allow_nan=False))
-        files.make_directories(path)
+        try:
+            files.make_directories(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            raise ValueError(
+                f"the run directory {path} cannot be made ({error.strerror}); choose another path"
+            ) from error
         _check_is_run(path)
         lock = RunLock(path / LOCK)
         try:

@@ -3,10 +3,10 @@
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.pipeline.config import Section
+from nasx.pipeline.config import Choices
 
 
-class AutoFormerSpace(Section):
+class AutoFormerSpace(Choices):
     """What is searched: one width and one depth for the network, heads and MLP ratio for each of its blocks.
 
     Every head has the same width, so the heads of a block say how wide its queries, keys and values are. The section

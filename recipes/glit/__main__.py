@@ -50,7 +50,7 @@ LINE = CommandLine(
     configure=_configure,
     choose=_choose,
 )
-NetworkCommands(LINE, ("glit-tiny", "deit-tiny", "deit-small", "deit-base", "timm:NAME"))
+NetworkCommands(LINE, ("glit-tiny", "deit-tiny", "deit-small", "deit-base"), alone=("timm:NAME",))
 
 _sub = LINE.configured("ablate", _ablate, "run one of the paper's tables")
 _sub.add_argument("table", metavar="TABLE", help="table1, table4, table5 or table6")

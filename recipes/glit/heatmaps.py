@@ -1,5 +1,6 @@
 """What GLiT networks look at (paper, figure 6): output tokens as maps over the image."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from nasx.report.figures import heat_maps
 from .config import Config
 from .model import GLiT
 from .problem import glit_problem
+
+logger = logging.getLogger(__name__)
 
 NETWORKS = {"deit_shaped": "DeiT-shaped", "searched": "searched"}
 
@@ -59,6 +62,8 @@ def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) ->
     problem = glit_problem(config, task)
     images = task.dataset.val
     chosen = np.array(first_of_each_class(images.labels, count))
+    if count > len(chosen):
+        logger.warning("%d of %d images are drawn, one of each class", len(chosen), count)
     shown = images.load(chosen)
     ((normalised, _),) = task.eval_batches("val", len(chosen), indices=chosen)
     maps = {}

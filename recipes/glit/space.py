@@ -7,14 +7,14 @@ from pydantic import Field, PositiveInt, model_validator
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.pipeline.config import OddSize, Section
+from nasx.pipeline.config import Choices, OddSize
 
 from .variant import Locality
 
 Number = Annotated[int | float, Field(gt=0)]
 
 
-class SpaceConfig(Section):
+class SpaceConfig(Choices):
     """What each choice of a block offers, and the values that are held while a choice is not searched.
 
     The section `space` of the settings. `global_heads` counts the attention heads G of a block; the others are local.
@@ -53,8 +53,6 @@ class SpaceConfig(Section):
             held, offered = getattr(self, f"held_{name}"), getattr(self, name)
             if held not in offered:
                 raise ValueError(f"space.held_{name} must be one of space.{name}, {list(offered)}, but got {held}")
-        if not self.global_heads:
-            raise ValueError("space.global_heads must offer at least one number of heads, but got []")
         return self
 
 

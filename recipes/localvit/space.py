@@ -12,10 +12,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
-from nasx.pipeline.config import OddSize, Section
+from nasx.pipeline.config import Choices, OddSize
 
 
-class LocalViTSpace(Section):
+class LocalViTSpace(Choices):
     """What is searched in the feed-forward of each block; the section `space` of the settings, LocalViT-Tiny's."""
 
     blocks: PositiveInt = Field(12, description="number of blocks")

@@ -21,6 +21,7 @@ from nasx.data import (
     eval_batches,
     load_image_folder,
 )
+from nasx.data.broken import printable
 
 SIZE = 8
 FILES, COUNT = 50, 2000  # a thousandth of 2000 may be broken: two
@@ -35,6 +36,11 @@ def files(tmp_path: Path) -> list[Path]:
     for number, path in enumerate(paths):
         Image.new("RGB", (SIZE, SIZE), (number, number, number)).save(path)
     return paths
+
+
+def test_names_are_shown_as_they_are_but_for_what_moves_other_text() -> None:
+    assert printable("chât \u202e<b>\n\x1b[0m") == r"chât \u202e<b>\n\x1b[0m"
+    assert printable("飛行機 \U0001f468\u200d\U0001f469") == "飛行機 \U0001f468\u200d\U0001f469"
 
 
 def many(files: list[Path], broken: dict[int, bytes] | None = None, *, in_memory: bool = False) -> PhotoSet:

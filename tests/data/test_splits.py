@@ -105,5 +105,10 @@ def test_every_class_keeps_a_training_image_also_where_it_has_only_one(
     train, val = stratified_split(labels, n_val, seed)
     assert len(val) == n_val
     assert set(labels[train]) == set(range(len(counts)))
-    with pytest.raises(ValueError, match=f"hold out {most} at most|needs 1 to"):
+    with pytest.raises(ValueError, match=f"hold out {most} at most|at least two images"):
         stratified_split(labels, most + 1, seed)
+
+
+def test_a_single_image_of_each_class_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match=r"leave 0 to hold out .*; give each class at least two images"):
+        stratified_split(np.arange(3), 2, 0)

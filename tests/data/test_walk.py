@@ -282,3 +282,12 @@ def _repaint(path: Path) -> None:
 
 def _append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
+
+
+def test_images_beside_the_class_folders_are_counted_and_named(folder: Path) -> None:
+    image = next((folder / "train").glob("*/*.png"))
+    shutil.copy(image, folder / "train" / "loose.png")
+    (folder / "test" / "notes.txt").write_text("mine")
+    remarks = load_image_folder(folder, image_size=8, seed=0).remarks
+    assert "train/: 1 image in no class folder is skipped: loose.png; move it into one" in remarks
+    assert "test/: other files are skipped: 1 .txt" in remarks

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import nasx
 from nasx import Arch
-from nasx.data import BrokenImageError, Files, PhotoSet, eval_batches
+from nasx.data import BrokenImageError, Files, PhotoSet, decode, eval_batches
 from nasx.nn import ImageConfig
 from nasx.pipeline.classifier import Classifier
 from nasx.pipeline.errors import ExportFailed
@@ -444,3 +444,31 @@ def test_preprocessing_as_code_is_the_same_for_all_shapes(tmp_path: Path) -> Non
         assert found.dtype == np.float32
         torch.testing.assert_close(torch.from_numpy(found)[0], preprocessing(path))
         assert not re.search(r"\bnasx\b", preprocessing.as_code())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_preprocessing_as_code_reads_every_kind_of_image(mode: str, channels: int, tmp_path: Path) -> None:
+    """Alpha is laid over white, a transparent colour too, and grey of 16 bits is divided."""
+    path = tmp_path / "image.tif"
+    with Image.open(photo(tmp_path, 40, 33, 3)) as opened:
+        source = opened.convert("RGB")
+    match mode:
+        case "I;16":
+            levels = np.random.default_rng(0).integers(0, 65536, (33, 40), dtype=np.uint16)
+            image = Image.fromarray(levels)
+        case "PA":  # a palette with a transparent colour
+            path, image = tmp_path / "image.png", source.convert("P")
+            image.save(path, transparency=image.getpixel((0, 0)))
+        case "LA" | "RGBA":
+            path, image = tmp_path / "image.png", source.convert(mode)
+            image.putalpha(Image.linear_gradient("L").resize((40, 33)))
+        case _:
+            image = source.convert(mode)
+    if mode != "PA":
+        image.save(path)
+    preprocessing = Preprocessing(image_size=32, channels=channels, mean=MEAN[:channels], std=STD[:channels])
+    names: dict[str, Any] = {}
+    exec(preprocessing.as_code(), names)
+    assert np.array_equal(np.asarray(names["read"](path)), np.asarray(decode(path, 1 if channels == 1 else 3)))
+    torch.testing.assert_close(torch.from_numpy(names["preprocess"](path))[0], preprocessing(path))

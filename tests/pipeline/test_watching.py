@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, StageFi
 from nasx.pipeline.loggers import logging_to
 from nasx.pipeline.progress import silent
 from nasx.pipeline.run_report import report_of
-from nasx.pipeline.run_status import ProgressFile, status_lines
+from nasx.pipeline.run_status import ProgressFile, read_events, status_lines
 from nasx.pipeline.search_record import read_search
 from nasx.run import Interrupted
 from nasx.space import Space, one_of, repeat
@@ -183,6 +184,31 @@ def test_a_status_names_loss_speed_memory_and_what_is_left(tmp_path: Path) -> No
     lines = list(status_lines(status(tmp_path)))
     assert "stopped" in lines[0]
     assert "samples/s" in lines[1]
+
+
+def test_a_stage_that_ends_while_it_is_looked_at_is_done(
+    watched: tuple[Any, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = watched[0].directory
+    written = read_events(directory)
+    ends = [number for number, event in enumerate(written) if event.get("event") == "stage_done"]
+    looks = iter([written[: ends[0]], written[: ends[1]]])  # the first stage was at work, and then a later one
+    monkeypatch.setattr("nasx.pipeline.run_status.read_events", lambda directory: next(looks))
+    found = status(directory)
+    assert [stage.state for stage in found.stages[:2]] == ["done", "begun"]
+    assert found.current == found.stages[1]
+
+
+def test_no_time_is_left_where_all_steps_are_taken(watched: tuple[Any, list[Event]], tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(watched[0].directory, directory)
+    steps = next(event.total for event in watched[1] if isinstance(event, StepTaken))
+    journal = (directory / "journal.jsonl").read_text().splitlines(keepends=True)
+    (directory / "journal.jsonl").write_text("".join(journal[:1]))  # no stage is done
+    noted = {"stage": "supernet", "done": 1, "total": steps, "note": "", "per_second": 1.0}
+    (directory / "progress.json").write_text(json.dumps(noted))
+    stage = status(directory).stages[0]
+    assert (stage.done, stage.total, stage.remaining) == (steps, steps, None)
 
 
 def test_what_a_hook_raises_ends_the_run_which_then_goes_on(tmp_path: Path) -> None:

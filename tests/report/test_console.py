@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from nasx.report import NetworkRow, StageRow, duration, networks_table, percent, progress, si, stages_table
+from nasx.report import NetworkRow, StageRow, duration, large, networks_table, percent, progress, si, stages_table
 
 
 def text_of(table: Table) -> str:
@@ -99,3 +99,18 @@ def test_a_terminal_gets_bars_with_count_and_note() -> None:
     assert "heads/[supernet]" in shown
     assert "120/400" in shown
     assert "loss 1.25" in shown
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (9_999_999, "9,999,999"),
+        (10_000_000, "1.00 × 10⁷"),
+        (1_537_000_000, "1.54 × 10⁹"),
+        (1_533_000_000, "1.53 × 10⁹"),
+        (99_960_000, "1.00 × 10⁸"),
+        (4_118 * 10**400, "4.12 × 10⁴⁰³"),
+    ],
+)
+def test_large_counts_are_rounded(count: int, text: str) -> None:
+    assert large(count) == text

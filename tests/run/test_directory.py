@@ -224,6 +224,8 @@ def test_what_is_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(ValueError, match="is a file"):
         open_run(tmp_path / "thesis.tex")
+    with pytest.raises(ValueError, match=r"thesis\.tex/run cannot be made .*; choose another path"):
+        open_run(tmp_path / "thesis.tex" / "run")
     (tmp_path / "empty").mkdir()
     open_run(tmp_path / "empty").close()
 

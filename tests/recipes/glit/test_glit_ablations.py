@@ -217,7 +217,12 @@ def test_the_command_prints_one_document_and_continues(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["table2"], "did you mean"), (["table1", "--seeds", "1,1"], "different whole numbers")]
+    ("words", "message"),
+    [
+        (["table2"], "did you mean"),
+        (["table1", "--seeds", "1,1"], "different whole numbers"),
+        (["table1", "--seeds", ""], "different whole numbers"),
+    ],
 )
 def test_bad_input_starts_nothing(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path

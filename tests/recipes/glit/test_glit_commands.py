@@ -216,6 +216,9 @@ def test_evaluations_of_one_network_agree(run: Path, tmp_path: Path, capsys: pyt
         assert json_of(["evaluate", *source], capsys)["test_accuracy"] == expected
     bare = ["--weights", str(run / "model.safetensors"), "--arch", str(run / "arch.json"), "--preset", "digits"]
     assert json_of(["evaluate", *bare, *SMALL], capsys)["test_accuracy"] == expected
+    # a run's architecture brings its settings, such as where its images come from
+    of_run = ["--weights", str(run / "model.safetensors"), "--arch", str(run)]
+    assert json_of(["evaluate", *of_run], capsys)["test_accuracy"] == expected
 
 
 def test_an_export_is_complete_and_the_same_each_time(
@@ -426,12 +429,23 @@ def test_bad_input(run: Path, arch_file: Path, tmp_path: Path, capsys: pytest.Ca
         (["train", "--arch", own, "--method", "spos"], "remove --method"),
         (["train", "--arch", "glit-tiny", "--preset", "digits"], "--preset glit-tiny"),
         (["train", "--arch", "glit-tiny", "--preset", "glit-tiny"], "--data DIR"),
-        (["evaluate"], "not both"),
+        (["evaluate"], "nothing is named; name a run directory or an exported network, or --weights"),
+        (["evaluate", str(run), "--weights", own], "is named and --weights too; remove one of them"),
+        (["evaluate", str(run), "--mean", "0.5"], "--mean is given without --std; give both, or neither"),
         (["evaluate", str(run), "--arch", own], "remove --arch"),
         (["evaluate", str(run), "--data", str(tmp_path)], "neither test/ nor val/"),
         (["evaluate", str(tmp_path)], "neither a run directory nor"),
         (["evaluate", "--weights", str(run / "model.safetensors")], "name it with --arch"),
-        (["verify"], "not both"),
+        (["verify"], "nothing is named; name a run directory, or --arch"),
+        (["verify", "--arch", "timm:resnet18"], "timm:resnet18 is no network of the space"),
+        (["describe", "--arch", "timm:resnet18"], "timm:resnet18 is no network of the space"),
+        (["plan", "--no-timing", "--time-limit", "1"], "--no-timing leaves out; remove one of them"),
+        (["run", "--set", "retrain.augment.pad_crop=8"], "retrain.augment.pad_crop must be less than data.image_size"),
+        (["run", "--set", "supernet.paths=fair"], "pin it or write supernet.paths=uniform"),
+        (["run", "--set", "data.val_fraction=0.999"], "hold out 1427 at most, by data.val_images or data.val_fraction"),
+        (["run", "--run-dir", f"{own}/run"], f"the run directory {own}/run cannot be made"),
+        (["export", str(run), "--out", own], f"{own}: file exists; choose another path"),
+        (["import-official", f"{own}.pt", "--out", str(tmp_path / "out")], "no such file or directory; choose another"),
         (["verify", str(tmp_path)], "no run directory"),
         (["export", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")], f"there is no {tmp_path / 'nothing'}"),
         (["import-official", str(tmp_path / "text"), "--out", str(tmp_path / "out")], "neither a safetensors file nor"),
@@ -517,9 +531,35 @@ def test_statistics_that_are_no_finite_numbers_are_refused(
     assert "numbers above 0" in capsys.readouterr().err
 
 
+def test_what_is_offered_can_be_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, offered in (("train", True), ("evaluate", True), ("describe", False), ("verify", False)):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert ("timm:NAME" in capsys.readouterr().out) is offered
+
+
+def test_remarks_about_images_come_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "images", classes=11, size=8, per_class=6)
+    for part in ("train", "test"):
+        for label in range(11):
+            (root / part / f"class{label}").rename(root / part / str(label))
+    assert main(["plan", "--no-timing", "--data", str(root)]) == 0
+    err = capsys.readouterr().err
+    assert err.count("the class folders are numbers") == 1
+    assert "DataWarning" not in err
+
+
+def test_fewer_heat_maps_than_asked_for_are_said(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["heatmaps", str(run), "--count", "50", "--out", "maps.svg"]) == 0
+    assert "10 of 50 images are drawn, one of each class" in caplog.text
+
+
 def test_a_latency_table_bounds_networks_of_its_sizes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--set", "space.global_heads=[3]", "--set", "space.mlp_ratio=[4]", "--set", "space.qkv_ratio=[1]"]
-    json_of(["latency", "--preset", "digits", "--rounds", "1", "--out", "table.json", *few], capsys)
+    latency = ["latency", "--preset", "digits", "--rounds", "1", "--out", "table.json", *few]
+    json_of(latency, capsys)
+    assert "choose another --out, or add --force" in refused(latency, capsys)
+    json_of([*latency, "--force"], capsys)
     bound = ["--set", "budget.latency=table.json", "--set", "budget.latency_at_most=100%"]
     plan = ["plan", "--no-timing", "--method", "random", *few, *bound]
     plan += [word for name in ("details_at_least", "details_at_most") for word in ("--set", f"budget.{name}=null")]
