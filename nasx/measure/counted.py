@@ -21,7 +21,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, build_skeleton, call_builder, check_builder
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -199,7 +199,7 @@ class _Counter:
                 if self.kind != "params":
                     network = network.to("meta")
                 return count(network, Call() if self.call is None else self.call.to("meta"))
-            except (NotImplementedError, RuntimeError):
+            except (NotImplementedError, RuntimeError, NeedsWeights):
                 if self.kind == "params":
                     raise
                 self.on_meta = False  # its forward pass asks for values

@@ -143,7 +143,8 @@ class Supernet(nn.Module):
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
     state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
     and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
-    builder and belong to each network.
+    builder and belong to each network. Of parametrizations, `weight_norm` works; `spectral_norm` and `orthogonal`,
+    which compute tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture, or where a pattern matches nothing; TypeError for what is no builder
