@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nasx.arch import Arch, Value
 
@@ -195,6 +195,10 @@ class Budget:
         """What the cost counts."""
         return str(getattr(self.cost, "unit", ""))
 
+    def amount(self, arch: Arch) -> float:
+        """Return an architecture's cost; a scalar of numpy or torch becomes Python's."""
+        return finite_cost(self.cost, arch)
+
     def holds(self, amount: float) -> bool:
         """Whether an amount of the cost lies inside the bounds; a ValueError says that it is no finite number."""
         if not _is_finite(amount):
@@ -203,7 +207,7 @@ class Budget:
         return (at_least is None or at_least <= amount) and (at_most is None or amount <= at_most)
 
     def __contains__(self, arch: Arch) -> bool:
-        return self.holds(self.cost(arch))
+        return self.holds(self.amount(arch))
 
     def __str__(self) -> str:
         bounds = " and ".join(
@@ -239,11 +243,27 @@ def _checked(bound: Bound | None, name: str) -> float | PercentOfLargest | None:
             return parse_amount(bound)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if not _is_finite(bound) or bound < 0:
+    number: Any = _item(bound)
+    if not _is_finite(number) or number < 0:
         raise ValueError(
             f"{name} must be a finite number of 0 or more, or a text such as 1.4G or 60%, but got {bound!r}"
         )
-    return bound
+    return number
+
+
+def finite_cost(cost: Cost, arch: Arch) -> float:
+    """Return an architecture's cost, a scalar of numpy or torch as Python's; a ValueError says that it is no number."""
+    amount: float = _item(cost(arch))
+    if not _is_finite(amount):
+        raise ValueError(
+            f"a cost must be a finite number, but {cost!r} gave {amount!r}, a {type(amount).__name__}, for {dict(arch)}"
+        )
+    return amount
+
+
+def _item(value: Any) -> Any:
+    """Return the number in an array or tensor of one element, and any other value as it is."""
+    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1 else value
 
 
 def _is_finite(value: object) -> bool:

@@ -21,7 +21,7 @@ from nasx._arguments import check_space
 from nasx._cases import Case, cases_of, costs_of
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget, Cost
-from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, pick_genes
+from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, checked_count, pick_genes
 from nasx.sums import Ints, SumTable
 
 ArchPredicate = Callable[[Arch], bool]
@@ -199,7 +199,7 @@ class Feasible:
         """Return the architecture in the space's order; a ValueError names the entry or the budget it misses."""
         found = self.space.canonical(arch)
         for budget in self.budgets:
-            amount = budget.cost(found)
+            amount = budget.amount(found)
             if not budget.holds(amount):
                 raise ValueError(f"the architecture has {amount:,} {budget.unit}, outside {budget}")
         for predicate in self.predicates:
@@ -223,6 +223,7 @@ class Feasible:
     def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
     def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
         """Draw one architecture, or `n` that decode on access, uniformly over all of the set."""
+        n = checked_count(n)
         drawn = self._inside.draw(as_generator(rng), 1 if n is None else n)
         return drawn[0] if n is None else drawn
 
@@ -307,7 +308,7 @@ class _Filter:
 
     def _asked(self, arch: Arch) -> bool:
         for budget, met in zip(self.budgets, self._met, strict=True):
-            amount = budget.cost(arch)
+            amount = budget.amount(arch)
             inside = budget.holds(amount)
             met[:] = min([*met, amount]), max([*met, amount])
             if not inside:
@@ -565,8 +566,9 @@ def _none_found(tries: int, exact: Sequence[Budget], passing: _Filter) -> NoneFo
 
 def _checked(budget: Any) -> Budget:
     if not isinstance(budget, Budget):
-        name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>")
-        raise TypeError(f"`within` takes budgets, but got {budget!r}; write Budget({name}, at_most=...)")
+        name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>") if callable(budget) else "cost"
+        bound = repr(budget) if isinstance(budget, int | float | str) else "..."
+        raise TypeError(f"`within` takes budgets, but got {budget!r}; write Budget({name}, at_most={bound})")
     return budget
 
 

@@ -13,6 +13,7 @@ one signature, in which `name` is the node's own full dotted name, "" for the wh
 
 import json
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 
-from nasx.arch import Arch, Value, check_value, matches
+from nasx.arch import Arch, Value, check_value, matches, plain_scalar
 
 if TYPE_CHECKING:
     from nasx.cost import Budget
@@ -47,6 +48,21 @@ class EmptySet(ValueError):
 def as_generator(rng: Rng) -> np.random.Generator:
     """Return `rng` itself where it is a generator, or a new one for a seed."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
+
+
+def checked_count(n: Any) -> int | None:
+    """Return how many architectures to draw, None for a single one; a ValueError says that it is no such number."""
+    if n is None:
+        return None
+    try:
+        found = operator.index(n)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise ValueError(
+            f"`n`, the number of architectures to draw, must be a whole number of 0 or more, but got {n!r}"
+        )
+    return found
 
 
 def _random_below(rng: np.random.Generator, bound: int) -> int:
@@ -425,7 +441,21 @@ class Space(_Node):
             raise ValueError(f"the space has no entry {name!r} beside the others of this architecture")
         return rank
 
-    def __getitem__(self, index: int) -> Arch:
+    @overload
+    def __getitem__(self, index: int) -> Arch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arch]: ...
+    def __getitem__(self, index: int | slice) -> Arch | Sequence[Arch]:
+        if isinstance(index, slice):
+            places = range(self.size)[index]
+            return Draws(len(places), partial(_entry, self, places))
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"an index must be a whole number or a slice, but got {index!r}; the rank of an architecture is "
+                "space.index(arch)"
+            ) from None
         if not 0 <= index < self.size:
             raise IndexError(f"an index must be in [0, {self.size}), but got {index}")
         entries: dict[str, Value] = {}
@@ -513,7 +543,7 @@ class Space(_Node):
     def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
     def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
         """Draw one architecture, or `n` that decode on access, uniformly over all architectures."""
-        generator = as_generator(rng)
+        generator, n = as_generator(rng), checked_count(n)
         if n is None:
             return self[_random_below(generator, self.size)]
         indices = [_random_below(generator, self.size) for _ in range(n)]
@@ -716,6 +746,7 @@ def _spelled(values: Any) -> str:
 
 def repeat(part: Space, count: int | Choice) -> Repeat:
     """Return a part repeated `count` times; a count that is a choice is named `<name>.count` in an Arch."""
+    count = plain_scalar(count)
     if not isinstance(part, Space) or not part.nodes:
         raise TypeError(f"repeat needs a Space with at least one name, but got {part!r}")
     return Repeat((part,) * _most(count), count)

@@ -235,8 +235,13 @@ class Supernet(nn.Module):
 
         Returns the names in the store that are left as they were. Tensors that the store has no name for are passed
         over. A ValueError names a tensor that fits nowhere although the store has its name, or says that the store has
-        none of the names; then nothing has changed.
+        none of the names, and a TypeError refuses what is no mapping; then nothing has changed.
         """
+        if not isinstance(weights, Mapping):
+            raise TypeError(
+                f"`weights` must be a mapping from names to tensors, but got {type(weights).__name__}; write "
+                "weights=network.state_dict()"
+            )
         copies: dict[str, list[str]] = {}
         own = self._stored()
         for key in own:
