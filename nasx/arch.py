@@ -5,9 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-_NARROW = {"float32": np.float32, "float16": np.float16}
+from nasx._numbers import plain_scalar
 
 Value = bool | int | float | str
 """What a choice can be: a JSON scalar. Numbers compare by value, so 4 equals 4.0."""
@@ -24,18 +22,6 @@ def check_value(value: Any) -> Value:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"a choice must be finite, but got {value!r}")
     return value
-
-
-def plain_scalar(value: Any) -> Any:
-    """Return a scalar of numpy or torch as Python's, and any other value as it is.
-
-    A number of 32 or 16 bits becomes the shortest decimal that it stands for: 0.1, not 0.10000000149.
-    """
-    if not hasattr(value, "item") or getattr(value, "ndim", None) != 0:
-        return value
-    plain = value.item()
-    narrow = _NARROW.get(str(value.dtype).removeprefix("torch.")) if isinstance(plain, float) else None
-    return plain if narrow is None else float(str(narrow(plain)))
 
 
 def matches(pattern: str, name: str) -> bool:

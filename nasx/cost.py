@@ -9,6 +9,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nasx._numbers import only_number
 from nasx.arch import Arch, Value
 
 if TYPE_CHECKING:
@@ -196,8 +197,13 @@ class Budget:
         return str(getattr(self.cost, "unit", ""))
 
     def amount(self, arch: Arch) -> float:
-        """Return an architecture's cost; a scalar of numpy or torch becomes Python's."""
-        return finite_cost(self.cost, arch)
+        """Return an architecture's cost; a ValueError says that it is no finite number."""
+        amount: float = only_number(self.cost(arch))
+        if not _is_finite(amount):
+            raise ValueError(
+                f"a cost must be a finite number, but {self.cost!r} gave {amount!r}, a {type(amount).__name__}"
+            )
+        return amount
 
     def holds(self, amount: float) -> bool:
         """Whether an amount of the cost lies inside the bounds; a ValueError says that it is no finite number."""
@@ -243,27 +249,12 @@ def _checked(bound: Bound | None, name: str) -> float | PercentOfLargest | None:
             return parse_amount(bound)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    number: Any = _item(bound)
+    number: Any = only_number(bound)
     if not _is_finite(number) or number < 0:
         raise ValueError(
             f"{name} must be a finite number of 0 or more, or a text such as 1.4G or 60%, but got {bound!r}"
         )
     return number
-
-
-def finite_cost(cost: Cost, arch: Arch) -> float:
-    """Return an architecture's cost, a scalar of numpy or torch as Python's; a ValueError says that it is no number."""
-    amount: float = _item(cost(arch))
-    if not _is_finite(amount):
-        raise ValueError(
-            f"a cost must be a finite number, but {cost!r} gave {amount!r}, a {type(amount).__name__}, for {dict(arch)}"
-        )
-    return amount
-
-
-def _item(value: Any) -> Any:
-    """Return the number in an array or tensor of one element, and any other value as it is."""
-    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1 else value
 
 
 def _is_finite(value: object) -> bool:

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from nasx._arguments import check_space
 from nasx._cases import Case, cases_of, costs_of
+from nasx._numbers import checked_count
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget, Cost
-from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, checked_count, pick_genes
+from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, pick_genes
 from nasx.sums import Ints, SumTable
 
 ArchPredicate = Callable[[Arch], bool]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 
-from nasx.arch import Arch, Value, check_value, matches, plain_scalar
+from nasx._numbers import checked_count, plain_scalar
+from nasx.arch import Arch, Value, check_value, matches
 
 if TYPE_CHECKING:
     from nasx.cost import Budget
@@ -48,21 +49,6 @@ class EmptySet(ValueError):
 def as_generator(rng: Rng) -> np.random.Generator:
     """Return `rng` itself where it is a generator, or a new one for a seed."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng)
-
-
-def checked_count(n: Any) -> int | None:
-    """Return how many architectures to draw, None for a single one; a ValueError says that it is no such number."""
-    if n is None:
-        return None
-    try:
-        found = operator.index(n)
-    except TypeError:
-        found = -1
-    if found < 0:
-        raise ValueError(
-            f"`n`, the number of architectures to draw, must be a whole number of 0 or more, but got {n!r}"
-        )
-    return found
 
 
 def _random_below(rng: np.random.Generator, bound: int) -> int:

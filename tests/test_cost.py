@@ -173,13 +173,13 @@ def test_crossing_bounds_name_what_they_are_called() -> None:
 def test_scalars_of_other_libraries_are_bounds_and_costs() -> None:
     arch = Arch({"a": 1})
     for kind in (torch.tensor, np.array, np.float32, lambda x: torch.tensor([x])):
-        budget = Budget(lambda arch, kind=kind: kind(6.0), at_most=kind(30))  # type: ignore[misc]
+        budget = Budget(lambda arch, kind=kind: kind(6.0), at_most=kind(30))  # type: ignore[arg-type]
         assert budget.at_most == 30
         assert arch in budget
         assert arch not in Budget(budget.cost, at_most=5)
         assert Space(a=one_of(1, 2)).within(budget).canonical(arch) == arch
     with pytest.raises(ValueError, match=r"a cost must be a finite number, .* gave tensor\(.*\), a Tensor"):
-        _ = arch in Budget(lambda arch: torch.zeros(2), at_most=5)  # type: ignore[arg-type, return-value]
+        _ = arch in Budget(lambda arch: torch.zeros(2), at_most=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at_most must be a finite number"):
         Budget(ToyCost(), at_most=torch.zeros(2))  # type: ignore[arg-type]
 

@@ -370,7 +370,7 @@ def test_an_lstm_of_two_directions_reads_its_own_halves_with_the_proposed_layout
     small, large = (supernet.extract(arch) for arch in space)
     with torch.no_grad():
         for name, weight in large.named_parameters():
-            weight.unflatten(0, (4, 4))[:, 2:] = 0  # a gated unit without weights stays at 0
+            weight.view(4, 4, *weight.shape[1:])[:, 2:] = 0  # a gated unit without weights stays at 0
             if name.startswith("weight_hh"):
                 weight[:, 2:] = 0
     x = torch.randn(5, 1, 3)
