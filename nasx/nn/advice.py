@@ -62,9 +62,9 @@ def warn_of_stacks(found: Survey, layout: Layout) -> None:
             advice[module] = given
     for pattern, given in _patterns(advice, tensors):
         logger.warning(
-            "%r seems to be %s whose sizes vary, but its slices are the first rows and columns, which belong to other "
+            "%s seems to be %s whose sizes vary, but its slices are the first rows and columns, which belong to other "
             "parts in other networks; add %s, or layout={%r: prefix} to keep them",
-            pattern or "the network",
+            repr(pattern) if pattern else "the network",
             given.kind,
             _mend(given, pattern),
             pattern or "*",
@@ -90,9 +90,9 @@ def warn_of_groups(found: Survey, layout: Layout, naming: Naming) -> None:
     advice = {module: _of_groups(sorted(of_module)) for module, of_module in groups.items()}
     for pattern, given in _patterns(advice, found.names):
         logger.warning(
-            "%r seems to be %s whose sizes vary, but its slices are its first rows, which belong to other groups in "
+            "%s seems to be %s whose sizes vary, but its slices are its first rows, which belong to other groups in "
             "other networks; add %s, or layout={%r: prefix} to keep them",
-            pattern or "the network",
+            repr(pattern) if pattern else "the network",
             given.kind,
             _mend(given, pattern),
             pattern or "*",
