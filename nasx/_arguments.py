@@ -14,6 +14,13 @@ def check_archs(space: object, call: str) -> None:
         raise TypeError(f"`space` must be a Space or a part of one, but got {space!r}; write {call}")
 
 
+def check_space(space: object, call: str) -> None:
+    """Refuse a part of a space, too: what needs all of its choices takes the whole."""
+    check_archs(space, call)
+    if not isinstance(space, Space):
+        raise TypeError(f"`space` must be a whole Space, but got {space!r}; pass its `.space`: {call}")
+
+
 def whole_number(name: str, value: Any) -> int:
     """Return an integer of any kind, such as numpy's, as Python's; a ValueError says that the argument is none."""
     try:

@@ -5,14 +5,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from nasx._numbers import plain_scalar
+
 Value = bool | int | float | str
 """What a choice can be: a JSON scalar. Numbers compare by value, so 4 equals 4.0."""
 
 
 def check_value(value: Any) -> Value:
     """Return a choice's value as a plain Python scalar; anything else, NaN or infinity is refused."""
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # numpy scalars
+    value = plain_scalar(value)
     if not isinstance(value, Value):
         raise TypeError(
             f"a choice must be a bool, int, float or str, but got {value!r}; an architecture has one such value for "

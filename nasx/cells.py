@@ -5,6 +5,7 @@ of its incoming edges. An edge whose operation is the zero operation is absent, 
 from the input to the output. `nasx.nn.Cell` runs cells by the same rule.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ from nasx.space import Space, one_of
 
 if TYPE_CHECKING:
     import networkx as nx
+
+logger = logging.getLogger(__name__)
 
 Edge = tuple[Hashable, Hashable]
 """Source and target of an edge."""
@@ -64,12 +67,19 @@ def edge_name(edge: Edge) -> str:
 def cell_space(graph: "nx.DiGraph[Any]", operations: Iterable[str]) -> Space:
     """Return the space of a cell: one of `operations` for every edge of `graph`, in the edges' canonical order.
 
+    A TypeError refuses operations that are no list of names.
+
     Examples:
         >>> import networkx as nx
         >>> cell_space(nx.DiGraph([(0, 1), (0, 2), (1, 2)]), ["none", "skip_connect", "conv"]).size
         27
     """
-    choice = one_of(*operations)
+    names = [operations] if isinstance(operations, str) else list(operations)
+    if names == [operations] or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"`operations` must be several names, such as ['none', 'skip_connect', 'conv'], but got {operations!r}"
+        )
+    choice = one_of(*names)
     return Space(edge=Space(**{edge_name(edge).removeprefix("edge."): choice for edge in cell_edges(graph)}))
 
 
@@ -155,9 +165,21 @@ def count_distinct(
     """Return how many different functions architectures are, by `functional_form`.
 
     The 15,625 cells of NAS-Bench-201 (Dong and Yang, ICLR 2020) are 5,425 functions, or 5,260 with `avg_pool_3x3`
-    weightless. The paper's 6,466 come from another rule, see `written_form`.
+    weightless. The paper's 6,466 come from another rule, see `written_form`. Where no architecture has the operation
+    `zero`, or `skip`, or one of `weightless`, a warning says so, for a name that is spelled otherwise counts as any
+    other; None says that there is none.
     """
-    edges, free = cell_edges(graph), frozenset(weightless)
+    edges, free, archs = cell_edges(graph), frozenset(weightless), list(archs)
+    met = {arch[name] for arch in archs for name in map(edge_name, edges) if name in arch}
+    for role, operation in (("zero", zero), ("skip", skip), *(("weightless", name) for name in sorted(free))):
+        if archs and operation is not None and operation not in met:
+            logger.warning(
+                "no architecture has the operation %r, which `%s` names, so none is taken for it; they have %s: name "
+                "yours, or leave it out with None",
+                operation,
+                role,
+                ", ".join(map(str, sorted(met, key=str))),
+            )
     return len({_form(edges, arch, zero, skip, free) for arch in archs})
 
 

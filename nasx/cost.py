@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from nasx._numbers import only_number
 from nasx.arch import Arch, Value
 
 if TYPE_CHECKING:
@@ -196,6 +197,15 @@ class Budget:
         """What the cost counts."""
         return str(getattr(self.cost, "unit", ""))
 
+    def amount(self, arch: Arch) -> float:
+        """Return an architecture's cost; a ValueError says that it is no finite number."""
+        amount: float = only_number(self.cost(arch))
+        if not _is_finite(amount):
+            raise ValueError(
+                f"a cost must be a finite number, but {self.cost!r} gave {amount!r}, a {type(amount).__name__}"
+            )
+        return amount
+
     def holds(self, amount: float) -> bool:
         """Whether an amount of the cost lies inside the bounds; a ValueError says that it is no finite number."""
         if not _is_finite(amount):
@@ -204,7 +214,7 @@ class Budget:
         return (at_least is None or at_least <= amount) and (at_most is None or amount <= at_most)
 
     def __contains__(self, arch: Arch) -> bool:
-        return self.holds(self.cost(arch))
+        return self.holds(self.amount(arch))
 
     def __str__(self) -> str:
         bounds = " and ".join(
@@ -240,11 +250,12 @@ def _checked(bound: Bound | None, name: str) -> float | PercentOfLargest | None:
             return parse_amount(bound)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if not _is_finite(bound) or bound < 0:
+    number: Any = only_number(bound)
+    if not _is_finite(number) or number < 0:
         raise ValueError(
             f"{name} must be a finite number of 0 or more, or a text such as 1.4G or 60%, but got {bound!r}"
         )
-    return bound
+    return number
 
 
 def _is_finite(value: object) -> bool:

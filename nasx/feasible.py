@@ -8,6 +8,7 @@ filtered are the whole space's.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +17,9 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from nasx._arguments import check_space
 from nasx._cases import Case, cases_of, costs_of
+from nasx._numbers import checked_count
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.space import Draws, EmptySet, Predicate, Probability, Rng, Space, as_generator, pick_genes
@@ -101,7 +104,8 @@ class Feasible:
         if tables.empty and len(tables.exact) > 1:
             inside_first = _Tables.of(self.space, [first], self.max_bytes, 0)
         if inside_first.empty:
-            raise EmptySet(_nothing_inside(first, inside_first.attainable()))
+            nearest = inside_first.nearest(first)
+            raise EmptySet(_nothing_inside(first, inside_first.attainable(), nearest))
         for budget in tables.additive[1:]:
             costs = inside_first.costs_of(budget.cost)
             reach, low, high = _extremes(tables.cases, costs), *inside_first.range_of(costs)
@@ -196,7 +200,7 @@ class Feasible:
         """Return the architecture in the space's order; a ValueError names the entry or the budget it misses."""
         found = self.space.canonical(arch)
         for budget in self.budgets:
-            amount = budget.cost(found)
+            amount = budget.amount(found)
             if not budget.holds(amount):
                 raise ValueError(f"the architecture has {amount:,} {budget.unit}, outside {budget}")
         for predicate in self.predicates:
@@ -220,6 +224,7 @@ class Feasible:
     def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
     def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
         """Draw one architecture, or `n` that decode on access, uniformly over all of the set."""
+        n = checked_count(n)
         drawn = self._inside.draw(as_generator(rng), 1 if n is None else n)
         return drawn[0] if n is None else drawn
 
@@ -242,7 +247,16 @@ class Feasible:
 
 
 def attainable(space: Space, cost: AdditiveCost) -> Attainable:
-    """Return the least and the greatest cost of a space's architectures, with architectures that have them."""
+    """Return the least and the greatest cost of a space's architectures, with architectures that have them.
+
+    A TypeError refuses a part of a space, and a cost that is no `AdditiveCost`, whose range is not known.
+    """
+    check_space(space, "attainable(space, cost)")
+    if not isinstance(cost, AdditiveCost):
+        raise TypeError(
+            f"the range of a cost is known of an AdditiveCost only, but got {cost!r}; count it with "
+            "nasx.measure.counted(kind, make, space, example), or write a subclass with `fixed` and `part`"
+        )
     cases = list(cases_of(space))
     return _extremes(cases, _costs(cases, cost))
 
@@ -295,7 +309,7 @@ class _Filter:
 
     def _asked(self, arch: Arch) -> bool:
         for budget, met in zip(self.budgets, self._met, strict=True):
-            amount = budget.cost(arch)
+            amount = budget.amount(arch)
             inside = budget.holds(amount)
             met[:] = min([*met, amount]), max([*met, amount])
             if not inside:
@@ -362,6 +376,24 @@ class _Tables:
     def attainable(self) -> Attainable:
         """Return the range of the first budget's cost, whatever its bounds."""
         return _extremes(self.cases, self._first_costs)
+
+    def nearest(self, budget: Budget) -> tuple[int, int] | None:
+        """Return the costs next below and above the first budget, where both exist and no cost is rounded."""
+        found: list[int] = []
+        for low, high, pick in ((-math.inf, budget.lower - 1, max), (budget.upper + 1, math.inf, min)):
+            tables = [
+                SumTable(slots, low - fixed, high - fixed, max_bytes=self._max_bytes // len(self.cases))
+                for fixed, slots in self._first_costs
+            ]
+            ranges = [
+                (fixed + inside[0], fixed + inside[1])
+                for table, (fixed, slots) in zip(tables, self._first_costs, strict=True)
+                if not table.bucketed and (inside := table.range_of(slots)) is not None
+            ]
+            if not ranges or any(table.bucketed for table in tables):
+                return None
+            found.append(pick(cost for pair in ranges for cost in pair))
+        return found[0], found[1]
 
     def count_bounds(self) -> tuple[int, int]:
         counts = [table.count_bounds() for table in self.tables]
@@ -535,8 +567,9 @@ def _none_found(tries: int, exact: Sequence[Budget], passing: _Filter) -> NoneFo
 
 def _checked(budget: Any) -> Budget:
     if not isinstance(budget, Budget):
-        name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>")
-        raise TypeError(f"`within` takes budgets, but got {budget!r}; write Budget({name}, at_most=...)")
+        name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>") if callable(budget) else "cost"
+        bound = repr(budget) if isinstance(budget, int | float | str) else "..."
+        raise TypeError(f"`within` takes budgets, but got {budget!r}; write Budget({name}, at_most={bound})")
     return budget
 
 
@@ -561,11 +594,12 @@ def _same(first: object, second: object) -> bool:
         return False
 
 
-def _nothing_inside(budget: Budget, reach: Attainable) -> str:
+def _nothing_inside(budget: Budget, reach: Attainable, nearest: tuple[int, int] | None = None) -> str:
     hint = " (write 1.4G for 1,400,000,000, or 40% for a share of the largest)"
     return (
         f"the budget of {budget} holds no architecture of this space; "
         f"attainable are {reach.low:,} to {reach.high:,} {budget.unit}".rstrip()
+        + (f", the nearest of them {nearest[0]:,} and {nearest[1]:,}" if nearest else "")
         + f"; change {_bounds(budget)}"
         + (hint if budget.upper * 1000 < reach.low else "")
     )

@@ -2,6 +2,7 @@
 
 import networkx as nx
 
+from nasx._arguments import check_space
 from nasx.space import Choice, Repeat, Space
 
 
@@ -12,6 +13,7 @@ def space_graph(space: Space) -> "nx.DiGraph[str]":
     ("space", "choice", "option" or "repeat"), `label` and `size`, the exact number of architectures below. Parts that
     are equal appear once as `*`, with `count` on the repeat.
     """
+    check_space(space, "space_graph(space)")
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_node("", kind="space", label="space", size=space.size)
     _grow(graph, "", "", space)

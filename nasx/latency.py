@@ -8,6 +8,7 @@ Blocks run in torch, or in ONNX Runtime (`OnnxRuntime`) where networks are to be
 """
 
 import json
+import logging
 import os
 import platform
 import time
@@ -25,15 +26,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasx._arguments import check_archs
+from nasx._arguments import check_space
+from nasx._cases import shared_space
 from nasx._nested import flattened
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import attainable
+from nasx.nn.parts import repeat_names
 from nasx.run import write_json
 from nasx.space import Space
 from nasx.train.device import pick_device
 from nasx.train.modes import evaluating
+
+logger = logging.getLogger(__name__)
 
 Timed = tuple[nn.Module, *tuple[Tensor, ...]]
 """A module and the inputs of one forward pass."""
@@ -182,8 +187,10 @@ class Latency(AdditiveCost):
     def load(cls, path: str | os.PathLike[str], *, measured_elsewhere: bool = False) -> "Latency":
         """Read what `save` wrote.
 
-        A table of another device is a ValueError unless it may have been `measured_elsewhere`, as it is where networks
-        are to run on another machine than the search; so is a file that holds no such table.
+        A table of another device is a ValueError, and one of a CPU with another number of threads than torch has now,
+        unless it may have been `measured_elsewhere`, as it is where networks are to run on another machine than the
+        search. Other versions of torch or of ONNX Runtime are warned of. A file that holds no such table is a
+        ValueError, too.
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -202,15 +209,46 @@ class Latency(AdditiveCost):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no table of latencies ({error!r}); write one with Latency.save") from None
-        own = {_device_name(torch.device("cpu"))}
-        if torch.cuda.is_available():
-            own |= {_device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())}
-        if table.measured_on.device not in own and not measured_elsewhere:
-            raise ValueError(
-                f"the latencies in {path} were measured on {table.measured_on.device!r}, but this machine has "
-                f"{', '.join(map(repr, sorted(own)))}; measure here, or say measured_elsewhere=True"
-            )
+        if not measured_elsewhere:
+            _check_place(table.measured_on, path)
         return table
+
+
+def _check_place(where: MeasuredOn, path: str | os.PathLike[str]) -> None:
+    """Refuse what was measured on another device or with other threads, and warn of other versions."""
+    cpu = _device_name(torch.device("cpu"))
+    own = {cpu}
+    if torch.cuda.is_available():
+        own |= {_device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())}
+    if where.device not in own:
+        raise ValueError(
+            f"the latencies in {path} were measured on {where.device!r}, but this machine has "
+            f"{', '.join(map(repr, sorted(own)))}; measure here, or say measured_elsewhere=True"
+        )
+    if where.device == cpu and where.threads != (threads := torch.get_num_threads()):
+        raise ValueError(
+            f"the latencies in {path} were measured on {where.threads} threads, but torch has {threads} now; call "
+            f"torch.set_num_threads({where.threads}), measure again, or say measured_elsewhere=True"
+        )
+    versions = [(f"torch {where.torch}", f"torch {torch.__version__}")]
+    if where.runtime != "torch":
+        versions.append((where.runtime.partition(",")[0], _onnxruntime_version()))
+    for measured, here in versions:
+        if measured != here:
+            logger.warning(
+                "the latencies in %s were measured with %s, but here is %s; measure again, or say "
+                "measured_elsewhere=True",
+                path,
+                measured,
+                here,
+            )
+
+
+def _onnxruntime_version() -> str:
+    try:
+        return f"onnxruntime {_onnxruntime().__version__}"
+    except ImportError:
+        return "no onnxruntime"
 
 
 def measure_latency(
@@ -232,9 +270,16 @@ def measure_latency(
     `ignore` names shared choices on which no block depends, such as `block.count`: they then multiply nothing. All
     blocks are in memory at once. Times are medians over the `rounds`, each in an order drawn with `seed`, and hold for
     the number of threads that torch has meanwhile. `clock`, `runtime` and `on_ready` are as for `time_modules`. A
-    TypeError says that `space` is no space, or that `blocks` has no such methods, as a builder of networks has not.
+    TypeError says that `space` is no whole space, or that `blocks` lacks these methods, as a builder of networks does.
     """
-    check_archs(space, "measure_latency(space, blocks)")
+    check_space(space, "measure_latency(space, blocks)")
+    shared = [name for name, _ in shared_space(space).walk()]
+    fixed_counts = {f"{name}.count" for name in repeat_names(space)}
+    if unknown := [name for name in ignore if name not in shared and name not in fixed_counts]:
+        raise ValueError(
+            f"`ignore` names choices outside of repeated parts, but got {unknown[0]!r}; this space has "
+            f"{', '.join(shared) or 'none'}"
+        )
     _check_blocks(blocks, "measure_latency(space, blocks)", "fixed", "part")
     where = _pick_device(device, runtime)
     fixed: dict[FixedKey, int] = {}
@@ -302,7 +347,7 @@ def latency_report(
 ) -> LatencyReport:
     """Compare a table's predictions with the measured latency of whole networks, ten of them by turns.
 
-    A table that was measured in another runtime is a ValueError.
+    A table that was measured in another runtime is a ValueError, and so is no network.
     """
     if not isinstance(table, Latency):
         raise TypeError(f"`table` must be a Latency, but got {table!r}; write latency_report(table, blocks, archs)")
@@ -311,6 +356,10 @@ def latency_report(
         raise ValueError(
             f"the table was measured in {table.measured_on.runtime!r}, but networks are to run in {here!r}; give the "
             "same runtime"
+        )
+    if not archs:
+        raise ValueError(
+            "`archs` must hold the networks to measure, but it is empty; draw some with space.sample(0, n)"
         )
     predicted = tuple(table(arch) for arch in archs)
     measured: list[float] = []

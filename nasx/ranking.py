@@ -7,7 +7,7 @@ times the square of the number of architectures: a second for a thousand.
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +67,7 @@ def rank_agreement(
     costs: ArrayLike | None = None,
     *,
     second_accuracies: ArrayLike | None = None,
-    top_k: Sequence[int] = (1, 5),
+    top_k: Sequence[int] | int = (1, 5),
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -102,6 +102,7 @@ def rank_agreement(
                 f"every architecture needs a value in each input, but got {len(scores)} supernet_scores and "
                 f"{len(column)} {name}; give as many of both, in the same order"
             )
+    several = top_k if isinstance(top_k, Iterable) else [top_k]
     n = len(scores)
     if n < FEWEST:
         raise ValueError(f"a ranking is judged by at least {FEWEST} architectures, but got {n}; train more of them")
@@ -141,7 +142,7 @@ def rank_agreement(
         architectures=n,
         tau=interval(tau, taus),
         rho=interval(float(stats.spearmanr(scores, accuracy).statistic), _rho(copies, of_score, of_accuracy)),
-        regret={k: _regret(scores, accuracy, k) for k in map(operator.index, top_k)},
+        regret={k: _regret(scores, accuracy, k) for k in map(operator.index, several)},
         size_bias=size_bias,
         confidence=confidence,
         resamples=resamples,

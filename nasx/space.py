@@ -13,6 +13,7 @@ one signature, in which `name` is the node's own full dotted name, "" for the wh
 
 import json
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 
+from nasx._numbers import checked_count, plain_scalar
 from nasx.arch import Arch, Value, check_value, matches
 
 if TYPE_CHECKING:
@@ -425,7 +427,21 @@ class Space(_Node):
             raise ValueError(f"the space has no entry {name!r} beside the others of this architecture")
         return rank
 
-    def __getitem__(self, index: int) -> Arch:
+    @overload
+    def __getitem__(self, index: int) -> Arch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arch]: ...
+    def __getitem__(self, index: int | slice) -> Arch | Sequence[Arch]:
+        if isinstance(index, slice):
+            places = range(self.size)[index]
+            return Draws(len(places), partial(_entry, self, places))
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"an index must be a whole number or a slice, but got {index!r}; the rank of an architecture is "
+                "space.index(arch)"
+            ) from None
         if not 0 <= index < self.size:
             raise IndexError(f"an index must be in [0, {self.size}), but got {index}")
         entries: dict[str, Value] = {}
@@ -513,7 +529,7 @@ class Space(_Node):
     def sample(self, rng: Rng, n: int) -> Sequence[Arch]: ...
     def sample(self, rng: Rng, n: int | None = None) -> Arch | Sequence[Arch]:
         """Draw one architecture, or `n` that decode on access, uniformly over all architectures."""
-        generator = as_generator(rng)
+        generator, n = as_generator(rng), checked_count(n)
         if n is None:
             return self[_random_below(generator, self.size)]
         indices = [_random_below(generator, self.size) for _ in range(n)]
@@ -716,6 +732,7 @@ def _spelled(values: Any) -> str:
 
 def repeat(part: Space, count: int | Choice) -> Repeat:
     """Return a part repeated `count` times; a count that is a choice is named `<name>.count` in an Arch."""
+    count = plain_scalar(count)
     if not isinstance(part, Space) or not part.nodes:
         raise TypeError(f"repeat needs a Space with at least one name, but got {part!r}")
     return Repeat((part,) * _most(count), count)

@@ -3,12 +3,16 @@
 Networks are compared in float64 on the CPU, on copies: nothing that is handed in changes. An `extract` that builds a
 network as its user does, in torch's default precision, builds it in float64 here; one that insists on another precision
 is converted, and compared as exactly as that allows. A network that does not compute in float64 is compared in float32.
+
+`inputs` is a batch of at least two samples: a tensor (B, ...), a tuple of positional arguments, or a `Call` of
+`nasx.measure` with keyword arguments, too. Arguments and outputs are tensors, numbers, strings, and tuples, lists and
+dicts of them; anything else is a TypeError. ONNX is checked for networks of one tensor in and one out.
 """
 
 import copy
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -16,10 +20,11 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from nasx.arch import Arch
 from nasx.cost import Cost
-from nasx.measure import count_macs, count_params
+from nasx.measure import Call, count_macs, count_params
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -61,7 +66,7 @@ class Verification:
 def verify(
     supernet: SupernetLike,
     arch: Arch,
-    inputs: Tensor,
+    inputs: Any,
     *,
     macs: Cost | None = None,
     params: Cost | None = None,
@@ -71,16 +76,20 @@ def verify(
 ) -> Verification:
     """Run every check that there is something for: slices always, costs, reloading and ONNX where asked for.
 
-    `inputs` is a batch (B, ...) of at least two samples; `build(arch)` is a network of its own weights, into which
-    the exported ones are loaded.
+    `build(arch)` is a network of its own weights, into which the exported ones are loaded. MACs are counted for the
+    first sample: of every tensor in `inputs` that has as many rows as the first one.
     """
-    dtype = _usable_dtype(supernet, inputs, arch)
+    call = _call(inputs)
+    if onnx:
+        _only_tensor(inputs)
+    dtype = _usable_dtype(supernet, call, arch)
     network, _ = _extract(_exact(supernet, dtype), arch, dtype)
-    checks = [_check_slice(supernet, arch, inputs, dtype, training=training, seed=seed) for training in (False, True)]
+    checks = [_check_slice(supernet, arch, call, dtype, training=training, seed=seed) for training in (False, True)]
     if build is not None:
-        checks.append(check_reload(network, build(arch), inputs))
+        checks.append(check_reload(network, build(arch), call))
     if macs is not None:
-        checks.append(check_cost("MACs", macs(arch), count_macs(network, _cast(inputs[:1], dtype))))
+        one = _first_sample(_cast(call, dtype))
+        checks.append(check_cost("MACs", macs(arch), count_macs(network, *one.args, **one.kwargs)))
     if params is not None:
         checks.append(check_cost("parameters", params(arch), count_params(network)))
     if onnx:
@@ -91,7 +100,7 @@ def verify(
 def check_slice(
     supernet: SupernetLike,
     arch: Arch,
-    inputs: Tensor,
+    inputs: Any,
     *,
     training: bool = False,
     seed: int = 0,
@@ -104,14 +113,15 @@ def check_slice(
     `first_difference` finds it). `tolerance` is relative to the largest output, or to 1; it is at least what the
     precision allows that the network computes or is extracted in, where that is not float64.
     """
-    dtype = _usable_dtype(supernet, inputs, arch)
-    return _check_slice(supernet, arch, inputs, dtype, training=training, seed=seed, tolerance=tolerance)
+    call = _call(inputs)
+    dtype = _usable_dtype(supernet, call, arch)
+    return _check_slice(supernet, arch, call, dtype, training=training, seed=seed, tolerance=tolerance)
 
 
 def _check_slice(
     supernet: SupernetLike,
     arch: Arch,
-    inputs: Tensor,
+    inputs: Call,
     dtype: torch.dtype,
     *,
     training: bool,
@@ -122,8 +132,8 @@ def _check_slice(
     whole = _exact(supernet, dtype).train(training)
     network, precision = _extract(whole, arch, dtype)
     tolerance = max(tolerance, precision)
-    expected = _seeded(lambda: whole(_cast(inputs, dtype), arch), seed)
-    check = _compared(name, expected, _seeded(lambda: network(_cast(inputs, dtype)), seed), tolerance)
+    expected = _seeded(lambda: _run(whole, _cast(inputs, dtype), arch), seed)
+    check = _compared(name, expected, _seeded(lambda: _run(network, _cast(inputs, dtype)), seed), tolerance)
     if not check.passed:
         where = first_difference(supernet, arch, inputs, training=training, seed=seed, tolerance=tolerance)
         return Check(name, False, check.difference, f"{check.detail}; {where}" if check.detail else where)
@@ -138,7 +148,7 @@ def _check_slice(
 def first_difference(
     supernet: SupernetLike,
     arch: Arch,
-    inputs: Tensor,
+    inputs: Any,
     *,
     training: bool = False,
     seed: int = 0,
@@ -149,16 +159,17 @@ def first_difference(
     Modules are compared by name, so only those count that have one name in both and run as often in both; the first
     is that which finishes first, inner modules before those that hold them.
     """
-    dtype = _usable_dtype(supernet, inputs, arch)
+    call = _call(inputs)
+    dtype = _usable_dtype(supernet, call, arch)
     whole = _exact(supernet, dtype).train(training)
     network, precision = _extract(whole, arch, dtype)
     tolerance = max(tolerance, precision)
     if isinstance(whole, Supernet):  # whose modules are those of the network that it runs
         subnet = Subnet(whole, arch)
-        sliced = _outputs(subnet.network, lambda: subnet(_cast(inputs, dtype)), seed)
+        sliced = _outputs(subnet.network, lambda: _run(subnet, _cast(call, dtype)), seed)
     else:
-        sliced = _outputs(whole, lambda: whole(_cast(inputs, dtype), arch), seed)
-    own = _outputs(network, lambda: network(_cast(inputs, dtype)), seed)
+        sliced = _outputs(whole, lambda: _run(whole, _cast(call, dtype), arch), seed)
+    own = _outputs(network, lambda: _run(network, _cast(call, dtype)), seed)
     calls = [Counter(name for name, _ in outputs) for outputs in (sliced, own)]
     shared = [key for key in own if calls[0][key[0]] == calls[1][key[0]]]
     agreeing = ""
@@ -169,10 +180,11 @@ def first_difference(
     return f"none of the {len(shared)} modules that have one name in both differs, so the difference arises outside"
 
 
-def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolerance: float = 1e-10) -> Check:
+def check_reload(network: nn.Module, fresh: nn.Module, inputs: Any, *, tolerance: float = 1e-10) -> Check:
     """Check that a network whose weights go through safetensors into a freshly built one computes the same."""
     name = "reloaded export = extracted network"
-    dtype = _usable_dtype(network, inputs)
+    call = _call(inputs)
+    dtype = _usable_dtype(network, call)
     tolerance = max(tolerance, _TOLERANCES[dtype])
     network = _exact(network, dtype).eval()
     weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in network.state_dict().items()}
@@ -182,7 +194,7 @@ def check_reload(network: nn.Module, fresh: nn.Module, inputs: Tensor, *, tolera
     except RuntimeError as error:  # what torch calls names and shapes that do not fit
         return Check(name, False, detail=" ".join(str(error).split()))
     with torch.no_grad():
-        return _compared(name, network(_cast(inputs, dtype)), fresh(_cast(inputs, dtype)), tolerance)
+        return _compared(name, _run(network, _cast(call, dtype)), _run(fresh, _cast(call, dtype)), tolerance)
 
 
 def check_cost(unit: str, formula: float, counted: int) -> Check:
@@ -195,8 +207,10 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     """Check that a network exported to ONNX with a dynamic batch computes the same in onnxruntime, at two batch sizes.
 
     This comparison is in float32, as not every operator of onnxruntime knows float64. Skipped without the packages of
-    the extra `onnx`. `inputs` needs a batch of at least two, as torch fixes a batch of one.
+    the extra `onnx`. `inputs` needs a batch of at least two, as torch fixes a batch of one. Networks of several inputs
+    or outputs are a TypeError.
     """
+    _only_tensor(inputs)
     name = "ONNX export = extracted network"
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None]
     if missing:
@@ -204,6 +218,13 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
+    with torch.no_grad():
+        outputs = network(inputs)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"ONNX is checked for networks that return one tensor, but this one returns a {type(outputs).__name__}; "
+            "leave `onnx` out, or return the tensor to deploy"
+        )
     try:
         content = export_onnx(network, inputs)
     except torch.onnx.OnnxExporterError as error:
@@ -219,6 +240,7 @@ def export_onnx(network: nn.Module, inputs: Tensor) -> bytes:
     """
     if missing := [package for package in _ONNX_PACKAGES if find_spec(package) is None]:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'nasx[onnx]'")
+    _only_tensor(inputs)
     if len(inputs) < 2:
         raise ValueError(f"an export with a dynamic batch needs a batch of at least 2, but got {len(inputs)}")
     program = torch.onnx.export(
@@ -253,16 +275,63 @@ def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, toleranc
     return worst
 
 
-def _usable_dtype(module: Any, inputs: Tensor, *more: Arch) -> torch.dtype:
+def _usable_dtype(module: Any, inputs: Call, *arch: Arch) -> torch.dtype:
     """Return the precision that a module computes in: float64, or float32 where a layer of its insists on that."""
     exact = _exact(module, torch.float64).eval()
     try:
-        _seeded(lambda: exact(_cast(inputs, torch.float64), *more), 0)
+        outputs = _seeded(lambda: _run(exact, _cast(inputs, torch.float64), *arch), 0)
     except RuntimeError as error:
         if not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
             raise
         return torch.float32
+    if not any(isinstance(value, Tensor) for value in _leaves(outputs, "outputs").values()):
+        raise TypeError(f"`outputs` must hold a tensor to compare, but got {outputs!r}")
     return torch.float64
+
+
+def _call(inputs: Any) -> Call:
+    call = Call.of(inputs)
+    if not any(isinstance(value, Tensor) for value in _leaves([call.args, dict(call.kwargs)], "inputs").values()):
+        raise TypeError(f"`inputs` must hold a tensor, but got {inputs!r}")
+    return call
+
+
+def _only_tensor(inputs: object) -> None:
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"ONNX is checked for networks of one tensor, but `inputs` is a {type(inputs).__name__}; leave `onnx` out, "
+            "or give the tensor"
+        )
+
+
+def _run(module: Any, inputs: Call, *arch: Arch) -> Any:
+    """Return the outputs of a network, or those of a supernet for an architecture."""
+    if arch and not inputs.args:
+        return module(arch=arch[0], **inputs.kwargs)
+    return module(*inputs.args[:1], *arch, *inputs.args[1:], **inputs.kwargs)
+
+
+def _first_sample(inputs: Call) -> Call:
+    tensors = tree_leaves([inputs.args, dict(inputs.kwargs)])
+    batch = next(value.shape[:1] for value in tensors if isinstance(value, Tensor))
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and batch and value.shape[:1] == batch else value
+
+    args, kwargs = tree_map(first, (inputs.args, dict(inputs.kwargs)))
+    return Call(args, kwargs)
+
+
+def _leaves(values: Any, name: str) -> dict[str, Any]:
+    """Return what stands in nested tuples, lists and dicts, by place; a TypeError names what cannot be compared."""
+    leaves = {keystr(place): value for place, value in tree_flatten_with_path(values)[0]}
+    for value in leaves.values():
+        if not isinstance(value, Tensor | bool | int | float | complex | str | torch.dtype | torch.Size | None):
+            raise TypeError(
+                f"`{name}` must be tensors, numbers and strings, or tuples, lists and dicts of them, but got a "
+                f"{type(value).__module__}.{type(value).__qualname__}; convert it to tensors"
+            )
+    return leaves
 
 
 def _exact(module: Any, dtype: torch.dtype) -> Any:
@@ -288,20 +357,49 @@ def _extract(supernet: Any, arch: Arch, dtype: torch.dtype) -> tuple[nn.Module, 
     return network.to("cpu", dtype), max(tolerance, _TOLERANCES[dtype])
 
 
-def _cast(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    inputs = inputs.detach().cpu()
-    return inputs.to(dtype) if inputs.is_floating_point() else inputs.clone()
+def _cast(inputs: Call, dtype: torch.dtype) -> Call:
+    def cast(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().cpu()
+        return value.to(dtype) if value.is_floating_point() else value.clone()
+
+    args, kwargs = tree_map(cast, (inputs.args, dict(inputs.kwargs)))
+    return Call(args, kwargs)
 
 
-def _compared(name: str, expected: Tensor, found: Tensor, tolerance: float) -> Check:
+def _compared(name: str, expected: Any, found: Any, tolerance: float) -> Check:
+    """Compare tensors, or nested tuples, lists and dicts of them; the detail says where the first difference is."""
+    own, other = _leaves(expected, "outputs"), _leaves(found, "outputs")
+    if own.keys() != other.keys():
+        return Check(name, False, detail=f"outputs are {_spelled(own)} and {_spelled(other)}")
+    worst = Check(name, True, 0.0)
+    for place, value in own.items():
+        check = _compared_values(name, value, other[place], tolerance)
+        if not check.passed:
+            where = f"outputs{place} differ" if place else ""
+            return Check(name, False, check.difference, ": ".join(filter(None, (where, check.detail))))
+        worst = max(worst, check, key=lambda c: c.difference or 0.0)
+    return worst
+
+
+def _spelled(leaves: Mapping[str, Any]) -> str:
+    return ", ".join(place or "one value" for place in leaves) or "nothing"
+
+
+def _compared_values(name: str, expected: Any, found: Any, tolerance: float) -> Check:
+    if not (isinstance(expected, Tensor) and isinstance(found, Tensor)):
+        same = type(expected) is type(found) and expected == found
+        return Check(name, same, 0.0 if same else None, "" if same else f"values {expected!r} and {found!r}")
     if expected.shape != found.shape:
         return Check(name, False, detail=f"shapes {tuple(expected.shape)} and {tuple(found.shape)}")
     if not expected.numel():
         return Check(name, True, 0.0)
     if not (expected.isfinite().all() and found.isfinite().all()):
         return Check(name, False, detail="values are not finite")
-    difference = float((expected.double() - found.double()).abs().max())
-    return Check(name, difference <= tolerance * max(1.0, float(expected.abs().max())), difference)
+    wide = torch.complex128 if expected.is_complex() or found.is_complex() else torch.float64
+    difference = float((expected.to(wide) - found.to(wide)).abs().max())
+    return Check(name, difference <= tolerance * max(1.0, float(expected.to(wide).abs().max())), difference)
 
 
 def _seeded(run: Callable[[], Any], seed: int) -> Any:
@@ -310,15 +408,16 @@ def _seeded(run: Callable[[], Any], seed: int) -> Any:
         return run()
 
 
-def _outputs(module: nn.Module, run: Callable[[], object], seed: int) -> dict[tuple[str, int], Tensor]:
+def _outputs(module: nn.Module, run: Callable[[], object], seed: int) -> dict[tuple[str, int], Any]:
     """Return the output of every call of every submodule by (name, number of the call), in order of completion."""
-    found: dict[tuple[str, int], Tensor] = {}
+    found: dict[tuple[str, int], Any] = {}
     times: dict[str, int] = {}
 
     def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                found[name, times.get(name, 0)] = output.detach().clone()
+            values = [value for value in tree_leaves(output) if isinstance(value, Tensor)]
+            if values:
+                found[name, times.get(name, 0)] = [value.detach().clone() for value in values]
                 times[name] = times.get(name, 0) + 1
 
         return hook

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,12 @@ def test_numpy_scalars_become_plain_values() -> None:
     arch = Arch({"a": np.int64(3), "b": np.float64(0.5), "c": np.bool_(True)})  # type: ignore[dict-item]
     assert [type(value) for value in arch.values()] == [int, float, bool]
     assert json.loads(arch.to_json()) == {"a": 3, "b": 0.5, "c": True}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64, lambda x: torch.tensor(x, dtype=torch.float32)])
+def test_scalars_of_fewer_bits_are_the_numbers_that_were_written(kind: Any) -> None:
+    for number in (0.1, 0.5, 3.0, 1e-4):
+        assert Arch({"r": kind(number)}) == Arch({"r": number})
 
 
 @pytest.mark.parametrize("value", [None, (1, 2), [1], {"a": 1}, np.zeros(2)], ids=repr)

@@ -209,6 +209,24 @@ def test_graphs_that_are_no_cells_are_refused(graph: Any, message: str) -> None:
         cell_edges(graph)
 
 
+@pytest.mark.parametrize("operations", ["conv", ["none", 2], [1, 2]])
+def test_operations_are_several_names(operations: Any) -> None:
+    with pytest.raises(TypeError, match=r"`operations` must be several names, .*'conv'\], but got"):
+        cell_space(NAS_BENCH_201, operations)
+
+
+def test_names_that_no_architecture_has_are_warned_of_in_counts(caplog: pytest.LogCaptureFixture) -> None:
+    space = cell_space(complete(3), ["zero", "skip", "conv"])
+    own = count_distinct(complete(3), space, zero="zero", skip="skip")
+    count_distinct(complete(3), cell_space(complete(3), ["conv"]), zero=None, skip=None)
+    assert not caplog.records
+    assert count_distinct(complete(3), space) > own
+    text = caplog.text
+    assert "no architecture has the operation 'none', which `zero` names" in text
+    assert "no architecture has the operation 'skip_connect', which `skip` names" in text
+    assert "they have conv, skip, zero" in text
+
+
 def test_an_edge_without_an_operation_is_named() -> None:
     with pytest.raises(ValueError, match=r"no entry 'edge\.0-2'"):
         functional_form(NAS_BENCH_201, {"edge.0-1": "none"})

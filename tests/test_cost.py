@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,6 +174,20 @@ def test_crossing_bounds_name_what_they_are_called() -> None:
     with pytest.raises(ValueError, match="`at_least <= at_most` must hold"):
         Budget(ToyCost(), "60%", "50%")
     assert Budget(ToyCost(), 5, names=names) == Budget(ToyCost(), 5)  # names are for messages alone
+
+
+def test_scalars_of_other_libraries_are_bounds_and_costs() -> None:
+    arch = Arch({"a": 1})
+    for kind in (torch.tensor, np.array, np.float32, lambda x: torch.tensor([x])):
+        budget = Budget(lambda arch, kind=kind: kind(6.0), at_most=kind(30))  # type: ignore[arg-type]
+        assert budget.at_most == 30
+        assert arch in budget
+        assert arch not in Budget(budget.cost, at_most=5)
+        assert Space(a=one_of(1, 2)).within(budget).canonical(arch) == arch
+    with pytest.raises(ValueError, match=r"a cost must be a finite number, .* gave tensor\(.*\), a Tensor"):
+        _ = arch in Budget(lambda arch: torch.zeros(2), at_most=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at_most must be a finite number"):
+        Budget(ToyCost(), at_most=torch.zeros(2))  # type: ignore[arg-type]
 
 
 def test_a_budget_says_its_bounds_and_unit() -> None:

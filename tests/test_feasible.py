@@ -643,6 +643,23 @@ def test_a_further_budget_that_nothing_meets_is_refused_with_its_range() -> None
             space.within(Budget(Total(), at_most=20), further)
 
 
+@pytest.mark.parametrize("bounds", [(42, 48), ("69%", "81%")])
+def test_a_budget_between_two_attainable_costs_is_refused_with_both(bounds: tuple[Any, Any]) -> None:
+    space = Space(base=one_of(0, 1), block=repeat(Space(w=one_of(10, 20)), 3))
+    costs = sorted({Total()(arch) for arch in space})
+    low, high = (bound if isinstance(bound, int) else float(bound[:-1]) * costs[-1] / 100 for bound in bounds)
+    below, above = max(c for c in costs if c < low), min(c for c in costs if c > high)
+    with pytest.raises(EmptySet, match=f"attainable are 30 to 60 MACs, the nearest of them {below} and {above}; ch"):
+        space.within(Budget(Total(), *bounds))
+
+
+def test_the_range_of_a_cost_needs_sums_and_a_whole_space() -> None:
+    with pytest.raises(TypeError, match="known of an AdditiveCost only, but got <function _distinct"):
+        attainable(SHARED, _distinct)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be a whole Space, but got Feasible.*pass its `.space`"):
+        attainable(SHARED.within(), Total())  # type: ignore[arg-type]
+
+
 def test_the_range_of_a_cost_that_only_filters_is_not_known() -> None:
     for inside in (SHARED.within(Budget(_distinct, at_most=4)), SHARED.within()):
         with pytest.raises(ValueError, match="the attainable range is not known"):
@@ -674,6 +691,8 @@ def _never(arch: Arch) -> bool:
 
 
 def test_a_cost_in_place_of_a_budget_is_refused_with_the_mend() -> None:
+    with pytest.raises(TypeError, match=r"got 40; write Budget\(cost, at_most=40\)"):
+        SHARED.within(40)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(total, at_most=\.\.\.\)"):
         SHARED.within(Total())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(_distinct, at_most=\.\.\.\)"):

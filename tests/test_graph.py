@@ -3,6 +3,7 @@
 import math
 
 import networkx as nx
+import pytest
 from hypothesis import given, settings
 
 from nasx import Space, one_of, repeat
@@ -62,6 +63,11 @@ def test_parts_that_differ_are_shown_one_by_one() -> None:
         "block.1": 1,
         "block.2": 2,
     }
+
+
+def test_a_part_of_a_space_has_no_graph() -> None:
+    with pytest.raises(TypeError, match=r"must be a whole Space, but got Feasible.*pass its `.space`"):
+        space_graph(Space(a=one_of(1, 2)).within())  # type: ignore[arg-type]
 
 
 def test_options_that_are_spelled_alike_are_two() -> None:

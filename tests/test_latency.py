@@ -107,6 +107,8 @@ def test_what_builds_no_blocks_is_refused_with_what_blocks_are(blocks: ToyBlocks
             latency_report(table, other, [SPACE[0]])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"`space` must be a Space.*write measure_latency\(space, blocks\)"):
         measure_latency(blocks, SPACE)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"`space` must be a whole Space.*write measure_latency|pass its `.space`"):
+        measure_latency(SPACE.within(), blocks)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"`table` must be a Latency.*write latency_report\(table, blocks, archs\)"):
         latency_report(blocks, table, [SPACE[0]])  # type: ignore[arg-type]
 
@@ -207,6 +209,29 @@ def test_a_table_of_another_device_is_refused_unless_that_is_meant(table: Latenc
     with pytest.raises(ValueError, match="measured on 'Abacus 2000', but this machine has"):
         Latency.load(tmp_path / "latency.json")
     assert Latency.load(tmp_path / "latency.json", measured_elsewhere=True) == other
+
+
+def test_other_threads_are_refused_and_other_versions_warned_of(
+    table: Latency, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, here = tmp_path / "latency.json", table.measured_on
+    replace(table, measured_on=replace(here, threads=here.threads + 63)).save(path)
+    with pytest.raises(ValueError, match=rf"measured on {here.threads + 63} threads, but torch has {here.threads} now"):
+        Latency.load(path)
+    replace(table, measured_on=replace(here, torch="1.0", runtime="onnxruntime 0.1, CPUExecutionProvider")).save(path)
+    Latency.load(path, measured_elsewhere=True)
+    assert not caplog.records
+    Latency.load(path)
+    warned = [record.getMessage() for record in caplog.records]
+    assert f"were measured with torch 1.0, but here is torch {torch.__version__}" in warned[0]
+    assert "were measured with onnxruntime 0.1, but here is" in warned[1]
+
+
+def test_unknown_choices_and_empty_reports_are_refused(blocks: ToyBlocks, table: Latency) -> None:
+    with pytest.raises(ValueError, match=r"`ignore` names .* but got 'blok.count'; this space has width, block.count"):
+        measure_latency(SPACE, blocks, device="cpu", ignore=["blok.count"])
+    with pytest.raises(ValueError, match="`archs` must hold the networks to measure"):
+        latency_report(table, blocks, [], device="cpu")
 
 
 @pytest.mark.parametrize("damage", ['"latency": 1', '"microseconds": ', '"torch"', '"shared"'])

@@ -195,6 +195,7 @@ def test_regret_is_the_worst_of_all_ways_to_break_ties(pairs: list[tuple[int, in
         if min(pairs[i][0] for i in picked) >= max(others, default=-1):
             regrets.append(max(a for _, a in pairs) - max(pairs[i][1] for i in picked))
     assert rank_agreement(scores, accuracies, top_k=[k], resamples=100).regret == {k: max(regrets)}
+    assert rank_agreement(scores, accuracies, top_k=k, resamples=100).regret == {k: max(regrets)}
 
 
 @settings(max_examples=30)

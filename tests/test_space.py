@@ -509,6 +509,28 @@ def test_a_count_is_a_whole_number(count: Any) -> None:
         repeat(Space(a=1), count)
 
 
+def test_scalars_of_other_libraries_are_counts_and_options() -> None:
+    assert repeat(Space(a=one_of(1, 2)), np.int64(3)) == repeat(Space(a=one_of(1, 2)), 3)  # type: ignore[arg-type]
+    assert {"r": 0.1} in Space(r=one_of(np.float32(0.1), np.float32(0.2)))
+
+
+def test_a_slice_of_a_space_is_its_architectures_in_order() -> None:
+    space = Space(a=one_of(*range(5)), b=one_of(1, 2))
+    for places in (slice(0, 2), slice(None), slice(7, None, -3), slice(20, 30)):
+        assert list(space[places]) == list(space)[places]
+    with pytest.raises(TypeError, match=r"a whole number or a slice, but got 1.5; .*space.index"):
+        space[1.5]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, "3"])
+def test_the_number_of_draws_is_a_whole_number(n: Any) -> None:
+    space = Space(a=one_of(1, 2))
+    for drawn_from in (space, space.where(bool)):
+        with pytest.raises(ValueError, match=rf"`n`.* must be a whole number of 0 or more, but got {n!r}"):
+            drawn_from.sample(0, n)
+        assert len(drawn_from.sample(0, np.int64(2))) == 2  # type: ignore[call-overload]
+
+
 def test_what_is_no_space_cannot_be_repeated_or_opened() -> None:
     for part in (Space(), one_of(1, 2), {"a": 1}):
         with pytest.raises(TypeError, match="Space"):

@@ -5,12 +5,14 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.nn import FeedForward, Supernet
+from nasx.measure import Call
+from nasx.nn import FeedForward, Supernet, stacked
 from nasx.verify import check_cost, check_onnx, check_reload, check_slice, first_difference, verify
 
 SPACE = Space(block=repeat(Space(hidden=one_of(4, 8)), 2))
@@ -388,3 +390,75 @@ def test_without_onnx_the_check_is_skipped_and_says_so(monkeypatch: pytest.Monke
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TypeError, match="torch modules, but got function"):
         check_slice(lambda x, arch: x, ARCH, inputs())  # type: ignore[arg-type]
+
+
+class Structured(nn.Module):
+    """Several inputs, one of them by name, and a dict of an LSTM's outputs and what it was told."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Embedding(5, 3), nn.LSTM(3, int(arch["width"]), batch_first=True)
+
+    def forward(self, ids: Tensor, scale: Tensor, *, shift: Tensor, kind: str = "a") -> dict[str, Any]:
+        outputs, (hidden, cell) = self.lstm(self.embed(ids) * scale[:, None] + shift)
+        return {"outputs": outputs, "states": [hidden, cell], "kind": kind}
+
+
+def structured() -> tuple[Supernet, Space, Call]:
+    space = Space(width=one_of(2, 4))
+    inputs = Call((torch.tensor([[0, 1], [2, 3]]), torch.randn(2, 3)), {"shift": torch.randn(3), "kind": "b"})
+    return Supernet(Structured, space, layout={"lstm": stacked(4)}), space, inputs
+
+
+def test_inputs_and_outputs_may_be_nested() -> None:
+    supernet, space, inputs = structured()
+
+    def macs(arch: Arch) -> int:
+        return 2 * 4 * int(arch["width"]) * (3 + int(arch["width"]))  # of one sample of two tokens
+
+    for arch in space:
+        report = verify(supernet, arch, inputs, macs=macs, build=Structured)
+        assert report.passed, str(report)
+    named = Call((), {"ids": inputs.args[0], "scale": inputs.args[1], **inputs.kwargs})
+    assert check_slice(supernet, space[0], named).passed
+    pair = Supernet(lambda arch: nn.LSTM(3, int(arch["width"])), space, layout={"*": stacked(4)})
+    assert check_slice(pair, space[1], torch.randn(2, 2, 3)).passed
+
+
+def test_the_nested_output_that_differs_is_named() -> None:
+    class Wrong(Structured):
+        def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            outputs = super().forward(*args, **kwargs)
+            return outputs | {"states": [outputs["states"][0], outputs["states"][1] + 1]}
+
+    _, space, inputs = structured()
+    check = check_reload(Structured(space[0]), Wrong(space[0]), inputs)
+    assert check.passed is False
+    assert "outputs['states'][1] differ" in check.detail
+
+    class Other(Structured):
+        def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            return super().forward(*args, **kwargs) | {"kind": "c"}
+
+    assert "values 'b' and 'c'" in check_reload(Structured(space[0]), Other(space[0]), inputs).detail
+
+
+def test_what_cannot_be_compared_is_refused_by_name() -> None:
+    supernet, space, inputs = structured()
+    with pytest.raises(TypeError, match=r"`inputs` must be tensors, .* but got a numpy.ndarray; convert it to tensors"):
+        verify(Net(), ARCH, np.zeros((2, 3)))
+    with pytest.raises(TypeError, match="ONNX is checked for networks of one tensor, but `inputs` is a Call"):
+        verify(supernet, space[0], inputs, onnx=True)
+
+    class Object(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return torch.distributions.Normal(super().forward(x), 1)
+
+    with pytest.raises(TypeError, match=r"`outputs` must be tensors, .* but got a torch.distributions.*Normal"):
+        check_reload(Object(3, 2), Object(3, 2), inputs.args[1])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `onnx`")
+def test_onnx_of_several_outputs_is_refused() -> None:
+    with pytest.raises(TypeError, match="return one tensor, but this one returns a tuple"):
+        check_onnx(nn.LSTM(3, 2), torch.zeros(2, 2, 3))

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,7 +21,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, build_skeleton, call_builder, check_builder
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -35,6 +35,8 @@ UNITS: Mapping[str, str] = {
 }
 _FORMAT = 1
 _CHECKED = 16  # networks drawn that the sum of parts is compared with
+_ALL = 256  # networks of a space that are all compared, where they have few modules
+_MODULES = 10_000  # of all networks compared: seconds
 _FEW = 200  # passes that are made to count each repeat anew beside every count of the others
 _SHOWN = 2  # times that an option is counted where it is taken for independent of the counts of other repeats
 
@@ -159,10 +161,10 @@ def counted(
     the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
     Networks run on `meta`, which computes nothing, or on the CPU where they cannot: at least one for every combination
-    of the choices outside repeated parts, their counts included. The sum is compared with each of them and with
-    networks drawn from the space; a ValueError names the first that disproves it. Where a table would take more than
-    2,000 passes, a ValueError says so before the first; `additive=False` then gives a `CachedCost`, which filters.
-    Memory does not add up and is always one.
+    of the choices outside repeated parts, their counts included. The sum is compared with each of them, and with all
+    others of a space of up to 256 networks where these have few modules, else with 16 drawn; a ValueError names the
+    first that disproves it. Where a table would take more than 2,000 passes, a ValueError says so before the first;
+    `additive=False` then gives a `CachedCost`, which filters. Memory does not add up and is always one.
     """
     if kind not in UNITS:
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
@@ -197,7 +199,7 @@ class _Counter:
                 if self.kind != "params":
                     network = network.to("meta")
                 return count(network, Call() if self.call is None else self.call.to("meta"))
-            except (NotImplementedError, RuntimeError):
+            except (NotImplementedError, RuntimeError, NeedsWeights):
                 if self.kind == "params":
                     raise
                 self.on_meta = False  # its forward pass asks for values
@@ -246,7 +248,7 @@ def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCos
             reason = f"a table that tells more parts apart would take {passes:,} passes, but at most {MOST:,} are made"
             break
         cost, wrong = _count_parts(counter, plan, lists, cost)
-        wrong = wrong or _disproof(cost, counter, space)
+        wrong = wrong or _disproof(cost, counter, space, {case.decode(filling) for case, filling in plan})
         if wrong is None:
             return cost
     assert wrong is not None
@@ -346,14 +348,19 @@ def _count_parts(
     return replace(cost, fixed_counts=fixed, part_counts=found), None
 
 
-def _disproof(cost: CountedCost, counter: _Counter, space: Space) -> Disproof | None:
-    """Compare the sum with some networks of the space."""
-    drawn = space.sample(0, _CHECKED) if space.size > _CHECKED else space
-    for arch in drawn:
-        summed, found = cost(arch), counter.total(arch)
-        if summed != found:
+def _disproof(cost: CountedCost, counter: _Counter, space: Space, known: Set[Arch]) -> Disproof | None:
+    """Compare the sum with all networks of a small space, or with some of a large one; `known` have been compared."""
+    for arch in space if _is_small(counter, space) else space.sample(0, _CHECKED):
+        if arch not in known and (summed := cost(arch)) != (found := counter.total(arch)):
             return arch, summed, found
     return None
+
+
+def _is_small(counter: _Counter, space: Space) -> bool:
+    if space.size <= _CHECKED or space.size > _ALL or not counter.on_meta:
+        return space.size <= _CHECKED
+    modules = max(sum(1 for _ in build_skeleton(counter.make, space[at]).modules()) for at in (0, space.size - 1))
+    return space.size * modules <= _MODULES
 
 
 def _too_many(passes: int) -> ValueError:

@@ -18,6 +18,7 @@ class Cell(nn.Module):
 
     `arch` names the operation of every edge. `operations` maps a name to what builds a module, or to None for the zero
     operation, at most one. Operations keep the shape of their input and do not change it in place.
+    An operation's name is that of a module, without dots and none that torch's own modules use, such as `type`.
     Only edges on a path from the input to the output are built, as `edges.<source>-<target>.<operation>`, so in a
     `Supernet` every operation of every edge has weights of its own. A cell without such a path gives zeros.
     """
@@ -34,6 +35,14 @@ class Cell(nn.Module):
             raise ValueError(
                 f"a cell needs operations, at most one of them None (the zero operation), but got {dict(operations)}"
             )
+        for name, build in operations.items():
+            if not isinstance(name, str):
+                raise TypeError(f"an operation needs a string as its name, but got {name!r}; write {str(name)!r}")
+            if build is not None and (not name or "." in name or hasattr(nn.ModuleDict, name)):
+                raise ValueError(
+                    f"an operation's name must be one that a module can have, but got {name!r}: it must hold a letter, "
+                    "no dot, and be no attribute of torch's modules; choose another in the space and the operations"
+                )
         edges = cell_edges(graph)
         for edge in edges:  # the operation of an edge that is not built must be a known one all the same
             if (chosen := arch.get(edge_name(edge))) not in operations:

@@ -74,11 +74,11 @@ def order_by_importance(
     supernet: Supernet,
     batches: Iterable[Any] | None = None,
     *,
-    groups: Sequence[Units],
+    groups: Sequence[Units] | Units,
     arch: Arch | None = None,
     unpack: Unpack = _inputs,
 ) -> None:
-    """Permute a supernet's weights in place so that the first units of all `groups` are the most important ones.
+    """Permute a supernet's weights in place so that the first units of all `groups`, or of one, are the most important.
 
     Without `batches` importance is magnitude: the norm of a unit's weights in all tensors of its group. With them it is
     what a unit contributes to the layers that read it: the mean square of each input times the squared norm of its
@@ -90,7 +90,8 @@ def order_by_importance(
     a dimension that does not divide into units, or an `arch` whose network has only some of a group's units.
     """
     state = supernet.state_dict()
-    permuted = [found for group in groups for found in _instances(group, state)]
+    several = [groups] if isinstance(groups, Units) else groups
+    permuted = [found for group in several for found in _instances(group, state)]
     if batches is None:
         for members, width in permuted:
             _permute(state, members, width, _magnitudes(state, members, width))

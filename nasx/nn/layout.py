@@ -54,7 +54,7 @@ class SliceRule(ABC):
 
     def __call__(self, name: str, largest: Shape, wanted: Shape, choices: Mapping[str, Value]) -> tuple[Index, ...]:
         """Return one index per dimension."""
-        chosen = {dim % max(1, len(largest)) for dim in self.dims(name, largest)}
+        chosen = {dim % len(largest) for dim in self.dims(name, largest) if -len(largest) <= dim < len(largest)}
         sizes = enumerate(zip(largest, wanted, strict=True))
         return tuple(self.along(*pair) if dim in chosen else prefix.along(*pair) for dim, pair in sizes)
 
@@ -117,7 +117,8 @@ def stacked(count: int, inner: SliceRule = prefix, *, dim: int = 0) -> SliceRule
     """Return the rule for `count` equal parts stacked along `dim`, with `inner` picking elements of each.
 
     Rules nest: `stacked(3, stacked(heads))` is for queries, keys and values of several heads whose width varies.
-    Other dimensions are prefixes.
+    Other dimensions are prefixes, and so are tensors without `dim`, such as the bias of a layer whose inputs are
+    stacked.
     """
     if count < 1:
         raise ValueError(f"a stack has at least one part, but got {count}")

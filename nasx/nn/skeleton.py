@@ -18,9 +18,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _Orthogonal
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
 from nasx._arguments import check_archs
@@ -84,9 +88,27 @@ def _refuse_lazy(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         )
 
 
+class NeedsWeights(ValueError):
+    """A network cannot be built without the values of its weights."""
+
+
+def _refuse_orthogonal(module: nn.Module, name: str, part: nn.Module | None) -> None:
+    if isinstance(part, _Orthogonal) and getattr(_registering, "made", None) is not None:
+        raise NeedsWeights(_parametrized("orthogonal"))
+
+
+def _parametrized(kind: str) -> str:
+    return (
+        f"the builder makes a layer with the parametrization {kind!r}, which computes tensors from the layer's weights "
+        "when it is built, but a network of a supernet takes its weights afterwards; use one that computes all in "
+        "`forward`, such as torch.nn.utils.parametrizations.weight_norm, or none"
+    )
+
+
 # for good: another thread may be registering parameters when it would come or go; it does nothing outside of skeletons
 register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]  # what it returns is taken
 register_module_buffer_registration_hook(_refuse_lazy)
+register_module_module_registration_hook(_refuse_orthogonal)
 
 
 def check_builder(make: object, space: object, call: str) -> None:
@@ -105,7 +127,8 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     """Return the network of an architecture with parameters on `meta` and real buffers; draws nothing from generators.
 
     Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
-    builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError.
+    builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError,
+    and so are orthogonal parametrizations (`NeedsWeights`).
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     outer, _registering.made = getattr(_registering, "made", None), {}
@@ -200,6 +223,8 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 )
         for leaf, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
+                if (kind := _parametrization(network, prefix)) is not None:
+                    raise ValueError(_parametrized(kind))
                 raise ValueError(
                     f"the buffer {dotted + leaf!r} is computed from weights when the network is built, but a network "
                     "of a supernet takes its weights afterwards; compute it in `forward`"
@@ -210,6 +235,16 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
     containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
+
+
+def _parametrization(network: nn.Module, name: str) -> str | None:
+    """Return what a parametrization is called that a module is, or that it has by a hook."""
+    module = network.get_submodule(name)
+    if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+        return "spectral_norm"
+    if name and isinstance(network.get_submodule(name.rpartition(".")[0]), ParametrizationList):
+        return {"_SpectralNorm": "spectral_norm"}.get(type(module).__name__, type(module).__name__)
+    return None
 
 
 def _is_numbered(module: nn.Module) -> TypeGuard[nn.Sequential | nn.ModuleList]:

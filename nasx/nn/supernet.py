@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -11,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
+from nasx.nn.advice import warn_of_groups, warn_of_stacks
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
-from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype
@@ -26,7 +25,6 @@ from nasx.space import ArchSet, Space
 
 logger = logging.getLogger(__name__)
 
-_PACKED = re.compile(r"(^|\.)(qkv|Wqkv|query_key_value|in_proj)(_weight|_bias|\.weight|\.bias)$")
 _KEPT_MODULES = 20_000  # of skeletons, in each thread
 _KEPT_INDICES = 100_000  # of tensors in one shape each
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
@@ -145,7 +143,8 @@ class Supernet(nn.Module):
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
     state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
     and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
-    builder and belong to each network.
+    builder and belong to each network. Of parametrizations, `weight_norm` works; `spectral_norm` and `orthogonal`,
+    which compute tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture, or where a pattern matches nothing; TypeError for what is no builder
@@ -177,8 +176,8 @@ class Supernet(nn.Module):
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
         self._warn_of_unread(found.reads)
-        self._warn_of_stacks(found)
-        self._warn_of_groups(found)
+        warn_of_stacks(found, self._layout)
+        warn_of_groups(found, self._layout, self._naming)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
@@ -236,8 +235,13 @@ class Supernet(nn.Module):
 
         Returns the names in the store that are left as they were. Tensors that the store has no name for are passed
         over. A ValueError names a tensor that fits nowhere although the store has its name, or says that the store has
-        none of the names; then nothing has changed.
+        none of the names, and a TypeError refuses what is no mapping; then nothing has changed.
         """
+        if not isinstance(weights, Mapping):
+            raise TypeError(
+                f"`weights` must be a mapping from names to tensors, but got {type(weights).__name__}; write "
+                "weights=network.state_dict()"
+            )
         copies: dict[str, list[str]] = {}
         own = self._stored()
         for key in own:
@@ -436,63 +440,6 @@ class Supernet(nn.Module):
                 asked,
             )
 
-    def _warn_of_stacks(self, found: Survey) -> None:
-        """Say which tensors look like parts stacked in one, of which a plain prefix mixes one part with another."""
-        rows: dict[str, set[int]] = {}
-        for own in found.needed.values():
-            for key, shape in own.items():
-                rows.setdefault(key, set()).update(shape[:1])
-        seen: dict[str, int] = {}
-        for key in (key for key, sizes in rows.items() if len(sizes) > 1):
-            name = plain_name(key)
-            parts = _stacked_parts(name, found.stored[key][0].owner)
-            if parts and most_exact(self._layout, name) is None:
-                seen.setdefault(re.sub(r"\b\d+\b", "*", name), parts)
-        for pattern, parts in seen.items():
-            logger.warning(
-                "%r seems to hold %d stacked parts whose sizes vary, but its slices are its first rows, which belong "
-                "to other parts in other networks; add layout={%r: stacked(%d)} (nasx.nn.stacked), or `prefix` to "
-                "keep them",
-                pattern,
-                parts,
-                pattern,
-                parts,
-            )
-
-    def _warn_of_groups(self, found: Survey) -> None:
-        """Say which grouped convolutions give a row of weights other inputs in one network than in another."""
-        sizes: dict[str, set[tuple[int, int]]] = {}  # rows and columns of a group: equal ones meet the same inputs
-        counts: dict[str, set[int]] = {}
-        for network in found.blueprints:
-            stored_names = self._naming.of(network.arch)
-            for name, info in network.tensors.items():
-                if issubclass(info.owner, _ConvNd) and len(info.shape) > 1:
-                    key = stored_names.stored(self._tied.get(name, name))
-                    sizes.setdefault(key, set()).add((info.shape[0] // info.groups, info.shape[1]))
-                    counts.setdefault(key, set()).add(info.groups)
-        seen: dict[str, set[int]] = {}
-        for key, of_group in sizes.items():
-            name = plain_name(key)
-            if len(of_group) > 1 and counts[key] != {1} and most_exact(self._layout, name) is None:
-                module = name.rpartition(".")[0] or name
-                seen.setdefault(re.sub(r"\b\d+\b", "*", module), set()).update(counts[key])
-        for pattern, groups in seen.items():
-            if len(groups) == 1:
-                mend = (
-                    f"layout={{{pattern!r}: stacked({min(groups)})}} (nasx.nn.stacked), and the same for the "
-                    "layers that make its inputs"
-                )
-            else:
-                mend = f"separate={{{pattern!r}: CHOICE}}, where CHOICE is the choice that decides the groups"
-            logger.warning(
-                "%r seems to be a convolution of %s groups whose sizes vary, but its slices are its first rows, which "
-                "belong to other groups in other networks; add %s, or layout={%r: prefix} to keep them",
-                pattern,
-                " or ".join(map(str, sorted(groups))),
-                mend,
-                pattern,
-            )
-
     def _check_patterns(self, found: Survey) -> None:
         known = found.names
         for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
@@ -582,13 +529,6 @@ class Subnet(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Subnet":
         return type(self)(copy.deepcopy(self.supernet, memo), self.arch)
-
-
-def _stacked_parts(name: str, owner: type[nn.Module]) -> int:
-    """Return how many parts a tensor of this name usually stacks along its rows, 0 where it is one whole."""
-    if issubclass(owner, nn.RNNBase):
-        return {nn.LSTM: 4, nn.GRU: 3}.get(owner, 0)
-    return 3 if _PACKED.search(name) else 0
 
 
 def _indices(

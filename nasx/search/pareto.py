@@ -21,10 +21,10 @@ Floats = npt.NDArray[np.float64]
 class ParetoSearch(Searcher):
     """Breed each generation from the candidates that no other beats in the score and in every cost (NSGA-II).
 
-    The score passed to `tell` is maximised; `costs` are functions of an architecture, computed here and minimised.
-    `seed` decides all draws from `space`. The first generation is drawn uniformly. The parents of each later one are
-    the `population` survivors of all candidates so far, by non-dominated rank and then by crowding distance (sections
-    III-A and III-B), and each parent wins a binary tournament on the two. A child crosses two parents with
+    The score passed to `tell` is maximised; `costs` are functions of an architecture, or one, computed here and
+    minimised. `seed` decides all draws from `space`. The first generation is drawn uniformly. The parents of each later
+    one are the `population` survivors of all candidates so far, by non-dominated rank and then by crowding distance
+    (sections III-A and III-B), and each parent wins a binary tournament on the two. A child crosses two parents with
     `crossover_probability`; otherwise it is a mutant of one, in which each gene is drawn again with
     `mutation_probability`. All children are inside the space's budgets by construction, and candidates that failed are
     never parents. `generations` counts the first. `tell` also refuses an architecture of which a cost is no finite
@@ -34,7 +34,7 @@ class ParetoSearch(Searcher):
     def __init__(
         self,
         space: ArchSet,
-        costs: Sequence[Cost],
+        costs: Sequence[Cost] | Cost,
         *,
         population: int = 50,
         generations: int = 20,
@@ -46,7 +46,7 @@ class ParetoSearch(Searcher):
         if population < 1:
             raise ValueError(f"a population needs at least one candidate, but got {population}")
         super().__init__(space, evaluations=population * generations, seed=seed)
-        self.costs, self.population = tuple(costs), population
+        self.costs, self.population = (costs,) if callable(costs) else tuple(costs), population
         self.mutation_probability, self.crossover_probability = mutation_probability, crossover_probability
         self._known_costs: dict[Arch, tuple[float, ...]] = {}
         if not self.costs:

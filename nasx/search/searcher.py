@@ -8,7 +8,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from nasx._arguments import checked_seed, whole_number
+from nasx._arguments import check_archs, checked_seed, whole_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
@@ -40,10 +40,11 @@ class Searcher(ABC):
     random generator, and a searcher restored from it continues exactly as the first would have.
 
     A subclass says what a generation is. `space` is where candidates come from, `evaluations` how many scores end the
-    search, and `seed` decides all draws.
+    search, and `seed` decides all draws. A TypeError refuses a list of architectures as `space`.
     """
 
     def __init__(self, space: ArchSet, *, evaluations: int, seed: int) -> None:
+        check_archs(space, f"{type(self).__name__}(space, ...)")
         self.space, self.evaluations, self.seed = space, whole_number("evaluations", evaluations), checked_seed(seed)
         if self.evaluations < 1:
             raise ValueError(f"a search needs at least one evaluation, but got {self.evaluations}")

@@ -89,6 +89,19 @@ def test_what_does_not_add_up_is_refused_with_a_network_that_disproves_it(kind: 
     assert own(arch) == found
 
 
+def test_one_network_of_a_small_space_disproves_a_sum() -> None:
+    """Whichever network has the layer beside, it is found."""
+    space = Space(block=repeat(Space(width=one_of(1, 2, 3)), 3))
+    for odd in space:
+
+        def make(arch: Arch, odd: Arch = odd) -> nn.Module:
+            blocks = nn.ModuleList(nn.Linear(4, int(part["width"])) for part in arch.parts("block"))
+            return nn.ModuleDict({"blocks": blocks} | ({"more": nn.Linear(2, 2)} if arch == odd else {}))
+
+        with pytest.raises(ValueError, match="do not add up over the repeated parts"):
+            counted("params", make, space, None)
+
+
 class Concatenated(nn.Module):
     """A network whose head writes something for each pair of widths."""
 

@@ -263,11 +263,43 @@ def test_an_error_of_the_builder_says_for_which_network() -> None:
 
 
 def test_buffers_that_are_computed_from_weights_are_refused() -> None:
-    def make(arch: Arch) -> nn.Module:
-        return nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+    class Norms(nn.Linear):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__(6, 6)
+            self.register_buffer("norms", self.weight.norm(dim=1))
 
-    with pytest.raises(ValueError, match=r"the buffer 'parametrizations.weight.0._u' is computed from weights"):
+    with pytest.raises(ValueError, match=r"the buffer 'norms' is computed from weights"):
+        Supernet(Norms, DEPTH)
+
+
+@pytest.mark.parametrize("features", [4, 6, 8])
+@pytest.mark.parametrize(
+    ("parametrization", "name"),
+    [
+        (nn.utils.parametrizations.spectral_norm, "spectral_norm"),
+        (nn.utils.spectral_norm, "spectral_norm"),
+        (nn.utils.parametrizations.orthogonal, "orthogonal"),
+        (partial(nn.utils.parametrizations.orthogonal, orthogonal_map="cayley"), "orthogonal"),
+    ],
+)
+def test_parametrizations_that_need_weights_are_refused_by_name(
+    parametrization: Callable[[nn.Module], nn.Module], name: str, features: int
+) -> None:
+    def make(arch: Arch) -> nn.Module:
+        return nn.Sequential(parametrization(nn.Linear(6, features)))
+
+    with pytest.raises(ValueError, match=rf"the parametrization '{name}', .*; use .*weight_norm, or none"):
         Supernet(make, DEPTH)
+    assert make(DEPTH[0])(X).shape == (len(X), features)  # outside of supernets nothing changes
+    whole = counted("macs", make, DEPTH, X, additive=False)(DEPTH[0])
+    assert whole >= 6 * features * len(X)
+
+
+def test_weight_norm_works() -> None:
+    space = Space(width=one_of(4, 8))
+    supernet = Supernet(lambda arch: nn.utils.parametrizations.weight_norm(nn.Linear(6, int(arch["width"]))), space)
+    for arch in space:
+        assert torch.equal(supernet(X, arch), supernet.extract(arch)(X))
 
 
 @pytest.mark.parametrize("dummy", [False, True], ids=["as made", "after a dummy batch"])

@@ -182,6 +182,11 @@ def test_operations_and_architectures_that_do_not_fit_are_refused() -> None:
         Cell(complete(3), {"none": None, "zero": None, "conv": conv}, conv_only)
     with pytest.raises(ValueError, match="at most one of them None"):
         Cell(complete(3), {"none": None}, of_three("none", "none", "none"))
+    for name in ("type", "conv.3x3", ""):
+        with pytest.raises(ValueError, match="must be one that a module can have, but got"):
+            Cell(complete(3), {"none": None, name: conv}, of_three("none", name, name))
+    with pytest.raises(TypeError, match="a string as its name, but got 2; write '2'"):
+        Cell(complete(3), {"none": None, 2: conv}, conv_only)  # type: ignore[dict-item]
     for arch in (of_three("none", "none", "max"), Arch({"edge.0-1": "none"})):
         with pytest.raises(ValueError, match=r"edge\.\d-2 must be one of none, skip_connect, conv, pool, but got"):
             Cell(complete(3), OPERATIONS, arch)

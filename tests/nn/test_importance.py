@@ -232,6 +232,13 @@ def test_slices_of_a_trained_network_become_better() -> None:
         assert mean_accuracy(ordered) > before + 0.02
 
 
+def test_one_group_needs_no_list() -> None:
+    first, second = make(), make()
+    order_by_importance(first, groups=NEURONS)
+    order_by_importance(second, groups=[NEURONS])
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
 def test_groups_that_cannot_be_are_refused_and_nothing_changes() -> None:
     supernet = make()
     kept = copy.deepcopy(supernet.state_dict())

@@ -1,6 +1,7 @@
 """Slice rules: which elements of the largest tensor a network uses."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -283,19 +284,106 @@ class Packed(nn.Module):
         return self.qkv(x)
 
 
+def advised(build: Callable[[Arch], nn.Module], space: Space, caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """Return the layout that the warnings of a supernet propose, which then warns no more."""
+    caplog.clear()
+    Supernet(build, space)
+    layout: dict[str, Any] = {}
+    for record in caplog.records:
+        proposed = re.search(r"add layout=(\{.*?\}) \(nasx", record.getMessage())
+        assert proposed is not None
+        layout |= eval(proposed[1], {"stacked": stacked, "prefix": prefix})
+    caplog.clear()
+    supernet = Supernet(build, space, layout=layout)
+    for arch in space:
+        supernet.extract(arch)
+    assert not caplog.records
+    return layout
+
+
 def test_stacked_parts_without_a_layout_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     space = Space(width=one_of(2, 4))
+    layout = advised(Packed, space, caplog)
+    assert layout == {"qkv": stacked(3), "attn.in_proj_*": stacked(3), "gates": stacked(4)}
     Supernet(Packed, space)
     warned = [record.getMessage() for record in caplog.records]
-    for name, parts in (("qkv.weight", 3), ("attn.in_proj_weight", 3), ("gates.weight_ih_l0", 4)):
-        assert any(text.startswith(f"'{name}'") and f"stacked({parts})" in text for text in warned)
-    assert not any("out_proj" in text for text in warned)
+    assert [text.split()[0] for text in warned] == ["'qkv'", "'attn'", "'gates'"]
     caplog.clear()
-    layout = {"qkv": stacked(3), "attn.in_proj_*": prefix, "gates": stacked(4)}
-    Supernet(Packed, space, layout=layout)
+    Supernet(Packed, space, layout={"qkv": stacked(3), "attn.in_proj_*": prefix, "gates": stacked(4)})
     Supernet(Packed, Space(width=one_of(4)))
     Supernet(Packed, space, separate={"*": "width"})  # each width has tensors of its own
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("layer", "layout"),
+    [
+        (lambda w: nn.LSTM(3, w), {"*": stacked(4)}),
+        (lambda w: nn.ModuleDict({"cell": nn.LSTMCell(3, w)}), {"cell": stacked(4)}),
+        (lambda w: nn.ModuleDict({"cell": nn.GRUCell(3, w)}), {"cell": stacked(3)}),
+        (lambda w: nn.ModuleDict({"cell": nn.RNNCell(3, w)}), {}),
+        (lambda w: nn.ModuleDict({"rnn": nn.RNN(3, w, 2)}), {}),
+        (lambda w: nn.ModuleList([nn.LSTM(3, 2 * w, proj_size=w)]), {"0": stacked(4), "0.weight_hr_l*": prefix}),
+        (
+            lambda w: nn.ModuleDict({"rnn": nn.RNN(3, w, 2, bidirectional=True)}),
+            {"rnn.weight_ih_l1*": stacked(2, dim=1)},
+        ),
+        (
+            lambda w: nn.LSTM(3, w, 2, bidirectional=True),
+            {"*": stacked(4), "weight_ih_l1*": {0: stacked(4), 1: stacked(2)}},
+        ),
+        (lambda w: nn.ModuleDict({"c_attn": nn.Linear(4, 3 * w)}), {"c_attn": stacked(3)}),
+        (lambda w: nn.ModuleDict({"to_qkv": nn.Linear(4, 3 * w, bias=False)}), {"to_qkv": stacked(3)}),
+        (lambda w: nn.ModuleDict({"to_kv": nn.Conv1d(4, 2 * w, 1)}), {"to_kv": stacked(2)}),
+        (lambda w: nn.ModuleDict({"kvs": nn.Linear(4, 2 * w)}), {}),
+        (lambda w: nn.ModuleDict({"qkv": nn.Linear(4, w + 1)}), {}),  # no three equal parts
+        (lambda w: nn.ModuleDict({"c_attn": Transposed(w, 3 * w)}), {}),  # whose rows are inputs
+        (lambda w: nn.ModuleList([nn.ModuleDict({"qkv": nn.Linear(4, 3 * w)}) for _ in "ab"]), {"*.qkv": stacked(3)}),
+    ],
+)
+def test_the_proposed_layout_can_be_written(
+    layer: Callable[[int], nn.Module], layout: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    space = Space(width=one_of(3, 6))
+    assert advised(lambda arch: layer(int(arch["width"])), space, caplog) == layout
+
+
+class Transposed(nn.Module):
+    """A linear layer whose weight is (inputs, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+
+def test_an_lstm_of_two_directions_reads_its_own_halves_with_the_proposed_layout(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of the largest network, the units that the small one does not have are silenced: what is left is the same."""
+    space = Space(width=one_of(2, 4))
+
+    def build(arch: Arch) -> nn.Module:
+        return nn.LSTM(3, int(arch["width"]), 2, bidirectional=True)
+
+    supernet = Supernet(build, space, layout=advised(build, space, caplog))
+    small, large = (supernet.extract(arch) for arch in space)
+    with torch.no_grad():
+        for name, weight in large.named_parameters():
+            weight.view(4, 4, *weight.shape[1:])[:, 2:] = 0  # a gated unit without weights stays at 0
+            if name.startswith("weight_hh"):
+                weight[:, 2:] = 0
+    x = torch.randn(5, 1, 3)
+    assert torch.allclose(small(x)[0], large(x)[0].unflatten(2, (2, 4))[..., :2].flatten(2), atol=1e-6)
+    Supernet(build, space)
+    assert "stacked(2, dim=1) for the layers that read its outputs" in caplog.text
+
+
+def test_directions_that_vary_are_separated(caplog: pytest.LogCaptureFixture) -> None:
+    space = Space(width=one_of(2, 4), both=one_of(False, True))
+    Supernet(lambda a: nn.ModuleList([nn.GRU(3, int(a["width"]), 2, bidirectional=bool(a["both"]))]), space)
+    assert "add separate={'0': CHOICES}" in caplog.text
+    assert "stacked(" not in caplog.text
 
 
 class Grouped(nn.Module):
@@ -322,13 +410,14 @@ def test_groups_that_give_a_row_other_inputs_are_warned_of(transposed: bool, cap
         return caplog.text
 
     chosen = Space(width=8, groups=one_of(1, 2, 4))
-    assert "'blocks.*' seems to be a convolution of 1 or 2 or 4 groups" in warned(chosen)
-    assert "separate={'blocks.*': CHOICE}" in caplog.text
+    assert "'blocks.0' seems to be a convolution of 1 or 2 or 4 groups" in warned(chosen)
+    assert "separate={'blocks.0': CHOICE}" in caplog.text
     assert not warned(chosen, separate={"blocks.*": "groups"})
     assert not warned(chosen, layout={"blocks.*": prefix})
     wider = Space(width=one_of(8, 16), groups=4)  # whose groups grow
     assert "4 groups" in warned(wider)
-    assert "layout={'blocks.*': stacked(4)}" in caplog.text
+    assert "layout={'blocks.0': stacked(4)}" in caplog.text
+    assert "stacked(4, dim=1) for the layers that read its outputs" in caplog.text
     assert not warned(wider, layout={"blocks.*": stacked(4), "stem": stacked(4)})
     assert "1 or 8 groups" in warned(Space(width=8, groups=one_of(1, 8)))
     # a row has the same inputs in every network
@@ -345,6 +434,33 @@ def test_rows_of_a_grouped_convolution_meet_the_same_inputs_where_the_layout_is_
     small = supernet.extract(Arch({"width": 8})).get_parameter("blocks.0.weight")
     for group in range(4):
         assert torch.equal(small[2 * group : 2 * group + 2], whole[4 * group : 4 * group + 2, :2])
+
+
+def test_the_advice_about_groups_is_for_that_layer_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        w = int(arch["width"])
+        grouped = nn.Conv1d(w, w, 3, groups=2)
+        return nn.Sequential(nn.Conv1d(3, w, 3), nn.ReLU(), grouped, nn.Sequential(nn.Conv1d(w, 5, 1)))
+
+    space = Space(width=one_of(8, 16))
+    assert advised(build, space, caplog) == {"2": stacked(2)}
+    # with what the warning says of the layers around it, the small network is a part of the large one
+    layout = {"0": stacked(2), "2": stacked(2), "3": stacked(2, dim=1)}
+    small, large = map(Supernet(build, space, layout=layout).extract, space)
+    x = torch.randn(2, 3, 9)
+    with torch.no_grad():
+        for layer in (large[0], large[2]):  # type: ignore[index]
+            layer.weight.unflatten(0, (2, 8))[:, 4:] = 0
+            layer.bias.unflatten(0, (2, 8))[:, 4:] = 0
+    assert torch.allclose(small(x), large(x), atol=1e-6)
+
+
+def test_layers_of_all_blocks_have_one_pattern(caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        w = int(arch["width"])
+        return nn.ModuleDict({"blocks": nn.ModuleList([nn.Conv1d(w, w, 3, groups=2) for _ in range(3)])})
+
+    assert advised(build, Space(width=one_of(8, 16)), caplog) == {"blocks.*": stacked(2)}
 
 
 @pytest.mark.parametrize(("rule", "mend"), [("qkv", r"rules are prefix, suffix"), (stacked, r"write stacked\(3\)")])

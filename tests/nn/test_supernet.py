@@ -385,3 +385,8 @@ def test_it_says_how_large_it_is() -> None:
 def test_weight_decay_is_spared_where_the_network_says_so() -> None:
     assert make(BY_NAME["timm vit"]).no_weight_decay() >= {"pos_embed", "cls_token"}
     assert make(BY_NAME["dict"]).no_weight_decay() == set()
+
+
+def test_weights_are_a_state_dict() -> None:
+    with pytest.raises(TypeError, match=r"`weights` must be a mapping .* got Linear; write weights=network.state_dict"):
+        Supernet(lambda arch: nn.Linear(2, 2), Space(a=1), weights=nn.Linear(2, 2))  # type: ignore[arg-type]

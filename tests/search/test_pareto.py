@@ -368,3 +368,7 @@ def _printed(script: str, hash_seed: str) -> str:
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ParetoSearch(SPACE, **{"costs": COSTS, **settings})
+
+
+def test_one_cost_needs_no_list() -> None:
+    assert ParetoSearch(SPACE, COSTS[0]).costs == ParetoSearch(SPACE, [COSTS[0]]).costs

@@ -369,6 +369,12 @@ def test_a_random_search_needs_something_to_do(settings: dict[str, Any]) -> None
         RandomSearch(SPACE, **settings)
 
 
+@pytest.mark.parametrize("search", [Evolution, RandomSearch, LocalSearch, SurrogateSearch])
+def test_a_list_of_architectures_is_no_space(search: Callable[..., Searcher]) -> None:
+    with pytest.raises(TypeError, match=r"`space` must be a Space or a part of one, .*; write \w+\(space, \.\.\.\)"):
+        search(list(Space(a=one_of(1, 2))))
+
+
 EACH: dict[str, Callable[..., Searcher]] = {
     "evolution": lambda n, seed: Evolution(SPACE, population=n, generations=n, parents=n, seed=seed),
     "random": lambda n, seed: RandomSearch(SPACE, evaluations=2 * n, batch=n, seed=seed),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,12 @@ def test_strata_keep_to_given_bounds() -> None:
 def test_impossible_strata_are_refused(arguments: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         StratifiedPaths(SPACE, COST, seed=0, **arguments)
+
+
+@pytest.mark.parametrize("paths", [partial(StratifiedPaths, bins=2), SandwichPaths])
+def test_paths_by_cost_need_one_that_adds_up(paths: Callable[..., Paths]) -> None:
+    with pytest.raises(TypeError, match="known of an AdditiveCost only"):
+        paths(SPACE, lambda arch: 1, seed=0)
 
 
 @pytest.mark.parametrize("random", [0, 2, 3])
