@@ -137,43 +137,50 @@ def table(truth: Truth) -> str:
     rows = []
     for epochs in lengths():
         searches, searched, trainings = _searches(epochs), found(epochs), cost(epochs)
-        others = {
-            "the same, not fine-tuned": np.array([_accuracy(r["searched"][0], "inherited") for r in searches]),
-            f"best of {NETWORKS} random networks of the same supernet, fine-tuned": np.array(
-                [_best(record["random"], "tuned") for record in searches]
+        whole = math.ceil(trainings)
+        others: dict[str, tuple[float, Floats]] = {
+            "the first of them, not fine-tuned": (
+                epochs / Settings().epochs,
+                np.array([_accuracy(record["searched"][0], "inherited") for record in searches]),
             ),
-            f"best of {math.ceil(trainings)} random networks trained alone": np.full(
-                len(searched), best_of_random(truth, math.ceil(trainings))
+            f"best of {NETWORKS} random networks of the same supernet, fine-tuned": (
+                trainings,
+                np.array([_best(record["random"], "tuned") for record in searches]),
             ),
-            "one random network, trained as long as all that": _alone(epochs, len(searched)),
+            "the mean of these": (trainings, np.array([_mean(record["random"], "tuned") for record in searches])),
+            f"best of {whole} random networks trained alone": (
+                whole,
+                np.full(len(searched), best_of_random(truth, whole)),
+            ),
+            "one random network, trained alone as long as all that": (trainings, _alone(epochs)[: len(searched)]),
         }
-        name = f"**supernet of {epochs:g} epochs, searched, fine-tuned**"
-        rows.append([name, f"{trainings:g}", *_shown(searched), ""])
-        for name, accuracies in others.items():
-            spent = epochs / Settings().epochs if "not fine-tuned" in name else trainings
-            difference = points(paired_difference(searched, accuracies)) if len(accuracies) == len(searched) else ""
-            rows.append([name, f"{spent:g}", *_shown(accuracies), difference])
-    head = ("networks", "cost", "seeds", "test %", "searched, fine-tuned over it, points")
-    return grid(head, rows)
+        first = f"**supernet of {epochs:g} epochs, searched, fine-tuned**"
+        rows.append([first, f"{trainings:g}", str(len(searched)), percent(float(searched.mean())), ""])
+        for name, (spent, accuracies) in others.items():
+            if seeds := len(accuracies):
+                difference = points(paired_difference(searched[:seeds], accuracies)) if seeds > 1 else ""
+                rows.append([name, f"{spent:g}", str(seeds), percent(float(accuracies.mean())), difference])
+    return grid(("networks", "cost", "seeds", "test %", "searched, fine-tuned over it, points"), rows)
 
 
 def _searches(epochs: float | None = None) -> list[dict[str, Any]]:
+    """Return the searches, by seed."""
     found = [record for record in records(EXPERIMENT) if "searched" in record]
     return [record for record in found if epochs in (None, record["epochs"])]
 
 
-def _alone(epochs: float, seeds: int) -> Floats:
+def _alone(epochs: float) -> Floats:
     whole = epochs + NETWORKS * TUNING_EPOCHS
     found = [record for record in records(EXPERIMENT) if "searched" not in record and record["epochs"] == whole]
-    return np.array([float(unpacked(record["test"]).mean()) for record in found[:seeds]])
-
-
-def _shown(accuracies: Floats) -> tuple[str, str]:
-    return (str(len(accuracies)), percent(float(accuracies.mean()))) if len(accuracies) else ("0", "")
+    return np.array([float(unpacked(record["test"]).mean()) for record in found])
 
 
 def _accuracy(network: Mapping[str, Any], weights: str, part: str = "test") -> float:
     return float(unpacked(network[weights][part]).mean())
+
+
+def _mean(networks: Sequence[Mapping[str, Any]], weights: str) -> float:
+    return float(np.mean([_accuracy(network, weights) for network in networks]))
 
 
 def _best(networks: Sequence[Mapping[str, Any]], weights: str) -> float:
