@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.feasible import attainable
 from nasx.nn import Subnet
@@ -156,7 +157,9 @@ class Measure:
         trainings = count if whole is None else whole
         steps = self.steps(training)
         images = round(trainings * steps * training.batch_size)
-        detail = f"{count} networks x {steps:,} steps" + ("" if whole in (None, count) else f", halved to {whole:.3g}")
+        detail = f"{number_of(count, 'network')} x {number_of(steps, 'step')}" + (
+            "" if whole in (None, count) else f", halved to {whole:.3g}"
+        )
         estimate = StageEstimate(name, images, images, detail, result=result or {})
         if not self.timing:
             return estimate
@@ -367,7 +370,7 @@ def setting_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from setting_lines(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key} = {value}"
+            yield f"{prefix}{key} = {'none' if value is None else value}"
 
 
 def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:

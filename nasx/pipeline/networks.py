@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
@@ -281,7 +282,7 @@ def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int,
 
     def on_progress(job: int, step: int, total: int) -> None:
         done[job] = step / total
-        context.show(len(jobs) - len(missing) + share * sum(done), len(jobs), f"{len(jobs)} networks")
+        context.show(len(jobs) - len(missing) + share * sum(done), len(jobs), number_of(len(jobs), "network"))
 
     def on_result(job: int, network: Result) -> None:
         if share == 1:
@@ -317,7 +318,7 @@ def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int,
     stopped = [rank for rank, (_, stop) in of_ranks.items() if stop]
     if stopped:
         raise interrupted or Interrupted(f"stopped because rank {stopped[0]} was")
-    context.show(len(jobs), len(jobs), f"{len(jobs)} networks")
+    context.show(len(jobs), len(jobs), number_of(len(jobs), "network"))
     return {number: finished[number] for number in jobs}
 
 

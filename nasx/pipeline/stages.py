@@ -14,6 +14,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Retraining, RunConfig, Search
@@ -250,7 +251,7 @@ class SupernetStage(RunStage):
             self.name,
             images=trained,
             trained_images=trained,
-            detail=f"{steps:,} steps",
+            detail=number_of(steps, "step"),
             size=archs.space.size,
             feasible_size_bounds=archs.size_bounds,
             depends_on=self.searched.needs,

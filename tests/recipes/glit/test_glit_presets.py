@@ -1,6 +1,7 @@
 """Presets: which settings of the paper they hold, and that variant and locality reach networks, spaces and costs."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from safetensors.torch import load_file
 from nasx import Arch
 from nasx.cli import BadInput, apply_settings
 from nasx.data import load_digits
+from nasx.pipeline.images import FolderFacts
 from nasx.verify import verify
 from recipes.glit.__main__ import main
-from recipes.glit.config import PRESETS, Config
+from recipes.glit.config import PRESETS, Config, fit
 from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
 from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_VIT, GLiTConfig, build, build_in
 from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, GLiTSpace, table2
@@ -213,3 +215,11 @@ def test_a_run_of_imagenets_shape_stops_and_goes_on(
     arch = Arch.from_json((run / "arch.json").read_text())
     assert paper_macs.configured(image_size=80)(arch) <= 150e6
     build(arch, CLASSES, 80).load_state_dict(load_file(run / "model.safetensors"))
+
+
+def test_settings_of_a_folder_fine_tune_where_images_are_few() -> None:
+    few, many = (fit(FolderFacts(train=images, classes=10, shorter_side=32)) for images in (4_000, 50_000))
+    assert few.finetune.epochs == math.ceil(few.retrain.epochs / 10)
+    assert few.finetune.lr == few.retrain.lr / 10
+    assert many.finetune.epochs == 0
+    assert not any(preset.finetune.epochs for preset in PRESETS.values()), "the papers' settings are theirs"
