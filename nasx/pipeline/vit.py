@@ -59,7 +59,8 @@ class ViTRunConfig(RunConfig):
         if size % patch:
             mend = f"data.image_size={max(1, round(size / patch)) * patch}"
             if self.data.source == "digits":  # whose size is given
-                mend = f"model.patch_size={max((n for n in range(2, min(patch, size - 1) + 1) if size % n == 0), default=1)}"
+                fitting = (side for side in range(2, min(patch, size - 1) + 1) if size % side == 0)
+                mend = f"model.patch_size={max(fitting, default=1)}"
             raise ValueError(
                 f"data.image_size must be a multiple of model.patch_size, but got {size} and {patch}; write {mend}"
             )
