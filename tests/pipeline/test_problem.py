@@ -14,7 +14,9 @@ from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.measure import CachedCost, count_macs
-from nasx.pipeline import Problem, RunConfig, Task
+from nasx.pipeline import Problem, RunConfig, Task, plan
+from nasx.pipeline.estimate import stage_lines
+from tests.pipeline.problems import glit
 from tests.pipeline.searches import SPACE, Perceptron
 
 WIDTHS = Space(layer=repeat(Space(width=one_of(4, 6, 8)), 3))
@@ -166,3 +168,31 @@ def test_a_batch_of_one_is_refused_where_batch_norm_needs_more() -> None:
 def test_too_few_validation_samples_are_refused_in_the_words_of_the_task() -> None:
     with pytest.raises(ValueError, match=r"3 validation samples are too few .* with `val_fraction`, or samples of"):
         perceptrons(train=labelled(torch.arange(30) % 3)).check()
+
+
+def test_recalibration_that_images_cannot_have_is_refused() -> None:
+    augment = 'search.recalibration_augment={"resized_crop": [0.1, 1]}'
+    with pytest.raises(ValueError, match=r"search\.recalibration_augment\.resized_crop"):
+        glit([augment]).check()
+
+
+def test_a_plan_of_trust_counts_the_networks_that_there_are() -> None:
+    config = RunConfig(trust={"n": 50, "seeds": 2})
+    stages = plan(problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), config=config), timing=False)
+    (trust,) = [stage for stage in stages["stages"] if stage["name"] == "trust"]
+    assert SPACE.size == 12
+    assert "24 networks x" in trust["detail"]
+
+
+def test_trust_of_too_few_networks_is_refused_before_anything_is_trained() -> None:
+    few = SPACE.pin({"block.count": 1})
+    config = RunConfig(trust={"n": 5})
+    with pytest.raises(ValueError, match=r"at least 5 networks, but there are only 3 to search; widen"):
+        plan(problem(few, lambda arch: Perceptron(arch, inputs=4, outputs=3), config=config), timing=False)
+
+
+def test_a_plan_says_of_a_later_level_that_its_size_depends_on_what_is_found() -> None:
+    document = plan(glit(), timing=False)
+    lines = "\n".join(stage_lines(document))
+    assert lines.count("networks inside the budget, for one result of heads/retrain") == 1
+    assert lines.count("networks inside the budget") == 2
