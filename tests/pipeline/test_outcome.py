@@ -8,6 +8,7 @@ import pytest
 
 from nasx.__main__ import main as nasx_main
 from nasx.pipeline.outcome import read_run
+from nasx.pipeline.stage_reports import supernet_report
 from recipes.glit.__main__ import main
 
 TINY_RUN = [
@@ -156,3 +157,8 @@ def test_a_damaged_journal_is_named(finished: Path, tmp_path: Path, capsys: pyte
     for command in (["glit", "run", "--run-dir", str(run), *TINY_RUN], ["status", str(run)], ["evaluate", str(run)]):
         assert nasx_main(command) == 2
         assert str(journal) in capsys.readouterr().err
+
+
+def test_counts_of_one_have_their_noun_in_the_singular() -> None:
+    for steps, words in ((1, "1 step"), (1200, "1,200 steps")):
+        assert supernet_report("supernet", {"steps": steps, "skipped_steps": 0}).detail == words

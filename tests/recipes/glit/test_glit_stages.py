@@ -3,6 +3,7 @@
 import pytest
 
 from nasx import Arch
+from nasx.pipeline.run_facts import labels
 from recipes.glit.problem import levels_of
 from recipes.glit.space import heads_space
 from tests.pipeline.problems import glit
@@ -63,3 +64,8 @@ def test_the_second_level_keeps_the_heads_of_the_first(tmp_path: object) -> None
     heads = winner.only("block.*.global_heads")
     details = levels_of(problem).details({"heads/retrain": {"winner": dict(winner)}})
     assert {Arch(arch).only("block.*.global_heads") for arch in details.sample(0, 20)} == {heads}
+
+
+def test_what_was_drawn_at_random_is_not_called_searched() -> None:
+    for method, label in (("random", "best drawn"), ("spos", "searched")):
+        assert labels(glit([f"method={method}"]))["searched"] == label
