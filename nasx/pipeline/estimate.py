@@ -378,7 +378,7 @@ def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
         return estimate
     warning = (
         f"would take about {duration(estimate.seconds)}, more than the {time_limit:g} h given: "
-        "use more devices, fewer epochs, or continue the run in several jobs"
+        "use more devices, fewer epochs or candidates, or continue the run in several jobs"
     )
     return replace(estimate, warning=warning)
 
