@@ -3,34 +3,30 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
-from torch import nn
 
 from benchmarks.evidence.markdown import grid, percent, points
 from benchmarks.evidence.results import Floats, Truth, best_of_random, exist, records
 from benchmarks.evidence.scenes import Scene
-from benchmarks.evidence.supernets import RECALIBRATION, Setting, hits_of, trained
-from benchmarks.evidence.truth import measure_alone
+from benchmarks.evidence.supernets import RECALIBRATION, SCORING, Setting, hits_of, trained
+from benchmarks.evidence.truth import measure_alone, packed_hits
 from nasx import Arch
 from nasx.comparison import Difference, paired_difference
 from nasx.nn import Supernet
 from nasx.run import write_json
-from nasx.train import adamw, cosine_schedule, recalibrate, seeded, train
+from nasx.train import recalibrate
 from recipes.glit.bench.settings import Settings
-from recipes.glit.bench.training import packed, unpacked
+from recipes.glit.bench.training import unpacked
 
 NETWORKS = 5
 """Networks that are fine-tuned."""
 
 TUNING_EPOCHS, TUNING_RATE = 10, 0.1
 """Length of the fine-tuning, and its highest rate as a share of the training's."""
-
-SCORING = "1024 plain"
 
 
 def drawn(scene: Scene, seed: int) -> list[Arch]:
@@ -74,26 +70,11 @@ def _tuned(scene: Scene, supernet: Supernet, arch: Arch, seed: int) -> Mapping[s
     network = supernet.extract(arch)
     found: dict[str, Any] = {"arch": scene.space.index(arch)}
     recalibrate(network, scene.recalibration_batches().steps(0, RECALIBRATION[SCORING][0]))
-    found["inherited"] = _hits(scene, network)
-    network = supernet.extract(arch).train()
-    training = scene.alone
-    batches = scene.batches(training, seed)
-    total = TUNING_EPOCHS * batches.steps_per_epoch
-    optimizer = adamw(network, lr=TUNING_RATE * training.lr, weight_decay=training.weight_decay)
-    train(
-        network,
-        seeded(batches.steps(0, total), seed),
-        optimizer,
-        loss=partial(F.cross_entropy, label_smoothing=training.label_smoothing),
-        schedule=cosine_schedule(optimizer, steps=total),
-        clip_norm=training.clip_norm,
-    ).run()
-    found["tuned"] = _hits(scene, network)
+    found["inherited"] = packed_hits(scene, network)
+    slow = replace(scene.alone, lr=TUNING_RATE * scene.alone.lr, warmup_epochs=0)
+    tuned = scene.train_on(supernet.extract(arch).train(), slow, seed, TUNING_EPOCHS)
+    found["tuned"] = packed_hits(scene, tuned)
     return found
-
-
-def _hits(scene: Scene, network: nn.Module) -> Mapping[str, Any]:
-    return {part: packed(scene.hits(network, images)) for part, images in (("val", scene.val), ("test", scene.test))}
 
 
 EXPERIMENT = "cifar10-inherited"

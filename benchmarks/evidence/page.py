@@ -14,7 +14,7 @@ from benchmarks.evidence import claims, inherited, results
 from benchmarks.evidence.markdown import grid, percent, points
 from benchmarks.evidence.on_table import halve
 from benchmarks.evidence.results import Ranking, Truth, best_of, best_of_random, picked, rankings
-from benchmarks.evidence.supernets import Setting
+from benchmarks.evidence.supernets import SCORING, Setting
 from nasx.comparison import Difference, paired_difference, score_interval
 from nasx.ranking import rank_agreement
 from nasx.search import Halving
@@ -41,7 +41,6 @@ ENOUGH = 10
 """Networks that a ranking is judged by at least."""
 
 TITLES = {"digits": "digits", "cifar10": "CIFAR-10"}
-SCORING = "1024 plain"
 
 
 def write() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.evidence.supernets import Setting
+from benchmarks.evidence.supernets import SCORING, Setting
 from nasx.comparison import Interval
 from nasx.ranking import RankAgreement, rank_agreement
 from recipes.glit.bench import Table, table
@@ -144,7 +144,7 @@ class Ranking:
     scores: Floats
 
 
-def rankings(experiment: str, truth: Truth, *, scoring: str = "1024 plain") -> Iterator[Ranking]:
+def rankings(experiment: str, truth: Truth, *, scoring: str = SCORING) -> Iterator[Ranking]:
     """Yield how each supernet that was scored in this way ranked the networks whose truth is known."""
     for record in records(experiment):
         if scoring not in record["hits"]:

@@ -89,20 +89,23 @@ class Scene:
 
     def train_alone(self, make: Callable[[], nn.Module], seed: int, epochs: float) -> nn.Module:
         """Return a network trained from scratch."""
-        batches = self.batches(self.alone, seed)
-        total = round(epochs * batches.steps_per_epoch)
         torch.manual_seed(seed)
-        network = make()
-        optimizer = adamw(network, lr=self.alone.lr, weight_decay=self.alone.weight_decay)
-        warmup = round(self.alone.warmup_epochs * batches.steps_per_epoch)
+        return self.train_on(make(), self.alone, seed, epochs)
+
+    def train_on(self, network: nn.Module, training: Training, seed: int, epochs: float) -> nn.Module:
+        """Return a network trained from the weights that it has."""
+        batches = self.batches(training, seed)
+        total = round(epochs * batches.steps_per_epoch)
+        optimizer = adamw(network, lr=training.lr, weight_decay=training.weight_decay)
+        warmup = round(training.warmup_epochs * batches.steps_per_epoch)
         schedule = cosine_schedule(optimizer, steps=total, warmup_steps=min(warmup, total - 1))
         steps: Sequence[Step] = train(
             network,
             seeded(batches.steps(0, total), seed),
             optimizer,
-            loss=partial(F.cross_entropy, label_smoothing=self.alone.label_smoothing),
+            loss=partial(F.cross_entropy, label_smoothing=training.label_smoothing),
             schedule=schedule,
-            clip_norm=self.alone.clip_norm,
+            clip_norm=training.clip_norm,
         ).run()
         assert len(steps) == total
         return network

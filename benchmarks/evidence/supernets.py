@@ -35,6 +35,9 @@ from recipes.glit.supernet import supernet
 RECALIBRATION = {"none": (0, False), "256 plain": (1, False), "1024 plain": (4, False), "1024 augmented": (4, True)}
 """How BatchNorm statistics are recomputed: batches of 256 training images, augmented as in training or not."""
 
+SCORING = "1024 plain"
+"""How networks are scored where nothing is said."""
+
 SCORINGS = tuple(name + average for name in RECALIBRATION for average in ("", ", averaged"))
 """How networks are scored: recalibrated in some way, with the last weights or with averaged ones."""
 

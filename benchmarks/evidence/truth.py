@@ -34,8 +34,11 @@ def measure_network(
             "epochs": epochs,
             "seconds": round(time.monotonic() - started, 1),
             **facts,
-            **{
-                part: packed(scene.hits(network, images)) for part, images in (("val", scene.val), ("test", scene.test))
-            },
+            **packed_hits(scene, network),
         },
     )
+
+
+def packed_hits(scene: Scene, network: nn.Module) -> dict[str, Any]:
+    """Return what a network gets right of the validation and test images, as JSON values."""
+    return {part: packed(scene.hits(network, images)) for part, images in (("val", scene.val), ("test", scene.test))}

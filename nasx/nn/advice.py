@@ -60,15 +60,7 @@ def warn_of_stacks(found: Survey, layout: Layout) -> None:
             given = _of_packed(module, free)
         if given is not None:
             advice[module] = given
-    for pattern, given in _patterns(advice, tensors):
-        logger.warning(
-            "%s seems to be %s whose sizes vary, but its slices are the first rows and columns, which belong to other "
-            "parts in other networks; add %s, or layout={%r: prefix} to keep them",
-            repr(pattern) if pattern else "the network",
-            given.kind,
-            _mend(given, pattern),
-            pattern or "*",
-        )
+    _warn(advice, tensors, "the first rows and columns, which belong to other parts")
 
 
 def warn_of_groups(found: Survey, layout: Layout, naming: Naming) -> None:
@@ -88,12 +80,17 @@ def warn_of_groups(found: Survey, layout: Layout, naming: Naming) -> None:
         if len(of_group) > 1 and counts[key] != {1} and most_exact(layout, name) is None:
             groups.setdefault(name.rpartition(".")[0], set()).update(counts[key])
     advice = {module: _of_groups(sorted(of_module)) for module, of_module in groups.items()}
-    for pattern, given in _patterns(advice, found.names):
+    _warn(advice, found.names, "its first rows, which belong to other groups")
+
+
+def _warn(advice: Mapping[str, _Advice], known: Iterable[str], slices: str) -> None:
+    for pattern, given in _patterns(advice, known):
         logger.warning(
-            "%s seems to be %s whose sizes vary, but its slices are its first rows, which belong to other groups in "
-            "other networks; add %s, or layout={%r: prefix} to keep them",
+            "%s seems to be %s whose sizes vary, but its slices are %s in other networks; add %s, or "
+            "layout={%r: prefix} to keep them",
             repr(pattern) if pattern else "the network",
             given.kind,
+            slices,
             _mend(given, pattern),
             pattern or "*",
         )

@@ -91,11 +91,10 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick | BetterOf]) ->
         stages = [RetrainStage("baselines", archs=tuple(archs), ranks=ranks)]
         random_stage, random_ones = "baselines", tuple(range(len(baselines), len(archs)))
     picks |= {name: Pick("baselines", (number,)) for number, name in enumerate(problem.baselines)}
-    random = picks["random"] = Pick(random_stage, random_ones)
-    groups: dict[str, tuple[Pick, ...]] = {"random_all": (random,)}
+    picks["random"] = Pick(random_stage, random_ones)
+    groups = {"random_all": picks["random"]}
     if config.search.method == "pareto":
-        first = next(iter(found.values()))
-        groups["front"] = first.picks if isinstance(first, BetterOf) else (Pick(first.stage),)
+        groups["front"] = next(iter(found.values()))
     if config.retrain.refit:
         stages.append(RefitStage("refit", picks))
     refitted = "refit" if config.retrain.refit else None

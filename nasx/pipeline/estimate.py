@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nasx._nested import flattened
 from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.feasible import attainable
@@ -364,13 +365,10 @@ def stage_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"all                about {duration(document['seconds'])} on {document['devices']} device{plural}"
 
 
-def setting_lines(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def setting_lines(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield every setting as `section.field = value`."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from setting_lines(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key} = {'none' if value is None else value}"
+    for name, value in flattened(config):
+        yield f"{name} = {'none' if value is None else value}"
 
 
 def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:

@@ -134,6 +134,10 @@ class BetterOf:
         """Return the network's result, with its place in the run as `weights`."""
         return self._best(inputs).network(inputs)
 
+    def all(self, inputs: Inputs) -> list[Result]:
+        """Return the results of all networks that it could pick."""
+        return [network for pick in self.picks for network in pick.all(inputs)]
+
     def _best(self, inputs: Inputs) -> Pick:
         return max(self.picks, key=lambda pick: merit(pick.network(inputs)))
 
@@ -590,7 +594,7 @@ class EvaluationStage(RunStage):
 
     name: str
     networks: Mapping[str, Pick | BetterOf]
-    groups: Mapping[str, tuple[Pick, ...]] = field(default_factory=dict)
+    groups: Mapping[str, Pick | BetterOf] = field(default_factory=dict)
     refitted: str | None = None
     kind: ClassVar[str] = "evaluation"
     sections: ClassVar[tuple[str, ...]] = ()
@@ -599,8 +603,7 @@ class EvaluationStage(RunStage):
     def inputs(self) -> tuple[str, ...]:
         """The stages that trained the networks."""
         refitted = () if self.refitted is None else (self.refitted,)
-        of_groups = (pick.stage for picks in self.groups.values() for pick in picks)
-        return tuple(dict.fromkeys((*picked_from(self.networks), *of_groups, *refitted)))
+        return tuple(dict.fromkeys((*picked_from(self.networks), *picked_from(self.groups), *refitted)))
 
     def work(self, context: Context) -> Result:
         """Score the networks; each is read and scored once, however often it is named."""
@@ -608,7 +611,7 @@ class EvaluationStage(RunStage):
             return {}
         inputs = context.inputs
         chosen = {name: pick.network(inputs) for name, pick in self.networks.items()}
-        members = {name: [n for pick in picks for n in pick.all(inputs)] for name, picks in self.groups.items()}
+        members = {name: pick.all(inputs) for name, pick in self.groups.items()}
         if self.refitted is not None:
             for number, (name, network) in enumerate(inputs[self.refitted]["networks"].items()):
                 weights = f"{self.refitted}/{number}.safetensors"

@@ -64,11 +64,11 @@ def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
     """
     level = Searched(lambda inputs: problem.inside)
     inherit = InheritStage("sizes/inherit", level, "sizes/supernet", "sizes/search")
-    ways = {"searched": inherit.name, "fine-tuned": "sizes/finetune", "retrained": "sizes/retrain"}
-    tuned = [FinetuneStage(ways["fine-tuned"], inherit.name, problem.config.finetuning())]
-    if not problem.config.finetune.epochs:
-        tuned = []
-        del ways["fine-tuned"]
+    ways, tuned = {"searched": inherit.name}, list[RunStage]()
+    if problem.config.finetune.epochs:
+        ways["fine-tuned"] = "sizes/finetune"
+        tuned = [FinetuneStage(ways["fine-tuned"], inherit.name, problem.config.finetuning())]
+    ways["retrained"] = "sizes/retrain"
     return [
         *level_stages(problem, "sizes", level, retrain=False),
         inherit,
