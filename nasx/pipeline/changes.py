@@ -1,6 +1,7 @@
 """A run directory and the settings that it is continued with: what may change, and what is said where it may not."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,14 +125,17 @@ def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Itera
             yield f"another {key} ({before.get(key)}, now {asked[key]})"
     alike = all(_same(before.get(key), asked[key]) for key in asked if key != "untrained")
     if alike and not _same(before.get("untrained"), asked["untrained"]):
-        losses = [
-            ", ".join(f"{float(network['loss']):.4g}" for network in found.get("untrained", ()))
-            for found in (before, asked)
-        ]
+        losses = [[_untrained_losses(found, key) for found in (before, asked)] for key in ("loss", "training loss")]
+        (old, new), mode = (losses[0], "") if losses[0][0] != losses[0][1] else (losses[1], " in training mode")
         yield (
-            "networks, samples, a loss or a metric that compute something else (losses of untrained networks "
-            f"{losses[0]}, now {losses[1]})"
+            "networks, samples, a loss or a metric that compute something else (losses of untrained networks"
+            f"{mode} {old}, now {new})"
         )
+
+
+def _untrained_losses(problem: Mapping[str, Any], key: str) -> str:
+    """Return the losses in a fingerprint, rounded."""
+    return ", ".join(f"{float(network.get(key, math.nan)):.4g}" for network in problem.get("untrained", ()))
 
 
 def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from nasx.arch import Arch
 from nasx.data.seeding import globals_kept, seed_globals
 from nasx.nn.skeleton import build_skeleton
 from nasx.train import evaluate, use_precision, use_threads
+from nasx.train.losses import compute_loss
 
 if TYPE_CHECKING:
     from nasx.pipeline.problem import Problem
@@ -25,7 +26,8 @@ def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
     """Return what identifies a problem beside its settings and data, as JSON values.
 
     It covers the space, the budgets, and of some of the builder's networks the classes of modules with their rates and
-    other fractions, names and shapes of tensors, and loss and score on a few samples before training.
+    other fractions, names and shapes of tensors, and loss and score on a few samples before training, the loss in
+    training mode too.
     """
     inside = problem.inside
     archs = [inside.sample(seed) for seed in range(_PROBES)]
@@ -66,7 +68,7 @@ def _tensors(network: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
-    """Return loss and score of an untrained network on the first validation samples."""
+    """Return loss and score of an untrained network on the first validation samples, and its loss in training mode."""
     task = problem.task
     with globals_kept(), use_threads(1), use_precision("float32"):
         seed_globals(0)
@@ -75,8 +77,12 @@ def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
         for parameter in network.parameters():
             if parameter.is_floating_point():
                 parameter.add_(_NOISE * torch.randn(parameter.shape).to(parameter))
-        found = evaluate(network, [task.first_batch(_SAMPLES)], loss=task.loss, metric=task.metric, unpack=task.unpack)
-    return {"loss": _number(found.loss), "score": _number(found.score)}
+        batch = task.first_batch(_SAMPLES)
+        found = evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+        seed_globals(0)
+        args, kwargs, targets = task.unpack(batch)
+        trained = compute_loss(task.loss, network.train()(*args, **kwargs), targets)
+    return {"loss": _number(found.loss), "score": _number(found.score), "training loss": _number(float(trained))}
 
 
 def _number(value: float) -> float | str:

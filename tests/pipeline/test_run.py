@@ -69,6 +69,21 @@ def tempered(arch: Arch) -> nn.Module:
     return Tempered(arch, inputs=4, outputs=3, norm=True)
 
 
+class Noisy(Perceptron):
+    """Computes the same in evaluation mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.dropout(x, 0.2, self.training))
+
+
+Noisy.__qualname__ = Perceptron.__qualname__
+
+
+def noisy(arch: Arch) -> nn.Module:
+    """Return networks of the same modules that train otherwise."""
+    return Noisy(arch, inputs=4, outputs=3, norm=True)
+
+
 def another_sample(task: Task) -> TensorDataset:
     """Return the data of a task with one training sample changed, after the first."""
     x, y = (tensor.clone() for tensor in task.train.tensors)  # type: ignore[attr-defined]
@@ -221,6 +236,10 @@ def test_an_interruption_is_raised_and_the_call_goes_on(tmp_path: Path) -> None:
         (
             lambda: Problem(SPACE, tempered, task(), config=CONFIG),
             r"compute something else \(losses of untrained networks \d\.\d+, \d\.\d+, \d\.\d+, now",
+        ),
+        (
+            lambda: Problem(SPACE, noisy, task(), config=CONFIG),
+            r"compute something else \(losses of untrained networks in training mode \d\.\d+, \d\.\d+, \d\.\d+, now",
         ),
         (
             lambda: problem(task=Task(task().train, loss=partial(F.cross_entropy, weight=torch.tensor([1.0, 1, 9])))),
