@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from nasx.arch import Arch
 from nasx.cost import Cost
@@ -132,8 +132,8 @@ def _check_slice(
     whole = _exact(supernet, dtype).train(training)
     network, precision = _extract(whole, arch, dtype)
     tolerance = max(tolerance, precision)
-    expected = _seeded(lambda: _run(whole, _cast(inputs, dtype), arch), seed)
-    check = _compared(name, expected, _seeded(lambda: _run(network, _cast(inputs, dtype)), seed), tolerance)
+    expected = _seeded(lambda: _cast(inputs, dtype)(whole, arch), seed)
+    check = _compared(name, expected, _seeded(lambda: _cast(inputs, dtype)(network), seed), tolerance)
     if not check.passed:
         where = first_difference(supernet, arch, inputs, training=training, seed=seed, tolerance=tolerance)
         return Check(name, False, check.difference, f"{check.detail}; {where}" if check.detail else where)
@@ -166,10 +166,10 @@ def first_difference(
     tolerance = max(tolerance, precision)
     if isinstance(whole, Supernet):  # whose modules are those of the network that it runs
         subnet = Subnet(whole, arch)
-        sliced = _outputs(subnet.network, lambda: _run(subnet, _cast(call, dtype)), seed)
+        sliced = _outputs(subnet.network, lambda: _cast(call, dtype)(subnet), seed)
     else:
-        sliced = _outputs(whole, lambda: _run(whole, _cast(call, dtype), arch), seed)
-    own = _outputs(network, lambda: _run(network, _cast(call, dtype)), seed)
+        sliced = _outputs(whole, lambda: _cast(call, dtype)(whole, arch), seed)
+    own = _outputs(network, lambda: _cast(call, dtype)(network), seed)
     calls = [Counter(name for name, _ in outputs) for outputs in (sliced, own)]
     shared = [key for key in own if calls[0][key[0]] == calls[1][key[0]]]
     agreeing = ""
@@ -194,7 +194,7 @@ def check_reload(network: nn.Module, fresh: nn.Module, inputs: Any, *, tolerance
     except RuntimeError as error:  # what torch calls names and shapes that do not fit
         return Check(name, False, detail=" ".join(str(error).split()))
     with torch.no_grad():
-        return _compared(name, _run(network, _cast(call, dtype)), _run(fresh, _cast(call, dtype)), tolerance)
+        return _compared(name, _cast(call, dtype)(network), _cast(call, dtype)(fresh), tolerance)
 
 
 def check_cost(unit: str, formula: float, counted: int) -> Check:
@@ -275,11 +275,11 @@ def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, toleranc
     return worst
 
 
-def _usable_dtype(module: Any, inputs: Call, *arch: Arch) -> torch.dtype:
+def _usable_dtype(module: Any, inputs: Call, arch: Arch | None = None) -> torch.dtype:
     """Return the precision that a module computes in: float64, or float32 where a layer of its insists on that."""
     exact = _exact(module, torch.float64).eval()
     try:
-        outputs = _seeded(lambda: _run(exact, _cast(inputs, torch.float64), *arch), 0)
+        outputs = _seeded(lambda: _cast(inputs, torch.float64)(exact, arch), 0)
     except RuntimeError as error:
         if not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
             raise
@@ -304,22 +304,9 @@ def _only_tensor(inputs: object) -> None:
         )
 
 
-def _run(module: Any, inputs: Call, *arch: Arch) -> Any:
-    """Return the outputs of a network, or those of a supernet for an architecture."""
-    if arch and not inputs.args:
-        return module(arch=arch[0], **inputs.kwargs)
-    return module(*inputs.args[:1], *arch, *inputs.args[1:], **inputs.kwargs)
-
-
 def _first_sample(inputs: Call) -> Call:
-    tensors = tree_leaves([inputs.args, dict(inputs.kwargs)])
-    batch = next(value.shape[:1] for value in tensors if isinstance(value, Tensor))
-
-    def first(value: Any) -> Any:
-        return value[:1] if isinstance(value, Tensor) and batch and value.shape[:1] == batch else value
-
-    args, kwargs = tree_map(first, (inputs.args, dict(inputs.kwargs)))
-    return Call(args, kwargs)
+    batch = inputs.tensors[0].shape[:1]
+    return inputs.changed(lambda tensor: tensor[:1] if batch and tensor.shape[:1] == batch else tensor)
 
 
 def _leaves(values: Any, name: str) -> dict[str, Any]:
@@ -358,14 +345,11 @@ def _extract(supernet: Any, arch: Arch, dtype: torch.dtype) -> tuple[nn.Module, 
 
 
 def _cast(inputs: Call, dtype: torch.dtype) -> Call:
-    def cast(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        value = value.detach().cpu()
-        return value.to(dtype) if value.is_floating_point() else value.clone()
+    def cast(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach().cpu()
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor.clone()
 
-    args, kwargs = tree_map(cast, (inputs.args, dict(inputs.kwargs)))
-    return Call(args, kwargs)
+    return inputs.changed(cast)
 
 
 def _compared(name: str, expected: Any, found: Any, tolerance: float) -> Check:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from torch.utils.module_tracker import ModuleTracker
 
+from nasx.arch import Arch
 from nasx.train.modes import evaluating
 
 _WHOLE = "Global"  # what the trackers call a network
@@ -49,16 +50,27 @@ class Call:
             return example
         return cls(example) if isinstance(example, tuple) else cls((example,))
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, those in nested tuples, lists and dicts too, in order."""
+        return [value for value in tree_leaves((self.args, dict(self.kwargs))) if isinstance(value, Tensor)]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """Return the same call with another tensor for every tensor."""
+        args, kwargs = tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return Call(args, kwargs)
+
     def to(self, device: str) -> "Call":
         """Return the same call with every tensor on a device."""
-        args, kwargs = tree_map(
-            lambda value: value.to(device) if isinstance(value, Tensor) else value, (self.args, dict(self.kwargs))
-        )
-        return Call(tuple(args), kwargs)
+        return self.changed(lambda tensor: tensor.to(device))
 
-    def __call__(self, network: nn.Module) -> Any:
-        """Return what a network gives for the arguments."""
-        return network(*self.args, **self.kwargs)
+    def __call__(self, network: nn.Module, arch: Arch | None = None) -> Any:
+        """Return what a network gives for the arguments, or a supernet under an architecture."""
+        if arch is None:
+            return network(*self.args, **self.kwargs)
+        if len(self.args) == 1:
+            return network(*self.args, arch, **self.kwargs)
+        return network(*self.args, arch=arch, **self.kwargs)
 
 
 def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from nasx.arch import Arch
+from nasx.measure import Call
 from nasx.nn.supernet import SupernetLike
 from nasx.space import Space
 from nasx.testing.subjects import some_archs
@@ -86,7 +88,7 @@ class SupernetContract(ABC):
         supernet, inputs = self._supernet().train(), self._inputs()
         archs = some_archs(self.space, self.samples)
         first = {arch: set(_gradients(supernet, partial(_outputs_of, supernet, inputs, arch))) for arch in archs}
-        other = _mapped(inputs, _other_samples)
+        other = inputs.changed(_other_samples)
         for arch in reversed(archs):
             again = set(_gradients(supernet, partial(_outputs_of, supernet, other, arch)))
             differ = sorted(again ^ first[arch])
@@ -128,11 +130,8 @@ class SupernetContract(ABC):
     def _check_slices(self, *, training: bool) -> None:
         supernet, inputs = self._supernet(), self._inputs()
         for arch in some_archs(self.space, self.samples):
-            if isinstance(inputs, Tensor):
-                check = check_slice(supernet, arch, inputs, training=training)
-                assert check.passed, f"{check}: {dict(arch)}"
-            else:
-                _check_structured_slice(supernet, arch, inputs, training=training)
+            check = check_slice(supernet, arch, inputs, training=training)
+            assert check.passed, f"{check}: {dict(arch)}"
 
     def _supernet(self) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -151,13 +150,14 @@ class SupernetContract(ABC):
                             buffer.add_(torch.rand_like(buffer))
         return supernet
 
-    def _inputs(self) -> Any:
+    def _inputs(self) -> Call:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            inputs = _mapped(self.make_inputs(), _in_float64)
-        for tensor in _leaves(inputs):
+            given = self.make_inputs()
+        call = Call((), given) if isinstance(given, Mapping) else Call.of(given)
+        for tensor in call.tensors:
             assert len(tensor) > 1, f"`make_inputs` needs two or more samples, but gave {len(tensor)}"
-        return inputs
+        return call.changed(_in_float64)
 
 
 def _in_float64(tensor: Tensor) -> Tensor:
@@ -171,50 +171,12 @@ def _other_samples(tensor: Tensor) -> Tensor:
     return other
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return nested inputs with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {name: _mapped(inner, change) for name, inner in value.items()}
-    return type(value)(_mapped(inner, change) for inner in value) if isinstance(value, tuple | list) else value
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    """Return the tensors in nested inputs or outputs, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [tensor for part in inner for tensor in _leaves(part)]
-
-
-def _outputs_of(module: nn.Module, inputs: Any, arch: Arch | None = None) -> list[Tensor]:
+def _outputs_of(module: nn.Module, inputs: Call, arch: Arch | None = None) -> list[Tensor]:
     """Return the tensors that a network, or a supernet under an architecture, returns for inputs."""
-    more = {} if arch is None else {"arch": arch}
-    if isinstance(inputs, Mapping):
-        outputs = module(**inputs, **more)
-    elif isinstance(inputs, tuple):
-        outputs = module(*inputs, **more)
-    else:
-        outputs = module(inputs) if arch is None else module(inputs, arch)
-    found = _leaves(outputs)
+    outputs = inputs(module, arch)
+    found = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
     assert found, f"the outputs of {type(module).__name__} hold no tensor, but are {type(outputs).__name__}"
     return found
-
-
-def _check_structured_slice(supernet: Any, arch: Arch, inputs: Any, *, training: bool) -> None:
-    whole = copy.deepcopy(supernet).train(training)
-    network = whole.extract(arch)
-    results = []
-    for module, under in ((whole, arch), (network, None)):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            results.append(_outputs_of(module, inputs, under))
-    for sliced, own in zip(*results, strict=True):
-        torch.testing.assert_close(sliced, own, rtol=1e-10, atol=1e-10)
-    left = whole.extract(arch).state_dict()
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(left[name], tensor), f"outputs agree, but {name!r} differs after the pass: {dict(arch)}"
 
 
 _FIRST = 1 << 20  # numbers from here on are no weight by chance, and float32 holds those to 2**24
