@@ -82,9 +82,9 @@ def verify(
     call = _call(inputs)
     if onnx:
         _only_tensor(inputs)
-    dtype = _usable_dtype(supernet, call, arch)
-    network, _ = _extract(_exact(supernet, dtype), arch, dtype)
-    checks = [_check_slice(supernet, arch, call, dtype, training=training, seed=seed) for training in (False, True)]
+    whole, dtype = _usable(supernet, call, arch)
+    network, _ = _extract(whole, arch, dtype)
+    checks = [_check_slice(supernet, whole, arch, call, dtype, training=mode, seed=seed) for mode in (False, True)]
     if build is not None:
         checks.append(check_reload(network, build(arch), call))
     if macs is not None:
@@ -114,12 +114,13 @@ def check_slice(
     precision allows that the network computes or is extracted in, where that is not float64.
     """
     call = _call(inputs)
-    dtype = _usable_dtype(supernet, call, arch)
-    return _check_slice(supernet, arch, call, dtype, training=training, seed=seed, tolerance=tolerance)
+    whole, dtype = _usable(supernet, call, arch)
+    return _check_slice(supernet, whole, arch, call, dtype, training=training, seed=seed, tolerance=tolerance)
 
 
 def _check_slice(
     supernet: SupernetLike,
+    whole: Any,
     arch: Arch,
     inputs: Call,
     dtype: torch.dtype,
@@ -128,9 +129,9 @@ def _check_slice(
     seed: int,
     tolerance: float = 1e-10,
 ) -> Check:
+    """Compare `whole`, a copy of the supernet in the precision, whose buffers training mode moves."""
     name = f"supernet slice = extracted network ({'training' if training else 'evaluation'} mode)"
-    whole = _exact(supernet, dtype).train(training)
-    network, precision = _extract(whole, arch, dtype)
+    network, precision = _extract(whole.train(training), arch, dtype)
     tolerance = max(tolerance, precision)
     expected = _seeded(lambda: _cast(inputs, dtype)(whole, arch), seed)
     check = _compared(name, expected, _seeded(lambda: _cast(inputs, dtype)(network), seed), tolerance)
@@ -160,9 +161,8 @@ def first_difference(
     is that which finishes first, inner modules before those that hold them.
     """
     call = _call(inputs)
-    dtype = _usable_dtype(supernet, call, arch)
-    whole = _exact(supernet, dtype).train(training)
-    network, precision = _extract(whole, arch, dtype)
+    whole, dtype = _usable(supernet, call, arch)
+    network, precision = _extract(whole.train(training), arch, dtype)
     tolerance = max(tolerance, precision)
     if isinstance(whole, Supernet):  # whose modules are those of the network that it runs
         subnet = Subnet(whole, arch)
@@ -184,9 +184,8 @@ def check_reload(network: nn.Module, fresh: nn.Module, inputs: Any, *, tolerance
     """Check that a network whose weights go through safetensors into a freshly built one computes the same."""
     name = "reloaded export = extracted network"
     call = _call(inputs)
-    dtype = _usable_dtype(network, call)
+    network, dtype = _usable(network, call)
     tolerance = max(tolerance, _TOLERANCES[dtype])
-    network = _exact(network, dtype).eval()
     weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in network.state_dict().items()}
     fresh = _exact(fresh, dtype).eval()
     try:
@@ -275,18 +274,18 @@ def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, toleranc
     return worst
 
 
-def _usable_dtype(module: Any, inputs: Call, arch: Arch | None = None) -> torch.dtype:
-    """Return the precision that a module computes in: float64, or float32 where a layer of its insists on that."""
+def _usable(module: Any, inputs: Call, arch: Arch | None = None) -> tuple[Any, torch.dtype]:
+    """Return a copy in evaluation mode and its precision: float64, or float32 where a layer insists on that."""
     exact = _exact(module, torch.float64).eval()
     try:
         outputs = _seeded(lambda: _cast(inputs, torch.float64)(exact, arch), 0)
     except RuntimeError as error:
         if not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
             raise
-        return torch.float32
+        return _exact(module, torch.float32).eval(), torch.float32
     if not any(isinstance(value, Tensor) for value in _leaves(outputs, "outputs").values()):
         raise TypeError(f"`outputs` must hold a tensor to compare, but got {outputs!r}")
-    return torch.float64
+    return exact, torch.float64
 
 
 def _call(inputs: Any) -> Call:

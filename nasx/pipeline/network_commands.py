@@ -97,9 +97,9 @@ class NetworkCommands:
     def describe(self, options: argparse.Namespace) -> int:
         """Show a network block by block, with its costs."""
         with bad_input():
-            from nasx.report.figures import FORMATS, architecture, save_figure
-
             if options.picture:
+                from nasx.report.figures import FORMATS, architecture, save_figure  # which load matplotlib
+
                 check_output(options.picture, "--picture", tuple(FORMATS))
             problem, arch = self._described(options)
             counts = problem.describe(arch)
