@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -314,6 +315,42 @@ def test_values_that_are_not_finite_never_pass() -> None:
     check = check_slice(Net(spoil), ARCH, inputs())
     assert (check.passed, check.difference) == (False, None)
     assert "not finite" in check.detail
+
+
+class Masked(nn.Module):
+    """Masks one logit."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_fill(1, torch.tensor(0), -math.inf)
+
+
+def test_logits_that_are_masked_alike_pass() -> None:
+    def mask(network: Plain) -> None:
+        network.head = nn.Sequential(network.head, Masked())  # type: ignore[assignment]
+
+    assert not check_slice(Net(mask), ARCH, inputs()).passed, "one of them masks"
+    supernet = Supernet(
+        lambda arch: nn.Sequential(nn.Linear(3, int(arch["width"])), Masked()), Space(width=one_of(2, 4))
+    )
+    assert verify(supernet, supernet.space[0], torch.randn(2, 3)).passed
+
+
+class Fourier(nn.Module):
+    """Has a complex weight, and reads its parts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, width, dtype=torch.complex64))
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.view_as_real(torch.fft.fft(x) @ self.weight))
+
+
+def test_complex_weights_stay_complex() -> None:
+    supernet = Supernet(lambda arch: Fourier(int(arch["width"])), Space(width=one_of(2, 4)))
+    arch = supernet.space[0]
+    assert verify(supernet, arch, torch.randn(2, 4), build=lambda arch: Fourier(int(arch["width"]))).passed
 
 
 def test_a_network_that_does_not_take_the_weights_fails_to_reload() -> None:

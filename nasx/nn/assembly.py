@@ -23,6 +23,14 @@ Placement = tuple[torch.device, torch.dtype | None]
 """The device of the weights, and their precision where it is not the one that the builder gives them."""
 
 
+def placed(tensor: Tensor, where: Placement) -> Tensor:
+    """Return a tensor on a device and in a precision: complex numbers in theirs of it, whole ones as they are."""
+    device, dtype = where
+    if tensor.is_complex() and dtype is not None:
+        return tensor.to(device, dtype.to_complex())
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One place in a network: the dictionary and the name that hold a tensor, and its elements."""
@@ -81,10 +89,9 @@ class Assembly:
     def place(self, where: Placement) -> None:
         """Move the network's own buffers to where the weights are."""
         if self.placed != where:
-            device, dtype = where
             with torch.inference_mode(False):
                 for module, leaf, buffer in self.computed:
-                    module._buffers[leaf] = buffer.to(device, dtype if buffer.is_floating_point() else None)
+                    module._buffers[leaf] = placed(buffer, where)
             self.placed = where
 
     def bind_parameters(self) -> None:

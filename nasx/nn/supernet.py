@@ -6,6 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
 from nasx.nn.advice import warn_of_groups, warn_of_stacks
-from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
+from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
@@ -214,7 +215,7 @@ class Supernet(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             with default_dtype(self._default_dtype):
                 network = call_builder(self.make, arch)
-            network.to(*self._placement())
+            network._apply(partial(placed, where=self._placement()))  # type: ignore[no-untyped-call]
             for slot in self._slots(network, arch):
                 whole = slot.whole
                 value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
@@ -321,7 +322,8 @@ class Supernet(nn.Module):
     def _placement(self) -> Placement:
         source, leaf = self._cache.reference
         tensor: Tensor = source[leaf]
-        return tensor.device, None if tensor.dtype == self._built_dtype else tensor.dtype
+        kept = tensor.dtype == self._built_dtype or not tensor.is_floating_point()
+        return tensor.device, None if kept else tensor.dtype
 
     def _own(self, arch: Mapping[str, Value]) -> Arch:
         """Return an architecture as the builder takes it: of the space's own, those with its types of numbers."""

@@ -67,8 +67,8 @@ class WeightAverage(nn.Module):
         if broken is True:
             return
         pairs = list(zip(average.all(), model.all(), strict=True))
-        averages = [average for average, _ in pairs if average.is_floating_point()]
-        values = [value for _, value in pairs if value.is_floating_point()]
+        moved = [pair for pair in pairs if _is_fractional(pair[0])]
+        averages, values = [average for average, _ in moved], [value for _, value in moved]
         if isinstance(broken, Tensor):  # the share stays on the device, for reading it would wait for all before it
             good = broken.logical_not()
             share = torch.where(self.n_averaged == 0, 1.0, 1 - self.decay) * good
@@ -78,8 +78,12 @@ class WeightAverage(nn.Module):
         else:
             torch._foreach_lerp_(averages, values, 1 - self.decay if self.n_averaged else 1.0)
             self.n_averaged += 1
-        if counts := [pair for pair in pairs if not pair[0].is_floating_point()]:
+        if counts := [pair for pair in pairs if not _is_fractional(pair[0])]:
             torch._foreach_copy_([average for average, _ in counts], [value for _, value in counts])
+
+
+def _is_fractional(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:

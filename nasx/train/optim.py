@@ -1,6 +1,7 @@
 """Optimizers and schedules, all torch's own, with the settings of the field."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -35,8 +36,7 @@ def nesterov_sgd(
     spared = [p for p in parameters if decay == "matrices" and _is_vector(model, p)]
     groups = [{"params": decayed, "weight_decay": weight_decay}]
     groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
-    # fused: small networks spend their step in the optimizer otherwise
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=_can_be_fused(parameters))
     for parameter in parameters:
         # starting from zero is what torch's first step does; the fused kernel cannot take some with and some without
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -61,7 +61,12 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
         spared = _is_vector(model, parameter) or last in ("cls_token", "pos_embed") or name in named or stored in named
         (free if spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=_can_be_fused([*decayed, *free]))
+
+
+def _can_be_fused(parameters: Sequence[nn.Parameter]) -> bool:
+    """Return whether torch's fused kernels take all parameters; small networks spend their step in others."""
+    return all(p.is_floating_point() for p in parameters if p.requires_grad)
 
 
 def _is_vector(model: nn.Module, parameter: nn.Parameter) -> bool:

@@ -304,6 +304,34 @@ def test_an_average_of_a_training_is_that_of_its_steps() -> None:
     assert_same(state_of(parts[3]), state_of(followed))
 
 
+class Fourier(nn.Module):
+    """Has a complex weight beside a real layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6, dtype=torch.complex64))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((torch.fft.fft(x) @ self.weight).abs())
+
+
+@pytest.mark.parametrize("make", [nesterov_sgd, adamw])
+@pytest.mark.parametrize("broken", [False, torch.tensor(False)], ids=["known", "on the device"])
+def test_complex_weights_are_trained_and_averaged(make: Any, broken: bool | Tensor) -> None:
+    torch.manual_seed(0)
+    model = Fourier()
+    average, expected = ema(model, 0.5), model.weight.detach().clone()
+    optimizer = make(model, lr=0.1, weight_decay=0.01)
+    average.update(model, broken)
+    batch = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    for _ in train(model, [batch, batch], optimizer, clip_norm=1.0):
+        average.update(model, broken)
+        expected = (expected + model.weight.detach()) / 2
+    assert (expected - model.weight).abs().min() > 1e-4
+    torch.testing.assert_close(average.module.weight, expected)
+
+
 def test_buffers_that_got_another_shape_are_brought_back() -> None:
     model = start()[0]
     buffers = Buffers(model)
