@@ -27,6 +27,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
+from nasx._modules import description
 from nasx._arguments import check_archs
 from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
@@ -282,7 +283,7 @@ def check_repeatable(make: Make, arch: Arch) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             made.append(build_skeleton(make, arch))
-    first, second = map(_description, made)
+    first, second = map(description, made)
     for name in [*first, *second]:
         if first.get(name) != second.get(name):
             raise ValueError(
@@ -297,27 +298,6 @@ def check_repeatable(make: Make, arch: Arch) -> None:
                 "function of the architecture; make it a parameter with requires_grad=False, which architectures "
                 "share, or draw it from a generator with a seed of its own"
             )
-
-
-def _description(network: nn.Module) -> dict[str, object]:
-    """Return what decides how a network computes beside its tensors' values: types, plain attributes and shapes."""
-    found: dict[str, object] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        found[name] = f"{type(module).__module__}.{type(module).__qualname__}"
-        for key, value in vars(module).items():
-            if not key.startswith("_") and _is_plain(value):
-                found[f"{name}.{key}".lstrip(".")] = value
-        for tensors in (module._parameters, module._buffers):
-            for leaf, tensor in tensors.items():
-                if tensor is not None:
-                    found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
-    return found
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, bool | int | float | str | torch.dtype | None) and value == value
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from nasx._modules import description
 from nasx.train.losses import Loss, compute_loss
 
 
@@ -46,10 +47,11 @@ class StackedNetworks(nn.Module):
             raise ValueError("there are no networks to stack; give at least one")
         first = _signature(networks[0])
         for number, network in enumerate(networks):
-            if _signature(network) != first:
+            own = _signature(network)
+            if differing := [name for name in (*first, *own) if first.get(name) != own.get(name)]:
                 raise ValueError(
-                    f"networks that are trained as one need the same architecture, but number {number} differs from "
-                    "the first in its modules or in the names, shapes or ties of its tensors"
+                    f"networks that are trained as one need the same architecture, but {differing[0]!r} is "
+                    f"{own.get(differing[0])!r} in number {number} and {first.get(differing[0])!r} in the first"
                 )
         self.count = len(networks)
         self.train(networks[0].training)
@@ -154,14 +156,11 @@ def _with_tensors(network: nn.Module, tensors: dict[Tensor, Tensor]) -> nn.Modul
     return copy.deepcopy(network, {id(tensor): other for tensor, other in tensors.items()})
 
 
-def _signature(network: nn.Module) -> list[Any]:
+def _signature(network: nn.Module) -> dict[str, object]:
+    """Return what networks of one architecture have in common: modules, their attributes, and ties of tensors."""
     first: dict[int, str] = {}  # of a tensor or module that has several names
-    tensors = [
-        (name, first.setdefault(id(tensor), name), tuple(tensor.shape), tensor.dtype)
-        for name, tensor in _tensors(network)
-    ]
-    modules = [
-        (name, first.setdefault(id(module), name), type(module))
-        for name, module in network.named_modules(remove_duplicate=False)
-    ]
-    return [*tensors, *modules]
+    tensors, modules = dict(_tensors(network)), network.named_modules(remove_duplicate=False)
+    ties = {f"the tie of {name}": first.setdefault(id(part), name) for name, part in chain(tensors.items(), modules)}
+    types = {f"the type of {name}": tensor.dtype for name, tensor in tensors.items()}
+    described = {name: value for name, value in description(network).items() if not name.endswith("training")}
+    return {**described, **ties, **types}

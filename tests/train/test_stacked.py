@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.nn import DropPath
+from nasx.nn import Attention, DropPath
 from nasx.train import (
     StackedNetworks,
     adamw,
@@ -143,12 +143,12 @@ def test_networks_with_tied_tensors_learn_what_they_learn_alone(make: Callable[[
 
 def test_networks_tied_in_different_ways_are_refused() -> None:
     a, b, c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"number 1 differs from the first .* ties of its tensors"):
+    with pytest.raises(ValueError, match="'the tie of 2' is '1' in number 1 and '0' in the first"):
         StackedNetworks([nn.Sequential(a, b, a), nn.Sequential(a, b, b)])
     c.weight = a.weight
     other = copy.deepcopy(nn.Sequential(a, b, c))
     other[2].weight = other[1].weight
-    with pytest.raises(ValueError, match="number 1 differs from the first"):
+    with pytest.raises(ValueError, match=r"'the tie of 2.weight' is '1.weight' in number 1 and '0.weight' in"):
         StackedNetworks([nn.Sequential(a, b, c), other])
 
 
@@ -250,7 +250,12 @@ def test_a_buffer_that_is_assigned_anew_is_refused() -> None:
 
 def test_networks_of_different_architectures_are_refused() -> None:
     other = build_in(VIT, heads_space(DIGITS.choices()).sample(5))
-    with pytest.raises(ValueError, match="the same architecture, but number 1 differs"):
+    with pytest.raises(ValueError, match=r"the same architecture, but '.*' is .* in number 1 and"):
         StackedNetworks([network(0), other])
+    with pytest.raises(ValueError, match=r"but 'heads' is 4 in number 1 and 2 in the first"):
+        StackedNetworks([Attention(8, 2), Attention(8, 4)])
+    with pytest.raises(ValueError, match=r"but 'dilation' is \(2,\) in number 1 and \(1,\) in the first"):
+        StackedNetworks([nn.Conv1d(3, 3, 3), nn.Conv1d(3, 3, 3, dilation=2)])
+    StackedNetworks([network(0), network(1).eval()])
     with pytest.raises(ValueError, match="no networks"):
         StackedNetworks([])
