@@ -4,6 +4,7 @@ A network trained as a whole has them in any order, so its prefixes are arbitrar
 are the same, and its slices are better starting points.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from nasx.arch import Arch
 from nasx.nn.supernet import Supernet
@@ -105,15 +107,18 @@ def order_by_importance(
     squares = _input_squares(network, calls)
     before = {name: tensor.clone() for name, tensor in state.items()}
     expected = _outputs(supernet, arch, calls[0])
-    for members, width in permuted:
-        _permute(state, members, width, _contributions(state, members, width, squares))
-    difference = float((_outputs(supernet, arch, calls[0]) - expected).abs().max())
-    if difference > 1e-3 * max(1.0, float(expected.abs().max())):
+    try:
+        for members, width in permuted:
+            _permute(state, members, width, _contributions(state, members, width, squares))
+        difference = max(map(_difference, expected, _outputs(supernet, arch, calls[0])))
+        if not difference <= 1e-3:
+            raise ValueError(
+                f"the groups change what the network computes (by {difference:.3g}), so they leave out a tensor that "
+                "their units lie in; name every one of them"
+            )
+    except BaseException:
         supernet.load_state_dict(before)
-        raise ValueError(
-            f"the groups change what the network computes (by {difference:.3g}), so they leave out a tensor that their "
-            "units lie in; name every one of them"
-        )
+        raise
 
 
 _Members = Mapping[str, Sequence[Member]]
@@ -248,11 +253,24 @@ def _largest(supernet: Supernet) -> Arch:
 
 
 @torch.no_grad()
-def _outputs(supernet: Supernet, arch: Arch, call: Unpacked) -> Tensor:
+def _outputs(supernet: Supernet, arch: Arch, call: Unpacked) -> list[Tensor]:
     args, kwargs = move((call.args, call.kwargs), device_of(supernet))
     with evaluating(supernet):
         outputs = supernet(*args, arch=arch, **kwargs)
-    return outputs.logits if hasattr(outputs, "logits") else outputs
+    outputs = getattr(outputs, "logits", outputs)
+    found = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
+    if not found:
+        raise TypeError(f"the networks return no tensor that could be compared, but {type(outputs).__name__}")
+    return found
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Return the largest difference, relative to the largest finite value or to 1; infinities must be the same."""
+    finite = expected.isfinite() & found.isfinite()
+    if not torch.equal(expected[~finite], found[~finite]):
+        return math.inf
+    difference, largest = ((x[finite].abs().max() if finite.any() else 0.0) for x in (found - expected, expected))
+    return float(difference) / max(1.0, float(largest))
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
 
-from nasx._modules import description
 from nasx._arguments import check_archs
+from nasx._modules import description
 from nasx.arch import Arch, Value
 from nasx.nn.layout import Shape
 

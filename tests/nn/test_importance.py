@@ -1,8 +1,10 @@
 """Weights ordered by importance: the largest network computes the same, and its slices hold what matters most."""
 
 import copy
+import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -230,6 +232,29 @@ def test_slices_of_a_trained_network_become_better() -> None:
         ordered = copy.deepcopy(supernet)
         order_by_importance(ordered, measured, groups=[neurons("1.fc1", "1.fc2")])
         assert mean_accuracy(ordered) > before + 0.02
+
+
+class Wrapped(nn.Module):
+    """What a transformer returns, with a logit masked and in a structure."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.inner = Transformer(arch)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        logits = self.inner(x)
+        return {"masked": (logits.index_fill(1, torch.tensor(0), -math.inf), logits[:, 0]), "tokens": x.shape[1]}
+
+
+def test_masked_logits_in_a_structure_are_compared() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(Wrapped, SPACE, layout={"*.qkv": stacked(3)}).double()
+    kept = copy.deepcopy(supernet.state_dict())
+    with pytest.raises(ValueError, match="the groups change what the network computes"):
+        order_by_importance(supernet, [X], groups=Units({"*.blocks.*.mlp.fc1": 0}))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in supernet.state_dict().items())
+    order_by_importance(supernet, [X], groups=neurons("*.blocks.*.mlp.fc1", "*.blocks.*.mlp.fc2"))
+    assert not all(torch.equal(tensor, kept[name]) for name, tensor in supernet.state_dict().items())
 
 
 def test_one_group_needs_no_list() -> None:
