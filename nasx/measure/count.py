@@ -109,7 +109,7 @@ def count_peak_memory(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
     call = Call(inputs, kwargs)
     try:
         return _peak_memory(on_meta(network), call.to("meta"))
-    except (NotImplementedError, RuntimeError):  # the forward pass asks for values
+    except (NotImplementedError, RuntimeError, TypeError):  # the forward pass asks for values
         return _peak_memory(network, call)
 
 
@@ -175,9 +175,10 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
         holders = [".".join(segments[:end]) for end in range(1, len(segments) + 1)]
         return lambda module, inputs, outputs: add([f"{_WHOLE}.{holder}" for holder in holders], outputs)
 
+    alone = not any(network.children())  # else its own weights, such as a class token, are no layer
     with ExitStack() as stack, torch.no_grad():
         for name, module in network.named_modules():
-            if any(parameter is not None for parameter in module._parameters.values()) and name:
+            if any(parameter is not None for parameter in module._parameters.values()) and (name or alone):
                 stack.callback(module.register_forward_hook(hook(name)).remove)
         stack.enter_context(_plain_forward(network))
         tracker = stack.enter_context(ModuleTracker())

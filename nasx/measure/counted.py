@@ -160,7 +160,8 @@ def counted(
     arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is
     the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
-    Networks run on `meta`, which computes nothing, or on the CPU where they cannot: at least one for every combination
+    Networks run on `meta`, which computes nothing, or on the CPU where they cannot, with weights of one seed where
+    weights decide what runs: at least one for every combination
     of the choices outside repeated parts, their counts included. The sum is compared with each of them, and with all
     others of a space of up to 256 networks where these have few modules, else with 16 drawn; a ValueError names the
     first that disproves it. Where a table would take more than 2,000 passes, a ValueError says so before the first;
@@ -199,14 +200,14 @@ class _Counter:
                 if self.kind != "params":
                     network = network.to("meta")
                 return count(network, Call() if self.call is None else self.call.to("meta"))
-            except (NotImplementedError, RuntimeError, NeedsWeights):
+            except (NotImplementedError, RuntimeError, TypeError, NeedsWeights):
                 if self.kind == "params":
                     raise
                 self.on_meta = False  # its forward pass asks for values
-        with torch.random.fork_rng(devices=[]):
-            network = call_builder(self.make, arch).cpu()
         assert self.call is not None
-        return count(network, self.call.to("cpu"))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)  # where weights decide what runs, counts are the same each time
+            return count(call_builder(self.make, arch).cpu(), self.call.to("cpu"))
 
     def _total(self, network: nn.Module, call: Call) -> int:
         if self.kind == "peak_memory":

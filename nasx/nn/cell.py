@@ -38,7 +38,7 @@ class Cell(nn.Module):
         for name, build in operations.items():
             if not isinstance(name, str):
                 raise TypeError(f"an operation needs a string as its name, but got {name!r}; write {str(name)!r}")
-            if build is not None and (not name or "." in name or hasattr(nn.ModuleDict, name)):
+            if build is not None and (not name or "." in name or hasattr(nn.ModuleDict(), name)):
                 raise ValueError(
                     f"an operation's name must be one that a module can have, but got {name!r}: it must hold a letter, "
                     "no dot, and be no attribute of torch's modules; choose another in the space and the operations"

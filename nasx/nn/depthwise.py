@@ -15,7 +15,7 @@ _AT_ONCE = 2**18  # elements that the gradient of long kernels is taken of toget
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve each channel of `x` (B, C, N) with its own odd kernel of `weight` (C, 1, K); the length stays N.
 
-    Both ends are padded with zeros; `bias` (C) is added where there is one.
+    Both ends are padded with zeros; `bias` (C) is added where there is one. Even kernels are a ValueError.
 
     The same numbers as `F.conv1d`, which copies its input to a channels-first layout that oneDNN trains slowly in.
     As an image of height one, transposed tokens (B, N, C) stay as they lie in memory.
@@ -23,6 +23,10 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     In training on a CPU in single precision the gradients are computed by functions of their own from K = 5 on, one and
     a half times as fast as torch's, from K = 15 on three times or more, and equal up to rounding.
     """
+    if weight.shape[-1] % 2 == 0:
+        raise ValueError(
+            f"kernels must be odd for the length to stay, but got {weight.shape[-1]} taps; add or drop one"
+        )
     image = x.transpose(1, 2).contiguous().transpose(1, 2).unsqueeze(2)  # channels last, as vmap can do it too
     if _trains_on_cpu(image, weight):
         return _DepthwiseConv.apply(image, weight, bias).squeeze(2)

@@ -18,9 +18,15 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
     Every dimension is covered. Only the BatchNorm layers run in training mode (dropout and stochastic depth stay
     off), with cumulative averages, so batches of one size give the plain mean of their statistics. Layers that the
     pass does not reach, such as other candidates of a supernet, keep theirs; modes and momenta are restored. An error
-    leaves all statistics as they were; no batches are a ValueError.
+    leaves all statistics as they were; no batches are a ValueError, and so is a `Supernet`, which has no layers of its
+    own: its `Subnet` of an architecture has.
     """
     named = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    if not named and hasattr(model, "extract") and any("running_mean" in name for name, _ in model.named_buffers()):
+        raise ValueError(
+            f"a {type(model).__name__} has BatchNorm statistics but no BatchNorm layers, which the network of an "
+            "architecture has; recalibrate Subnet(supernet, arch)"
+        )
     norms = list(named.values())
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]

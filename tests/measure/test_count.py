@@ -144,6 +144,7 @@ def test_activations_are_what_weighted_modules_and_attentions_products_write() -
     assert count_activations(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()), torch.zeros(1, 3, 6, 6)) == 5 * 4 * 4
     twice = nn.Linear(4, 4)
     assert count_activations(nn.Sequential(twice, twice), torch.zeros(3, 4)) == 2 * 3 * 4
+    assert count_activations(twice, torch.zeros(3, 4)) == 3 * 4, "a network may be one layer"
 
 
 def test_arguments_and_modes_are_the_callers() -> None:
@@ -222,3 +223,9 @@ def test_networks_that_look_at_values_are_measured_where_they_are() -> None:
     x = torch.zeros(3, 4)
     assert count_macs(Looks(), x) == 3 * 4 * 4
     assert count_peak_memory(Looks(), x) >= 4 * (16 + 12 + 12)
+
+    class Converts(Looks):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + float(x.numpy().sum())
+
+    assert count_peak_memory(Converts(), x) >= 4 * (16 + 12 + 12)

@@ -366,6 +366,32 @@ def test_networks_that_look_at_values_are_counted_on_the_cpu() -> None:
         assert cost(arch) == count_macs(Looks(arch), x)
 
 
+class Routed(nn.Module):
+    """Sends each sample to one of two experts, which its weights choose."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.route = nn.Linear(4, 2)
+        self.experts = nn.ModuleList(nn.Linear(4, int(arch["width"]) * (1 + i)) for i in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.route(x).argmax(dim=1).numpy()
+        rows = [self.experts[int(expert)](row) for row, expert in zip(x, chosen, strict=True)]
+        return torch.stack([row.sum() for row in rows])
+
+
+@pytest.mark.parametrize("additive", [True, False])
+def test_counts_that_depend_on_weights_are_the_same_each_time(additive: bool) -> None:
+    space = Space(width=one_of(2, 3, 4))
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    found = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        cost = counted("macs", Routed, space, x, additive=additive)
+        found.add(tuple(cost(arch) for arch in space))
+    assert len(found) == 1
+
+
 def test_peak_memory_filters() -> None:
     class Bottle(nn.Module):
         def __init__(self, arch: Arch) -> None:

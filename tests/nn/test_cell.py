@@ -182,7 +182,7 @@ def test_operations_and_architectures_that_do_not_fit_are_refused() -> None:
         Cell(complete(3), {"none": None, "zero": None, "conv": conv}, conv_only)
     with pytest.raises(ValueError, match="at most one of them None"):
         Cell(complete(3), {"none": None}, of_three("none", "none", "none"))
-    for name in ("type", "conv.3x3", ""):
+    for name in ("type", "training", "conv.3x3", ""):
         with pytest.raises(ValueError, match="must be one that a module can have, but got"):
             Cell(complete(3), {"none": None, name: conv}, of_three("none", name, name))
     with pytest.raises(TypeError, match="a string as its name, but got 2; write '2'"):

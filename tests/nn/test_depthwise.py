@@ -65,6 +65,11 @@ def test_many_samples_are_taken_a_few_at_a_time(taps: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
 
 
+def test_even_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be odd for the length to stay, but got 4 taps"):
+        depthwise_conv1d(torch.randn(2, 3, 8), torch.randn(3, 1, 4))
+
+
 @pytest.mark.parametrize("taps", [3, 5, 31])
 def test_a_batch_may_be_empty(taps: int) -> None:
     x, weight, bias = inputs(20, taps, batch=0)

@@ -127,3 +127,11 @@ def test_batches_of_any_structure_are_taken_apart() -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     found = recalibrate(model, [x for x, _ in images], unpack=lambda x: Unpacked((x,), {}, None))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_supernet_has_no_layers_to_recalibrate() -> None:
+    space = Space(width=one_of(2, 4))
+    supernet = Supernet(lambda arch: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, int(arch["width"]))), space)
+    with pytest.raises(ValueError, match=r"no BatchNorm layers.*recalibrate Subnet\(supernet, arch\)"):
+        recalibrate(supernet, [{"input": x, "arch": space[0], "labels": y} for x, y in batches((3,))])
+    assert recalibrate(Subnet(supernet, space[0]), batches((3,)))
