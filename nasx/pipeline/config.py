@@ -316,6 +316,11 @@ class SupernetTraining(Training):
     )
     strata: PositiveInt = Field(8, description="number of cost bins, for `paths=stratified`")
     reduction: Literal["mean", "sum"] = Field("mean", description="how the gradients of a step's networks are combined")
+    from_run: str | None = Field(
+        None,
+        description="a run whose supernets are taken instead of training them, where their space is the one that is "
+        "needed; see [searching again](searching.md#searching-again-with-the-same-supernet)",
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimizer of the supernet")
     decay: Literal["all", "matrices"] = Field(
         "all",

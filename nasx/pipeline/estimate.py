@@ -18,6 +18,7 @@ from nasx.arch import Arch
 from nasx.feasible import attainable
 from nasx.nn import Subnet
 from nasx.pipeline.config import Retraining, Training
+from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import races
@@ -275,6 +276,7 @@ def plan(
         raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
+    check_earlier(problem)
     document = sizes(problem)
     on_sizes(document)
     document["devices"] = devices

@@ -10,6 +10,7 @@ from torch import nn
 from nasx.arch import Arch
 from nasx.data.seeding import globals_kept, seed_globals
 from nasx.nn.skeleton import build_skeleton
+from nasx.space import Space
 from nasx.train import evaluate, use_precision, use_threads
 from nasx.train.losses import compute_loss
 
@@ -43,7 +44,7 @@ def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
     return {
         "space": {
             "size": str(problem.space.size),
-            "sha256": hashlib.sha256(problem.space.to_json().encode()).hexdigest(),
+            "sha256": digest_of(problem.space),
         },
         "budget": {"bounds": [str(budget) for budget in inside.budgets], "costs": costs},
         "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
@@ -51,6 +52,11 @@ def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
         "metric": problem.task.metric_name,
         "untrained": [_untrained(problem, arch) for arch in archs],
     }
+
+
+def digest_of(space: Space) -> str:
+    """Return what two equal spaces have in common."""
+    return hashlib.sha256(space.to_json().encode()).hexdigest()
 
 
 def _modules(network: nn.Module) -> list[str]:

@@ -23,6 +23,7 @@ from nasx.pipeline.changes import (
 )
 from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
+from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
@@ -193,6 +194,7 @@ def run_stages(
                 f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
                 "processes; choose a multiple"
             )
+        check_earlier(problem, finished_stages(directory))
         check_log(log if group.first else None)
         opened = _opened(problem, directory, stages, group, recorded or {})
     except (ConfigChanged, RunLocked):

@@ -19,7 +19,8 @@ class StageReport:
 def supernet_report(name: str, result: Mapping[str, Any]) -> StageReport:
     """Return how long a supernet was trained."""
     skipped = f", {result['skipped_steps']:,} left out" if result["skipped_steps"] else ""
-    return StageReport(f"{number_of(result['steps'], 'step')}{skipped}")
+    earlier = ", taken from an earlier run" if result.get("earlier") else ""
+    return StageReport(f"{number_of(result['steps'], 'step')}{skipped}{earlier}")
 
 
 def search_report(name: str, result: Mapping[str, Any]) -> StageReport:

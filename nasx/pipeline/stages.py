@@ -19,9 +19,11 @@ from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Retraining, RunConfig, Search
 from nasx.pipeline.context import Context
+from nasx.pipeline.earlier import is_earlier, take_earlier
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
 from nasx.pipeline.estimate import Measure, StageEstimate
 from nasx.pipeline.events import StepTaken
+from nasx.pipeline.fingerprint import digest_of
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.networks import (
     NetworkJob,
@@ -185,9 +187,14 @@ class SupernetStage(RunStage):
         return self.searched.needs
 
     def work(self, context: Context) -> Result:
-        """Train, from the last checkpoint on; the result says how many steps, and their losses."""
+        """Train, from the last checkpoint on; the result says how many steps, and their losses.
+
+        A supernet of the same space is taken from an earlier run where the settings name one.
+        """
         problem, config, group, seed = context.problem, context.problem.config.supernet, context.group, context.seed
         archs = self.searched.archs(context.inputs)
+        if config.from_run is not None and (taken := take_earlier(context, archs.space)):
+            return taken
         torch.manual_seed(seed)
         supernet = problem.supernet(archs.space).to(context.device)
         batches = problem.task.train_batches(config, seed=seed, part=group.part, workers=context.machine.workers)
@@ -241,12 +248,22 @@ class SupernetStage(RunStage):
             "losses": loss_curve(losses),
             "skipped_steps": sum(not math.isfinite(loss) for loss in losses),
             "space_size": str(archs.space.size),
+            "space_sha256": digest_of(archs.space),
         }
 
     def estimate(self, measure: Measure) -> StageEstimate:
-        """Return the cost of its steps."""
+        """Return the cost of its steps, or none where an earlier run has trained it."""
         archs = self.searched.archs(measure.inputs)
         config = measure.problem.config.supernet
+        if config.from_run is not None and not self.inputs and is_earlier(measure.problem, archs.space):
+            return StageEstimate(
+                self.name,
+                detail=f"taken from {config.from_run}",
+                size=archs.space.size,
+                feasible_size_bounds=archs.size_bounds,
+                acceptance=acceptance(archs),
+                seconds=0.0,
+            )
         steps = measure.steps(config, self.epochs_factor)
         paths = supernet_paths(config, archs, measure.problem.cost, 0)
         trained = steps * config.batch_size * len(paths(0))

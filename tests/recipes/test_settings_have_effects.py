@@ -29,7 +29,9 @@ from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.images import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
+from nasx.pipeline.runner import run_stages
 from nasx.pipeline.vit import ViTProblem
+from nasx.train import ALONE
 from tests.pipeline.problems import context_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the class folders are numbers")
@@ -119,6 +121,7 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     **of_training("supernet"),
     "supernet.paths": ("architectures", ()),
     "supernet.strata": ("2", ("supernet.paths=stratified",)),
+    "supernet.from_run": ("EARLIER", ()),
     "supernet.optimizer": ("sgd", ()),
     "supernet.decay": ("matrices", ("supernet.optimizer=sgd", "supernet.weight_decay=0.9")),
     "search.method": ("random", ()),
@@ -358,7 +361,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Mapping[str, Mapping[str, str]]:
-    """Return for each recipe the files that settings name: a teacher, and tables of latencies."""
+    """Return for each recipe the files that settings name: a teacher, tables of latencies, and a run's supernet."""
     found = {}
     for recipe in RECIPES:
         folder = tmp_path_factory.mktemp(recipe)
@@ -368,7 +371,15 @@ def files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Mapping[str, 
         save_file(problem.make(arch).state_dict(), folder / "model.safetensors")
         write_table(problem, folder / "table.json", 0)
         write_table(problem, folder / "slower.json", 50)
-        names = {"TEACHER": folder, "TABLE": folder / "table.json", "SLOWER": folder / "slower.json"}
+        earlier = problem_of(recipe, config_of(recipe, ["supernet.lr=0.3"]), data)
+        supernets = [stage for stage in earlier.stages() if stage.kind == "supernet"]
+        run_stages(earlier.with_stages(lambda _, s=supernets: s), folder / "run", machine=MACHINE, group=ALONE)
+        names = {
+            "EARLIER": folder / "run",
+            "TEACHER": folder,
+            "TABLE": folder / "table.json",
+            "SLOWER": folder / "slower.json",
+        }
         found[recipe] = {word: str(path) for word, path in names.items()}
     return found
 

@@ -1,0 +1,109 @@
+"""Supernets that an earlier run trained: one training serves several searches."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasx.pipeline.context import Context
+from nasx.pipeline.fingerprint import digest_of
+from nasx.pipeline.records import read_asked
+from nasx.run import Journal
+from nasx.run.checkpoints import Checkpoint, Checkpoints, unflatten_state
+from nasx.run.stages import CHECKPOINTS, JOURNAL
+from nasx.space import Space
+
+if TYPE_CHECKING:
+    from nasx.pipeline.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierSupernet:
+    """A supernet that a run trained: the result of its stage, and its weights."""
+
+    result: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+
+def check_earlier(problem: "Problem[Any]", finished: Collection[str] = ()) -> None:
+    """Refuse an earlier run that has no supernet for a level which is known from the start; a ValueError says why.
+
+    Stages that are `finished` need none any more.
+    """
+    from nasx.pipeline.stages import SupernetStage  # which imports this module
+
+    source = problem.config.supernet.from_run
+    for stage in problem.stages() if source is not None else ():
+        if isinstance(stage, SupernetStage) and not stage.inputs and stage.name not in finished:
+            space = stage.searched.archs({}).space
+            if find_earlier(problem, space) is None:
+                raise ValueError(
+                    f"supernet.from_run: the run in {source} has trained no supernet of this space of {space.size:,} "
+                    "architectures; name a run of the same space, or remove supernet.from_run"
+                )
+
+
+def find_earlier(problem: "Problem[Any]", space: Space) -> EarlierSupernet | None:
+    """Return the supernet of a space in the run that `supernet.from_run` names, or None where there is none.
+
+    A ValueError says that it is no run, that its training images are others, or that its networks are.
+    """
+    if problem.config.supernet.from_run is None:
+        return None
+    directory = Path(problem.config.supernet.from_run)
+    try:
+        asked = read_asked(directory)["config"]
+        if asked["split"].get("train") != problem.task.record()["train"]:
+            raise ValueError(
+                f"the run in {directory} trained on other data, which may hold what this run validates on; give both "
+                "the same data, split by the same seed"
+            )
+        found = _trained(directory, digest_of(space))
+        if found is not None:
+            _check_weights(problem, space, found, directory)
+    except ValueError as error:
+        raise ValueError(f"supernet.from_run: {error}") from error
+    return found
+
+
+def is_earlier(problem: "Problem[Any]", space: Space) -> bool:
+    """Return whether an earlier run has a supernet of a space; one that cannot be read has none."""
+    try:
+        return find_earlier(problem, space) is not None
+    except (ValueError, OSError):  # `check_earlier` says what is wrong, unless the supernet has been taken already
+        return False
+
+
+def take_earlier(context: Context, space: Space) -> dict[str, Any] | None:
+    """Copy the supernet of an earlier run into a stage's folder and return its result, or None where there is none."""
+    result = None
+    if context.group.first and (found := find_earlier(context.problem, space)):
+        context.checkpoints.save(found.checkpoint.step, found.checkpoint.tensors, found.checkpoint.state)
+        result = {**found.result, "earlier": True}
+    return context.group.from_first(result)
+
+
+def _trained(directory: Path, digest: str) -> EarlierSupernet | None:
+    path = directory / JOURNAL
+    records = [record for record in Journal(path) if record.get("event") == "stage_done"] if path.is_file() else []
+    for record in records:
+        stage, result = record["stage"], record["result"]
+        if isinstance(result, dict) and result.get("space_sha256") == digest:
+            checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
+            if checkpoint is None or checkpoint.step != result["steps"]:
+                raise ValueError(f"the supernet in {directory / stage} is damaged or missing; name another run")
+            return EarlierSupernet(result, checkpoint)
+    return None
+
+
+def _check_weights(problem: "Problem[Any]", space: Space, found: EarlierSupernet, directory: Path) -> None:
+    held = unflatten_state(found.checkpoint.tensors, found.checkpoint.state)["model"]
+    own = problem.supernet(space).state_dict()
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (held, own)]
+    for name in (*shapes[0], *shapes[1]):
+        theirs, ours = (of.get(name) for of in shapes)
+        if theirs != ours:
+            raise ValueError(
+                f"the supernet in {directory} holds {name!r} as {theirs or 'nothing'}, but that of this run as "
+                f"{ours or 'nothing'}: their builders differ; name a run of the same networks"
+            )
