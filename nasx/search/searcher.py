@@ -5,11 +5,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 
 from nasx._arguments import check_archs, checked_seed, whole_number
+from nasx._numbers import real_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
@@ -168,14 +169,10 @@ class Searcher(ABC):
 
 
 def _checked_score(arch: Arch, score: Any) -> float:
-    try:
-        number = score.item() if hasattr(score, "item") else score  # of numpy and torch
-        found = float(number) if isinstance(number, SupportsFloat) else math.inf
-    except (ValueError, RuntimeError, OverflowError):
-        found = math.inf
-    if math.isinf(found):
+    number = real_number(score)
+    if number is None or math.isinf(number):
         raise ValueError(f"a score must be a finite number, or NaN for a failure, but got {score!r}: {dict(arch)}")
-    return found
+    return float(number)
 
 
 class NewCandidates:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -470,7 +471,7 @@ def test_a_score_that_is_no_number_is_refused_and_nothing_recorded(score: object
 
 
 @pytest.mark.parametrize(
-    "score", [np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True), Fraction(1, 2)]
+    "score", [np.float64(0.5), np.array([0.5]), torch.tensor(0.5, requires_grad=True), Fraction(1, 2), Decimal("0.5")]
 )
 def test_numbers_of_other_libraries_are_scores(score: Any) -> None:
     searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
