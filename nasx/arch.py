@@ -138,8 +138,11 @@ class Arch(Mapping[str, Value]):
                 if index.isdigit() and rest:
                     found.setdefault(int(index), {})[rest] = value
         if count is not None and sorted(found) != list(range(count)):
+            wanted = {0: f"no part {name}.0", 1: f"the part {name}.0 alone"}.get(
+                count, f"the {count} parts {name}.0 to {name}.{count - 1}"
+            )
             raise ValueError(
-                f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has those with the "
+                f"the architecture must have {wanted}, but has those with the "
                 f"numbers {', '.join(map(str, sorted(found))) or 'none'}; it is of another space"
             )
         if found and max(found) >= len(found):

@@ -78,7 +78,7 @@ class Feasible:
         max_tries: int = MAX_TRIES,
     ) -> None:
         self.space = space
-        self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets])
+        self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets], space)
         self.predicates = tuple(predicates)
         self.max_bytes, self.max_tries = max_bytes, max_tries
         additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)]
@@ -96,7 +96,7 @@ class Feasible:
 
     def __repr__(self) -> str:
         conditions = "; ".join([*map(str, self.budgets), *map(_named, self.predicates)])
-        return f"Feasible({self.space!r}, {conditions})"
+        return f"Feasible({', '.join(filter(None, [repr(self.space), conditions]))})"
 
     def _refuse_empty(self, tables: "_Tables") -> None:
         first, inside_first = tables.additive[0], tables
@@ -597,6 +597,8 @@ def _none_found(tries: int, exact: Sequence[Budget], passing: _Filter) -> NoneFo
 
 
 def _checked(budget: Any) -> Budget:
+    if isinstance(budget, list | tuple | set | frozenset | Iterator):
+        raise TypeError(f"`within` takes budgets one by one, but got {budget!r}; write within(*budgets)")
     if not isinstance(budget, Budget):
         name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>") if callable(budget) else "cost"
         bound = repr(budget) if isinstance(budget, int | float | str) else "..."
@@ -604,16 +606,25 @@ def _checked(budget: Any) -> Budget:
     return budget
 
 
-def _merged(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
-    """Return the budgets with those on one cost made one."""
+def _merged(budgets: Sequence[Budget], space: Space) -> tuple[Budget, ...]:
+    """Return the budgets with those on one cost made one; EmptySet where they contradict each other."""
     merged: list[Budget] = []
     for budget in budgets:
         at = next((i for i, other in enumerate(merged) if _same(other.cost, budget.cost)), None)
         if at is None:
             merged.append(budget)
         else:
-            merged[at] = merged[at].and_also(budget)
+            merged[at] = _both(merged[at], budget, space)
     return tuple(merged)
+
+
+def _both(first: Budget, second: Budget, space: Space) -> Budget:
+    try:
+        return first.and_also(second)
+    except ValueError as error:
+        reach = attainable(space, first.cost) if isinstance(first.cost, AdditiveCost) else None
+        range_ = f"; attainable are {reach.low:,} to {reach.high:,} {first.unit}".rstrip() if reach else ""
+        raise EmptySet(f"no architecture meets both {first} and {second}: {error}{range_}") from None
 
 
 def _same(first: object, second: object) -> bool:

@@ -138,6 +138,10 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         ValueError, match=r"the 11 parts block\.0 to block\.10, but has those with the numbers 0, 1, .*, 10, 11"
     ):
         arch.parts("block", 11)
+    with pytest.raises(ValueError, match=r"must have no part block\.0, but has those with the numbers 0, 1, 2,"):
+        arch.parts("block", 0)
+    with pytest.raises(ValueError, match=r"must have the part block\.0 alone, but has those with the numbers none"):
+        Arch({}).parts("block", 1)
 
 
 @settings(max_examples=50)

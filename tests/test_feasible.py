@@ -552,8 +552,22 @@ def test_budgets_on_one_cost_are_one_budget() -> None:
     assert twice.budgets == (Budget(cost, 12, 20),)
     assert twice.size == space.within(Budget(cost, 12, 20)).size
     assert twice.size_bounds[0] == twice.size  # nothing filters
-    with pytest.raises(ValueError, match=r"`floor <= at_most` must hold, but got floor=21 and at_most=20"):
+    contradiction = r"`floor <= at_most` must hold, but got floor=21 and at_most=20; change one of them"
+    reach = attainable(space, cost)
+    with pytest.raises(EmptySet, match=f"{contradiction}; attainable are {reach.low} to {reach.high} toys$"):
         space.within(Budget(cost, at_most=20), Budget(cost, at_least=21, names=("floor", "ceiling")))
+    with pytest.raises(EmptySet, match=r"no architecture meets both at least 3 and at most 2: .*; change one of them$"):
+        space.within(Budget(_distinct, at_least=3)).within(Budget(_distinct, at_most=2))
+
+
+def test_a_set_says_its_conditions() -> None:
+    assert repr(SHARED.within()) == f"Feasible({SHARED!r})"
+    inside = SHARED.within(Budget(ToyCost(1, 9), at_most=20)).where(_named)
+    assert repr(inside) == f"Feasible({SHARED!r}, at most 20 toys; the predicate _named)"
+
+
+def _named(arch: Arch) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -731,6 +745,10 @@ def test_a_cost_in_place_of_a_budget_is_refused_with_the_mend() -> None:
         SHARED.within(Total())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(_distinct, at_most=\.\.\.\)"):
         SHARED.within(_distinct)  # type: ignore[arg-type]
+    budgets = [Budget(Total(), at_most=5), Budget(_distinct, at_most=5)]
+    for several in (budgets, tuple(budgets), iter(budgets)):
+        with pytest.raises(TypeError, match=r"takes budgets one by one, .*; write within\(\*budgets\)"):
+            SHARED.within(several)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a budget's cost is called with an architecture, but got 400"):
         Budget(400)  # type: ignore[arg-type]
 
