@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nasx._arguments import canonical_in, whole_number
-from nasx._numbers import real_number
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost, amount_of
 from nasx.feasible import attainable
@@ -82,10 +81,8 @@ class ParetoSearch(Searcher):
         aside. Only candidates strictly better than it in everything count. A ValueError names a cost whose greatest
         value is not known.
         """
-        if reference_costs is None:
-            reference_costs = self._greatest_costs()
-        only = real_number(reference_costs)
-        reference = [-reference_score, *(reference_costs if only is None else [only])]
+        costs = self._greatest_costs() if reference_costs is None else reference_costs
+        reference = [-reference_score, *np.atleast_1d(costs).tolist()]
         valid = self._valid
         return [
             hypervolume(self._objectives([s for s in valid if s.generation <= generation]), reference)

@@ -376,7 +376,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], mes
 def test_costs_are_numbers_of_any_library(kind: Any) -> None:
     searcher = search(costs=[lambda arch: kind(float(len(arch)))])
     run(searcher)
-    plain = search(costs=[len])
+    plain = search(costs=[lambda arch: float(len(arch))])
     run(plain)
     assert [s.arch for s in searcher.front()] == [s.arch for s in plain.front()]
     assert searcher.hypervolumes(30) == plain.hypervolumes(30)
