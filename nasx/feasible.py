@@ -379,7 +379,7 @@ class _Tables:
             return cls(additive, cases, costs[0], joint, exact=len(additive), max_bytes=max_bytes)
         first, each = additive[0], max_bytes // len(cases)
         tables = [
-            SumTable(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
+            SumTable.of(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
         ]
         return cls(additive, cases, costs[0], tables, exact=1, max_bytes=max_bytes)
 
@@ -404,7 +404,7 @@ class _Tables:
         found: list[int] = []
         for low, high, pick in ((-math.inf, budget.lower - 1, max), (budget.upper + 1, math.inf, min)):
             tables = [
-                SumTable(slots, low - fixed, high - fixed, max_bytes=self._max_bytes // len(self.cases))
+                SumTable.of(slots, low - fixed, high - fixed, max_bytes=self._max_bytes // len(self.cases))
                 for fixed, slots in self._first_costs
             ]
             ranges = [
