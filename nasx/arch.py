@@ -30,6 +30,21 @@ def matches(pattern: str, name: str) -> bool:
     return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
 
 
+def pattern_of(name: str) -> str:
+    """Return a dotted name with `*` for the numbers of parts, the pattern of its likes in all parts."""
+    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
+
+
+def split_name(name: str) -> tuple[str, int, str] | None:
+    """Return the repeated part that a dotted name belongs to, its number, and the name inside; None outside of parts.
+
+    The first segment that is a number marks the part: `block.3.mlp_ratio` gives ("block", 3, "mlp_ratio").
+    """
+    segments = name.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment.isdigit()), None)
+    return None if at is None else (".".join(segments[:at]), int(segments[at]), ".".join(segments[at + 1 :]))
+
+
 class MissingEntry(KeyError, ValueError):
     """The architecture `arch` was asked for the entry `name`, which it lacks: it is of another space."""
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from nasx._numbers import finite_number
-from nasx.arch import Arch, Value
+from nasx.arch import Arch, Value, split_name
 
 if TYPE_CHECKING:
     from nasx.space import Space
@@ -72,13 +72,11 @@ def split(arch: Mapping[str, Value]) -> tuple[Arch, dict[tuple[str, int], Arch]]
     shared: dict[str, Value] = {}
     parts: dict[tuple[str, int], dict[str, Value]] = {}
     for full, value in arch.items():
-        segments = full.split(".")
-        at = next((i for i, s in enumerate(segments) if s.isdigit()), None)
-        if at is None:
-            shared[full] = value
+        if found := split_name(full):
+            name, index, inner = found
+            parts.setdefault((name, index), {})[inner] = value
         else:
-            key = ".".join(segments[:at]), int(segments[at])
-            parts.setdefault(key, {})[".".join(segments[at + 1 :])] = value
+            shared[full] = value
     return Arch.joined(shared), {key: Arch.joined(choices) for key, choices in parts.items()}
 
 

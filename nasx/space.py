@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 import numpy as np
 
 from nasx._numbers import checked_count, plain_scalar
-from nasx.arch import Arch, Value, check_value, matches
+from nasx.arch import Arch, Value, check_value, matches, pattern_of
 
 if TYPE_CHECKING:
     from nasx.cost import Budget
@@ -833,8 +833,7 @@ def _listed(values: Iterable[object]) -> str:
 
 def name_patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
     """Return the names of choices (`Space.walk`), with `*` for the numbers of parts, each once."""
-    names = (".".join("*" if s.isdigit() else s for s in name.split(".")) for name, _ in choices)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(pattern_of(name) for name, _ in choices))
 
 
 def _from_plain(plain: Any) -> Choice | Space | Repeat:
