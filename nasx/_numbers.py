@@ -1,8 +1,9 @@
-"""Numbers that come as scalars of numpy or torch, as Python's."""
+"""Numbers of any library as Python's."""
 
 import math
 import operator
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -21,9 +22,24 @@ def plain_scalar(value: Any) -> Any:
     return plain if narrow is None else float(str(narrow(plain)))
 
 
-def only_number(value: Any) -> Any:
-    """Return the number in an array or tensor of one element, and any other value as it is."""
-    return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1 else value
+def real_number(value: Any) -> Any:
+    """Return a real number, or that of an array or tensor of one element, as Python's; None for any other value.
+
+    What no float can hold, such as 10**400, is no number here; NaN and infinity are.
+    """
+    try:
+        alone = hasattr(value, "item") and math.prod(getattr(value, "shape", (0,))) == 1
+        number = value.item() if alone else value
+        as_float = float(number) if isinstance(number, SupportsFloat) else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if isinstance(number, Real) else as_float
+
+
+def finite_number(value: Any) -> Any:
+    """Return a number as `real_number` does; None for infinity and NaN too."""
+    number = real_number(value)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def checked_count(n: Any) -> int | None:

@@ -30,6 +30,21 @@ def matches(pattern: str, name: str) -> bool:
     return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
 
 
+def pattern_of(name: str) -> str:
+    """Return a dotted name with `*` for the numbers of parts, the pattern of its likes in all parts."""
+    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
+
+
+def split_name(name: str) -> tuple[str, int, str] | None:
+    """Return the repeated part that a dotted name belongs to, its number, and the name inside; None outside of parts.
+
+    The first segment that is a number marks the part: `block.3.mlp_ratio` gives ("block", 3, "mlp_ratio").
+    """
+    segments = name.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment.isdigit()), None)
+    return None if at is None else (".".join(segments[:at]), int(segments[at]), ".".join(segments[at + 1 :]))
+
+
 class MissingEntry(KeyError, ValueError):
     """The architecture `arch` was asked for the entry `name`, which it lacks: it is of another space."""
 
@@ -138,8 +153,11 @@ class Arch(Mapping[str, Value]):
                 if index.isdigit() and rest:
                     found.setdefault(int(index), {})[rest] = value
         if count is not None and sorted(found) != list(range(count)):
+            wanted = {0: f"no part {name}.0", 1: f"the part {name}.0 alone"}.get(
+                count, f"the {count} parts {name}.0 to {name}.{count - 1}"
+            )
             raise ValueError(
-                f"the architecture must have the {count} parts {name}.0 to {name}.{count - 1}, but has those with the "
+                f"the architecture must have {wanted}, but has those with the "
                 f"numbers {', '.join(map(str, sorted(found))) or 'none'}; it is of another space"
             )
         if found and max(found) >= len(found):

@@ -132,7 +132,7 @@ class _Sums:
         key = self.cost.fixed(completed[0]), tuple(sorted(slots))  # the order of parts does not matter any more
         if key not in self._reached:
             costs = [np.array(slot) for slot in slots]
-            table = SumTable(costs, self.budget.lower - key[0], self.budget.upper - key[0], max_bytes=MAX_BYTES)
+            table = SumTable.of(costs, self.budget.lower - key[0], self.budget.upper - key[0], max_bytes=MAX_BYTES)
             self._reached[key] = None if table.bucketed and not table.empty else not table.empty
         return self._reached[key]
 

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Protocol
+from fractions import Fraction
+from typing import TYPE_CHECKING, Protocol
 
-from nasx._numbers import only_number
-from nasx.arch import Arch, Value
+from nasx._numbers import finite_number
+from nasx.arch import Arch, Value, split_name
 
 if TYPE_CHECKING:
     from nasx.space import Space
@@ -53,6 +53,17 @@ class AdditiveCost(ABC):
         return self.fixed(shared) + sum(self.part(name, i, shared, choices) for (name, i), choices in parts.items())
 
 
+def amount_of(cost: Cost, arch: Arch) -> float:
+    """Return an architecture's cost as Python's number; a ValueError says that it is no finite one."""
+    given = cost(arch)
+    amount: float | None = finite_number(given)
+    if amount is None:
+        raise ValueError(
+            f"a cost must be a finite number, but {cost!r} gave {given!r}, a {type(given).__name__}, for {dict(arch)}"
+        )
+    return amount
+
+
 def split(arch: Mapping[str, Value]) -> tuple[Arch, dict[tuple[str, int], Arch]]:
     """Return an architecture's shared entries, and the entries of each repeated part by (name, index).
 
@@ -61,13 +72,11 @@ def split(arch: Mapping[str, Value]) -> tuple[Arch, dict[tuple[str, int], Arch]]
     shared: dict[str, Value] = {}
     parts: dict[tuple[str, int], dict[str, Value]] = {}
     for full, value in arch.items():
-        segments = full.split(".")
-        at = next((i for i, s in enumerate(segments) if s.isdigit()), None)
-        if at is None:
-            shared[full] = value
+        if found := split_name(full):
+            name, index, inner = found
+            parts.setdefault((name, index), {})[inner] = value
         else:
-            key = ".".join(segments[:at]), int(segments[at])
-            parts.setdefault(key, {})[".".join(segments[at + 1 :])] = value
+            shared[full] = value
     return Arch.joined(shared), {key: Arch.joined(choices) for key, choices in parts.items()}
 
 
@@ -82,8 +91,9 @@ class PercentOfLargest:
             raise ValueError(f"a percentage of the largest network must lie in (0, 100], but got {self.percent:g}%")
 
     def of(self, largest: float) -> float:
-        """Return the bound as a number, given the greatest cost."""
-        return self.percent * largest / 100
+        """Return the bound as a number, given the greatest cost: 4.1 % of 1,000,000 is 41,000 to the last digit."""
+        exact = Fraction(str(self.percent)) * Fraction(largest) / 100
+        return int(exact) if exact.denominator == 1 else float(exact)
 
     def __str__(self) -> str:
         return f"{self.percent:g} % of the largest network's"
@@ -104,10 +114,14 @@ def parse_amount(text: str) -> float | PercentOfLargest:
         raise ValueError(
             f"an amount is a number, alone or followed by k, M, G, T or %, but got {text!r}; write 1.4G or 60%"
         )
-    number = Decimal(match[1])  # decimal, so that 1.1G is 1,100,000,000 to the last digit
+    try:
+        amount = Decimal(match[1]) * _MULTIPLES.get(match[2], 1)  # so that 1.1G is 1,100,000,000 to the last digit
+    except ArithmeticError:
+        amount = Decimal("inf")
+    if finite_number(amount) is None:
+        raise ValueError(f"an amount must fit a float, but got {text!r}; write 1.4G or 60%")
     if match[2] == "%":
-        return PercentOfLargest(float(number))
-    amount = number * _MULTIPLES[match[2]]
+        return PercentOfLargest(float(amount))
     return int(amount) if amount == amount.to_integral_value() else float(amount)
 
 
@@ -199,16 +213,11 @@ class Budget:
 
     def amount(self, arch: Arch) -> float:
         """Return an architecture's cost; a ValueError says that it is no finite number."""
-        amount: float = only_number(self.cost(arch))
-        if not _is_finite(amount):
-            raise ValueError(
-                f"a cost must be a finite number, but {self.cost!r} gave {amount!r}, a {type(amount).__name__}"
-            )
-        return amount
+        return amount_of(self.cost, arch)
 
     def holds(self, amount: float) -> bool:
         """Whether an amount of the cost lies inside the bounds; a ValueError says that it is no finite number."""
-        if not _is_finite(amount):
+        if finite_number(amount) is None:
             raise ValueError(f"a cost must be a finite number, but {self.cost!r} gave {amount!r}")
         at_least, at_most = self._numbers()
         return (at_least is None or at_least <= amount) and (at_most is None or amount <= at_most)
@@ -250,17 +259,12 @@ def _checked(bound: Bound | None, name: str) -> float | PercentOfLargest | None:
             return parse_amount(bound)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    number: Any = only_number(bound)
-    if not _is_finite(number) or number < 0:
+    number: float | None = finite_number(bound)
+    if number is None or number < 0:
         raise ValueError(
             f"{name} must be a finite number of 0 or more, or a text such as 1.4G or 60%, but got {bound!r}"
         )
     return number
-
-
-def _is_finite(value: object) -> bool:
-    """Whether a value is a finite number, numpy's scalars included."""
-    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _written(bound: float | PercentOfLargest, *, letters: bool = True) -> str:

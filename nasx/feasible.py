@@ -78,14 +78,13 @@ class Feasible:
         max_tries: int = MAX_TRIES,
     ) -> None:
         self.space = space
-        self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets])
+        self.budgets = _merged([_checked(budget).resolved(space) for budget in budgets], space)
         self.predicates = tuple(predicates)
         self.max_bytes, self.max_tries = max_bytes, max_tries
         additive = [budget for budget in self.budgets if isinstance(budget.cost, AdditiveCost)]
+        others = [budget for budget in self.budgets if not isinstance(budget.cost, AdditiveCost)]
         self._tables = _Tables.of(space, additive, max_bytes, _MAX_SUMS) if additive else None
-        exact = self._tables.exact if self._tables else ()
-        inexact = tuple(budget for budget in self.budgets if not any(budget is other for other in exact))
-        self._filter = _Filter(inexact, self.predicates)
+        self._filter = _Filter(others, self.predicates).with_left(self._tables.left if self._tables else ())
         self._inside: _Inside | _Whole
         if self._tables:
             self._inside = _Inside(self._tables, self._filter, max_tries, _DrawCounts())
@@ -97,7 +96,7 @@ class Feasible:
 
     def __repr__(self) -> str:
         conditions = "; ".join([*map(str, self.budgets), *map(_named, self.predicates)])
-        return f"Feasible({self.space!r}, {conditions})"
+        return f"Feasible({', '.join(filter(None, [repr(self.space), conditions]))})"
 
     def _refuse_empty(self, tables: "_Tables") -> None:
         first, inside_first = tables.additive[0], tables
@@ -287,41 +286,63 @@ class _DrawCounts:
         return self.accepted / self.proposed if self.proposed else 1.0
 
 
-class _Filter:
-    """Budgets and predicates that draws must pass; what an architecture met is remembered, for costs may be slow."""
+class _Limit:
+    """A budget that draws must meet, with the least and the greatest cost so far."""
 
-    def __init__(self, budgets: tuple[Budget, ...], predicates: tuple[ArchPredicate, ...]) -> None:
-        self.budgets, self.predicates = budgets, predicates
-        self._known: dict[Arch, bool] = {}
-        self._met: list[list[float]] = [[] for _ in budgets]  # least and greatest cost so far
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._met: list[float] = []
 
-    def __bool__(self) -> bool:
-        return bool(self.budgets or self.predicates)
-
-    def passes(self, arch: Arch) -> bool:
-        if not self:
-            return True
-        if arch not in self._known:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[arch] = self._asked(arch)
-        return self._known[arch]
-
-    def _asked(self, arch: Arch) -> bool:
-        for budget, met in zip(self.budgets, self._met, strict=True):
-            amount = budget.amount(arch)
-            inside = budget.holds(amount)
-            met[:] = min([*met, amount]), max([*met, amount])
-            if not inside:
-                return False
-        return all(predicate(arch) for predicate in self.predicates)
+    def holds(self, arch: Arch) -> bool:
+        amount = self.budget.amount(arch)
+        self._met = [min([*self._met, amount]), max([*self._met, amount])]
+        return self.budget.holds(amount)
 
     def __str__(self) -> str:
-        budgets = [
-            f"{budget}{f' (those drawn had {met[0]:,} to {met[1]:,})' if met else ''}"
-            for budget, met in zip(self.budgets, self._met, strict=True)
-        ]
-        return " and ".join([*budgets, *map(_named, self.predicates)])
+        met = self._met
+        return f"{self.budget}{f' (those drawn had {met[0]:,} to {met[1]:,})' if met else ''}"
+
+
+class _Filter:
+    """Budgets and predicates that draws must pass; what an architecture met is remembered, for costs may be slow.
+
+    The budgets that tables leave come first (`with_left`). Their costs add up and are quick, so they are asked again.
+    """
+
+    def __init__(self, budgets: Sequence[Budget], predicates: Sequence[ArchPredicate]) -> None:
+        self._left: list[_Limit] = []
+        self._limits, self._predicates = [_Limit(budget) for budget in budgets], tuple(predicates)
+        self._known: dict[Arch, bool] = {}
+
+    def with_left(self, left: Sequence[Budget]) -> "_Filter":
+        """Return the filter of the same conditions and of the budgets that tables leave."""
+        same = copy.copy(self)
+        same._left = [_Limit(budget) for budget in left]
+        return same
+
+    @property
+    def budgets(self) -> list[Budget]:
+        return [limit.budget for limit in (*self._left, *self._limits)]
+
+    def __bool__(self) -> bool:
+        return bool(self._left or self._limits or self._predicates)
+
+    def passes(self, arch: Arch) -> bool:
+        return all(limit.holds(arch) for limit in self._left) and self._remembered(arch)
+
+    def _remembered(self, arch: Arch) -> bool:
+        if not self._limits and not self._predicates:
+            return True
+        passed = self._known.get(arch)
+        if passed is None:
+            passed = all(limit.holds(arch) for limit in self._limits) and all(ask(arch) for ask in self._predicates)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[arch] = passed  # which another thread may clear at once
+        return passed
+
+    def __str__(self) -> str:
+        return " and ".join([*map(str, self._left), *map(str, self._limits), *map(_named, self._predicates)])
 
 
 _Costs = list[tuple[int, list[Ints]]]
@@ -329,7 +350,7 @@ _Costs = list[tuple[int, list[Ints]]]
 
 
 class _Tables:
-    """A space inside additive budgets, case by case: those in `exact` are met, the others are left to filters."""
+    """A space inside additive budgets, case by case: those in `exact` are met, those in `left` are left to filters."""
 
     def __init__(
         self,
@@ -341,7 +362,8 @@ class _Tables:
         exact: int,
         max_bytes: int,
     ) -> None:
-        self.additive, self.exact, self._max_bytes = tuple(additive), tuple(additive[:exact]), max_bytes
+        self.additive, self._max_bytes = tuple(additive), max_bytes
+        self.exact, self.left = self.additive[:exact], self.additive[exact:]
         self.cases, self.tables, self._first_costs = cases, tables, costs
         log_ways = np.array([table.log_ways for table in tables])
         self.empty = bool(np.all(np.isneginf(log_ways)))
@@ -357,13 +379,13 @@ class _Tables:
             return cls(additive, cases, costs[0], joint, exact=len(additive), max_bytes=max_bytes)
         first, each = additive[0], max_bytes // len(cases)
         tables = [
-            SumTable(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
+            SumTable.of(slots, first.lower - fixed, first.upper - fixed, max_bytes=each) for fixed, slots in costs[0]
         ]
         return cls(additive, cases, costs[0], tables, exact=1, max_bytes=max_bytes)
 
-    def narrowed(self, children: Space) -> "_Tables":
+    def narrowed(self, children: Space, max_sums: int) -> "_Tables":
         """Return the tables of some children inside the same budgets."""
-        return _Tables.of(children, self.additive, self._max_bytes, _MAX_CHILD_SUMS)
+        return _Tables.of(children, self.additive, self._max_bytes, max_sums)
 
     @property
     def bucketed(self) -> bool:
@@ -382,7 +404,7 @@ class _Tables:
         found: list[int] = []
         for low, high, pick in ((-math.inf, budget.lower - 1, max), (budget.upper + 1, math.inf, min)):
             tables = [
-                SumTable(slots, low - fixed, high - fixed, max_bytes=self._max_bytes // len(self.cases))
+                SumTable.of(slots, low - fixed, high - fixed, max_bytes=self._max_bytes // len(self.cases))
                 for fixed, slots in self._first_costs
             ]
             ranges = [
@@ -441,11 +463,20 @@ class _Inside:
 
     def child(self, children: Space, rng: np.random.Generator) -> Arch:
         """Draw one of the children of architectures; the draw counts with these."""
-        tables = self.tables.narrowed(children)
+        tables = self.tables.narrowed(children, _MAX_CHILD_SUMS)
+        try:
+            return self._drawn_child(tables, rng)
+        except NoneFound:
+            if len(tables.left) <= len(self.tables.left):
+                raise
+            return self._drawn_child(self.tables.narrowed(children, _MAX_SUMS), rng)  # as exact as the parents' set
+
+    def _drawn_child(self, tables: _Tables, rng: np.random.Generator) -> Arch:
         if tables.empty:
             budgets = " and ".join(map(str, self.tables.additive))
             raise EmptySet(f"no child is inside {budgets}; give parents that are inside themselves")
-        return _Inside(tables, self._filter, self._max_tries, self.counts).draw(rng, 1)[0]
+        passing = self._filter.with_left(tables.left)
+        return _Inside(tables, passing, self._max_tries, self.counts).draw(rng, 1)[0]
 
     def with_counts(self, counts: _DrawCounts) -> "_Inside":
         return _Inside(self.tables, self._filter, self._max_tries, counts)
@@ -566,6 +597,8 @@ def _none_found(tries: int, exact: Sequence[Budget], passing: _Filter) -> NoneFo
 
 
 def _checked(budget: Any) -> Budget:
+    if isinstance(budget, list | tuple | set | frozenset | Iterator):
+        raise TypeError(f"`within` takes budgets one by one, but got {budget!r}; write within(*budgets)")
     if not isinstance(budget, Budget):
         name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>") if callable(budget) else "cost"
         bound = repr(budget) if isinstance(budget, int | float | str) else "..."
@@ -573,16 +606,25 @@ def _checked(budget: Any) -> Budget:
     return budget
 
 
-def _merged(budgets: Sequence[Budget]) -> tuple[Budget, ...]:
-    """Return the budgets with those on one cost made one."""
+def _merged(budgets: Sequence[Budget], space: Space) -> tuple[Budget, ...]:
+    """Return the budgets with those on one cost made one; EmptySet where they contradict each other."""
     merged: list[Budget] = []
     for budget in budgets:
         at = next((i for i, other in enumerate(merged) if _same(other.cost, budget.cost)), None)
         if at is None:
             merged.append(budget)
         else:
-            merged[at] = merged[at].and_also(budget)
+            merged[at] = _both(merged[at], budget, space)
     return tuple(merged)
+
+
+def _both(first: Budget, second: Budget, space: Space) -> Budget:
+    try:
+        return first.and_also(second)
+    except ValueError as error:
+        reach = attainable(space, first.cost) if isinstance(first.cost, AdditiveCost) else None
+        range_ = f"; attainable are {reach.low:,} to {reach.high:,} {first.unit}".rstrip() if reach else ""
+        raise EmptySet(f"no architecture meets both {first} and {second}: {error}{range_}") from None
 
 
 def _same(first: object, second: object) -> bool:

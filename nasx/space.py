@@ -14,6 +14,7 @@ one signature, in which `name` is the node's own full dotted name, "" for the wh
 import json
 import math
 import operator
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 import numpy as np
 
 from nasx._numbers import checked_count, plain_scalar
-from nasx.arch import Arch, Value, check_value, matches
+from nasx.arch import Arch, Value, check_value, matches, pattern_of
 
 if TYPE_CHECKING:
     from nasx.cost import Budget
@@ -60,9 +61,9 @@ def _random_below(rng: np.random.Generator, bound: int) -> int:
             return drawn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws(Sequence[Arch]):
-    """Architectures that were drawn but are decoded only when they are read."""
+    """Architectures that were drawn but are decoded only when they are read; equal where all of these are."""
 
     drawn: int
     """Number of architectures."""
@@ -71,7 +72,20 @@ class Draws(Sequence[Arch]):
     """Returns the architecture at a place."""
 
     def __len__(self) -> int:
+        if self.drawn > sys.maxsize:
+            raise ValueError(
+                f"{self.drawn:,} architectures are too many for a length; take a shorter slice, or draw some with "
+                "space.sample(rng, n)"
+            )
         return self.drawn
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Draws):
+            return NotImplemented
+        return self.drawn == other.drawn and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
     @overload
     def __getitem__(self, index: int) -> Arch: ...
@@ -79,9 +93,13 @@ class Draws(Sequence[Arch]):
     def __getitem__(self, index: slice) -> "Draws": ...
     def __getitem__(self, index: int | slice) -> "Arch | Draws":
         if isinstance(index, slice):
-            picked = range(self.drawn)[index]
-            return Draws(len(picked), partial(_entry, self, picked))
+            return _sliced(self, range(self.drawn)[index])
         return self.decode(range(self.drawn)[index])
+
+
+def _sliced(archs: "Draws | Space", places: range) -> Draws:
+    length = max(0, -((places.start - places.stop) // places.step))  # as `len`, which stops at 63 bits
+    return Draws(length, partial(_entry, archs, places))
 
 
 def _entry(archs: "Draws | Space", places: Sequence[int], at: int) -> Arch:
@@ -433,8 +451,7 @@ class Space(_Node):
     def __getitem__(self, index: slice) -> Sequence[Arch]: ...
     def __getitem__(self, index: int | slice) -> Arch | Sequence[Arch]:
         if isinstance(index, slice):
-            places = range(self.size)[index]
-            return Draws(len(places), partial(_entry, self, places))
+            return _sliced(self, range(self.size)[index])
         try:
             index = operator.index(index)
         except TypeError:
@@ -816,8 +833,7 @@ def _listed(values: Iterable[object]) -> str:
 
 def name_patterns(choices: Iterable[tuple[str, Choice]]) -> list[str]:
     """Return the names of choices (`Space.walk`), with `*` for the numbers of parts, each once."""
-    names = (".".join("*" if s.isdigit() else s for s in name.split(".")) for name, _ in choices)
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(pattern_of(name) for name, _ in choices))
 
 
 def _from_plain(plain: Any) -> Choice | Space | Repeat:

@@ -40,17 +40,30 @@ _CHUNK = 4096  # rows drawn at a time: their weights stay in the cache
 class SumTable:
     """The rows of one option per slot whose costs add up to a sum inside a window.
 
-    `costs` holds the costs of each slot's options, `low` and `high` are the inclusive bounds of the sum. The table
-    takes about `max_bytes` at most.
+    It is made by `of`, or by `joint` for several kinds of costs at once.
     """
 
-    _levels: Sequence[Any]
+    def __init__(self, exact: Sequence[Ints], window: "_Window", levels: Sequence[Any], bucket: int) -> None:
+        self._exact, self._inside, self._levels, self._bucket = exact, window, levels, bucket
+        self._reduced = [slot // bucket for slot in exact]  # what the table counts
+        self._ways: list[_Floats] = []  # per level, of each sum
+        self._row_ways: list[_Floats] = []  # per level, of each row of distinct costs and each sum
+        self.log_ways = -math.inf
+        """Natural logarithm of the number of rows, an upper bound where costs were bucketed; -inf for none."""
+        self._distinct: list[_Distinct] = []
+        if levels:
+            self._fill()
 
-    def __init__(self, costs: Sequence[Ints], low: float, high: float, *, max_bytes: int) -> None:
-        self._exact, self._low, self._high = _reduced(costs, low, high)
-        self._inside = _Window(((1, 0, self._low, self._high),))
-        self._levels, self._bucket = self._planned(max_bytes) if self._low <= self._high else ([], 1)
-        self._fill()
+    @classmethod
+    def of(cls, costs: Sequence[Ints], low: float, high: float, *, max_bytes: int) -> "SumTable":
+        """Return the table of the rows whose sum is inside a window.
+
+        `costs` holds the costs of each slot's options, `low` and `high` are the inclusive bounds of the sum. The table
+        takes about `max_bytes` at most.
+        """
+        exact, first, last = _reduced(costs, low, high)
+        levels, bucket = _planned(exact, first, last, max_bytes) if first <= last else ([], 1)
+        return cls(exact, _Window.of(first, last), levels, bucket)
 
     @classmethod
     def joint(
@@ -61,26 +74,20 @@ class SumTable:
         `costs` holds, for each kind, the costs of each slot's options. None where more than `max_sums` combinations of
         sums occur, or where these do not fit 62 bits.
         """
-        table, stride, digits = cls.__new__(cls), 1, []
-        table._exact = [np.zeros(len(slot), np.int64) for slot in costs[0]]
-        most = []
+        together = [np.zeros(len(slot), np.int64) for slot in costs[0]]
+        stride, digits, most = 1, [], []
         for of_kind, (low, high) in zip(costs, windows, strict=True):
             exact, first, last = _reduced(of_kind, low, high)
-            base = sum(int(slot.max()) for slot in exact) + 1
+            most.append([int(slot.max()) for slot in exact])
+            base = sum(most[-1]) + 1
             if stride * base > _LARGEST:
                 return None
-            table._exact = [sums + stride * slot for sums, slot in zip(table._exact, exact, strict=True)]
-            most.append([int(slot.max()) for slot in exact])
+            together = [sums + stride * slot for sums, slot in zip(together, exact, strict=True)]
             digits.append((stride, base, first, last))
             stride *= base
-        table._low, table._high, table._bucket = 0, stride, 1
-        table._inside = _Window(tuple(digits))
-        levels = _sparse_levels(table._exact, table._inside, most, max_sums)
-        if levels is None:
-            return None
-        table._levels = levels
-        table._fill()
-        return table
+        window = _Window(tuple(digits))
+        levels = _sparse_levels(together, window, most, max_sums)
+        return None if levels is None else cls(together, window, levels, bucket=1)
 
     @property
     def empty(self) -> bool:
@@ -100,8 +107,9 @@ class SumTable:
         if not self.bucketed:
             return outer, outer
         error = len(self._exact) * (self._bucket - 1)
-        sure_low, sure_high = -(-self._low // self._bucket), (self._high - error) // self._bucket
-        return (self._count(_Window(((1, 0, sure_low, sure_high),))) if sure_low <= sure_high else 0), outer
+        low, high = self._inside.only
+        sure_low, sure_high = -(-low // self._bucket), (high - error) // self._bucket
+        return (self._count(_Window.of(sure_low, sure_high)) if sure_low <= sure_high else 0), outer
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Draw option numbers (n, slots), uniformly, and whether their exact sums are inside (n,)."""
@@ -149,26 +157,10 @@ class SumTable:
         low = sum(most) - self._greatest([high - slot for slot, high in zip(others, most, strict=True)])
         return low, high
 
-    def _planned(self, max_bytes: int) -> tuple[Sequence[Any], int]:
-        """Return the partial sums of each level, and the size of buckets: 1 where no cost is rounded."""
-        most = [int(slot.max()) for slot in self._exact]
-        rows = max((-(-len(np.unique(slot)) // _row_width(slot)) for slot in self._exact), default=1)
-        limit, bucket = max_bytes // (8 * (rows + 1)), 1
-        dense = _dense_levels(self._exact, self._low, self._high, bucket)
-        cells = sum(level.length for level in dense)
-        if cells > _SMALL:
-            sparse = _sparse_levels(self._exact, self._inside, [most], min(limit, cells // 8))
-            if sparse is not None:
-                return sparse, 1
-        while sum(level.length for level in dense) > limit and bucket <= sum(most):
-            bucket *= 2
-            dense = _dense_levels(self._exact, self._low, self._high, bucket)
-        return dense, bucket
-
     def _in_buckets(self) -> "_Window":
         if not self.bucketed:
             return self._inside
-        return _Window(((1, 0, *_bucketed((self._low, self._high), self._bucket, len(self._exact))),))
+        return _Window.of(*_bucketed(self._inside.only, self._bucket, len(self._exact)))
 
     def _backward(
         self, window: "_Window", modulus: int | None
@@ -198,14 +190,6 @@ class SumTable:
 
     def _fill(self) -> None:
         """Count the ways from every partial sum into the window."""
-        self._reduced = [slot // self._bucket for slot in self._exact]  # what the table counts
-        self._ways: list[_Floats] = []  # per level, of each sum
-        self._row_ways: list[_Floats] = []  # per level, of each row of distinct costs and each sum
-        self.log_ways = -math.inf
-        """Natural logarithm of the number of rows, an upper bound where costs were bucketed; -inf for none."""
-        self._distinct: list[_Distinct] = []
-        if not self._levels:
-            return
         self._distinct = [_Distinct.of(slot, _row_width(slot)) for slot in self._reduced]
         passes = list(self._backward(self._in_buckets(), None))
         self._ways = [ways for _, ways, _ in reversed(passes)]
@@ -259,6 +243,17 @@ class _Window:
     """Bounds, both inclusive, of each digit of a sum: (place value, base, low, high); a base of 0 is no digit's end."""
 
     digits: tuple[tuple[int, int, int, int], ...]
+
+    @classmethod
+    def of(cls, low: int, high: int) -> "_Window":
+        """Return the window of a sum of one digit."""
+        return cls(((1, 0, low, high),))
+
+    @property
+    def only(self) -> tuple[int, int]:
+        """The bounds of the only digit."""
+        ((_, _, low, high),) = self.digits
+        return low, high
 
     def holds(self, sums: Ints) -> npt.NDArray[np.bool_]:
         return self.reachable(sums, [0] * len(self.digits))
@@ -364,6 +359,23 @@ def _reduced(costs: Sequence[Ints], low: float, high: float) -> tuple[list[Ints]
     if low > high:
         return exact, 1, 0
     return exact, -(-(int(low) - least) // divisor), (int(high) - least) // divisor
+
+
+def _planned(exact: Sequence[Ints], low: int, high: int, max_bytes: int) -> tuple[Sequence[Any], int]:
+    """Return the partial sums of each level, and the size of buckets: 1 where no cost is rounded."""
+    most = [int(slot.max()) for slot in exact]
+    rows = max((-(-len(np.unique(slot)) // _row_width(slot)) for slot in exact), default=1)
+    limit, bucket = max_bytes // (8 * (rows + 1)), 1
+    dense = _dense_levels(exact, low, high, bucket)
+    cells = sum(level.length for level in dense)
+    if cells > _SMALL:
+        sparse = _sparse_levels(exact, _Window.of(low, high), [most], min(limit, cells // 8))
+        if sparse is not None:
+            return sparse, 1
+    while sum(level.length for level in dense) > limit and bucket <= sum(most):
+        bucket *= 2
+        dense = _dense_levels(exact, low, high, bucket)
+    return dense, bucket
 
 
 def _row_width(costs: Ints) -> int:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasx import Arch
-from nasx.arch import matches
+from nasx.arch import matches, pattern_of, split_name
 
 NAMES = st.lists(st.sampled_from(["a", "block", "0", "1", "mlp_ratio"]), min_size=1, max_size=4).map(".".join)
 VALUES = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -138,6 +138,16 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         ValueError, match=r"the 11 parts block\.0 to block\.10, but has those with the numbers 0, 1, .*, 10, 11"
     ):
         arch.parts("block", 11)
+    with pytest.raises(ValueError, match=r"must have no part block\.0, but has those with the numbers 0, 1, 2,"):
+        arch.parts("block", 0)
+    with pytest.raises(ValueError, match=r"must have the part block\.0 alone, but has those with the numbers none"):
+        Arch({}).parts("block", 1)
+
+
+def test_the_first_number_in_a_name_marks_a_part() -> None:
+    assert split_name("net.block.3.mlp.0.ratio") == ("net.block", 3, "mlp.0.ratio")
+    assert split_name("net.block.count") is None
+    assert pattern_of("net.block.3.mlp.0.ratio") == "net.block.*.mlp.*.ratio"
 
 
 @settings(max_examples=50)

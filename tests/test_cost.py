@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -84,6 +86,8 @@ def test_bounds_are_inclusive(at_least: float | None, at_most: float | None, ins
         lambda cost: Budget(cost, at_most=-1),
         lambda cost: Budget(cost, at_least=math.nan),
         lambda cost: Budget(cost, at_most=math.inf),
+        lambda cost: Budget(cost, at_most=10**400),
+        lambda cost: Budget(cost, at_most="1e400"),
     ],
 )
 def test_bounds_that_cannot_be_meant_are_refused(build: Callable[[AdditiveCost], Budget]) -> None:
@@ -112,7 +116,26 @@ def test_amounts_are_read_as_people_write_them(text: str, amount: object) -> Non
     assert type(parse_amount(text)) is type(amount)
 
 
-@pytest.mark.parametrize("text", ["", "G", "1.4g", "1,400,000", "-1", "1.4 GMACs", "nan", "inf", "1e", "0%", "120%"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "G",
+        "1.4g",
+        "1,400,000",
+        "-1",
+        "1.4 GMACs",
+        "nan",
+        "inf",
+        "1e",
+        "0%",
+        "120%",
+        "1e400",
+        "1e9_9",
+        "1e99999999999999999999",
+        "1e300T",
+    ],
+)
 def test_other_amounts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"write 1\.4G or 60%|percentage"):
         parse_amount(text)
@@ -137,6 +160,15 @@ def test_percentages_are_of_the_costliest_architecture(space: Space, seed: int, 
     budget = Budget(cost, at_most=f"{percent}%").resolved(space)
     assert [arch in budget for arch in archs(space)] == [100 * cost(arch) <= percent * largest for arch in archs(space)]
     assert Budget(cost, at_least=f"{percent}%").resolved(space).lower == -(-percent * largest // 100)
+
+
+def test_percentages_are_exact() -> None:
+    """4.1 * 1e6 / 100 is a little less than 41,000 in floats."""
+    for tenths in range(1, 1001):
+        share = parse_amount(f"{tenths / 10}%")
+        assert isinstance(share, PercentOfLargest)
+        assert [share.of(largest) for largest in (1000, 1_000_000)] == [tenths, 1000 * tenths]
+    assert PercentOfLargest(12.5).of(100) == 12.5
 
 
 def test_the_largest_network_of_a_plain_function_is_not_known() -> None:
@@ -178,7 +210,7 @@ def test_crossing_bounds_name_what_they_are_called() -> None:
 
 def test_scalars_of_other_libraries_are_bounds_and_costs() -> None:
     arch = Arch({"a": 1})
-    for kind in (torch.tensor, np.array, np.float32, lambda x: torch.tensor([x])):
+    for kind in (torch.tensor, np.array, np.float32, lambda x: torch.tensor([x]), Fraction, Decimal):
         budget = Budget(lambda arch, kind=kind: kind(6.0), at_most=kind(30))  # type: ignore[arg-type]
         assert budget.at_most == 30
         assert arch in budget

@@ -2,9 +2,12 @@
 
 import math
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -377,8 +380,25 @@ def test_what_one_architecture_of_a_billion_meets_is_found() -> None:
     inside = space.within(Budget(heavy, at_least=490), Budget(light, at_most=700))  # ten of 7, at 70 each
     assert inside.size == 1
     assert set(inside.sample(0, 5)) == set(inside) == {Arch({f"block.{i}.w": 7 for i in range(10)})}
+    assert inside.mutate(inside.sample(0), 0, 1.0) in inside
     with pytest.raises(EmptySet, match=r"inside the first, 700 to 700 MACs are attainable"):
         space.within(Budget(heavy, at_least=490), Budget(light, at_most=699))
+
+
+@pytest.mark.parametrize("max_tries", [1000, 2])
+def test_children_meet_all_budgets_that_their_parents_meet_together(max_tries: int) -> None:
+    """Fewer combinations of sums are listed for children than for a set, which must not lose a budget."""
+    space, both = Space(block=repeat(Space(w=one_of(*range(8))), 10)), []
+    for cost in (ToyCost(1, 400), ToyCost(2, 400)):
+        middle = (attainable(space, cost).low + attainable(space, cost).high) // 2
+        both.append(Budget(cost, middle - 20, middle + 20))
+    inside = Feasible(space, both, max_tries=max_tries)
+    assert inside.size_bounds == (inside.size, inside.size)  # both are met exactly
+    rng = np.random.default_rng(0)
+    first, second = inside.sample(0, 2)
+    children = [inside.mutate(first, rng, 1.0) for _ in range(5)] + [inside.crossover(first, second, rng)]
+    assert all(arch in budget for arch in children for budget in both)
+    assert len(set(children)) == 6
 
 
 def test_where_too_many_sums_occur_together_the_first_budget_is_exact_and_others_filter() -> None:
@@ -467,6 +487,20 @@ def test_what_filters_is_asked_once_for_an_architecture() -> None:
     assert set(asked.values()) == {1}
 
 
+def test_threads_may_filter_draws_of_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of filters is forgotten at times, which another thread must not notice."""
+    monkeypatch.setattr("nasx.feasible._MAX_KNOWN", 1)
+    inside = Space(w=one_of(*range(100))).where(lambda arch: True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            drawn = list(pool.map(partial(inside.sample, n=5000), range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [len(row) for row in drawn] == [5000] * 4
+
+
 def test_an_equal_architecture_of_other_types_is_filtered_as_the_space_writes_it() -> None:
     def listed(arch: Arch) -> bool:
         return str(arch["width"]) in {"16", "32"}
@@ -518,8 +552,22 @@ def test_budgets_on_one_cost_are_one_budget() -> None:
     assert twice.budgets == (Budget(cost, 12, 20),)
     assert twice.size == space.within(Budget(cost, 12, 20)).size
     assert twice.size_bounds[0] == twice.size  # nothing filters
-    with pytest.raises(ValueError, match=r"`floor <= at_most` must hold, but got floor=21 and at_most=20"):
+    contradiction = r"`floor <= at_most` must hold, but got floor=21 and at_most=20; change one of them"
+    reach = attainable(space, cost)
+    with pytest.raises(EmptySet, match=f"{contradiction}; attainable are {reach.low} to {reach.high} toys$"):
         space.within(Budget(cost, at_most=20), Budget(cost, at_least=21, names=("floor", "ceiling")))
+    with pytest.raises(EmptySet, match=r"no architecture meets both at least 3 and at most 2: .*; change one of them$"):
+        space.within(Budget(_distinct, at_least=3)).within(Budget(_distinct, at_most=2))
+
+
+def test_a_set_says_its_conditions() -> None:
+    assert repr(SHARED.within()) == f"Feasible({SHARED!r})"
+    inside = SHARED.within(Budget(ToyCost(1, 9), at_most=20)).where(_named)
+    assert repr(inside) == f"Feasible({SHARED!r}, at most 20 toys; the predicate _named)"
+
+
+def _named(arch: Arch) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -697,6 +745,10 @@ def test_a_cost_in_place_of_a_budget_is_refused_with_the_mend() -> None:
         SHARED.within(Total())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(_distinct, at_most=\.\.\.\)"):
         SHARED.within(_distinct)  # type: ignore[arg-type]
+    budgets = [Budget(Total(), at_most=5), Budget(_distinct, at_most=5)]
+    for several in (budgets, tuple(budgets), iter(budgets)):
+        with pytest.raises(TypeError, match=r"takes budgets one by one, .*; write within\(\*budgets\)"):
+            SHARED.within(several)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a budget's cost is called with an architecture, but got 400"):
         Budget(400)  # type: ignore[arg-type]
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nasx import Arch, Space, one_of, repeat
+from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value, matches
 from nasx.space import EmptySet
-from tests.strategies import archs, differing, enumerated, inherits, spaces
+from tests.strategies import ToyCost, archs, differing, enumerated, inherits, spaces
 
 PROPERTY = settings(max_examples=80)
 SEEDS = st.integers(0, 2**32)
@@ -512,6 +512,25 @@ def test_a_count_is_a_whole_number(count: Any) -> None:
 def test_scalars_of_other_libraries_are_counts_and_options() -> None:
     assert repeat(Space(a=one_of(1, 2)), np.int64(3)) == repeat(Space(a=one_of(1, 2)), 3)  # type: ignore[arg-type]
     assert {"r": 0.1} in Space(r=one_of(np.float32(0.1), np.float32(0.2)))
+
+
+def test_equal_draws_and_slices_are_equal() -> None:
+    whole = Space(block=repeat(Space(w=one_of(*range(8))), 4))
+    inside = whole.within(Budget(ToyCost(1, 9), at_most=20))
+    for drawn_from in (whole, inside):
+        assert drawn_from.sample(0, 3) == drawn_from.sample(0, 3) != drawn_from.sample(1, 3)
+        assert drawn_from.sample(0, 3) != drawn_from.sample(0, 4)
+        assert hash(drawn_from.sample(0, 3)) == hash(drawn_from.sample(0, 3))
+    assert GLIT[2:5] == GLIT[2:8][:3] == GLIT[4:1:-1][::-1]
+
+
+def test_slices_of_a_space_larger_than_any_length() -> None:
+    space = Space(block=repeat(Space(w=one_of(*range(10))), 40))  # 10**40
+    assert space[:][10**39] == space[10:][10**39 - 10] == space[::-1][-1 - 10**39] == space[10**39]
+    assert list(space[10**39 :][: 10**30][5:8]) == [space[10**39 + i] for i in (5, 6, 7)]
+    assert [len(space[:: 10**39]), len(space[:: -(10**39)]), len(space[5:3])] == [10, 10, 0]
+    with pytest.raises(ValueError, match=r"too many for a length; take a shorter slice, or .*space.sample\(rng, n\)"):
+        len(space[10:])
 
 
 def test_a_slice_of_a_space_is_its_architectures_in_order() -> None:

@@ -38,7 +38,7 @@ def test_counts_rows_and_draws_are_those_of_brute_force(
     bounds = st.sampled_from([-np.inf, *totals, totals[0] - 5, totals[-1] + 5, np.inf])
     low, high = sorted(data.draw(st.tuples(bounds, bounds)))
     expected = _rows(slots, low, high)
-    table = SumTable(_arrays(slots), low, high, max_bytes=max_bytes)
+    table = SumTable.of(_arrays(slots), low, high, max_bytes=max_bytes)
     least, most = table.count_bounds()
     assert least <= len(expected) <= most
     assert table.bucketed or least == most
@@ -59,20 +59,20 @@ def test_the_range_of_other_costs_is_that_of_the_rows_inside(
     low, high = sorted(data.draw(st.tuples(st.sampled_from(totals), st.sampled_from(totals))))
     rng = np.random.default_rng(seed)
     others = [rng.integers(-50, 50, len(slot)).tolist() for slot in slots]
-    table = SumTable(_arrays(slots), low, high, max_bytes=max_bytes)
+    table = SumTable.of(_arrays(slots), low, high, max_bytes=max_bytes)
     found = [_total(others, row) for row in _rows(slots, low, high)]
     reach = table.range_of(_arrays(others))
     assert reach is not None
     assert reach[0] <= min(found) <= max(found) <= reach[1]
     assert table.bucketed or reach == (min(found), max(found))
-    assert SumTable(_arrays(slots), totals[-1] + 1, np.inf, max_bytes=max_bytes).range_of(_arrays(others)) is None
+    assert SumTable.of(_arrays(slots), totals[-1] + 1, np.inf, max_bytes=max_bytes).range_of(_arrays(others)) is None
 
 
 @pytest.mark.parametrize("max_bytes", [1 << 20, 600])
 def test_draws_are_uniform_over_the_rows_inside(max_bytes: int) -> None:
     slots = [[0, 7, 7, 30], [1, 2, 50], [0, 11, 22, 33, 44]]
     expected = _rows(slots, 30, 60)
-    table = SumTable(_arrays(slots), 30, 60, max_bytes=max_bytes)
+    table = SumTable.of(_arrays(slots), 30, 60, max_bytes=max_bytes)
     assert table.bucketed == (max_bytes == 600)
     rows, inside = table.draw(np.random.default_rng(0), 300 * len(expected))
     counts = Counter(tuple(row) for row in rows[inside].tolist())

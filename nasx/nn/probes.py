@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from nasx._cases import cases_of, shared_space
-from nasx.arch import Arch, matches
+from nasx.arch import Arch, matches, pattern_of, split_name
 from nasx.space import Choice, Repeat, Space
 
 MOST = 2_000
@@ -49,7 +49,7 @@ def starts(space: Space) -> list[Arch]:
 def changes(space: Space, arch: Arch) -> Iterator[tuple[str, Arch]]:
     """Yield architectures that change one choice, the same way in all parts, with the pattern of its name."""
     genes = space.genes(arch)
-    for pattern in dict.fromkeys(map(_pattern, genes)):
+    for pattern in dict.fromkeys(map(pattern_of, genes)):
         for changed in values_of(space, arch, [gene for gene in genes if matches(pattern, gene)]):
             yield pattern, changed
 
@@ -74,10 +74,5 @@ def values_of(space: Space, arch: Arch, genes: Sequence[str]) -> Iterator[Arch]:
 
 def part_of(name: str) -> str:
     """Return the repeated part that a choice belongs to, such as `block.3`, or "" where it is in none."""
-    segments = name.split(".")
-    at = next((i for i, segment in enumerate(segments) if segment.isdigit()), None)
-    return "" if at is None else ".".join(segments[: at + 1])
-
-
-def _pattern(name: str) -> str:
-    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
+    found = split_name(name)
+    return f"{found[0]}.{found[1]}" if found else ""

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
 
 from nasx._arguments import canonical_in, whole_number
 from nasx.arch import Arch
-from nasx.cost import AdditiveCost, Cost
+from nasx.cost import AdditiveCost, Cost, amount_of
 from nasx.feasible import attainable
 from nasx.search.searcher import NewCandidates, Scored, Searcher, check_probability
 from nasx.space import ArchSet, Probability
@@ -59,7 +58,7 @@ class ParetoSearch(Searcher):
         """Return an architecture's costs, in the order of `costs`; a ValueError names one that is no finite number."""
         if arch not in self._known_costs:
             found = canonical_in(self.space.space, arch)
-            self._known_costs[found] = tuple(_finite_cost(cost, found) for cost in self.costs)
+            self._known_costs[found] = tuple(amount_of(cost, found) for cost in self.costs)
         return self._known_costs[arch]
 
     def front(self) -> list[Scored]:
@@ -72,14 +71,18 @@ class ParetoSearch(Searcher):
         front = [scored for scored, rank in zip(valid, ranks, strict=True) if rank == 0]
         return sorted(front, key=lambda scored: self.costs_of(scored.arch))
 
-    def hypervolumes(self, reference_costs: Sequence[float] | None = None, reference_score: float = 0.0) -> list[float]:
+    def hypervolumes(
+        self, reference_costs: Sequence[float] | float | None = None, reference_score: float = 0.0
+    ) -> list[float]:
         """Return, for each generation, the hypervolume of all candidates scored up to it.
 
         The reference point is fixed, so the values never fall and compare between searches: `reference_score`, and
-        `reference_costs` or else the greatest cost that the space attains, budgets aside. Only candidates strictly
-        better than it in everything count. A ValueError names a cost whose greatest value is not known.
+        `reference_costs`, one number for each of `costs`, or else the greatest cost that the space attains, budgets
+        aside. Only candidates strictly better than it in everything count. A ValueError names a cost whose greatest
+        value is not known.
         """
-        reference = [-reference_score, *(self._greatest_costs() if reference_costs is None else reference_costs)]
+        costs = self._greatest_costs() if reference_costs is None else reference_costs
+        reference = [-reference_score, *np.atleast_1d(costs).tolist()]
         valid = self._valid
         return [
             hypervolume(self._objectives([s for s in valid if s.generation <= generation]), reference)
@@ -135,13 +138,6 @@ class ParetoSearch(Searcher):
             crowding[ranks == rank] = crowding_distances(objectives[ranks == rank])
         order = np.lexsort((-crowding, ranks))
         return [valid[i].arch for i in order[: self.population]]
-
-
-def _finite_cost(cost: Cost, arch: Arch) -> float:
-    amount = cost(arch)
-    if not isinstance(amount, SupportsFloat) or not math.isfinite(amount):
-        raise ValueError(f"a cost must be a finite number, but {cost!r} gave {amount!r} for {dict(arch)}")
-    return amount
 
 
 def nondominated_ranks(objectives: npt.ArrayLike) -> Ints:

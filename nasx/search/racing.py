@@ -104,58 +104,13 @@ def race(
     _check(archs, samples, keep, error_probability, tolerance, looks)
     racing = samples >= FEWEST_SAMPLES and len(archs) > keep
     sizes = sorted({round(share * samples) for share in looks} - {0, samples}) if racing else []
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(samples)
-    values = _Values(len(archs), samples)
-    seen = np.zeros(len(archs), np.int64)
-    failed = np.zeros(len(archs), bool)
-    left, done, used = np.arange(len(archs)), [], 0
-
-    def evaluate(candidates: Ints, upto: int) -> Ints:
-        """Return those that have now seen so many samples; all must have seen as many as each other before."""
-        nonlocal used
-        columns = np.arange(seen[candidates[0]], upto)
-        columns = columns[np.argsort(order[columns])]
-        found = score([archs[i] for i in candidates.tolist()], order[columns])
-        for i, row in zip(candidates.tolist(), values.checked(found, len(candidates), len(columns)), strict=True):
-            failed[i] = row is None
-            if row is not None:
-                values.rows[i, columns] = row
-        seen[candidates] = upto
-        used += len(candidates) * len(columns)
-        return candidates[~failed[candidates]]
-
-    spent = _Risk(0.0, 0.0)
-    for look, size in enumerate(sizes, 1):
-        if len(left) <= keep:
+    running = _Race(archs, score, samples, keep, tolerance, np.random.default_rng(seed))
+    for number, size in enumerate(sizes, 1):
+        if not running.is_open:
             break
-        left = evaluate(left, size)
-        if len(left) <= keep:
-            break
-        seen_now = values.rows[left, :size]
-        if tolerance is None:
-            tolerance = TOLERANCE if values.are_hits else _OF_SPREAD * _spread(seen_now.mean(axis=1))
-        ranked = left[np.argsort(-seen_now.sum(axis=1, dtype=np.float64), kind="stable")]
-        share = look / len(sizes)
-        allowed = _Risk(share * error_probability, share * _EXPECTED * tolerance)
-        fewest, spent = _fewest(values.rows[ranked, :size], samples, keep, tolerance, spent, allowed, rng)
-        left = np.sort(ranked[:fewest])
-        done.append((size, len(left)))
-    left = evaluate(left, samples) if len(left) else left
-    while len(left) < keep and (dropped := np.flatnonzero(~failed & (seen < samples))).size:
-        best = dropped[np.argmax([values.rows[i, : seen[i]].mean() for i in dropped])]
-        left = np.sort(np.append(left, evaluate(np.array([best]), samples)))
-    scores = _scores(values, seen, failed, left, keep)
-    best_first = sorted(left.tolist(), key=lambda i: -scores[i])
-    return Race(
-        scores=dict(zip(archs, scores.tolist(), strict=True)),
-        kept=tuple(archs[i] for i in best_first),
-        looks=tuple(done),
-        samples=used,
-        samples_in_full=samples * len(archs),
-        error_probability=error_probability if len(left) < len(archs) else 0.0,
-        tolerance=tolerance if tolerance is not None and len(left) < len(archs) else 0.0,
-    )
+        running.look(size, number / len(sizes), error_probability)
+    running.finish()
+    return running.result(error_probability)
 
 
 def _check(
@@ -179,6 +134,89 @@ def _check(
         raise ValueError(f"`tolerance > 0` must hold, in the unit of the scores (0.001 is 0.1 points), got {tolerance}")
     if list(looks) != sorted(set(looks)) or not all(0 < share < 1 for share in looks):
         raise ValueError(f"looks must be growing shares of the samples between 0 and 1, but got {tuple(looks)}")
+
+
+class _Race:
+    """A race under way: who is left, and what has been seen."""
+
+    def __init__(
+        self,
+        archs: Sequence[Arch],
+        score: Callable[[Sequence[Arch], Ints], Scores],
+        samples: int,
+        keep: int,
+        tolerance: float | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self._archs, self._score, self._samples, self._keep = archs, score, samples, keep
+        self._tolerance, self._rng = tolerance, rng
+        self._order = rng.permutation(samples)
+        self._values = _Values(len(archs), samples)
+        self._seen = np.zeros(len(archs), np.int64)
+        self._failed = np.zeros(len(archs), bool)
+        self._left = np.arange(len(archs))
+        self._looks: list[tuple[int, int]] = []
+        self._used = 0
+        self._spent = _Risk(0.0, 0.0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more candidates are left than are kept."""
+        return len(self._left) > self._keep
+
+    def evaluate(self, candidates: Ints, upto: int) -> Ints:
+        """Return those that have now seen so many samples; all must have seen as many as each other before."""
+        columns = np.arange(self._seen[candidates[0]], upto)
+        columns = columns[np.argsort(self._order[columns])]
+        found = self._score([self._archs[i] for i in candidates.tolist()], self._order[columns])
+        rows = self._values.checked(found, len(candidates), len(columns))
+        for i, row in zip(candidates.tolist(), rows, strict=True):
+            self._failed[i] = row is None
+            if row is not None:
+                self._values.rows[i, columns] = row
+        self._seen[candidates] = upto
+        self._used += len(candidates) * len(columns)
+        return candidates[~self._failed[candidates]]
+
+    def look(self, size: int, share: float, error_probability: float) -> None:
+        """Drop whom the first samples allow, by when this share of the risk may be spent."""
+        self._left = self.evaluate(self._left, size)
+        if not self.is_open:
+            return
+        seen = self._values.rows[self._left, :size]
+        if self._tolerance is None:
+            self._tolerance = TOLERANCE if self._values.are_hits else _OF_SPREAD * _spread(seen.mean(axis=1))
+        ranked = self._left[np.argsort(-seen.sum(axis=1, dtype=np.float64), kind="stable")]
+        allowed = _Risk(share * error_probability, share * _EXPECTED * self._tolerance)
+        rows = self._values.rows[ranked, :size]
+        fewest, self._spent = _fewest(rows, self._samples, self._keep, self._tolerance, self._spent, allowed, self._rng)
+        self._left = np.sort(ranked[:fewest])
+        self._looks.append((size, len(self._left)))
+
+    def finish(self) -> None:
+        """Score those that are left on all samples, and the best of the dropped where these are too few."""
+        if len(self._left):
+            self._left = self.evaluate(self._left, self._samples)
+        while len(self._left) < self._keep:
+            dropped = np.flatnonzero(~self._failed & (self._seen < self._samples))
+            if not dropped.size:
+                break
+            best = dropped[np.argmax([self._values.rows[i, : self._seen[i]].mean() for i in dropped])]
+            self._left = np.sort(np.append(self._left, self.evaluate(np.array([best]), self._samples)))
+
+    def result(self, error_probability: float) -> Race:
+        scores = _scores(self._values, self._seen, self._failed, self._left, self._keep)
+        best_first = sorted(self._left.tolist(), key=lambda i: -scores[i])
+        dropped = len(self._left) < len(self._archs)
+        return Race(
+            scores=dict(zip(self._archs, scores.tolist(), strict=True)),
+            kept=tuple(self._archs[i] for i in best_first),
+            looks=tuple(self._looks),
+            samples=self._used,
+            samples_in_full=self._samples * len(self._archs),
+            error_probability=error_probability if dropped else 0.0,
+            tolerance=self._tolerance if self._tolerance is not None and dropped else 0.0,
+        )
 
 
 class _Values:

@@ -1,20 +1,25 @@
 """What all searchers share: the candidates asked for, their scores, and how new candidates are drawn."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 
 from nasx._arguments import check_archs, checked_seed, whole_number
+from nasx._numbers import real_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
 
+logger = logging.getLogger(__name__)
+
 _CHILD_TRIES = 10  # for each child, as SPOS allows on average; uniform draws make up for those that fail
 _DRAW_TRIES = 100  # for each uniform draw, before the rest is enumerated
+_BLANKS = 5  # uniform draws in a row that may find nothing inside further budgets
 _ENUMERATED = 1_000_000  # largest space that is enumerated
 
 
@@ -36,8 +41,10 @@ class Searcher(ABC):
     """Ask for candidates, score them anywhere in any order, tell the scores, until `done`.
 
     No architecture is asked for twice. `ask` returns the same candidates until all are scored. A search ends normally
-    when its space is exhausted. Candidates are a pure function of (seed, generation, scores), so `state` stores no
-    random generator, and a searcher restored from it continues exactly as the first would have.
+    when its space is exhausted. Where further budgets or predicates let draws find too few, generations are smaller,
+    and a warning says so once; where they find none at all, `ask` raises NoneFound and changes nothing. Candidates are
+    a pure function of (seed, generation, scores), so `state` stores no random generator, and a searcher restored from
+    it continues exactly as the first would have.
 
     A subclass says what a generation is. `space` is where candidates come from, `evaluations` how many scores end the
     search, and `seed` decides all draws. A TypeError refuses a list of architectures as `space`.
@@ -50,7 +57,7 @@ class Searcher(ABC):
             raise ValueError(f"a search needs at least one evaluation, but got {self.evaluations}")
         self._asked: dict[Arch, Scored | None] = {}  # None: waits for its score
         self._generation = -1
-        self._exhausted = False
+        self._exhausted, self._warned = False, False
 
     @abstractmethod
     def _propose(self, rng: np.random.Generator, generation: int, candidates: "NewCandidates") -> None:
@@ -95,15 +102,26 @@ class Searcher(ABC):
     def ask(self) -> list[Arch]:
         """Return the candidates that wait for a score, or a new generation once all are scored."""
         if not self._waiting and not self.done:
-            self._generation += 1
-            wanted = min(self._generation_size(self._generation), self.evaluations - len(self._asked))
-            rng = np.random.default_rng([self.seed, self._generation])
-            candidates = NewCandidates(self.space, rng, wanted, self._asked)
-            self._propose(rng, self._generation, candidates)
-            candidates.fill()
-            self._asked.update(dict.fromkeys(candidates.found))
-            self._exhausted = len(candidates.found) < wanted
+            self._start(self._generation + 1)
         return self._waiting
+
+    def _start(self, generation: int) -> None:
+        wanted = min(self._generation_size(generation), self.evaluations - len(self._asked))
+        rng = np.random.default_rng([self.seed, generation])
+        candidates = NewCandidates(self.space, rng, wanted, self._asked)
+        self._propose(rng, generation, candidates)
+        candidates.fill()
+        found, counts = len(candidates.found), f"after {len(self._asked)} of {self.evaluations} evaluations"
+        if not found and not candidates.exhausted:
+            raise NoneFound(f"no new candidate was found {counts}: {candidates.obstacle}") from candidates.none_found
+        if found < wanted and not candidates.exhausted and not self._warned:
+            self._warned = True
+            logger.warning(
+                "generation %d has %d candidates in place of %d, %s: %s",
+                generation, found, wanted, counts, candidates.obstacle,
+            )  # fmt: skip
+        self._generation, self._exhausted = generation, candidates.exhausted
+        self._asked.update(dict.fromkeys(candidates.found))
 
     def tell(self, scores: Mapping[Arch, float]) -> None:
         """Record scores; NaN marks a candidate that failed, which ranks last and never becomes a parent.
@@ -151,14 +169,10 @@ class Searcher(ABC):
 
 
 def _checked_score(arch: Arch, score: Any) -> float:
-    try:
-        number = score.item() if hasattr(score, "item") else score  # of numpy and torch
-        found = float(number) if isinstance(number, SupportsFloat) else math.inf
-    except (ValueError, RuntimeError, OverflowError):
-        found = math.inf
-    if math.isinf(found):
+    number = real_number(score)
+    if number is None or math.isinf(number):
         raise ValueError(f"a score must be a finite number, or NaN for a failure, but got {score!r}: {dict(arch)}")
-    return found
+    return float(number)
 
 
 class NewCandidates:
@@ -166,31 +180,50 @@ class NewCandidates:
 
     def __init__(self, space: ArchSet, rng: np.random.Generator, wanted: int, seen: Mapping[Arch, object]) -> None:
         self.found: list[Arch] = []
+        self.exhausted = False
+        """Whether the whole space was enumerated, and nothing is left beside `found`."""
+        self.none_found: NoneFound | None = None
+        """What the last draw said, where it found nothing."""
         self._space, self._rng, self._wanted = space, rng, wanted
         self._seen = set(seen)
 
-    def draw(self, count: int, candidate: Callable[[], Arch], tries: int = _CHILD_TRIES) -> int:
-        """Add up to `count` unseen candidates, each drawn at most `tries` times, and return how many it found."""
-        before = len(self.found)
+    @property
+    def obstacle(self) -> str:
+        """Why there are no more candidates."""
+        if self.none_found:
+            return str(self.none_found)
+        return f"{_DRAW_TRIES} draws in a row were asked for before, so few are left; ask for fewer evaluations"
+
+    def draw(self, count: int, candidate: Callable[[], Arch], tries: int = _CHILD_TRIES, *, blanks: int = 1) -> int:
+        """Add up to `count` unseen candidates, each drawn at most `tries` times, and return how many it found.
+
+        It ends early after `blanks` draws in a row that found nothing inside further budgets (NoneFound).
+        """
+        before, blank = len(self.found), 0
         for _ in range(min(count, self._wanted - before)):
             for _ in range(tries):
                 try:
-                    if self._add(candidate()):
-                        break
-                except NoneFound:  # further budgets that nearly nothing meets
-                    if not self._seen:
-                        raise
-                    return len(self.found) - before
+                    drawn = candidate()
+                except NoneFound as error:
+                    self.none_found, blank = error, blank + 1
+                    if blank == blanks:
+                        return len(self.found) - before
+                    continue
+                self.none_found, blank = None, 0
+                if self._add(drawn):
+                    break
         return len(self.found) - before
 
     def fill(self) -> None:
         """Make up the number with uniform draws, then with what enumeration finds, in a random order."""
-        self.draw(self._wanted - len(self.found), lambda: self._space.sample(self._rng), _DRAW_TRIES)
+        missing = self._wanted - len(self.found)
+        self.draw(missing, lambda: self._space.sample(self._rng), _DRAW_TRIES, blanks=_BLANKS)
         few = self._space.size_bounds[1] <= _ENUMERATED
         if len(self.found) < self._wanted and few:  # a hundred draws in a row were seen: few are left to enumerate
             left = [arch for arch in self._space if arch not in self._seen]
             for i in self._rng.permutation(len(left))[: self._wanted - len(self.found)]:
                 self._add(left[i])
+            self.exhausted = len(self.found) < self._wanted
 
     def _add(self, arch: Arch) -> bool:
         if arch in self._seen:

@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -249,7 +251,7 @@ def test_a_cost_that_is_no_finite_number_is_refused_with_its_architecture(amount
     searcher = _mutants(costs)
     first, second, *others = searcher.ask()
     costs[second] = amount
-    found = re.escape(f"gave {amount!r} for {dict(second)}")
+    found = re.escape(f"gave {amount!r}, a {type(amount).__name__}, for {dict(second)}")
     with pytest.raises(ValueError, match=f"a cost must be a finite number, but .*_mutants.* {found}"):
         searcher.tell({first: 0.5, second: 0.5})
     assert not searcher.history
@@ -295,7 +297,7 @@ def test_the_true_front_is_covered_better_than_by_random_search() -> None:
 def test_the_reference_may_be_given_and_must_be_where_a_cost_has_no_known_range() -> None:
     searcher = ParetoSearch(SPACE, [lambda arch: 3], population=1, generations=2)
     searcher.tell(dict.fromkeys(searcher.ask(), 5.0))
-    assert searcher.hypervolumes([10]) == [5 * 7]
+    assert searcher.hypervolumes([10]) == searcher.hypervolumes(10) == [5 * 7]
     assert searcher.hypervolumes([10], reference_score=4.0) == [1 * 7]
     assert searcher.hypervolumes([3]) == [0.0]
     with pytest.raises(ValueError, match="pass `reference_costs`"):
@@ -368,6 +370,16 @@ def _printed(script: str, hash_seed: str) -> str:
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ParetoSearch(SPACE, **{"costs": COSTS, **settings})
+
+
+@pytest.mark.parametrize("kind", [lambda x: torch.tensor([x]), torch.tensor, lambda x: np.array([[x]]), Fraction])
+def test_costs_are_numbers_of_any_library(kind: Any) -> None:
+    searcher = search(costs=[lambda arch: kind(float(len(arch)))])
+    run(searcher)
+    plain = search(costs=[lambda arch: float(len(arch))])
+    run(plain)
+    assert [s.arch for s in searcher.front()] == [s.arch for s in plain.front()]
+    assert searcher.hypervolumes(30) == plain.hypervolumes(30)
 
 
 def test_one_cost_needs_no_list() -> None:

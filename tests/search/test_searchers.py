@@ -5,7 +5,9 @@ import math
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasx import Arch, Budget, Space, one_of, repeat
-from nasx.feasible import Feasible
+from nasx.feasible import Feasible, NoneFound
 from nasx.search import Evolution, LocalSearch, ParetoSearch, RandomSearch, Searcher, SurrogateSearch
 from nasx.space import ArchSet
 from tests.strategies import ToyCost, spaces
@@ -277,22 +279,51 @@ def test_a_state_of_another_seed_is_refused() -> None:
         random_search(SPACE, 40, 1).restore(state)
 
 
-def test_a_second_budget_that_little_meets_ends_the_search_normally() -> None:
-    space = Space(block=repeat(Space(w=one_of(*range(100))), 4))  # 1e8, of which nothing is listed
+def _of(one: int, among: int) -> Callable[[Arch], bool]:
+    """Return a predicate that holds for so many of so many architectures."""
+    return lambda arch: zlib.crc32(repr(list(arch.values())).encode()) % among < one
 
-    class Rare:
-        unit = "rare"
 
-        def __call__(self, arch: Arch) -> int:
-            return sum(int(arch[f"block.{i}.w"]) % 50 != 0 for i in range(4))
+HUGE = Space(block=repeat(Space(w=one_of(*range(10))), 40))
 
-    rare = space.within(Budget(ToyCost(1, 1)), Budget(Rare(), at_most=2))
-    scarce = Feasible(space, rare.budgets, max_tries=1000)
-    searcher = random_search(scarce, 40, 0)
+
+def test_a_condition_that_little_meets_does_not_end_a_search() -> None:
+    scarce = Feasible(HUGE, (), [_of(1, 20)], max_tries=90)  # one draw in a hundred finds nothing
+    searcher = RandomSearch(scarce, evaluations=300, batch=50)
     run(searcher)
-    assert searcher.done
-    assert 0 < len(searcher.history) < 40
-    assert all(scored.arch in rare for scored in searcher.history)
+    assert len(searcher.history) == 300
+    assert all(scored.arch in scarce for scored in searcher.history)
+    assert searcher.generation == 5
+
+
+@EVERY
+def test_generations_are_smaller_where_draws_find_too_few(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    scarce = Feasible(HUGE, (), [_of(1, 20)], max_tries=12)  # more than half of the draws find nothing
+    searcher = build(scarce, 60, 0)
+    run(searcher)
+    assert len(searcher.history) == 60
+    assert searcher.generation > 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "of 60 evaluations: none of 12 architectures drawn meets the predicate" in caplog.text
+
+
+def test_a_search_that_finds_nothing_more_says_so_and_is_not_exhausted() -> None:
+    ten: dict[Arch, None] = {}
+
+    def first_ten(arch: Arch) -> bool:
+        if len(ten) < 10:
+            ten.setdefault(arch)
+        return arch in ten
+
+    searcher = RandomSearch(HUGE.where(first_ten), evaluations=40, batch=20)
+    searcher.tell(dict.fromkeys(searcher.ask(), 0.5))
+    before = searcher.state()
+    for _ in range(2):
+        with pytest.raises(
+            NoneFound, match=r"no new candidate was found after \d+ of 40 evaluations: none of 1,000 arch"
+        ):
+            searcher.ask()
+    assert (searcher.state(), searcher.done) == (before, False)
 
 
 # What is found
@@ -440,7 +471,7 @@ def test_a_score_that_is_no_number_is_refused_and_nothing_recorded(score: object
 
 
 @pytest.mark.parametrize(
-    "score", [np.float64(0.5), np.array(0.5), torch.tensor(0.5, requires_grad=True), Fraction(1, 2)]
+    "score", [np.float64(0.5), np.array([0.5]), torch.tensor(0.5, requires_grad=True), Fraction(1, 2), Decimal("0.5")]
 )
 def test_numbers_of_other_libraries_are_scores(score: Any) -> None:
     searcher = RandomSearch(Space(a=one_of(1, 2, 3)), evaluations=3, batch=3)
