@@ -1,7 +1,8 @@
 """Vision transformers taken apart into blocks, and costs that are counted on these."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 import torch
@@ -74,17 +75,15 @@ class ViTCost(AdditiveCost):
 
 @dataclass(frozen=True)
 class CountedViTCost(ViTCost):
-    """Multiply-adds of one image, or parameters, counted once for each block that is asked for.
+    """Multiply-adds of one image, or parameters, counted once in a process for each block that is asked for.
 
     `kind` says which of the two, "macs" or "params"; `build(vit, arch)` returns a network of the ViT config `vit` with
     its blocks in `blocks`. Modules run on `meta`, which computes nothing: a block takes some milliseconds for its
-    multiply-adds and less than one for its parameters.
+    multiply-adds and less than one for its parameters. Equal costs share what they have counted.
     """
 
     build: BuildViT
     kind: Literal["macs", "params"]
-    counts: dict[Any, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What was counted so far, by the choices."""
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -100,13 +99,15 @@ class CountedViTCost(ViTCost):
         return self._counted(_as_arch(shared), _as_arch(choices))
 
     def _counted(self, shared: Arch, choices: Arch | None) -> int:
-        if (shared, choices) not in self.counts:
-            blocks = ViTBlocks(self.build, self.vit)
-            with torch.device("meta"):
-                timed = blocks.fixed(shared) if choices is None else blocks.part("block", 0, shared, choices)
-                count = count_params(timed[0]) if self.kind == "params" else count_macs(*timed)
-            self.counts[shared, choices] = count
-        return self.counts[shared, choices]
+        return _count(self.build, self.vit, self.kind, shared, choices)
+
+
+@lru_cache(maxsize=1 << 16)
+def _count(build: BuildViT, vit: Any, kind: Literal["macs", "params"], shared: Arch, choices: Arch | None) -> int:
+    blocks = ViTBlocks(build, vit)
+    with torch.device("meta"):
+        part = blocks.fixed(shared) if choices is None else blocks.part("block", 0, shared, choices)
+        return count_params(part[0]) if kind == "params" else count_macs(*part)
 
 
 def _as_arch(choices: Mapping[str, Value]) -> Arch:
