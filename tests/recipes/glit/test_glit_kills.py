@@ -4,8 +4,7 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from safetensors.torch import load_file
 
 from nasx.run import Journal
 from nasx.run.checkpoints import Checkpoints
-from tests.recipes.glit.test_glit_cli import ROOT, TINY_RUN
+from recipes.glit.__main__ import main
+from tests.recipes.glit.test_glit_cli import TINY_RUN
 
 CHECKPOINT = re.compile(r"\d{6}-step")
 SUPERNETS = ("heads/supernet", "details/supernet")
@@ -48,23 +48,27 @@ def entries(path: Path) -> int:
     return max((int(name[:6]) for name in names if CHECKPOINT.match(name)), default=-1) + 1
 
 
-def command(directory: Path) -> list[str]:
-    return [sys.executable, "-m", "recipes.glit", "--run-dir", str(directory), "--json", *TINY_RUN]
+def start(directory: Path) -> int:
+    """Run the command in a fork of this process, which need not import anything again, and return its number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os._exit(main(["--run-dir", str(directory), "--json", *TINY_RUN]))
+    finally:
+        os._exit(1)  # never back into the tests
 
 
 def killed_at(directory: Path, milestone: tuple[str, int], delay: float) -> int:
-    """Run until a milestone and a little longer, and kill the process; return its status."""
-    environment = {**os.environ, "NASX_PROCESSES": "1"}
-    with subprocess.Popen(
-        command(directory), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        where, count = milestone
-        while entries(directory / where) < count and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(delay)
-        process.kill()
-        process.communicate()
-        return process.returncode
+    """Run until a milestone and a little longer, kill the process, and return its status."""
+    child = start(directory)
+    where, count = milestone
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while entries(directory / where) < count and os.waitid(os.P_PID, child, ended) is None:
+        time.sleep(0.002)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def history(directory: Path) -> dict[str, Any]:
@@ -91,20 +95,20 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_PROCESSES", "1")
     random_, kills = random.Random(0), 20
     places = sorted(random_.sample(range(len(MILESTONES)), kills))
     for place in places:
         # the milestone may have passed with the last kill: then this one falls into the start
         status = killed_at(tmp_path / "killed", MILESTONES[place], random_.uniform(0, 0.05))
         assert status == -9, "it ended by itself"
-    summaries = []
     for name in ("killed", "whole"):
-        done = subprocess.run(command(tmp_path / name), cwd=ROOT, capture_output=True, text=True, check=True)
-        summaries.append(json.loads(done.stdout))
-    assert summaries[0]["networks"] == summaries[1]["networks"]
+        assert os.waitpid(start(tmp_path / name), 0)[1] == 0
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     assert (killed / "arch.json").read_bytes() == (whole / "arch.json").read_bytes()
+    networks = [json.loads((one / "summary.json").read_text())["networks"] for one in (killed, whole)]
+    assert networks[0] == networks[1]
     assert history(killed) == history(whole)
     ours, theirs = weights(killed), weights(whole)
     assert ours.keys() == theirs.keys()
