@@ -26,6 +26,7 @@ from torch.nn.utils.parametrizations import _Orthogonal
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from nasx._arguments import check_archs
 from nasx.arch import Arch, Value
@@ -67,15 +68,20 @@ _registering = threading.local()
 
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-    made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
+    made: WeakIdKeyDictionary | None = getattr(_registering, "made", None)
     if made is None or parameter is None:
         return None
     _refuse_lazy(module, name, parameter)
     if parameter.device.type == "meta":
         return None
-    kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-    made[id(kept)] = kept
+    if parameter not in made:
+        made[parameter] = _without_values(parameter)
+    kept: nn.Parameter = made[parameter]  # one for all places of a tied parameter
     return kept
+
+
+def _without_values(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
 def _refuse_lazy(module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -131,7 +137,7 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
     and so are orthogonal parametrizations (`NeedsWeights`).
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    outer, _registering.made = getattr(_registering, "made", None), {}
+    outer, _registering.made = getattr(_registering, "made", None), WeakIdKeyDictionary()
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
             return call_builder(make, arch)
