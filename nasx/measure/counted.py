@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -196,9 +197,8 @@ class _Counter:
         if self.kind == "params" or self.on_meta:
             try:
                 network = build_skeleton(self.make, arch)
-                if self.kind != "params":
-                    network = network.to("meta")
-                return count(network, Call() if self.call is None else self.call.to("meta"))
+                with _buffers_on_meta(network):
+                    return count(network, Call() if self.call is None else self.call.to("meta"))
             except (NotImplementedError, RuntimeError, NeedsWeights):
                 if self.kind == "params":
                     raise
@@ -221,6 +221,19 @@ class _Counter:
                 return macs_by_module(network, call)
             case _:
                 return activations_by_module(network, call)
+
+
+@contextmanager
+def _buffers_on_meta(network: nn.Module) -> Iterator[None]:
+    """Take the values of a skeleton's buffers away for a while; modules from outside may be among its own."""
+    held = [(of, leaf, buffer) for of in (m._buffers for m in network.modules()) for leaf, buffer in of.items()]
+    try:
+        for buffers, leaf, buffer in held:
+            buffers[leaf] = None if buffer is None else buffer.to("meta")
+        yield
+    finally:
+        for buffers, leaf, buffer in held:
+            buffers[leaf] = buffer
 
 
 def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:

@@ -40,6 +40,7 @@ Site = tuple[tuple[CodeType, int], ...]
 
 
 _LOADING = nn.Module._load_from_state_dict.__code__
+_COPYING = nn.Parameter.__deepcopy__.__code__
 
 
 class _OnMeta(TorchFunctionMode):
@@ -54,8 +55,11 @@ class _OnMeta(TorchFunctionMode):
             word = getattr(func, "__name__", "")
             if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
                 return first
-            if getattr(func, "__self__", None) is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
+            read = getattr(func, "__self__", None)
+            if read is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
                 return False  # else each would be warned of
+            if read is Tensor.data and sys._getframe(1).f_code is _COPYING:
+                return torch.empty_like(first, device="meta")
             if func in (Tensor.cpu, Tensor.cuda):
                 return first
             if func is Tensor.to:
@@ -65,6 +69,8 @@ class _OnMeta(TorchFunctionMode):
 
 
 _registering = threading.local()
+_of_earlier_builds = WeakIdKeyDictionary()
+"""The modules with tensors that builders have returned, and the parameters that outlived their networks' building."""
 
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -75,6 +81,8 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
     if parameter.device.type == "meta":
         return None
     if parameter not in made:
+        if parameter in _of_earlier_builds:
+            raise ValueError(_shared(f"the parameter {name!r} of a {type(module).__name__}"))
         made[parameter] = _without_values(parameter)
     kept: nn.Parameter = made[parameter]  # one for all places of a tied parameter
     return kept
@@ -134,15 +142,60 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
 
     Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
     builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError,
-    and so are orthogonal parametrizations (`NeedsWeights`).
+    and so are orthogonal parametrizations (`NeedsWeights`), and modules and parameters of an earlier network.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     outer, _registering.made = getattr(_registering, "made", None), WeakIdKeyDictionary()
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
-            return call_builder(make, arch)
+            network = call_builder(make, arch)
+            if any(not parameter.is_meta for parameter in network.parameters()):
+                _refuse_shared(network, call_builder(make, arch))
+                _drop_values(network)
+        _refuse_earlier(network)
+        _of_earlier_builds.update(_registering.made)
+        return network
     finally:
         _registering.made = outer
+
+
+def _refuse_shared(network: nn.Module, other: nn.Module) -> None:
+    """Refuse parameters that two networks have in common, before anything is done to them."""
+    others = {id(parameter) for parameter in other.parameters()}
+    for name, parameter in network.named_parameters():
+        if id(parameter) in others:
+            raise ValueError(_shared(f"the parameter {name!r}"))
+
+
+def _refuse_earlier(network: nn.Module) -> None:
+    """Refuse modules with tensors that an earlier network has, and remember those of this one."""
+    holders = [(name, module) for name, module in network.named_modules() if _holds_tensors(module)]
+    for name, module in holders:
+        if module in _of_earlier_builds:
+            raise ValueError(
+                _shared(f"the {type(module).__name__} {name!r}" if name else f"one {type(module).__name__}")
+            )
+    _of_earlier_builds.update((module, None) for _, module in holders)
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    return any(tensor is not None for of in (module._parameters, module._buffers) for tensor in of.values())
+
+
+def _shared(what: str) -> str:
+    return (
+        f"the builder gives {what} to several networks, but each must have tensors of its own; make it in the builder, "
+        "or copy it there, as in copy.deepcopy(backbone), and cache no networks"
+    )
+
+
+def _drop_values(network: nn.Module) -> None:
+    """Put on `meta` what was not registered as a parameter, such as an unpickled module's."""
+    kept: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                module._parameters[leaf] = kept.setdefault(id(parameter), _without_values(parameter))
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:

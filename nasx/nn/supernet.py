@@ -147,9 +147,9 @@ class Supernet(nn.Module):
     which compute tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
-    gives different networks for one architecture, or where a pattern matches nothing; TypeError for what is no builder
-    or no space, and where the builder returns no module. Source: weight entanglement as in AutoFormer, section 3.2;
-    separate copies as in SPOS.
+    gives different networks for one architecture or one module to several networks (copy a pretrained backbone inside
+    the builder), or where a pattern matches nothing; TypeError for what is no builder or no space, and where the
+    builder returns no module. Source: weight entanglement as in AutoFormer, section 3.2; separate copies as in SPOS.
     """
 
     def __init__(

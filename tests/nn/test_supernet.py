@@ -211,7 +211,7 @@ def test_a_parameter_that_the_builder_registers_twice_is_one() -> None:
     supernet(x, space[0]).sum().backward()
     with torch.no_grad():
         for parameter in supernet.parameters():
-            parameter -= parameter.grad  # type: ignore[arg-type]
+            parameter.sub_(parameter.grad)  # type: ignore[arg-type]
     for arch in space:
         assert torch.equal(supernet(x, arch), supernet.extract(arch)(x))
 
