@@ -241,7 +241,7 @@ def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:
 
 
 def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCost:
-    lists = module_lists(build_skeleton(counter.make, space[0]), space, given)
+    lists = module_lists(counter.make, space, given)
     if missing := [name for name in repeat_names(space) if name not in lists]:
         raise ValueError(
             f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be counted one by one; "

@@ -169,7 +169,7 @@ class Supernet(nn.Module):
         self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space
         self._layout, self._reuse = dict(layout or {}), reuse
-        lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
+        lists = module_lists(make, self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
         found = survey(make, self.space, self._naming)
         self._check_patterns(found)
