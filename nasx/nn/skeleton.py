@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import (
+    _EXTRA_STATE_KEY_SUFFIX,
     register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -266,12 +267,14 @@ class Blueprint:
 def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
     """Return the blueprint of a skeleton, with the buffers that its state dict has.
 
-    A ValueError names a buffer that is computed from weights, which a skeleton does not have.
+    A ValueError names a buffer that is computed from weights, which a skeleton does not have, or a module with state
+    that is neither parameter nor buffer, such as a quantised one.
     """
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
         dotted = f"{prefix}." if prefix else ""
+        _refuse_packed(module, prefix)
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 name, shape = dotted + leaf, tuple(parameter.shape)
@@ -294,6 +297,19 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
     containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
+
+
+def _refuse_packed(module: nn.Module, name: str) -> None:
+    if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
+        return
+    state: dict[str, Any] = {}
+    module._save_to_state_dict(state, "", True)
+    others = [leaf for leaf in state if leaf not in {*module._parameters, *module._buffers, _EXTRA_STATE_KEY_SUFFIX}]
+    if others:
+        raise ValueError(
+            f"the state dict of the module {name!r}, a {type(module).__name__}, holds {others[0]!r}, which is neither "
+            "a parameter nor a buffer, so networks cannot share it; make it one, or quantise the extracted network"
+        )
 
 
 def _parametrization(network: nn.Module, name: str) -> str | None:

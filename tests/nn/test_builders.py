@@ -274,6 +274,29 @@ def test_buffers_that_are_computed_from_weights_are_refused() -> None:
         Supernet(Norms, DEPTH)
 
 
+class Packed(nn.Module):
+    """Keeps its weight as torch's quantised layers do: in the state dict alone."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.packed = torch.randn(2, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.packed.T
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}packed_weight"] = self.packed
+
+
+def test_state_that_is_neither_parameter_nor_buffer_is_refused() -> None:
+    def make(arch: Arch) -> nn.Module:
+        return nn.ModuleDict({"layer": nn.Linear(6, int(arch["depth"])), "last": Packed(int(arch["depth"]))})
+
+    with pytest.raises(ValueError, match=r"'last', a Packed, holds 'packed_weight', .* quantise the extracted network"):
+        Supernet(make, DEPTH)
+
+
 @pytest.mark.parametrize("features", [4, 6, 8])
 @pytest.mark.parametrize(
     ("parametrization", "name"),
