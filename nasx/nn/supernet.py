@@ -215,10 +215,13 @@ class Supernet(nn.Module):
             with default_dtype(self._default_dtype):
                 network = call_builder(self.make, arch)
             network.to(*self._placement())
+            copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
             for slot in self._slots(network, arch):
                 whole = slot.whole
-                value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
-                value = value.clone(memory_format=torch.contiguous_format)
+                if slot.key not in copies:
+                    value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
+                    copies[slot.key] = value.clone(memory_format=torch.contiguous_format)
+                value = copies[slot.key]
                 held = slot.holder[slot.leaf]
                 if isinstance(held, nn.Parameter):
                     held.data = value

@@ -216,6 +216,19 @@ def test_a_parameter_that_the_builder_registers_twice_is_one() -> None:
         assert torch.equal(supernet(x, arch), supernet.extract(arch)(x))
 
 
+def test_a_buffer_of_two_modules_is_one_in_extracted_networks() -> None:
+    class Both(nn.Module):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__()
+            self.first, self.second = nn.BatchNorm1d(int(arch["width"])), nn.BatchNorm1d(int(arch["width"]))
+            self.second.running_mean = self.first.running_mean
+
+    space = Space(width=one_of(4, 8))
+    for network in map(Supernet(Both, space).extract, space):
+        assert network.get_buffer("first.running_mean") is network.get_buffer("second.running_mean")
+        assert network.get_buffer("first.running_var") is not network.get_buffer("second.running_var")
+
+
 def test_frozen_parameters_stay_frozen_and_can_be_thawed() -> None:
     family, supernet = BY_NAME["frozen"], make(BY_NAME["frozen"])
     arch, (x,) = family.space[0], family.args
