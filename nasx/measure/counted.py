@@ -22,7 +22,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder, refuse_shared
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -197,14 +197,19 @@ class _Counter:
         if self.kind == "params" or self.on_meta:
             try:
                 network = build_skeleton(self.make, arch)
-                with _buffers_on_meta(network):
-                    return count(network, Call() if self.call is None else self.call.to("meta"))
+                if self.kind == "params":
+                    return count(network, Call())
+                assert self.call is not None
+                with _without_values(network):
+                    return count(network, self.call.to("meta"))
             except (NotImplementedError, RuntimeError, NeedsWeights):
                 if self.kind == "params":
                     raise
                 self.on_meta = False  # its forward pass asks for values
         with torch.random.fork_rng(devices=[]):
-            network = call_builder(self.make, arch).cpu()
+            network = call_builder(self.make, arch)
+        refuse_shared(network)
+        network.cpu()
         assert self.call is not None
         return count(network, self.call.to("cpu"))
 
@@ -224,16 +229,24 @@ class _Counter:
 
 
 @contextmanager
-def _buffers_on_meta(network: nn.Module) -> Iterator[None]:
-    """Take the values of a skeleton's buffers away for a while; modules from outside may be among its own."""
-    held = [(of, leaf, buffer) for of in (m._buffers for m in network.modules()) for leaf, buffer in of.items()]
+def _without_values(network: nn.Module) -> Iterator[None]:
+    """Put all tensors of a skeleton on `meta` for a while; modules from outside, which must stay, may be in it."""
+    modules = list(network.modules())
+    holders: list[dict[str, Any]] = [of for module in modules for of in (module._parameters, module._buffers)]
+    held = [(holder, leaf, tensor) for holder in holders for leaf, tensor in holder.items()]
+    recurrent = [(module, module._flat_weights) for module in modules if isinstance(module, nn.RNNBase)]
+    on_meta = {id(t): t if t.is_meta else torch.empty_like(t, device="meta") for _, _, t in held if t is not None}
     try:
-        for buffers, leaf, buffer in held:
-            buffers[leaf] = None if buffer is None else buffer.to("meta")
+        for holder, leaf, tensor in held:
+            holder[leaf] = None if tensor is None else on_meta[id(tensor)]
+        for module, weights in recurrent:
+            module._flat_weights = [on_meta.get(id(weight), weight) for weight in weights]
         yield
     finally:
-        for buffers, leaf, buffer in held:
-            buffers[leaf] = buffer
+        for holder, leaf, tensor in held:
+            holder[leaf] = tensor
+        for module, weights in recurrent:
+            module._flat_weights = weights
 
 
 def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:

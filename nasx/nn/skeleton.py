@@ -41,7 +41,6 @@ Site = tuple[tuple[CodeType, int], ...]
 
 
 _LOADING = nn.Module._load_from_state_dict.__code__
-_COPYING = nn.Parameter.__deepcopy__.__code__
 
 
 class _OnMeta(TorchFunctionMode):
@@ -56,11 +55,8 @@ class _OnMeta(TorchFunctionMode):
             word = getattr(func, "__name__", "")
             if word.endswith("_") and not word.endswith("__") and word != "requires_grad_":
                 return first
-            read = getattr(func, "__self__", None)
-            if read is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
+            if getattr(func, "__self__", None) is Tensor.is_meta and sys._getframe(1).f_code is _LOADING:
                 return False  # else each would be warned of
-            if read is Tensor.data and sys._getframe(1).f_code is _COPYING:
-                return torch.empty_like(first, device="meta")
             if func in (Tensor.cpu, Tensor.cuda):
                 return first
             if func is Tensor.to:
@@ -84,13 +80,9 @@ def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn
     if parameter not in made:
         if parameter in _of_earlier_builds:
             raise ValueError(_shared(f"the parameter {name!r} of a {type(module).__name__}"))
-        made[parameter] = _without_values(parameter)
+        made[parameter] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     kept: nn.Parameter = made[parameter]  # one for all places of a tied parameter
     return kept
-
-
-def _without_values(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
 def _refuse_lazy(module: nn.Module, name: str, tensor: Tensor | None) -> None:
@@ -143,40 +135,31 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
 
     Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
     builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError,
-    and so are orthogonal parametrizations (`NeedsWeights`), and modules and parameters of an earlier network.
+    and so are orthogonal parametrizations (`NeedsWeights`), and modules and parameters of an earlier network. Modules
+    that the builder copies or unpickles keep their values.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     outer, _registering.made = getattr(_registering, "made", None), WeakIdKeyDictionary()
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
             network = call_builder(make, arch)
-            if any(not parameter.is_meta for parameter in network.parameters()):
-                _refuse_shared(network, call_builder(make, arch))
-                _drop_values(network)
-        _refuse_earlier(network)
+        refuse_shared(network)
+        _of_earlier_builds.update((module, None) for module in network.modules() if _holds_tensors(module))
         _of_earlier_builds.update(_registering.made)
         return network
     finally:
         _registering.made = outer
 
 
-def _refuse_shared(network: nn.Module, other: nn.Module) -> None:
-    """Refuse parameters that two networks have in common, before anything is done to them."""
-    others = {id(parameter) for parameter in other.parameters()}
-    for name, parameter in network.named_parameters():
-        if id(parameter) in others:
-            raise ValueError(_shared(f"the parameter {name!r}"))
-
-
-def _refuse_earlier(network: nn.Module) -> None:
-    """Refuse modules with tensors that an earlier network has, and remember those of this one."""
-    holders = [(name, module) for name, module in network.named_modules() if _holds_tensors(module)]
-    for name, module in holders:
+def refuse_shared(network: nn.Module) -> None:
+    """Refuse a network with modules or parameters of an earlier skeleton, before anything is done to them."""
+    for name, module in network.named_modules():
         if module in _of_earlier_builds:
-            raise ValueError(
-                _shared(f"the {type(module).__name__} {name!r}" if name else f"one {type(module).__name__}")
-            )
-    _of_earlier_builds.update((module, None) for _, module in holders)
+            kind = type(module).__name__
+            raise ValueError(_shared(f"the {kind} {name!r}" if name else f"one {kind}"))
+    for name, parameter in network.named_parameters():
+        if parameter in _of_earlier_builds:
+            raise ValueError(_shared(f"the parameter {name!r}"))
 
 
 def _holds_tensors(module: nn.Module) -> bool:
@@ -188,15 +171,6 @@ def _shared(what: str) -> str:
         f"the builder gives {what} to several networks, but each must have tensors of its own; make it in the builder, "
         "or copy it there, as in copy.deepcopy(backbone), and cache no networks"
     )
-
-
-def _drop_values(network: nn.Module) -> None:
-    """Put on `meta` what was not registered as a parameter, such as an unpickled module's."""
-    kept: dict[int, nn.Parameter] = {}
-    for module in network.modules():
-        for leaf, parameter in module._parameters.items():
-            if parameter is not None and not parameter.is_meta:
-                module._parameters[leaf] = kept.setdefault(id(parameter), _without_values(parameter))
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:

@@ -18,7 +18,7 @@ from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype, refuse_shared
 from nasx.nn.survey import Survey, survey
 from nasx.nn.watched import Reads
 from nasx.space import ArchSet, Space
@@ -214,6 +214,7 @@ class Supernet(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             with default_dtype(self._default_dtype):
                 network = call_builder(self.make, arch)
+            refuse_shared(network)
             network.to(*self._placement())
             copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
             for slot in self._slots(network, arch):

@@ -487,6 +487,22 @@ def test_a_module_from_outside_is_refused_and_stays_as_it_is(part: int) -> None:
         assert torch.equal(tensor, tensors[name][1])
 
 
+def test_a_module_from_outside_that_few_networks_have_is_refused_where_it_is_used() -> None:
+    backbone = nn.Linear(6, 6)
+    weight, values = backbone.weight, backbone.weight.detach().clone()
+    space = Space(kind=one_of("new", "pretrained"))
+
+    def make(arch: Arch) -> nn.Module:
+        return nn.ModuleList([backbone if arch["kind"] == "pretrained" else nn.Linear(6, 6)])
+
+    supernet = Supernet(make, space)
+    for use in (supernet.extract, partial(supernet, X)):
+        with pytest.raises(ValueError, match="the builder gives the Linear '0' to several networks"):
+            use(space[1])
+    assert backbone.weight is weight
+    assert torch.equal(weight, values)
+
+
 def test_a_parameter_from_outside_is_refused() -> None:
     shared = nn.Parameter(torch.ones(6))
 
