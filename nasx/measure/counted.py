@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,7 +22,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder, refuse_shared
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
@@ -197,9 +198,11 @@ class _Counter:
         if self.kind == "params" or self.on_meta:
             try:
                 network = build_skeleton(self.make, arch)
-                if self.kind != "params":
-                    network = network.to("meta")
-                return count(network, Call() if self.call is None else self.call.to("meta"))
+                if self.kind == "params":
+                    return count(network, Call())
+                assert self.call is not None
+                with _without_values(network):
+                    return count(network, self.call.to("meta"))
             except (NotImplementedError, RuntimeError, TypeError, NeedsWeights):
                 if self.kind == "params":
                     raise
@@ -207,7 +210,9 @@ class _Counter:
         assert self.call is not None
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # where weights decide what runs, counts are the same each time
-            return count(call_builder(self.make, arch).cpu(), self.call.to("cpu"))
+            network = call_builder(self.make, arch)
+            refuse_shared(network)
+            return count(network.cpu(), self.call.to("cpu"))
 
     def _total(self, network: nn.Module, call: Call) -> int:
         if self.kind == "peak_memory":
@@ -224,12 +229,33 @@ class _Counter:
                 return activations_by_module(network, call)
 
 
+@contextmanager
+def _without_values(network: nn.Module) -> Iterator[None]:
+    """Put all tensors of a skeleton on `meta` for a while; modules from outside, which must stay, may be in it."""
+    modules = list(network.modules())
+    holders: list[dict[str, Any]] = [of for module in modules for of in (module._parameters, module._buffers)]
+    held = [(holder, leaf, tensor) for holder in holders for leaf, tensor in holder.items()]
+    recurrent = [(module, module._flat_weights) for module in modules if isinstance(module, nn.RNNBase)]
+    on_meta = {id(t): t if t.is_meta else torch.empty_like(t, device="meta") for _, _, t in held if t is not None}
+    try:
+        for holder, leaf, tensor in held:
+            holder[leaf] = None if tensor is None else on_meta[id(tensor)]
+        for module, weights in recurrent:
+            module._flat_weights = [on_meta.get(id(weight), weight) for weight in weights]
+        yield
+    finally:
+        for holder, leaf, tensor in held:
+            holder[leaf] = tensor
+        for module, weights in recurrent:
+            module._flat_weights = weights
+
+
 def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:
     return counter.total(canonical_in(space, arch))
 
 
 def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCost:
-    lists = module_lists(build_skeleton(counter.make, space[0]), space, given)
+    lists = module_lists(counter.make, space, given)
     if missing := [name for name in repeat_names(space) if name not in lists]:
         raise ValueError(
             f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be counted one by one; "

@@ -16,10 +16,15 @@ from nasx.nn.survey import Survey
 logger = logging.getLogger(__name__)
 
 _PACKED = {
-    3: re.compile(r"(to_|in_proj_|c_)?W?qkv(_proj|_linear)?|query_key_value|in_proj|c_attn"),
+    3: re.compile(r"(to_|in_proj_|c_)?W?qkv(_proj|_linear)?|query_key_value|c_attn"),
     2: re.compile(r"(to_|in_proj_)?W?kv(_proj|_linear)?|key_value|gate_up_proj|w12"),
 }
 """Names of layers that stack this many parts along their rows, such as queries, keys and values."""
+
+_INPUTS = "in_proj"
+"""Queries, keys and values in torch's attention; elsewhere any number of parts, such as the two of Mamba's gate."""
+
+_ANY_PARTS = "layout={%r: stacked(PARTS)} (nasx.nn.stacked), where PARTS is how many parts `forward` cuts its rows into"
 
 _GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 _LEAF = re.compile(r"(?P<packed>\w+)_(weight|bias)")
@@ -116,15 +121,24 @@ def _of_packed(module: str, tensors: Mapping[str, _Tensor]) -> _Advice | None:
         key = (named["packed"], f"{named['packed']}_*") if named else (module.rpartition(".")[2], "")
         packed.setdefault(key, []).append(tensor)
     for (name, part), own in packed.items():
-        parts = next((count for count, pattern in _PACKED.items() if pattern.fullmatch(name)), 0)
+        parts = _parts(name, own[0].owner)
         if (
-            parts
+            parts is not None
             and any(0 in tensor.varying for tensor in own)
             and len({tensor.largest[:1] for tensor in own}) == 1  # else the weight's rows are inputs
-            and not any(shape[0] % parts for tensor in own for shape in tensor.shapes)
+            and not any(shape[0] % (parts or 1) for tensor in own for shape in tensor.shapes)
         ):
+            if not parts:
+                return _Advice("a layer of stacked parts", (), _ANY_PARTS)
             return _Advice(f"a layer of {parts} stacked parts", ((part, f"stacked({parts})"),))
     return None
+
+
+def _parts(name: str, owner: type[nn.Module]) -> int | None:
+    """Return how many parts a layer of a name stacks, 0 where that is open, or None where it seems to stack none."""
+    if name == _INPUTS:
+        return 3 if issubclass(owner, nn.MultiheadAttention) else 0
+    return next((count for count, pattern in _PACKED.items() if pattern.fullmatch(name)), None)
 
 
 def _of_recurrent(tensors: Mapping[str, _Tensor], directions: set[int]) -> _Advice | None:

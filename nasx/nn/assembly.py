@@ -127,7 +127,7 @@ class Assembly:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
-        versions = [_version(module, leaf) for module, leaf, _ in self.computed]
+        states = [_state(module, leaf) for module, leaf, _ in self.computed]
         bound = [slot.holder[slot.leaf] for slot in self.buffers]
         outputs = self.network(*args, **kwargs)
         for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
@@ -140,19 +140,30 @@ class Assembly:
                 self.agreed[place] = slot.version
             elif now is not before:
                 bind([slot])
-        for (module, leaf, _), version in zip(self.computed, versions, strict=True):
-            if _version(module, leaf) != version:
-                raise ValueError(
-                    f"the buffer {leaf!r} changes when the network runs, but its first values were computed, so "
-                    "architectures cannot share it; start it from one number everywhere, or do not change it"
-                )
+        for (module, leaf, _), before in zip(self.computed, states, strict=True):
+            if _state(module, leaf)[0] != before[0]:
+                raise ValueError(_changed(module, leaf, empty=before[1] == 0))
         return outputs
 
 
-def _version(module: nn.Module, leaf: str) -> int:
+def _state(module: nn.Module, leaf: str) -> tuple[int, int]:
+    """Return the version of a buffer and how many numbers it holds."""
     buffer = module._buffers[leaf]
     assert buffer is not None
-    return buffer._version
+    return buffer._version, buffer.numel()
+
+
+def _changed(module: nn.Module, leaf: str, *, empty: bool) -> str:
+    if empty:
+        return (
+            f"the buffer {leaf!r} of a {type(module).__name__} is empty when the network is built and gets its size "
+            "when it runs, so architectures cannot share it; build it in the size that it gets, or add such modules, "
+            "as those for quantisation, to the extracted network"
+        )
+    return (
+        f"the buffer {leaf!r} changes when the network runs, but its first values were computed, so architectures "
+        "cannot share it; start it from one number everywhere, or do not change it"
+    )
 
 
 def bind(slots: Sequence[Slot]) -> None:

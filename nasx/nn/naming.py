@@ -20,6 +20,7 @@ class Naming:
         self.separate = {p: (c,) if isinstance(c, str) else tuple(c) for p, c in separate.items()}
         self.lists = dict(lists)
         self._known: dict[str, tuple[str, ...]] = {}
+        self._spelled: dict[tuple[tuple[str, ...], str], tuple[Value | None, ...]] = {}
 
     def choices(self, name: str) -> tuple[str, ...]:
         """Return the choices that a tensor exists once for; of several patterns that match, the most exact counts."""
@@ -27,6 +28,17 @@ class Naming:
             pattern = most_exact(self.separate, name)
             self._known[name] = () if pattern is None else self.separate[pattern]
         return self._known[name]
+
+    def copy(self, choices: tuple[str, ...], values: tuple[Value | None, ...]) -> str:
+        """Return what follows a copy's name; a ValueError refuses values that are spelled as others are."""
+        spelled = ",".join(f"{choice}={_spelled(value)}" for choice, value in zip(choices, values, strict=True))
+        known = self._spelled.setdefault((choices, spelled), values)
+        if known != values:
+            raise ValueError(
+                f"`separate` names copies by the values of {', '.join(map(repr, choices))}, but {_listed(known)} and "
+                f"{_listed(values)} are both spelled {spelled!r} (a choice that is absent is None); rename one option"
+            )
+        return spelled
 
     def of(self, arch: Arch) -> "ArchNames":
         """Return the names that an architecture's tensors have in the store."""
@@ -50,7 +62,7 @@ class ArchNames:
         if not choices:
             return name
         values = self.values(name)
-        return f"{name}@{','.join(f'{choice}={_spelled(values.get(choice))}' for choice in choices)}"
+        return f"{name}@{self._naming.copy(choices, tuple(map(values.get, choices)))}"
 
 
 class _PartChoices:
@@ -81,6 +93,10 @@ class _PartChoices:
 def plain_name(key: str) -> str:
     """Return the builder's own name of a stored tensor."""
     return key.partition("@")[0]
+
+
+def _listed(values: tuple[Value | None, ...]) -> str:
+    return ", ".join(map(repr, values))
 
 
 def _spelled(value: Value | None) -> str:

@@ -15,7 +15,8 @@ def exhaustive(space: Space) -> list[Arch] | None:
 
     All parts run through their options side by side, and stay at their last one. That covers a tensor each of whose
     dimensions depends on the shared choices and one part, which may be another part for each dimension (the widths of
-    two neighbouring layers), and sums over the parts where options grow. None where they would be more than MOST.
+    two neighbouring layers), and sums over the parts where options grow; sizes that depend on parts in other ways are
+    found by climbing from these. None where they would be more than MOST.
     """
     if shared_space(space).size > MOST or any(part.size > MOST for part in repeated_parts(space)):
         return None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import (
+    _EXTRA_STATE_KEY_SUFFIX,
     register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -26,6 +27,7 @@ from torch.nn.utils.parametrizations import _Orthogonal
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from nasx._arguments import check_archs
 from nasx._modules import description
@@ -65,17 +67,22 @@ class _OnMeta(TorchFunctionMode):
 
 
 _registering = threading.local()
+_of_earlier_builds = WeakIdKeyDictionary()
+"""The modules with tensors that builders have returned, and the parameters that outlived their networks' building."""
 
 
 def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-    made: dict[int, nn.Parameter] | None = getattr(_registering, "made", None)
+    made: WeakIdKeyDictionary | None = getattr(_registering, "made", None)
     if made is None or parameter is None:
         return None
     _refuse_lazy(module, name, parameter)
     if parameter.device.type == "meta":
         return None
-    kept = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-    made[id(kept)] = kept
+    if parameter not in made:
+        if parameter in _of_earlier_builds:
+            raise ValueError(_shared(f"the parameter {name!r} of a {type(module).__name__}"))
+        made[parameter] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    kept: nn.Parameter = made[parameter]  # one for all places of a tied parameter
     return kept
 
 
@@ -129,15 +136,42 @@ def build_skeleton(make: Make, arch: Arch) -> nn.Module:
 
     Buffers are ordinary tensors, whatever inference mode or default device is set. A ValueError or TypeError of the
     builder comes with the architecture as a note. Lazy modules, whose sizes a first batch decides, are a ValueError,
-    and so are orthogonal parametrizations (`NeedsWeights`).
+    and so are orthogonal parametrizations (`NeedsWeights`), and modules and parameters of an earlier network. Modules
+    that the builder copies or unpickles keep their values.
     """
     real = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    outer, _registering.made = getattr(_registering, "made", None), {}
+    outer, _registering.made = getattr(_registering, "made", None), WeakIdKeyDictionary()
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), real, _OnMeta():
-            return call_builder(make, arch)
+            network = call_builder(make, arch)
+        refuse_shared(network)
+        _of_earlier_builds.update((module, None) for module in network.modules() if _holds_tensors(module))
+        _of_earlier_builds.update(_registering.made)
+        return network
     finally:
         _registering.made = outer
+
+
+def refuse_shared(network: nn.Module) -> None:
+    """Refuse a network with modules or parameters of an earlier skeleton, before anything is done to them."""
+    for name, module in network.named_modules():
+        if module in _of_earlier_builds:
+            kind = type(module).__name__
+            raise ValueError(_shared(f"the {kind} {name!r}" if name else f"one {kind}"))
+    for name, parameter in network.named_parameters():
+        if parameter in _of_earlier_builds:
+            raise ValueError(_shared(f"the parameter {name!r}"))
+
+
+def _holds_tensors(module: nn.Module) -> bool:
+    return any(tensor is not None for of in (module._parameters, module._buffers) for tensor in of.values())
+
+
+def _shared(what: str) -> str:
+    return (
+        f"the builder gives {what} to several networks, but each must have tensors of its own; make it in the builder, "
+        "or copy it there, as in copy.deepcopy(backbone), and cache no networks"
+    )
 
 
 def call_builder(make: Make, arch: Arch) -> nn.Module:
@@ -208,12 +242,14 @@ class Blueprint:
 def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
     """Return the blueprint of a skeleton, with the buffers that its state dict has.
 
-    A ValueError names a buffer that is computed from weights, which a skeleton does not have.
+    A ValueError names a buffer that is computed from weights, which a skeleton does not have, or a module with state
+    that is neither parameter nor buffer, such as a quantised one.
     """
     tensors: dict[str, TensorInfo] = {}
     first_names: dict[int, str] = {}
     for prefix, module in network.named_modules(remove_duplicate=False):
         dotted = f"{prefix}." if prefix else ""
+        _refuse_packed(module, prefix)
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 name, shape = dotted + leaf, tuple(parameter.shape)
@@ -236,6 +272,19 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
     containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
+
+
+def _refuse_packed(module: nn.Module, name: str) -> None:
+    if type(module)._save_to_state_dict is nn.Module._save_to_state_dict:
+        return
+    state: dict[str, Any] = {}
+    module._save_to_state_dict(state, "", True)
+    others = [leaf for leaf in state if leaf not in {*module._parameters, *module._buffers, _EXTRA_STATE_KEY_SUFFIX}]
+    if others:
+        raise ValueError(
+            f"the state dict of the module {name!r}, a {type(module).__name__}, holds {others[0]!r}, which is neither "
+            "a parameter nor a buffer, so networks cannot share it; make it one, or quantise the extracted network"
+        )
 
 
 def _parametrization(network: nn.Module, name: str) -> str | None:

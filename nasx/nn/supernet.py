@@ -19,7 +19,7 @@ from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, pla
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype
+from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype, refuse_shared
 from nasx.nn.survey import Survey, survey
 from nasx.nn.watched import Reads
 from nasx.space import ArchSet, Space
@@ -148,9 +148,9 @@ class Supernet(nn.Module):
     which compute tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
-    gives different networks for one architecture, or where a pattern matches nothing; TypeError for what is no builder
-    or no space, and where the builder returns no module. Source: weight entanglement as in AutoFormer, section 3.2;
-    separate copies as in SPOS.
+    gives different networks for one architecture or one module to several networks (copy a pretrained backbone inside
+    the builder), or where a pattern matches nothing; TypeError for what is no builder or no space, and where the
+    builder returns no module. Source: weight entanglement as in AutoFormer, section 3.2; separate copies as in SPOS.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Supernet(nn.Module):
         self._default_dtype = torch.get_default_dtype()  # which tables that are computed depend on
         self.space = space.space
         self._layout, self._reuse = dict(layout or {}), reuse
-        lists = module_lists(build_skeleton(make, self.space[0]), self.space, dict(parts or {}))
+        lists = module_lists(make, self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
         found = survey(make, self.space, self._naming)
         self._check_patterns(found)
@@ -215,11 +215,15 @@ class Supernet(nn.Module):
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad():
             with default_dtype(self._default_dtype):
                 network = call_builder(self.make, arch)
+            refuse_shared(network)
             network._apply(partial(placed, where=self._placement()))  # type: ignore[no-untyped-call]
+            copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
             for slot in self._slots(network, arch):
                 whole = slot.whole
-                value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
-                value = value.clone(memory_format=torch.contiguous_format)
+                if slot.key not in copies:
+                    value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
+                    copies[slot.key] = value.clone(memory_format=torch.contiguous_format)
+                value = copies[slot.key]
                 held = slot.holder[slot.leaf]
                 if isinstance(held, nn.Parameter):
                     held.data = value

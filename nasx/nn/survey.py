@@ -54,8 +54,9 @@ class Survey:
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """Build as many networks of a space as it takes to see every name and every largest size.
 
-    A small space is visited in all combinations that matter. In one of more than `probes.MOST` of them, a size that
-    depends on several choices at once is found where each of them alone leads towards it.
+    A small space is visited in all combinations of the choices outside repeated parts with those of each part. In one
+    of more than `probes.MOST` of them, a size that depends on several choices at once is found where each of them alone
+    leads towards it, and so is one that depends on several parts.
 
     A ValueError says where names shift between architectures, where one name is two kinds of tensor, or where the
     builder gives different networks for one architecture.
@@ -68,6 +69,7 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     else:
         visited.visit(archs)
         visited.visit(list(visited.around(archs)))
+        visited.climb()
     computed = computed_buffers(visited.networks.values())
     found = [network.without(computed) for network in visited.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
@@ -98,8 +100,12 @@ class _VisitedNetworks:
                         self._best[key, dim] = size, arch
 
     def ascend(self) -> None:
-        """Change one choice at a time as long as any dimension of any tensor grows."""
+        """Climb from a few architectures that are far apart, and from each copy of a tensor."""
         self.visit([*probes.starts(self.space), *_separated(self.space, self.naming)])
+        self.climb()
+
+    def climb(self) -> None:
+        """Change one choice at a time as long as any dimension of any tensor grows."""
         expanded: set[Arch] = set()
         while len(self.networks) < probes.MOST and (
             waiting := next((arch for _, arch in self._best.values() if arch not in expanded), None)

@@ -23,6 +23,7 @@ from nasx.measure import (
     count_peak_memory,
     counted,
 )
+from nasx.nn import Supernet
 from nasx.testing import CostContract
 from recipes.glit.cost import Macs, Params
 from recipes.glit.model import GLiTConfig, build_in
@@ -310,6 +311,34 @@ def test_repeats_are_found_or_given() -> None:
         counted("params", family.make, family.space, None)
     with pytest.raises(ValueError, match=r"`parts` says that 'layer' is the module list 'bert.layer', but"):
         counted("params", family.make, family.space, None, parts={"layer": "bert.layer"})
+
+
+@pytest.mark.parametrize("order", [("none", "deep"), ("deep", "none")])
+def test_a_repeat_may_be_in_some_networks_alone(order: tuple[str, str]) -> None:
+    class Sometimes(nn.Module):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            if arch["op"] == "deep":
+                self.more = nn.ModuleList(nn.Linear(4, 4, bias=bool(p["bias"])) for p in arch.parts("block"))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.children() if "more" not in self._modules else (self.layer, *self.more):
+                x = layer(x)
+            return x
+
+    deep = Space(block=repeat(Space(bias=one_of(False, True)), one_of(1, 2)))
+    space = Space(op=one_of({op: deep if op == "deep" else None for op in order}))
+    cost = counted("params", Sometimes, space, None, parts={"block": "more"})
+    assert [cost(arch) for arch in space] == [count_params(Sometimes(arch)) for arch in space]
+    supernet = Supernet(Sometimes, space, parts={"block": "more"}, separate={"more": "bias"})
+    x = torch.ones(2, 4)
+    for arch in space:
+        assert torch.equal(supernet(x, arch), supernet.extract(arch)(x))
+    with pytest.raises(ValueError, match="the repeat 'block' is no module list of the network"):
+        counted("params", Sometimes, space, None)
+    with pytest.raises(ValueError, match=r"says that 'block' is the module list 'less', but the network has none"):
+        counted("params", Sometimes, space, None, parts={"block": "less"})
 
 
 def test_a_builder_and_a_space_that_changed_places_are_refused_with_the_order() -> None:

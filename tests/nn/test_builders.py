@@ -1,7 +1,9 @@
 """What a supernet asks of the function that builds one network, and what it says where it cannot be had."""
 
+import copy
+import pickle
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.measure import counted
+from nasx.measure import count_macs, count_params, counted
 from nasx.nn import Supernet
 
 DEPTH = Space(depth=one_of(1, 2, 3))
@@ -272,6 +274,29 @@ def test_buffers_that_are_computed_from_weights_are_refused() -> None:
         Supernet(Norms, DEPTH)
 
 
+class Packed(nn.Module):
+    """Keeps its weight as torch's quantised layers do: in the state dict alone."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.packed = torch.randn(2, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.packed.T
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}packed_weight"] = self.packed
+
+
+def test_state_that_is_neither_parameter_nor_buffer_is_refused() -> None:
+    def make(arch: Arch) -> nn.Module:
+        return nn.ModuleDict({"layer": nn.Linear(6, int(arch["depth"])), "last": Packed(int(arch["depth"]))})
+
+    with pytest.raises(ValueError, match=r"'last', a Packed, holds 'packed_weight', .* quantise the extracted network"):
+        Supernet(make, DEPTH)
+
+
 @pytest.mark.parametrize("features", [4, 6, 8])
 @pytest.mark.parametrize(
     ("parametrization", "name"),
@@ -402,6 +427,102 @@ def test_weights_and_statistics_that_the_builder_loads_are_the_first_ones() -> N
     supernet.train()(X, space[0])
     assert not torch.equal(supernet.get_buffer("1.running_mean")[:4], pretrained["1.running_mean"][:4])
     assert torch.equal(supernet.get_buffer("1.running_mean")[4:], pretrained["1.running_mean"][4:])
+
+
+def pretrained() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, affine=False), nn.LSTM(6, 6))
+
+
+def read_again(module: nn.Module) -> nn.Module:
+    again: nn.Module = pickle.loads(pickle.dumps(module))
+    return again
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, read_again])
+def test_a_pretrained_module_is_copied_in_the_builder(copied: Callable[[nn.Module], nn.Module]) -> None:
+    backbone = pretrained().eval()
+    weights = copy.deepcopy(backbone.state_dict())
+
+    class Tuned(nn.Module):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__()
+            self.backbone, self.head = copied(backbone), nn.Linear(6, int(arch["depth"]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.backbone(x)[0])
+
+    supernet = Supernet(Tuned, DEPTH).eval()
+    for name, tensor in supernet.backbone.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(tensor, weights[name])
+    for arch in DEPTH:
+        network = supernet.extract(arch)
+        assert torch.equal(supernet(X, arch), network(X))
+        with torch.no_grad():
+            network.get_parameter("backbone.0.weight").zero_()
+    assert torch.equal(supernet.get_parameter("backbone.0.weight"), weights["0.weight"])
+    assert counted("params", Tuned, DEPTH, None)(DEPTH[1]) == count_params(Tuned(DEPTH[1]))
+    assert counted("macs", Tuned, DEPTH, X)(DEPTH[1]) == count_macs(Tuned(DEPTH[1]), X)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_module_from_outside_is_refused_and_stays_as_it_is(part: int) -> None:
+    backbone = pretrained()
+    tensors = {name: (tensor, tensor.clone()) for name, tensor in backbone.state_dict(keep_vars=True).items()}
+
+    def make(arch: Arch) -> nn.Module:
+        width = int(arch["depth"])
+        return nn.Sequential(nn.Linear(6, width), nn.Linear(width, 6), backbone[part])
+
+    cost = counted("macs", make, DEPTH, X, additive=False)
+    for use in (
+        lambda: [cost(arch) for arch in DEPTH],
+        lambda: counted("params", make, DEPTH, None),
+        lambda: Supernet(make, DEPTH),
+    ):
+        with pytest.raises(ValueError, match=r"the builder gives the .* '2.*' to several .* copy.deepcopy\(backbone\)"):
+            use()
+    for name, tensor in backbone.state_dict(keep_vars=True).items():
+        assert tensor is tensors[name][0]
+        assert torch.equal(tensor, tensors[name][1])
+
+
+def test_a_module_from_outside_that_few_networks_have_is_refused_where_it_is_used() -> None:
+    backbone = nn.Linear(6, 6)
+    weight, values = backbone.weight, backbone.weight.detach().clone()
+    space = Space(kind=one_of("new", "pretrained"))
+
+    def make(arch: Arch) -> nn.Module:
+        return nn.ModuleList([backbone if arch["kind"] == "pretrained" else nn.Linear(6, 6)])
+
+    supernet = Supernet(make, space)
+    for use in (supernet.extract, partial(supernet, X)):
+        with pytest.raises(ValueError, match="the builder gives the Linear '0' to several networks"):
+            use(space[1])
+    assert backbone.weight is weight
+    assert torch.equal(weight, values)
+
+
+def test_a_parameter_from_outside_is_refused() -> None:
+    shared = nn.Parameter(torch.ones(6))
+
+    def make(arch: Arch) -> nn.Module:
+        network = nn.Linear(6, 6)
+        network.scale = shared
+        return network
+
+    with pytest.raises(ValueError, match="gives the parameter 'scale' of a Linear to several networks"):
+        Supernet(make, DEPTH)
+    assert bool(shared.eq(1).all())
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_builder_that_keeps_its_networks_is_refused(used: bool) -> None:
+    make = lru_cache(lambda arch: nn.Linear(6, int(arch["depth"])))
+    if used:
+        make(DEPTH[0])
+    with pytest.raises(ValueError, match=r"the builder gives .* to several networks, .* cache no networks"):
+        Supernet(make, DEPTH)
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,22 @@ def test_the_proposed_layout_can_be_written(
     assert advised(lambda arch: layer(int(arch["width"])), space, caplog) == layout
 
 
+@pytest.mark.parametrize("width", [8, 24])
+def test_a_linear_in_proj_may_have_any_number_of_parts(width: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Mamba's has two."""
+    space = Space(width=one_of(width, 2 * width))
+
+    def build(arch: Arch) -> nn.Module:
+        return nn.ModuleDict({"in_proj": nn.Linear(6, 2 * int(arch["width"]))})
+
+    Supernet(build, space)
+    assert "'in_proj' seems to be a layer of stacked parts" in caplog.text
+    assert "add layout={'in_proj': stacked(PARTS)}" in caplog.text
+    caplog.clear()
+    Supernet(build, space, layout={"in_proj": stacked(2)})
+    assert not caplog.records
+
+
 class Transposed(nn.Module):
     """A linear layer whose weight is (inputs, outputs)."""
 

@@ -210,6 +210,24 @@ def test_tied_tensors_are_tied_in_every_copy() -> None:
         torch.testing.assert_close(supernet(*family.args, arch), network(*family.args))
 
 
+@pytest.mark.parametrize(
+    ("space", "choices", "values"),
+    [
+        (Space(op=one_of(1, "1")), "op", "1 and '1'"),
+        (Space(op=one_of(True, "True")), "op", "True and 'True'"),
+        (Space(on=one_of({1: None, 2: Space(op=one_of("None", "a"))})), "op", "None and 'None'"),
+        (
+            Space(on=one_of({"a,op=b": Space(op=one_of("c")), "a": Space(op=one_of("b,op=c"))})),
+            ("on", "op"),
+            "'a,op=b', 'c' and 'a', 'b,op=c'",
+        ),
+    ],
+)
+def test_values_that_are_spelled_alike_are_refused(space: Space, choices: str | tuple[str, ...], values: str) -> None:
+    with pytest.raises(ValueError, match=rf"copies by the values of .*, but {values} are both spelled .*; rename"):
+        Supernet(lambda arch: nn.Linear(2, 2), space, separate={"weight": choices})
+
+
 def test_statistics_are_copied_with_their_module() -> None:
     space = Space(kind=one_of("a", "b"))
     supernet = Supernet(lambda arch: nn.BatchNorm1d(5), space, separate={"*": "kind"})

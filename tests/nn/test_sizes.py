@@ -105,6 +105,40 @@ def test_sums_over_parts_of_different_options() -> None:
     check(supernet, space, torch.randn(4, 3))
 
 
+class UNet(nn.Module):
+    """Layers of a decoder read what the layer before and one of the encoder give."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        down, up = ([int(part["width"]) for part in arch.parts(name)] for name in ("enc", "dec"))
+        self.enc = nn.ModuleList(map(nn.Linear, [3, *down], down))
+        skips = down[::-1]
+        self.dec = nn.ModuleList(nn.Linear(a + b, c) for a, b, c in zip([0, *up], skips, up, strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = [x := layer(x) for layer in self.enc]
+        x = x[..., :0]
+        for layer, skip in zip(self.dec, reversed(skips), strict=True):
+            x = layer(torch.cat([x, skip], dim=-1))
+        return x.sum(-1)
+
+
+@pytest.mark.parametrize("widths", [(16, 32), (32, 16)])
+def test_sums_over_two_repeats_whose_options_run_in_other_orders(widths: tuple[int, int]) -> None:
+    space = Space(enc=repeat(Space(width=one_of(*widths)), 2), dec=repeat(Space(width=one_of(*widths[::-1])), 2))
+    supernet = Supernet(UNet, space)
+    most = max(widths)
+    assert shapes(supernet)["dec.1.weight"] == (most, 2 * most)
+    check(supernet, space, torch.randn(4, 3))
+
+
+def test_sums_over_parts_whose_options_run_in_other_orders() -> None:
+    space = Space(layer=repeat(Space(growth=one_of(2, 8, 4)), 2)).pin({"layer.1.growth": lambda growth: growth != 2})
+    supernet = Supernet(Dense, space)
+    assert shapes(supernet)["head.weight"] == (2, 3 + 8 + 8)
+    check(supernet, space, torch.randn(4, 3))
+
+
 def test_many_parts_take_no_more_networks_than_the_options_of_one() -> None:
     built: list[Arch] = []
 

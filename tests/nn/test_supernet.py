@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from nasx import Arch, Space, one_of
+from nasx.measure import counted
 from nasx.nn import Subnet, Supernet
 from tests.families import BY_NAME, FAMILIES, RECIPES, Family, words
 
@@ -186,6 +187,46 @@ def test_tied_parameters_stay_tied(name: str) -> None:
     assert expected is not None
     torch.testing.assert_close(found[:, : expected.shape[1]], expected)
     assert not found[:, expected.shape[1] :].any()
+
+
+class OneParameter(nn.Module):
+    """An embedding and a head that are given one parameter, and a list that has another one three times."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        width = int(arch["width"])
+        self.embed, self.head = nn.Embedding(30, width), nn.Linear(width, 30, bias=False)
+        self.embed.weight = self.head.weight = nn.Parameter(torch.randn(30, width))
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(width))] * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x) * self.scales[0] * self.scales[2])
+
+
+def test_a_parameter_that_the_builder_registers_twice_is_one() -> None:
+    space, x = Space(width=one_of(4, 8)), words(30)
+    supernet = Supernet(OneParameter, space)
+    assert [tuple(p.shape) for p in supernet.parameters()] == [(30, 8), (8,)]
+    assert counted("params", OneParameter, space, None)(space[0]) == 30 * 4 + 4
+    supernet(x, space[0]).sum().backward()
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.sub_(parameter.grad)  # type: ignore[arg-type]
+    for arch in space:
+        assert torch.equal(supernet(x, arch), supernet.extract(arch)(x))
+
+
+def test_a_buffer_of_two_modules_is_one_in_extracted_networks() -> None:
+    class Both(nn.Module):
+        def __init__(self, arch: Arch) -> None:
+            super().__init__()
+            self.first, self.second = nn.BatchNorm1d(int(arch["width"])), nn.BatchNorm1d(int(arch["width"]))
+            self.second.running_mean = self.first.running_mean
+
+    space = Space(width=one_of(4, 8))
+    for network in map(Supernet(Both, space).extract, space):
+        assert network.get_buffer("first.running_mean") is network.get_buffer("second.running_mean")
+        assert network.get_buffer("first.running_var") is not network.get_buffer("second.running_var")
 
 
 def test_frozen_parameters_stay_frozen_and_can_be_thawed() -> None:

@@ -434,6 +434,13 @@ class TestBuffers:
         with pytest.raises(ValueError, match="the buffer 'state' changes when the network runs"):
             supernet(X, SPACE[0])
 
+    def test_a_buffer_that_is_empty_when_built_must_not_grow(self) -> None:
+        supernet = self.supernet(lambda width: torch.empty(0), lambda m: m.get_buffer("state").resize_(1).fill_(1))  # type: ignore[arg-type]
+        with pytest.raises(
+            ValueError, match=r"'state' of a WithBuffer is empty when .* add .* to the extracted network"
+        ):
+            supernet(X, SPACE[0])
+
 
 class TestSubnet:
     @both_layouts
