@@ -354,6 +354,11 @@ def write_table(problem: ViTProblem[Any], path: Path, more: int) -> None:
     Latency(table.measured_on, fixed, parts, sizes=problem.vit_settings).save(path)
 
 
+def with_supernets_alone(problem: ViTProblem[Any]) -> ViTProblem[Any]:
+    stages = [stage for stage in problem.stages() if stage.kind == "supernet"]
+    return problem.with_stages(lambda _: stages)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data"))
@@ -372,8 +377,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Mapping[str, 
         write_table(problem, folder / "table.json", 0)
         write_table(problem, folder / "slower.json", 50)
         earlier = problem_of(recipe, config_of(recipe, ["supernet.lr=0.3"]), data)
-        supernets = [stage for stage in earlier.stages() if stage.kind == "supernet"]
-        run_stages(earlier.with_stages(lambda _, s=supernets: s), folder / "run", machine=MACHINE, group=ALONE)
+        run_stages(with_supernets_alone(earlier), folder / "run", machine=MACHINE, group=ALONE)
         names = {
             "EARLIER": folder / "run",
             "TEACHER": folder,
