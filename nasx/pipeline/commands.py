@@ -381,13 +381,16 @@ class CommandLine:
         return DONE
 
     def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
+        from nasx.pipeline.config import RunConfig
         from nasx.pipeline.images import folder_facts
 
         if options.data is None:
             raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")
         assert recipe.fit is not None
+        of_data = [setting for setting in options.set if setting.startswith(("data.", "data="))]
+        data = apply_settings(RunConfig(), of_data).data  # which say how the images are read
         with bad_input():
-            return recipe.fit(folder_facts(options.data.resolve()))
+            return recipe.fit(folder_facts(options.data.resolve(), data))
 
 
 def program(package: str) -> str:

@@ -119,6 +119,8 @@ class Data(Section):
     class_order: Literal["text", "number"] = Field(
         "text", description="order of class folders: by name, or by number (2 before 10)"
     )
+    image_column: str = Field("image", description="column of the images, where `data.source` is hf")
+    label_column: str = Field("label", description="column of the labels, where `data.source` is hf")
     val_images: PositiveInt | None = Field(
         None, description="number of training images held out for the search; none: `val_fraction` of them"
     )
@@ -160,9 +162,11 @@ class Data(Section):
 
     def unused(self) -> dict[str, str]:
         """Return what the source, or another field, leaves no effect to."""
+        columns = () if self.source == "hf" else ("image_column", "label_column")
+        found = dict.fromkeys(columns, f"data.source is {self.source}, not hf")
         if self.source == "digits":
-            return dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
-        return {} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"}
+            return found | dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
+        return found | ({} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"})
 
     @property
     def expected_channels(self) -> int:
