@@ -61,11 +61,12 @@ _PLAIN = Data()
 class ImageTask(BaseTask):
     """The images of a data set, and batches of them: cropped, augmented, mixed and normalised as a run asks.
 
-    `data` says how they are normalised. `source` is what `load_images` loads them from again in another process.
+    `data` says how they are normalised, by default with the statistics of the training images. `source` is what
+    `load_images` loads them from again in another process.
     """
 
     def __init__(
-        self, dataset: Dataset, data: Data, *, source: "ImageSource | None" = None, metric: Metric = "accuracy"
+        self, dataset: Dataset, data: Data = _PLAIN, *, source: "ImageSource | None" = None, metric: Metric = "accuracy"
     ) -> None:
         self.dataset, self.source = dataset, source
         # what the images turned out to be, so that the settings of a run hold it

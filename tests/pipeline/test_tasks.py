@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nasx.pipeline import Problem, RunConfig, Task
+from nasx.data import load_digits
+from nasx.pipeline import ImageTask, Problem, RunConfig, Task
 from nasx.pipeline.config import Data, Retraining, SupernetTraining
 from tests.pipeline.processes import start, summary_of
 from tests.pipeline.searches import SEARCHES, SPACE, Perceptron, Sentences, padded, tokens, vectors
@@ -205,6 +206,13 @@ def test_what_is_open_is_fitted_and_what_is_set_stays() -> None:
     assert (fixed.retrain.epochs, fixed.retrain.batch_size) == (3, 10)
     assert (fixed.supernet.optimizer, fixed.supernet.lr) == ("sgd", 0.1)
     assert fixed.retrain.warmup_epochs < 3
+
+
+def test_a_task_of_images_takes_their_sizes_from_the_data_set() -> None:
+    digits = load_digits(seed=0)
+    task = ImageTask(digits)
+    assert (task.data.image_size, task.data.channels) == (8, 1)
+    assert task.example(2).args[0].shape == (2, 1, 8, 8)
 
 
 def test_hugging_face_datasets_are_tasks() -> None:
