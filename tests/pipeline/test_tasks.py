@@ -101,6 +101,59 @@ def test_what_is_not_given_is_split_off_and_recorded() -> None:
     assert given.record()["rule"] == "as given"
 
 
+class WithTargets(Dataset[tuple[torch.Tensor, int]]):
+    """Samples as torchvision's: read one by one, their labels at hand."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.targets = labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        raise AssertionError("a split reads no sample")
+
+
+RARE = (torch.arange(1000) % 83 == 5).long()  # 12 of 1,000
+X = torch.zeros(1000, 2)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        TensorDataset(X, RARE),
+        list(zip(X, RARE, strict=True)),
+        list(zip(X, RARE.tolist(), strict=True)),
+        [{"x": x, "labels": label} for x, label in zip(X, RARE.tolist(), strict=True)],
+        WithTargets(RARE),
+    ],
+    ids=["tensors", "tuples", "numbers", "mappings", "targets"],
+)
+def test_each_part_that_is_split_off_has_its_share_of_each_class(train: Any) -> None:
+    for seed in range(20):
+        parts = Task(train, seed=seed).parts
+        assert {name: len(part) for name, part in parts.items()} == {"train": 800, "val": 100, "test": 100}
+        assert sorted(np.concatenate([part.indices for part in parts.values()])) == list(range(1000))
+        assert {int(RARE[parts[name].indices].sum()) for name in ("val", "test")} <= {1, 2}
+    assert len({tuple(Task(train, seed=seed).parts["val"].indices) for seed in range(20)}) == 20
+
+
+def test_the_record_says_that_classes_were_split_alike() -> None:
+    assert (
+        Task(TensorDataset(X, RARE))
+        .record()["rule"]
+        .endswith("training samples, the same share of each class, by seed")
+    )
+    assert Task(TensorDataset(X, X)).record()["rule"].endswith("training samples, by seed")
+
+
+@pytest.mark.parametrize("targets", [torch.rand(50), torch.arange(100).reshape(50, 2) % 3], ids=["floats", "two each"])
+def test_targets_that_are_no_class_numbers_are_split_by_seed_alone(targets: torch.Tensor) -> None:
+    train = TensorDataset(torch.zeros(50, 2), targets)
+    expected = np.sort(np.random.default_rng(3).permutation(50)[:5])
+    assert Task(train, seed=3).parts["test"].indices.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize(
     ("targets", "outputs", "message"),
     [
