@@ -1,8 +1,9 @@
 """The settings of a run, as typed values in sections; recipes add sections of their own."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,10 +13,12 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
+from nasx.cli import validation_message
 from nasx.cost import Budget, Cost, parse_amount
 from nasx.ranking import FEWEST
 
@@ -80,10 +83,34 @@ def with_settings_named(message: str, section: str, arguments: Sequence[str]) ->
     return re.sub(rf"(?<![\w.])({'|'.join(arguments)})(?![\w.])", rf"{section}.\1", message)
 
 
+@contextmanager
+def _in_words(section: type[BaseModel]) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise ValueError(validation_message(error, section)) from None
+
+
 class Section(BaseModel):
-    """A part of a configuration: immutable, without unknown fields or infinite numbers."""
+    """A part of a configuration: immutable, without unknown fields or infinite numbers.
+
+    A ValueError says what is wrong with values, in the words of the command line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        with _in_words(type(self)):
+            super().__init__(**values)
+
+    # as BaseModel's own: a section inside of another is validated with it, so that messages have the whole path
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Return the values of a mapping as such a section; ValueError as above."""
+        with _in_words(cls):
+            return super().model_validate(obj, **options)
 
     def unused(self) -> dict[str, str]:
         """Return the fields that have no effect beside the values of others, and why; those of sections by path."""
