@@ -240,12 +240,8 @@ def load_images(
 
 def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) -> Dataset:
     data = source.data
+    check_folder(data, source.path)
     if data.source == "digits":
-        if source.path is not None:
-            raise ValueError(
-                f"data.source=digits reads the embedded digits, but --data {source.path} was given; remove --data, or "
-                "choose a preset for image folders"
-            )
         with _settings_named():
             dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
     else:
@@ -292,6 +288,20 @@ def _settings_named() -> Iterator[None]:
         if type(error) is not ValueError:
             raise
         raise ValueError(with_settings_named(str(error), "data", _ARGUMENTS)) from error
+
+
+def check_folder(data: Data, path: Path | None, presets: Sequence[str] = ()) -> None:
+    """Refuse, as ValueError, a folder beside the embedded digits, and no folder where images are read from one.
+
+    `presets` are those for image folders, which the message names.
+    """
+    if data.source != "digits":
+        _folder(path, data)
+    elif path is not None:
+        raise ValueError(
+            f"data.source=digits reads the embedded digits, but --data {path} was given; remove --data, or choose a "
+            f"preset for image folders{': ' if presets else ''}{' or '.join(f'--preset {name}' for name in presets)}"
+        )
 
 
 def _folder(path: Path | None, data: Data) -> Path:
