@@ -589,7 +589,12 @@ class RunConfig(Section):
     """What the runs of all recipes have in common; a recipe's own configuration adds its sections."""
 
     preset: str = Field("custom", description="name of the preset that the settings started from")
-    seed: int = Field(0, ge=0, description="seed of splits, trainings and searches")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="seed of trainings and searches; with recipes also of the split, which from Python is "
+        "`Task(seed=...)`'s or that of `load_image_folder`",
+    )
     threads: PositiveInt = Field(2, le=4096, description="CPU threads; the last bits of a result depend on it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what networks compute in; auto: bfloat16 on CUDA devices that have it, else float32"
