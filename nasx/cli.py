@@ -173,17 +173,30 @@ def field_names(section: BaseModel, prefix: str = "") -> list[str]:
     return found
 
 
-def validation_message(error: ValidationError) -> str:
-    """Return what pydantic refused in one line: each field by its name, the rule, and the value met."""
+def validation_message(error: ValidationError, config: type[BaseModel] | None = None) -> str:
+    """Return what pydantic refused in one line: each field by its name, the rule, and the value met.
+
+    For a field that `config` does not have, it is the nearest that it has.
+    """
     faults: dict[str, list[Any]] = {}
     for fault in error.errors():
         path = [str(part) for part in fault["loc"] if not _OF_UNION.match(str(part))]
         faults.setdefault(".".join(path), []).append(fault)
     return "; ".join(
-        _refusal(where, refused)
+        _refusal(where, refused) if config is None or not _is_unknown(refused) else _no_field(where, config)
         for where, refused in faults.items()
         if not any(inner.startswith(f"{where}.") for inner in faults)  # which is what is wrong with the whole
     )
+
+
+def _is_unknown(faults: Sequence[Any]) -> bool:
+    return all(fault["type"] == "extra_forbidden" for fault in faults)
+
+
+def _no_field(where: str, config: type[BaseModel]) -> str:
+    fields = list(_fields(config))
+    sections = dict.fromkeys(section for field in fields if (section := field.rpartition(".")[0]))
+    return f"there is no field {where!r}{nearest(where, [*sections, *fields])}"
 
 
 def _refusal(where: str, faults: Sequence[Any]) -> str:

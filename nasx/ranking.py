@@ -88,7 +88,8 @@ def rank_agreement(
     Among equal scores the less accurate architecture counts as picked first, so that ties never flatter the regret.
 
     Raises ValueError for lengths that differ, fewer than 5 architectures, a value that is not finite (its index is
-    named), scores or accuracies that are all equal, and a `top_k`, `confidence` or `resamples` out of range.
+    named), scores or accuracies or their means that are all equal, and a `top_k`, `confidence` or `resamples` out of
+    range.
     """
     from scipy import stats  # here, because it takes a second to import and recipes import this module
 
@@ -106,7 +107,14 @@ def rank_agreement(
     n = len(scores)
     if n < FEWEST:
         raise ValueError(f"a ranking is judged by at least {FEWEST} architectures, but got {n}; train more of them")
-    for name, column in (("supernet_scores", scores), ("accuracies", accuracy), ("second_accuracies", second)):
+    first, accuracy = accuracy, accuracy if second is None else (accuracy + second) / 2
+    mean = None if second is None else accuracy
+    for name, column in (
+        ("supernet_scores", scores),
+        ("accuracies", first),
+        ("second_accuracies", second),
+        ("the means of accuracies and second_accuracies", mean),
+    ):
         if column is not None and (column == column[0]).all():
             raise ValueError(f"{name} must tell architectures apart, but all {n} are {column[0]:g}; check their source")
     if not 0 < confidence < 1:
@@ -115,7 +123,6 @@ def rank_agreement(
         raise ValueError(f"an interval needs at least 100 resamples, but got {resamples}; 2000 is usual")
 
     copies = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=resamples).astype(np.float64)
-    first, accuracy = accuracy, accuracy if second is None else (accuracy + second) / 2
     of_score, of_accuracy = _signs(scores), _signs(accuracy)
 
     def interval(value: float, resampled: Floats) -> Interval:
@@ -176,8 +183,8 @@ def verdict(agreement: RankAgreement) -> str:
     """Return in a few sentences how good the ranking behind an `agreement` is, and what to do (`advice`).
 
     Trustworthy means a lower end of Kendall's tau of at least 0.5, whose (1 + tau) / 2 is the share of pairs in the
-    right order, from at least 10 architectures; weak means above 0, none 0 or less, and reversed wholly below 0. A
-    further sentence names the ceiling where it is known, and one a bias towards costly or cheap architectures where
+    right order, from at least 10 architectures; weak means above 0, no evidence 0 or less, and reversed wholly below 0.
+    A further sentence names the ceiling where it is known, and one a bias towards costly or cheap architectures where
     the interval of `size_bias` excludes 0.
     """
     tau, n, ceiling = agreement.tau, agreement.architectures, agreement.ceiling
@@ -186,7 +193,7 @@ def verdict(agreement: RankAgreement) -> str:
     elif tau.low > 0:
         word = "Weak"
     else:
-        word = "None, and reversed" if tau.high < 0 else "None"
+        word = "Reversed" if tau.high < 0 else "No evidence of a ranking"
     sentences = [
         f"{word}: the supernet orders about {50 * (1 + tau.value):.0f} % of pairs as training each network alone does "
         f"(Kendall's tau {_in_words(tau, agreement)}; {n} architectures)."

@@ -1,5 +1,7 @@
 """Settings as people write them on a command line, and what is said of those that are wrong."""
 
+import re
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 import pytest
 
 from nasx.cli import BadInput, apply_settings, bad_input
+from nasx.pipeline import RunConfig
+from nasx.pipeline.config import Search
 from recipes.autoformer.config import DIGITS as AUTOFORMER
 from recipes.glit.config import DIGITS as GLIT
 from recipes.localvit.config import DIGITS as LOCALVIT
@@ -167,6 +171,26 @@ def test_settings_that_contradict_each_other_are_refused(settings: list[str], me
     with pytest.raises(BadInput) as refused:
         apply_settings(GLIT, settings)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"search": {"populaton": 3}}, "there is no field 'search.populaton'; did you mean 'search.population'?"),
+        ({"supernets": {"lr": 1}}, "there is no field 'supernets'; did you mean 'supernet'?"),
+        ({"retrain": {"augment": {"flips": True}}}, "there is no field 'retrain.augment.flips'; did you mean"),
+        ({"supernet": {"lr": -1}}, "supernet.lr: Input should be greater than 0, but got -1"),
+        ({"trust": {"n": 3}}, "trust.n must be at least 5"),
+    ],
+)
+def test_settings_from_python_are_refused_in_the_same_words(values: dict[str, Any], message: str) -> None:
+    makes: list[Callable[[], RunConfig]] = [lambda: RunConfig(**values), lambda: RunConfig.model_validate(values)]
+    for make in makes:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}") as refused:
+            make()
+        assert type(refused.value) is ValueError
+    with pytest.raises(ValueError, match=r"^there is no field 'populaton'; did you mean 'population'"):
+        Search(populaton=3)  # type: ignore[call-arg]
 
 
 def test_settings_that_mean_something_are_kept() -> None:

@@ -84,14 +84,14 @@ def test_a_reversed_ranking_is_called_so() -> None:
     for interval in (found.tau, found.rho):
         assert (interval.value, interval.low, interval.high) == pytest.approx((-1, -1, -1))
     assert found.regret == {1: 29, 5: 25}
-    assert verdict(found).startswith("None, and reversed")
+    assert verdict(found).startswith("Reversed: ")
 
 
 def test_an_independent_ranking_is_none() -> None:
     found = rank_agreement(np.random.default_rng(0).normal(size=30), ACCURACIES)
     assert not found.tau.excludes(0)
     assert not found.rho.excludes(0)
-    assert verdict(found).startswith("None: ")
+    assert verdict(found).startswith("No evidence of a ranking: ")
 
 
 def test_a_middling_ranking_is_weak() -> None:
@@ -147,7 +147,7 @@ def test_constant_resamples_count_against_certainty_and_are_said() -> None:
     assert found.tau.undefined == found.rho.undefined == constant > 50
     assert (found.tau.low, found.tau.high) == (found.rho.low, found.rho.high) == (-1, 1)
     assert f"{constant} of 1000 resamples undefined" in verdict(found)
-    assert verdict(found).startswith("None: ")
+    assert verdict(found).startswith("No evidence of a ranking: ")
 
 
 def test_a_rare_undefined_resample_hardly_matters() -> None:
@@ -318,6 +318,7 @@ def test_the_advice_tells_what_to_do(reliability: float, merit_seen: float, expe
         ({"accuracies": [[1, 2, 3, 4, 5, 6]]}, r"accuracies must hold one number .* shape \(1, 6\)"),
         ({"supernet_scores": [0.1] * 6}, "supernet_scores must tell .* all 6 are 0.1"),
         ({"accuracies": [0.1] * 6}, "accuracies must tell .* all 6 are 0.1"),
+        ({"second_accuracies": [6, 5, 4, 3, 2, 1]}, "the means of accuracies and second_accuracies .* all 6 are 3.5"),
         ({"top_k": [0]}, "`1 <= k <= 6`.* got 0"),
         ({"top_k": [1, 7]}, "`1 <= k <= 6`.* got 7"),
         ({"confidence": 95}, "`0 < confidence < 1` must hold, but got 95"),

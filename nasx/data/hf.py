@@ -97,7 +97,17 @@ def load_hf_folder(
         on_progress=on_progress,
         on_check=on_check,
     )
-    root = Path(root)
+    train, test, remarks = table_parts(Path(root), image_column, label_column, classes)
+    return assemble(Path(root).resolve().name, train, test, options, remarks=remarks)
+
+
+def table_parts(
+    root: Path, image_column: str = "image", label_column: str = "label", classes: Sequence[str] | None = None
+) -> tuple[Part, Part, list[str]]:
+    """Return the training and the test rows of such a folder, and what a user should know of them.
+
+    No image is read. Raises what `load_hf_folder` does.
+    """
     tables = _tables(root)
     there = [part for part in _HELD_OUT if part in tables]
     held_out = next((part for part in there if not _is_unlabelled(tables[part], label_column)), None)
@@ -130,7 +140,7 @@ def load_hf_folder(
         numbers = numbered(of_part, classes, f"the rows of {part} in {root}")
         parts.append(Part(f"{part} of {root}", TableSource(plain, image_column, part), names, numbers, classes))
     train, test = parts
-    return assemble(root.resolve().name, train, replace(test, called=held_out), options, remarks=remarks)
+    return train, replace(test, called=held_out), remarks
 
 
 def _is_unlabelled(table: Any, label_column: str) -> bool:

@@ -120,7 +120,14 @@ def load_shards(
         on_progress=on_progress,
         on_check=on_check,
     )
-    root = Path(root)
+    return assemble(Path(root).resolve().name, *shard_parts(Path(root), classes), options)
+
+
+def shard_parts(root: Path, classes: Sequence[str] | None = None) -> tuple[Part, Part]:
+    """Return the training and the test samples of such shards, of which no image is read.
+
+    Raises what `load_shards` does.
+    """
     train = _shards(root, "train")
     if not train:
         raise ValueError(f"{root} has no shards train*.tar nor train/*.tar; name the directory that holds them")
@@ -136,7 +143,7 @@ def load_shards(
         _part(part, _shards(root, part), samples, classes)
         for part, samples in zip(("train", held_out), listed, strict=True)
     )
-    return assemble(root.resolve().name, train_part, test_part, options)
+    return train_part, test_part
 
 
 def _part(part: str, shards: Sequence[Path], samples: Sequence[_Sample], classes: tuple[str, ...]) -> Part:

@@ -169,9 +169,10 @@ class CommandLine:
         errors = Console(stderr=True)
         with bad_input(), progress(errors) as bars, warnings.catch_warnings():
             from nasx.data import DataWarning
-            from nasx.pipeline.images import ImageSource, load_images
+            from nasx.pipeline.images import ImageSource, check_folder, load_images
             from nasx.pipeline.machine import Machine
 
+            check_folder(config.data, options.data, self._for_folders())
             warnings.simplefilter("ignore", DataWarning)  # which the remarks say again
             shown: dict[str, Any] = {}
 
@@ -288,15 +289,18 @@ class CommandLine:
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
-        from nasx.pipeline.estimate import plan, setting_lines, size_lines, stage_lines
+        from nasx.pipeline.estimate import check_plan, plan, setting_lines, size_lines, stage_lines
+        from nasx.pipeline.images import check_folder
         from nasx.pipeline.machine import Machine
         from nasx.pipeline.runner import check_trainings
         from nasx.train import pick_device
 
+        with bad_input():
+            check_plan(options.devices, options.time_limit)
+            pick_device(Machine.from_environment().device)
+            check_folder(config.data, options.data, self._for_folders())
         shown = False
         try:
-            with bad_input():
-                pick_device(Machine.from_environment().device)
             problem = self.problem(options, config, read=False)
 
             def show_sizes(document: Mapping[str, Any]) -> None:
@@ -380,14 +384,22 @@ class CommandLine:
             print(f"report: {path}")
         return DONE
 
+    def _for_folders(self) -> list[str]:
+        recipe = self.recipe()
+        fitted = [FOLDER] if recipe.fit else []
+        return [*fitted, *(name for name, preset in recipe.presets.items() if preset.data.source != "digits")]
+
     def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
+        from nasx.pipeline.config import RunConfig
         from nasx.pipeline.images import folder_facts
 
         if options.data is None:
             raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")
         assert recipe.fit is not None
+        of_data = [setting for setting in options.set if setting.startswith(("data.", "data="))]
+        data = apply_settings(RunConfig(), of_data).data  # which say how the images are read
         with bad_input():
-            return recipe.fit(folder_facts(options.data.resolve()))
+            return recipe.fit(folder_facts(options.data.resolve(), data))
 
 
 def program(package: str) -> str:

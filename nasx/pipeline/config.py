@@ -1,8 +1,9 @@
 """The settings of a run, as typed values in sections; recipes add sections of their own."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,10 +13,12 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
 
+from nasx.cli import validation_message
 from nasx.cost import Budget, Cost, parse_amount
 from nasx.ranking import FEWEST
 
@@ -80,10 +83,34 @@ def with_settings_named(message: str, section: str, arguments: Sequence[str]) ->
     return re.sub(rf"(?<![\w.])({'|'.join(arguments)})(?![\w.])", rf"{section}.\1", message)
 
 
+@contextmanager
+def _in_words(section: type[BaseModel]) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise ValueError(validation_message(error, section)) from None
+
+
 class Section(BaseModel):
-    """A part of a configuration: immutable, without unknown fields or infinite numbers."""
+    """A part of a configuration: immutable, without unknown fields or infinite numbers.
+
+    A ValueError says what is wrong with values, in the words of the command line.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        with _in_words(type(self)):
+            super().__init__(**values)
+
+    # as BaseModel's own: a section inside of another is validated with it, so that messages have the whole path
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Return the values of a mapping as such a section; ValueError as above."""
+        with _in_words(cls):
+            return super().model_validate(obj, **options)
 
     def unused(self) -> dict[str, str]:
         """Return the fields that have no effect beside the values of others, and why; those of sections by path."""
@@ -119,6 +146,8 @@ class Data(Section):
     class_order: Literal["text", "number"] = Field(
         "text", description="order of class folders: by name, or by number (2 before 10)"
     )
+    image_column: str = Field("image", description="column of the images, where `data.source` is hf")
+    label_column: str = Field("label", description="column of the labels, where `data.source` is hf")
     val_images: PositiveInt | None = Field(
         None, description="number of training images held out for the search; none: `val_fraction` of them"
     )
@@ -160,9 +189,11 @@ class Data(Section):
 
     def unused(self) -> dict[str, str]:
         """Return what the source, or another field, leaves no effect to."""
+        columns = () if self.source == "hf" else ("image_column", "label_column")
+        found = dict.fromkeys(columns, f"data.source is {self.source}, not hf")
         if self.source == "digits":
-            return dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
-        return {} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"}
+            return found | dict.fromkeys(("channels", "val_images", "leaks"), "data.source is digits")
+        return found | ({} if self.val_images is None else {"val_fraction": f"data.val_images is {self.val_images}"})
 
     @property
     def expected_channels(self) -> int:
@@ -563,7 +594,12 @@ class RunConfig(Section):
     """What the runs of all recipes have in common; a recipe's own configuration adds its sections."""
 
     preset: str = Field("custom", description="name of the preset that the settings started from")
-    seed: int = Field(0, ge=0, description="seed of splits, trainings and searches")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="seed of trainings and searches; with recipes also of the split, which from Python is "
+        "`Task(seed=...)`'s or that of `load_image_folder`",
+    )
     threads: PositiveInt = Field(2, le=4096, description="CPU threads; the last bits of a result depend on it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="what networks compute in; auto: bfloat16 on CUDA devices that have it, else float32"

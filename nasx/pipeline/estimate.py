@@ -258,6 +258,14 @@ def estimates(measure: Measure) -> list[StageEstimate]:
     return list(found.values())
 
 
+def check_plan(devices: int, time_limit: float | None) -> None:
+    """Refuse, as ValueError, numbers that no plan can be made for."""
+    if devices < 1:
+        raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
+
+
 def plan(
     problem: Problem[Any],
     *,
@@ -272,10 +280,7 @@ def plan(
 
     `on_sizes` is called with the part that takes no steps, as soon as it is known.
     """
-    if devices < 1:
-        raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
+    check_plan(devices, time_limit)
     check_earlier(problem)
     document = sizes(problem)
     on_sizes(document)

@@ -1,6 +1,7 @@
 """The classification of images: embedded digits, folders in ImageNet's layout, tar shards, Hugging Face tables."""
 
 import copy
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from nasx.data import (
     Augment,
     BrokenImage,
     Dataset,
+    Files,
     ImageArray,
     Images,
     Photos,
+    Source,
     TrainBatches,
     channel_statistics,
     eval_batches,
@@ -32,6 +35,8 @@ from nasx.data import (
 )
 from nasx.data.broken import refuse_broken
 from nasx.data.dataset import Indices
+from nasx.data.hf import table_parts
+from nasx.data.shards import shard_parts
 from nasx.data.walk import class_folders, ordered_classes, walk_classes
 from nasx.pipeline.config import Augmentation, Data, RunConfig, Training, with_settings_named
 from nasx.pipeline.machine import Machine
@@ -47,18 +52,21 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "hf": load_hf_folder,
 }
 
-_ARGUMENTS = ("val_images", "val_fraction", "leaks", "class_order")
+_ARGUMENTS = ("val_images", "val_fraction", "leaks", "class_order", "image_column", "label_column")
 """Of those functions, what messages name and settings are called too."""
+
+_PLAIN = Data()
 
 
 class ImageTask(BaseTask):
     """The images of a data set, and batches of them: cropped, augmented, mixed and normalised as a run asks.
 
-    `data` says how they are normalised. `source` is what `load_images` loads them from again in another process.
+    `data` says how they are normalised, by default with the statistics of the training images. `source` is what
+    `load_images` loads them from again in another process.
     """
 
     def __init__(
-        self, dataset: Dataset, data: Data, *, source: "ImageSource | None" = None, metric: Metric = "accuracy"
+        self, dataset: Dataset, data: Data = _PLAIN, *, source: "ImageSource | None" = None, metric: Metric = "accuracy"
     ) -> None:
         self.dataset, self.source = dataset, source
         # what the images turned out to be, so that the settings of a run hold it
@@ -232,16 +240,11 @@ def load_images(
 
 def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) -> Dataset:
     data = source.data
+    check_folder(data, source.path)
     if data.source == "digits":
-        if source.path is not None:
-            raise ValueError(
-                f"data.source=digits reads the embedded digits, but --data {source.path} was given; remove --data, or "
-                "choose a preset for image folders"
-            )
         with _settings_named():
             dataset = load_digits(seed=source.seed, val_fraction=data.val_fraction)
     else:
-        order = {"class_order": data.class_order} if data.source == "folder" else {}
         with _settings_named():
             dataset = _LOADERS[data.source](
                 _folder(source.path, data),
@@ -254,7 +257,7 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
                 max_bytes=int(source.machine.image_memory_gib * 2**30),
                 on_progress=on_progress,
                 on_check=on_check,
-                **order,
+                **_of_source(data),
             )
     if dataset.image_size != data.image_size:
         raise ValueError(f"data.image_size must be {dataset.image_size} for these images, but got {data.image_size}")
@@ -266,6 +269,16 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
     return dataset
 
 
+def _of_source(data: Data) -> dict[str, str]:
+    """Return the arguments that the loader of a source has alone."""
+    match data.source:
+        case "folder":
+            return {"class_order": data.class_order}
+        case "hf":
+            return {"image_column": data.image_column, "label_column": data.label_column}
+    return {}
+
+
 @contextmanager
 def _settings_named() -> Iterator[None]:
     """Name settings in the message of a ValueError about arguments of a loader."""
@@ -275,6 +288,20 @@ def _settings_named() -> Iterator[None]:
         if type(error) is not ValueError:
             raise
         raise ValueError(with_settings_named(str(error), "data", _ARGUMENTS)) from error
+
+
+def check_folder(data: Data, path: Path | None, presets: Sequence[str] = ()) -> None:
+    """Refuse, as ValueError, a folder beside the embedded digits, and no folder where images are read from one.
+
+    `presets` are those for image folders, which the message names.
+    """
+    if data.source != "digits":
+        _folder(path, data)
+    elif path is not None:
+        raise ValueError(
+            f"data.source=digits reads the embedded digits, but --data {path} was given; remove --data, or choose a "
+            f"preset for image folders{': ' if presets else ''}{' or '.join(f'--preset {name}' for name in presets)}"
+        )
 
 
 def _folder(path: Path | None, data: Data) -> Path:
@@ -368,7 +395,7 @@ def held_out_images(
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """What the names and headers of an image folder say, before any image is decoded."""
+    """What the names and headers of a folder's training images say, before any image is decoded."""
 
     train: int
     classes: int
@@ -376,25 +403,40 @@ class FolderFacts:
     """Median of the shorter sides in pixels, of up to 500 images."""
 
 
-def folder_facts(root: Path) -> FolderFacts:
-    """Return the facts of an image folder; a ValueError says what is no such folder."""
+def folder_facts(root: Path, data: Data = _PLAIN) -> FolderFacts:
+    """Return the facts of the images that `data.source` reads from a folder; a ValueError says what it cannot read."""
+    with _settings_named():
+        images, classes = _training_images(root, data)
     pillow = import_module("PIL.Image")
-    if not root.is_dir():
-        raise ValueError(f"there is no directory {root}; name the one that holds train/ and test/ or val/")
-    if not (root / "train").is_dir():
-        raise ValueError(f"{root} has no train/; images are looked for in train/<class>/")
-    found = walk_classes(root / "train", "text")
-    spread = np.unique(np.linspace(0, len(found.names) - 1, min(500, len(found.names))).astype(int))
+    spread = np.unique(np.linspace(0, len(images) - 1, min(500, len(images))).astype(int))
     sides = []
     for index in spread.tolist():
         try:
-            with pillow.open(root / found.names[index]) as image:
+            opened = images.path(index) if isinstance(images, Files) else io.BytesIO(images.content(index))
+            with pillow.open(opened) as image:
                 sides.append(min(image.size))
         except (OSError, ValueError):  # found, and named, when the images are read
             continue
     if not sides:
-        raise ValueError(f"no image in {root / 'train'} can be read")
-    return FolderFacts(len(found.names), len(found.classes), int(np.median(sides)))
+        raise ValueError(f"no training image in {root} can be read")
+    return FolderFacts(len(images), classes, int(np.median(sides)))
+
+
+def _training_images(root: Path, data: Data) -> tuple[Source, int]:
+    """Return the training images of a folder, none of them read, and the number of classes."""
+    if not root.is_dir():
+        raise ValueError(f"there is no directory {root}; name the one that holds train/ and test/ or val/")
+    match data.source:
+        case "shards":
+            part, _ = shard_parts(root)
+            return part.source, len(part.classes)
+        case "hf":
+            part, *_ = table_parts(root, data.image_column, data.label_column)
+            return part.source, len(part.classes)
+    if not (root / "train").is_dir():
+        raise ValueError(f"{root} has no train/; images are looked for in train/<class>/")
+    found = walk_classes(root / "train", "text")
+    return Files(root / name for name in found.names), len(found.classes)
 
 
 def joined_images(first: Images, second: Images) -> Images:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from nasx.verify import Check
 
 
+_WIDTH = 1_000  # columns of a file or a pipe, which cut no table
+
+
 class NetworkCommands:
     """Adds the commands to a command line.
 
@@ -113,10 +116,12 @@ class NetworkCommands:
         from rich.table import Table
 
         names = list(dict.fromkeys(name for block in blocks for name in block))
-        table = Table("block", *names, title=options.arch)
+        table = Table(title=options.arch)
+        for heading in ("block", *names):
+            table.add_column(heading, overflow="fold")
         for i, block in enumerate(blocks):
             table.add_row(str(i), *(str(block.get(name, "")) for name in names))
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         console.print(table)
         further = {k: v for k, v in counts.items() if k not in ("params", "macs", "paper_macs")}
         for name, value in further.items():

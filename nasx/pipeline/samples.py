@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset, default_collate
 
 from nasx.data.readers import now_reading, read_ahead
 from nasx.data.seeding import derived_seed, globals_kept, seed_globals
+from nasx.train import unpack
 
 Indices = NDArray[np.int64]
 Collate = Callable[[list[Any]], Any]
@@ -185,11 +186,46 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(samples)
 
 
-def random_split(samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Return sorted indices of parts of some sizes, drawn without overlap, and last those of what is left."""
-    order = np.random.default_rng(seed).permutation(samples)
-    ends = np.cumsum(sizes)
-    return [np.sort(part) for part in np.split(order, ends)]
+def random_split(samples: int, sizes: Sequence[int], seed: int, labels: Indices | None = None) -> list[Indices]:
+    """Return sorted indices of parts of some sizes, drawn without overlap, and last those of what is left.
+
+    With `labels`, a part has the same share of each label as what it is drawn from, rounded up or down.
+    """
+    generator = np.random.default_rng(seed)
+    order, parts = generator.permutation(samples), []
+    for size in sizes:
+        places = np.arange(size)
+        if labels is not None and size:  # systematic sampling: evenly spaced places, samples of a label side by side
+            order = order[np.argsort(labels[order], kind="stable")]
+            places = (places * len(order) + generator.integers(len(order))) // size
+        parts.append(np.sort(order[places]))
+        order = np.delete(order, places)
+    return [*parts, np.sort(order)]
+
+
+def class_labels(dataset: Samples) -> Indices | None:
+    """Return the class number of each sample where it is known without reading samples, None elsewhere.
+
+    It is known of a TensorDataset, of samples in a list or tuple, and of datasets with `targets` as torchvision has.
+    """
+    if isinstance(dataset, TensorDataset):
+        labels: Any = dataset.tensors[-1]
+    elif isinstance(dataset, list | tuple):
+        try:
+            labels = [unpack(sample).targets for sample in dataset]
+        except ValueError:
+            return None
+    else:
+        labels = getattr(dataset, "targets", None)
+    return _whole_numbers(labels, len(dataset))
+
+
+def _whole_numbers(labels: Any, count: int) -> Indices | None:
+    try:
+        found = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    except (TypeError, ValueError):  # of different shapes
+        return None
+    return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iub" else None
 
 
 def _update(digest: "hashlib._Hash", value: Any) -> None:

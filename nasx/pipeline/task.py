@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, Training
-from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, random_split
+from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, class_labels, random_split
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
 from nasx.train.losses import check_labels, is_cross_entropy, logits_of
 
@@ -128,7 +128,8 @@ class Task(BaseTask):
     - `train`, `val` and `test` are torch datasets, or anything with a length and samples at positions: tuples that end
       in the target, mappings with a key such as `labels` (`nasx.train.unpack`), tensors, texts with a `collate_fn`,
       Hugging Face datasets. They stay as they are given. Where `val` or `test` is missing, `val_fraction` of `train` is
-      set aside for it, drawn by `seed`; the split is recorded.
+      set aside for it, drawn by `seed`; the split is recorded. It takes the same share of each class where the class
+      numbers are at hand: in a TensorDataset, in samples in a list, and in an attribute `targets`.
     - `loss(outputs, targets)` is the mean over a batch.
     - `metric` is "accuracy", "top5", or a function of outputs and targets that returns a finite score for each sample,
       shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several. Scores
@@ -176,7 +177,7 @@ class Task(BaseTask):
         taken = [share if dataset is None else 0 for dataset in (self.test, self.val)]
         if sum(taken) >= total:
             raise ValueError(f"`train` has {total} samples, which cannot be split; pass `val` and `test`")
-        test, val, train = random_split(total, taken, self.seed)
+        test, val, train = random_split(total, taken, self.seed, self._labels)
         chosen = {"train": (self.train, train), "val": (self.train, val), "test": (self.train, test)}
         if self.val is not None:
             chosen["val"] = self.val, np.arange(len(self.val))
@@ -194,7 +195,8 @@ class Task(BaseTask):
         """Return how the data were split, with the number of samples and a digest of each part."""
         drawn = [name for name, given in (("val", self.val), ("test", self.test)) if given is None]
         shares = ", ".join(f"{name}: {len(self.parts[name])}" for name in drawn)
-        rule = f"{shares} of {len(self.train)} training samples, by seed" if drawn else "as given"
+        how = "by seed" if self._labels is None else "the same share of each class, by seed"
+        rule = f"{shares} of {len(self.train)} training samples, {how}" if drawn else "as given"
         provenance = {name: {"samples": len(part), "sha256": part.digest} for name, part in self.parts.items()}
         return {"seed": self.seed, "rule": rule, **provenance}
 
@@ -236,6 +238,11 @@ class Task(BaseTask):
                 (batch,) = part.in_order(_CHECKED, positions)
                 names = [f"sample {index} of the {part.name} data" for index in part.indices[positions]]
                 check_labels(self.loss, classes, self.unpack(batch).targets, names)
+
+    @cached_property
+    def _labels(self) -> Indices | None:
+        split = self.val is None or self.test is None
+        return class_labels(self.train) if split and self.unpack is unpack else None
 
     @cached_property
     def _joined(self) -> Part:

@@ -557,9 +557,12 @@ def test_the_precision_reaches_every_forward_pass(tmp_path: Path) -> None:
     def noting(arch: Arch, drop_path: float = 0.0) -> nn.Module:
         network = make(arch, drop_path)
         network.register_forward_hook(
-            lambda module, args, outputs: None if outputs.is_meta else seen.add((module.training, outputs.dtype))
+            lambda module, args, outputs: None if outputs.is_meta else seen.add((learns(module), outputs.dtype))
         )
         return network
+
+    def learns(module: nn.Module) -> bool:
+        return module.training and torch.is_grad_enabled()
 
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         seen.clear()

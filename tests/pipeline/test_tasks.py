@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from nasx.pipeline import Problem, RunConfig, Task
+from nasx.data import load_digits
+from nasx.pipeline import ImageTask, Problem, RunConfig, Task
 from nasx.pipeline.config import Data, Retraining, SupernetTraining
 from tests.pipeline.processes import start, summary_of
 from tests.pipeline.searches import SEARCHES, SPACE, Perceptron, Sentences, padded, tokens, vectors
@@ -98,6 +99,59 @@ def test_what_is_not_given_is_split_off_and_recorded() -> None:
     given = Task(data, val=other, test=other)
     assert given.counts == {"train": 200, "val": 200, "test": 200}
     assert given.record()["rule"] == "as given"
+
+
+class WithTargets(Dataset[tuple[torch.Tensor, int]]):
+    """Samples as torchvision's: read one by one, their labels at hand."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.targets = labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        raise AssertionError("a split reads no sample")
+
+
+RARE = (torch.arange(1000) % 83 == 5).long()  # 12 of 1,000
+X = torch.zeros(1000, 2)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        TensorDataset(X, RARE),
+        list(zip(X, RARE, strict=True)),
+        list(zip(X, RARE.tolist(), strict=True)),
+        [{"x": x, "labels": label} for x, label in zip(X, RARE.tolist(), strict=True)],
+        WithTargets(RARE),
+    ],
+    ids=["tensors", "tuples", "numbers", "mappings", "targets"],
+)
+def test_each_part_that_is_split_off_has_its_share_of_each_class(train: Any) -> None:
+    for seed in range(20):
+        parts = Task(train, seed=seed).parts
+        assert {name: len(part) for name, part in parts.items()} == {"train": 800, "val": 100, "test": 100}
+        assert sorted(np.concatenate([part.indices for part in parts.values()])) == list(range(1000))
+        assert {int(RARE[parts[name].indices].sum()) for name in ("val", "test")} <= {1, 2}
+    assert len({tuple(Task(train, seed=seed).parts["val"].indices) for seed in range(20)}) == 20
+
+
+def test_the_record_says_that_classes_were_split_alike() -> None:
+    assert (
+        Task(TensorDataset(X, RARE))
+        .record()["rule"]
+        .endswith("training samples, the same share of each class, by seed")
+    )
+    assert Task(TensorDataset(X, X)).record()["rule"].endswith("training samples, by seed")
+
+
+@pytest.mark.parametrize("targets", [torch.rand(50), torch.arange(100).reshape(50, 2) % 3], ids=["floats", "two each"])
+def test_targets_that_are_no_class_numbers_are_split_by_seed_alone(targets: torch.Tensor) -> None:
+    train = TensorDataset(torch.zeros(50, 2), targets)
+    expected = np.sort(np.random.default_rng(3).permutation(50)[:5])
+    assert Task(train, seed=3).parts["test"].indices.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -205,6 +259,13 @@ def test_what_is_open_is_fitted_and_what_is_set_stays() -> None:
     assert (fixed.retrain.epochs, fixed.retrain.batch_size) == (3, 10)
     assert (fixed.supernet.optimizer, fixed.supernet.lr) == ("sgd", 0.1)
     assert fixed.retrain.warmup_epochs < 3
+
+
+def test_a_task_of_images_takes_their_sizes_from_the_data_set() -> None:
+    digits = load_digits(seed=0)
+    task = ImageTask(digits)
+    assert (task.data.image_size, task.data.channels) == (8, 1)
+    assert task.example(2).args[0].shape == (2, 1, 8, 8)
 
 
 def test_hugging_face_datasets_are_tasks() -> None:

@@ -113,6 +113,8 @@ COMMON: dict[str, tuple[str, Sequence[str]]] = {
     "data.image_size": ("16", ()),
     "data.channels": ("1", ()),
     "data.class_order": ("number", ()),
+    "data.image_column": ("picture", ("data.source=hf",)),
+    "data.label_column": ("kind", ("data.source=hf",)),
     "data.val_images": ("14", ()),
     "data.val_fraction": ("0.4", ("data.val_images=null",)),
     "data.mean": ("[0.1,0.2,0.3]", ("data.std=[1,1,1]", "data.mean=[0,0,0]")),
@@ -252,7 +254,7 @@ def config_of(recipe: str, settings: Sequence[str] = ()) -> Any:
 
 
 def problem_of(recipe: str, config: Any, data: Path) -> ViTProblem[Any]:
-    path = None if config.data.source == "digits" else data
+    path = {"digits": None, "hf": data / "table"}.get(config.data.source, data)
     task = load_images(ImageSource(config.data, config.seed, path, MACHINE))
     found: ViTProblem[Any] = importlib.import_module(f"recipes.{recipe}.problem").RECIPE.problem(config, task)
     return found
@@ -341,6 +343,27 @@ def write_images(root: Path) -> Path:
     return root
 
 
+def write_columns(root: Path) -> None:
+    """Write the images of a folder as a Hugging Face table too, with other images and labels in two more columns."""
+    datasets = pytest.importorskip("datasets")
+    parts = {}
+    for part in ("train", "test"):
+        paths = sorted((root / part).glob("*/*.png"))
+        images = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+        names = [path.parent.name for path in paths]
+        columns = {
+            "image": images,
+            "picture": images[::-1],
+            "label": [("1", "2", "10").index(name) for name in names],
+            "kind": names,
+        }
+        kinds = {"image": datasets.Image(), "picture": datasets.Image()}
+        table = datasets.Dataset.from_dict(columns)
+        parts[part] = table.cast(datasets.Features({**table.features, **kinds}))
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(parts).save_to_disk(str(root / "table"))
+
+
 def write_table(problem: ViTProblem[Any], path: Path, more: int) -> None:
     """Write a table of latencies, of made-up microseconds."""
     table = Latency(MeasuredOn("none", 1, torch.__version__, "none"), {}, {})
@@ -361,7 +384,9 @@ def with_supernets_alone(problem: ViTProblem[Any]) -> ViTProblem[Any]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("data"))
+    root = write_images(tmp_path_factory.mktemp("data"))
+    write_columns(root)
+    return root
 
 
 @pytest.fixture(scope="module")

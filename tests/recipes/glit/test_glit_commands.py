@@ -538,6 +538,37 @@ def test_what_is_offered_can_be_taken(capsys: pytest.CaptureFixture[str]) -> Non
         assert ("timm:NAME" in capsys.readouterr().out) is offered
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--devices", "0"], "(--devices) must be at least 1, but got 0"),
+        (["--time-limit", "0"], "(--time-limit) must be hours above 0, but got 0"),
+        (["--preset", "cifar10"], "data.source=folder reads images from a folder; give --data DIR"),
+        (
+            ["--preset", "digits", "--data", "."],
+            "a preset for image folders: --preset folder or --preset cifar10",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_made_prints_no_settings(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+
+
+def test_a_plan_on_a_device_that_is_not_there_prints_no_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASX_DEVICE", "abacus")
+    assert main(["plan"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "there is no device 'abacus'" in captured.err
+
+
 def test_remarks_about_images_come_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path / "images", classes=11, size=8, per_class=6)
     for part in ("train", "test"):

@@ -20,15 +20,18 @@ from safetensors.torch import load_file
 from nasx import Arch
 from nasx.cli import BadInput, apply_settings
 from nasx.data import load_digits
-from nasx.pipeline.images import FolderFacts
+from nasx.pipeline.config import Data
+from nasx.pipeline.images import FolderFacts, folder_facts
 from nasx.verify import verify
-from recipes.glit.__main__ import main
+from recipes.glit.__main__ import LINE, main, parse
 from recipes.glit.config import PRESETS, Config, fit
 from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
 from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_VIT, GLiTConfig, build, build_in
 from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, GLiTSpace, table2
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER
+from tests.data.folders import write_images
+from tests.data.packed import write_shards, write_table
 
 ROOT = Path(__file__).parents[3]
 CLASSES = 1000
@@ -223,3 +226,18 @@ def test_settings_of_a_folder_fine_tune_where_images_are_few() -> None:
     assert few.finetune.lr == few.retrain.lr / 10
     assert many.finetune.epochs == 0
     assert not any(preset.finetune.epochs for preset in PRESETS.values()), "the papers' settings are theirs"
+
+
+def test_settings_fit_shards_and_tables_as_they_fit_folders(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "folder", {"train": 12, "test": 3}, ["ant", "bee"], size=(40, 36))
+    shards, table = write_shards(folder, tmp_path / "shards"), write_table(folder, tmp_path / "table")
+    facts = folder_facts(folder)
+    assert facts == FolderFacts(train=24, classes=2, shorter_side=36)
+    assert folder_facts(shards, Data(source="shards")) == facts
+    assert folder_facts(table, Data(source="hf")) == facts
+
+    settings = ["--set", "data.source=hf"]
+    config = LINE.config(parse(["plan", "--data", str(table), *settings]))
+    assert config == apply_settings(fit(facts), ["data.source=hf"])
+    with pytest.raises(BadInput, match=r"no column 'img', only image, label; name it with data\.image_column or"):
+        LINE.config(parse(["plan", "--data", str(table), *settings, "--set", "data.image_column=img"]))

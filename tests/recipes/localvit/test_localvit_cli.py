@@ -72,3 +72,17 @@ def test_bad_input_is_one_message_and_status_2(
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_description_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--arch", "localvit-tiny-act3"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert all(name in out for name in ("mlp_ratio", "depthwise", "kernel_size", "activation", "channel_attention"))
+
+
+def test_images_beside_the_digits_are_refused_with_the_presets_for_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--data", str(tmp_path)]) == 2
+    assert "remove --data, or choose a preset for image folders: --preset localvit-tiny" in capsys.readouterr().err
