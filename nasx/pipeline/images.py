@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ _ARGUMENTS = ("val_images", "val_fraction", "leaks", "class_order")
 class ImageTask(BaseTask):
     """The images of a data set, and batches of them: cropped, augmented, mixed and normalised as a run asks.
 
-    `data` says how they are normalised. `source` is what `load_images` loads them from again in another process.
+    `data` says how they are normalised. `source` is what `load_images` loads them from again in another process, where
+    all else is as it is here.
     """
 
     def __init__(
@@ -67,10 +68,19 @@ class ImageTask(BaseTask):
         self.metric = metric
         self.unpack: Unpack = unpack
 
-    def __reduce__(self) -> Any:
-        if self.source is None:
-            return ImageTask, (self.dataset, self.data)
-        return load_images, (self.source,)
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_test", "call"} if self.source is None else {"_test", "call", "dataset"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.source is not None:
+            self.dataset = load_images(self.source).dataset
+
+    def __copy__(self) -> Self:
+        same = type(self).__new__(type(self))
+        vars(same).update(vars(self))
+        return same
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
