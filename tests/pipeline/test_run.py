@@ -324,6 +324,24 @@ def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(
     assert "config.retrain.lr" in journal
 
 
+def test_networks_that_an_evaluation_does_not_have_cannot_come_after_it(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory, tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(ConfigChanged, match=r"another finetune\.epochs \(0\.0, now 1\.0\)"):
+        searched(tmp_path / "run", changed(finetune={"epochs": 1.0}))
+    with pytest.raises(ConfigChanged, match=r"another retrain\.refit \(false, now true\)"):
+        searched(tmp_path / "run", changed(retrain={"refit": True}))
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert searched(tmp_path / "run").summary == finished.summary
+
+
+def test_a_finished_run_may_learn_whether_its_ranking_is_trusted(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory, tmp_path / "run")
+    judged = searched(tmp_path / "run", changed(trust={"n": 5}, retrain={}))
+    assert list(judged.summary["trust"]) == ["trust"]
+    assert judged.summary["networks"] == finished.summary["networks"]
+
+
 def test_a_training_without_enough_memory_names_the_setting_and_may_go_on_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
