@@ -34,8 +34,18 @@ class Machine(BaseModel):
 
         A ValueError names a variable that does not exist, or one whose value cannot be.
         """
-        given = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
-        return cls.model_validate({name.lower(): value for name, value in given.items()})
+        fields = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+        unknown = sorted(set(given) - set(fields))
+        if unknown:
+            raise ValueError(f"there is no variable {unknown[0]}; there are {', '.join(fields)}")
+        try:
+            return cls.model_validate({fields[name]: value for name, value in given.items()})
+        except ValidationError as error:
+            message = validation_message(error)
+            for variable, name in fields.items():
+                message = re.sub(rf"(^|; ){name}: ", rf"\g<1>{variable}: ", message)
+            raise ValueError(message) from error
 
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""

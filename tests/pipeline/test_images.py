@@ -51,7 +51,7 @@ def test_a_task_is_the_same_in_another_process(source: ImageSource | None, metri
     assert (there.metric, there.loss, there.data, there.statistics) == (metric, task.loss, task.data, ((0.25,), (0.5,)))
     for part in ("train", "val", "test"):
         here = next(iter(task.eval_batches(part, 50)))
-        assert all(map(torch.equal, here, next(iter(there.eval_batches(part, 50)))))  # type: ignore[arg-type]
+        assert all(map(torch.equal, here, next(iter(there.eval_batches(part, 50)))))
     if source:
         assert len(sent) < 10_000, "where images are is sent, not they"
 

@@ -621,7 +621,7 @@ def test_budgets_of_several_costs_are_met(tmp_path: Path) -> None:
 OWN = """
     import torch
     from torch import nn
-    from torch.utils.data import TensorDataset
+    from torch.utils.data import Dataset
     from nasx import Space, one_of
     from nasx.pipeline import Problem, RunConfig, Task, run
     from nasx.pipeline.config import Retraining, Search, SupernetTraining
@@ -637,19 +637,28 @@ OWN = """
     def metric(outputs, targets):
         return (outputs.argmax(1) == targets).float()
 
-    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    class Samples(Dataset):
+        def __init__(self):
+            self.x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+
+        def __len__(self):
+            return len(self.x)
+
+        def __getitem__(self, index):
+            return self.x[index], int(self.x[index, 0] > 0)
+
     config = RunConfig(
         supernet=SupernetTraining(epochs=1), search=Search(population=2, generations=1, top_k=2),
         retrain=Retraining(epochs=1),
     )
-    task = Task(TensorDataset(x, (x[:, 0] > 0).long()), metric=metric)
+    task = Task(Samples(), metric=metric)
     problem = Problem(Space(width=one_of(2, 4, 8)), Net, task, config=config)
     found = run(problem, DIRECTORY)
     print("found", found.summary["networks"]["searched"]["val_score"])
 """
 
 
-@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle"])
+@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle", "samples read ahead"])
 def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a_guard(
     how: str, tmp_path: Path
 ) -> None:
@@ -657,7 +666,8 @@ def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a
     if how == "without cloudpickle":
         code = "import sys\nsys.modules['cloudpickle'] = None\n" + code
     (tmp_path / "script.py").write_text(code)
-    environment = {**os.environ, "NASX_PROCESSES": "2", "PYTHONPATH": str(ROOT)}
+    workers = "1" if how == "samples read ahead" else "0"
+    environment = {**os.environ, "NASX_PROCESSES": "2", "NASX_WORKERS": workers, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-" if how == "standard input" else "script.py"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=240,
