@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nasx.cli import validation_message
 
 PREFIX = "NASX_"
 
@@ -38,14 +40,14 @@ class Machine(BaseModel):
         given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
         unknown = sorted(set(given) - set(fields))
         if unknown:
-            raise ValueError(f"there is no variable {unknown[0]}; there are {', '.join(fields)}")
-        try:
-            return cls.model_validate({fields[name]: value for name, value in given.items()})
-        except ValidationError as error:
-            message = validation_message(error)
-            for variable, name in fields.items():
-                message = re.sub(rf"(^|; ){name}: ", rf"\g<1>{variable}: ", message)
-            raise ValueError(message) from error
+            raise ValueError(f"there is no setting {unknown[0]} of the machine; there are {', '.join(fields)}")
+        for variable, value in given.items():
+            try:
+                cls.model_validate({fields[variable]: value})
+            except ValidationError as error:
+                rule = validation_message(error).removeprefix(f"{fields[variable]}: ")
+                raise ValueError(f"{variable}: {rule}") from error
+        return cls.model_validate({fields[variable]: value for variable, value in given.items()})
 
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""
