@@ -121,13 +121,15 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable
 
 
 def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    if not _same(before.get("space"), asked["space"]):
+    other_space = not _same(before.get("space"), asked["space"])
+    if other_space:
         sizes = [_approximate(problem.get("space", {}).get("size")) for problem in (before, asked)]
         yield f"another search space ({sizes[0]} architectures, now {sizes[1]})"
-    if not _same(before.get("budget"), asked["budget"]):
-        bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
+    bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
+    # another space has other networks to compare the costs of
+    if bounds[0] != bounds[1] or (not other_space and not _same(before.get("budget"), asked["budget"])):
         yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
-    if not _same(before.get("network"), asked["network"]):
+    if not other_space and not _same(before.get("network"), asked["network"]):
         builders = [
             f"{network.get('tensors')} tensors and {network.get('parameters'):,} parameters"
             for network in (problem.get("network", {}) for problem in (before, asked))

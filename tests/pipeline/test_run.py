@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -260,6 +261,27 @@ def test_a_directory_of_another_problem_is_refused_in_words(
         run(other(), finished.directory, machine=MACHINE, progress=silent)
     assert len(str(caught.value)) < 500
     assert {path: path.read_bytes() for path in finished.directory.rglob("*.json")} == before
+
+
+def test_what_differs_is_named_and_nothing_that_follows_from_it(tmp_path: Path) -> None:
+    def stop(event: object) -> None:
+        raise Interrupted("at once")
+
+    def asked(space: Space = SPACE, builder: Any = make, share: str = "60%") -> Problem[RunConfig]:
+        params = counted("params", make, space, None)
+        return Problem(space, builder, task(), config=CONFIG, budget=Budget(params, at_most=share), baselines={})
+
+    with pytest.raises(Interrupted):
+        run(asked(), tmp_path, machine=MACHINE, on_event=stop)
+    smaller = Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2)))
+    for other, expected in (
+        (asked(share="80%"), ["another budget"]),
+        (asked(builder=less_momentum), ["a builder of other networks"]),
+        (asked(smaller), ["another search space", "another budget"]),
+    ):
+        with pytest.raises(ConfigChanged) as caught:
+            run(other, tmp_path, machine=MACHINE, progress=silent)
+        assert re.findall(r"(another [a-z ]+|a builder of [a-z ]+) \(", str(caught.value)) == expected
 
 
 def test_a_run_goes_on_where_losses_differ_by_rounding() -> None:
