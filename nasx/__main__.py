@@ -67,7 +67,10 @@ def _recipe_named(words: Sequence[str]) -> str:
         if (name := recipe_of(path)) in recipe_names():
             return str(name)
         if name is not None:
-            raise ValueError(f"`nasx {command}` reads networks of the recipes {known}, but {path} is of {name!r}")
+            raise ValueError(
+                f"`nasx {command}` reads networks of the recipes {known}, but {path} is of {name!r}, built by code of "
+                "your own; run the same problem again and take the `network` of what `run` returns"
+            )
     if networks and not networks[0].is_file():
         raise ValueError(no_network(networks[0]))
     if networks or arch is not None:

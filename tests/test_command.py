@@ -61,6 +61,15 @@ def test_the_path_that_is_no_network_is_blamed(capsys: pytest.CaptureFixture[str
             assert f"{folder} holds {name}, for use without nasx" in capsys.readouterr().err
 
 
+def test_a_run_of_ones_own_networks_is_answered_with_what_reads_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"recipe": "search", "config": {}, "split": {}}}))
+    for command in (["predict", str(tmp_path), "image.png"], ["evaluate", str(tmp_path)]):
+        assert main(command) == 2
+        assert "run the same problem again and take the `network` of what `run` returns" in capsys.readouterr().err
+
+
 def test_a_reader_may_stop_reading() -> None:
     words = [sys.executable, "-m", "recipes.glit", "plan", "--no-timing"]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as plan:

@@ -1,11 +1,16 @@
 """Reading ahead in worker processes."""
 
+import io
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -29,9 +34,10 @@ def read_ahead(
 ) -> Iterator[R]:
     """Yield `read` of every request, in order; with workers, each of them reads up to two requests ahead.
 
-    `read` must be picklable where processes are not forked. A ValueError is raised here as it was raised there. When
-    a worker dies, all are replaced once and go on with the request that is due; when one dies again before the
-    requests of that moment are through, WorkerDied names the samples that `read` passed to `now_reading`, by `name`.
+    Where processes are not forked, `read` must be picklable, with cloudpickle if that is installed. A ValueError is
+    raised here as it was raised there. When a worker dies, all are replaced once and go on with the request that is
+    due; when one dies again before the requests of that moment are through, WorkerDied names the samples that `read`
+    passed to `now_reading`, by `name`.
     """
     if not workers:
         yield from map(read, requests)
@@ -112,6 +118,13 @@ class _Reads(Dataset[R | ValueError], Generic[T, R]):
     requests: Sequence[T]
     notes: Tensor
 
+    def __getstate__(self) -> tuple[bytes, Tensor]:
+        return _pickled((self.read, self.requests)), self.notes
+
+    def __setstate__(self, state: tuple[bytes, Tensor]) -> None:
+        read, requests = pickle.loads(state[0])
+        vars(self).update(read=read, requests=requests, notes=state[1])
+
     def __len__(self) -> int:
         return len(self.requests)
 
@@ -126,3 +139,16 @@ class _Reads(Dataset[R | ValueError], Generic[T, R]):
             return error
         finally:
             now_reading(_NOTHING)
+
+
+def _pickled(value: Any) -> bytes:
+    """Return what a process that starts can read: tensors as shared memory, and what a program defines itself whole."""
+    content = io.BytesIO()
+    plain = ForkingPickler(content)
+    if find_spec("cloudpickle") is None:
+        plain.dump(value)
+        return content.getvalue()
+    pickler = import_module("cloudpickle").Pickler(content)
+    pickler.dispatch_table = pickler.dispatch_table.new_child(plain.dispatch_table)
+    pickler.dump(value)
+    return content.getvalue()

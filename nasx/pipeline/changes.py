@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: 
 
 
 def changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str]:
-    """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun."""
+    """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun.
+
+    No stage may come that another, which has begun, would have read.
+    """
     if not (directory / RUN).is_file():
         return []
     users: dict[str, list[RunStage]] = {}
@@ -30,11 +33,22 @@ def changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str
         for section in stage.sections:
             users.setdefault(section, []).append(stage)
     begun, failed = begun_and_failed(directory, stages)
+    too_late = _too_late(stages, begun, finished_stages(directory))
     return [
         section
         for section, using in users.items()
-        if any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using)
+        if not any(stage.name in too_late for stage in using)
+        and (any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using))
     ]
+
+
+def _too_late(stages: Sequence[RunStage], begun: Collection[str], finished: Collection[str]) -> set[str]:
+    """Return the names of unfinished stages whose results a stage that has begun reads, itself or through others."""
+    read = set[str]()
+    for stage in reversed(stages):
+        if stage.name in begun or stage.name in read:
+            read.update(stage.inputs)
+    return read - set(finished)
 
 
 def begun_and_failed(directory: Path, stages: Sequence[RunStage]) -> tuple[set[str], set[str]]:
@@ -107,13 +121,15 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable
 
 
 def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    if not _same(before.get("space"), asked["space"]):
+    other_space = not _same(before.get("space"), asked["space"])
+    if other_space:
         sizes = [_approximate(problem.get("space", {}).get("size")) for problem in (before, asked)]
         yield f"another search space ({sizes[0]} architectures, now {sizes[1]})"
-    if not _same(before.get("budget"), asked["budget"]):
-        bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
+    bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
+    # another space has other networks to compare the costs of
+    if bounds[0] != bounds[1] or (not other_space and not _same(before.get("budget"), asked["budget"])):
         yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
-    if not _same(before.get("network"), asked["network"]):
+    if not other_space and not _same(before.get("network"), asked["network"]):
         builders = [
             f"{network.get('tensors')} tensors and {network.get('parameters'):,} parameters"
             for network in (problem.get("network", {}) for problem in (before, asked))

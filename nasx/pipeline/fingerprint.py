@@ -31,12 +31,14 @@ def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
     training mode too.
     """
     inside = problem.inside
+    filtered = bool(getattr(inside, "predicates", ()))  # which only the networks drawn tell apart
+    networks = inside if filtered else problem.space  # so that a builder is the same under another budget
     archs = [inside.sample(seed) for seed in range(_PROBES)]
     costs = [[float(budget.cost(arch)) for arch in archs] for budget in inside.budgets]
     digest = hashlib.sha256()
     tensors = parameters = 0
-    for arch in archs:
-        network = build_skeleton(problem.make, arch)
+    for seed in range(_PROBES):
+        network = build_skeleton(problem.make, networks.sample(seed))
         for line in (*_modules(network), *_tensors(network)):
             digest.update(f"{line}\n".encode())
         tensors = len(network.state_dict())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class ImageTask(BaseTask):
     """The images of a data set, and batches of them: cropped, augmented, mixed and normalised as a run asks.
 
     `data` says how they are normalised, by default with the statistics of the training images. `source` is what
-    `load_images` loads them from again in another process.
+    `load_images` loads them from again in another process, where all else is as it is here.
     """
 
     def __init__(
@@ -75,10 +75,19 @@ class ImageTask(BaseTask):
         self.metric = metric
         self.unpack: Unpack = unpack
 
-    def __reduce__(self) -> Any:
-        if self.source is None:
-            return ImageTask, (self.dataset, self.data)
-        return load_images, (self.source,)
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = {"_test", "call"} if self.source is None else {"_test", "call", "dataset"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.source is not None:
+            self.dataset = load_images(self.source).dataset
+
+    def __copy__(self) -> Self:
+        same = type(self).__new__(type(self))
+        vars(same).update(vars(self))
+        return same
 
     @cached_property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -14,6 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import ValidationError
+
+from nasx.cli import validation_message
+from nasx.pipeline.errors import Refused
 from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, OnEvent, StageFinished, StageStarted, StepTaken
 from nasx.run import write_text
 
@@ -160,20 +164,20 @@ class EventLog:
 def logging_to(log: Log | None, directory: Path, settings: Mapping[str, Any]) -> Iterator[OnEvent | None]:
     """Give the hook that logs a run where `log` says, and close it at the end; None without a `log`.
 
-    Raises ValueError for an unknown one, and ImportError, with the extra to install, where its library is missing.
+    Raises ValueError for an unknown one, ImportError, with the extra to install, where its library is missing, and
+    Refused where the library does not start, as without a login.
     """
     if log is None:
         yield None
         return
-    if log not in LOGS:
-        raise ValueError(f"log must be one of {', '.join(LOGS)}, but got {log!r}")
-    match log:
-        case "tensorboard":
-            sink: Sink = TensorBoard(directory)
-        case "wandb":
-            sink = WeightsAndBiases(directory, settings)
-        case "mlflow":
-            sink = MLflow(directory, settings)
+    with _starting(log):
+        match log:
+            case "tensorboard":
+                sink: Sink = TensorBoard(directory)
+            case "wandb":
+                sink = WeightsAndBiases(directory, settings)
+            case "mlflow":
+                sink = MLflow(directory, settings)
     try:
         yield EventLog(sink)
     finally:
@@ -184,12 +188,34 @@ def check_log(log: Log | None) -> None:
     """Refuse a `log` that cannot be written, before anything starts; raises what `logging_to` does."""
     if log is None:
         return
+    with _starting(log):
+        library = _library("torch.utils.tensorboard" if log == "tensorboard" else log, log)
+        if log == "wandb":
+            library.login(verify=False)  # refuses settings, and asks for a key where somebody can give one
+        if log == "mlflow" and not _has_server():
+            for module in ("sqlalchemy", "alembic"):  # which mlflow imports once it opens a database
+                _library(module, log)
+
+
+_MENDS: dict[Log, str] = {
+    "tensorboard": "install it again: pip install 'nasx[tensorboard]'",
+    "wandb": "log in with `wandb login`, or set WANDB_MODE=offline",
+    "mlflow": "correct MLFLOW_TRACKING_URI, or unset it to keep the log in the run directory",
+}
+
+
+@contextmanager
+def _starting(log: Log) -> Iterator[None]:
+    """Turn what a library raises when it starts into Refused; disks that fail are no fault of a library."""
     if log not in LOGS:
         raise ValueError(f"log must be one of {', '.join(LOGS)}, but got {log!r}")
-    _library("torch.utils.tensorboard" if log == "tensorboard" else log, log)
-    if log == "mlflow" and not _has_server():
-        for module in ("sqlalchemy", "alembic"):  # which mlflow imports once it opens a database
-            _library(module, log)
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # of whichever class a library has
+        reason = validation_message(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+        raise Refused(f"--log {log} cannot start ({reason[:300].rstrip('.')}); {_MENDS[log]}") from error
 
 
 def _has_server() -> bool:

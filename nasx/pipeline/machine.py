@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nasx.cli import validation_message
 
 PREFIX = "NASX_"
 
@@ -34,8 +36,18 @@ class Machine(BaseModel):
 
         A ValueError names a variable that does not exist, or one whose value cannot be.
         """
-        given = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
-        return cls.model_validate({name.lower(): value for name, value in given.items()})
+        fields = {f"{PREFIX}{name.upper()}": name for name in cls.model_fields}
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+        unknown = sorted(set(given) - set(fields))
+        if unknown:
+            raise ValueError(f"there is no setting {unknown[0]} of the machine; there are {', '.join(fields)}")
+        for variable, value in given.items():
+            try:
+                cls.model_validate({fields[variable]: value})
+            except ValidationError as error:
+                rule = validation_message(error).removeprefix(f"{fields[variable]}: ")
+                raise ValueError(f"{variable}: {rule}") from error
+        return cls.model_validate({fields[variable]: value for variable, value in given.items()})
 
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""

@@ -28,10 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PickledJob:
-    """A job as bytes: the function with what all jobs share, and what is the job's own."""
+    """A job as bytes: the function with what all jobs share, and what is the job's own; messages show `what`."""
 
     shared: bytes
     own: bytes
+    what: str
+
+    def __repr__(self) -> str:
+        return self.what
 
 
 def run_side_by_side(
@@ -73,7 +77,7 @@ def pickled_jobs(
         reason = f"{type(error).__name__}: {error}"
     else:
         if find_spec("cloudpickle") or b"__main__" not in common:
-            return [PickledJob(common, job) for job in own]
+            return [PickledJob(common, content, repr(job)) for content, job in zip(own, jobs, strict=True)]
         reason = "the program itself defines a part of it, which only cloudpickle can send: pip install cloudpickle"
     logger.warning("networks are trained one after the other, in one process, because %s", reason)
     return None

@@ -75,12 +75,23 @@ def move(value: Any, device: torch.device) -> Any:
 
 
 def batch_size(targets: Any) -> int:
-    """Return how many samples targets are of: the first dimension of the first tensor in them."""
+    """Return how many samples targets are of: the first dimension of the first tensor in them.
+
+    A list or tuple of mappings has one for each sample, as in detection, where a sample may have no objects.
+    """
+    if isinstance(targets, tuple | list) and targets and all(isinstance(target, Mapping) for target in targets):
+        return len(targets)
     first = next(_tensors(targets), None)
     if first is None or not first.ndim:
         what = "a single number" if first is not None else f"no tensor ({type(targets).__name__})"
         raise ValueError(f"the targets of a batch must have a first dimension for its samples, but are {what}")
     return len(first)
+
+
+def is_empty(batch: Unpacked) -> bool:
+    """Return whether a batch has no samples: neither targets nor inputs."""
+    inputs = next(_tensors((batch.args, batch.kwargs)), None)
+    return not batch_size(batch.targets) and (inputs is None or not inputs.ndim or not len(inputs))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.train.batch import Batches, Unpack, batch_size, move, unpack
+from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, is_empty, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.device import autocast, device_of
-from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, label_weight, labelled
+from nasx.train.losses import Loss, check_mean, check_scalar, check_targets, compute_loss, label_weight, labelled
 from nasx.train.metrics import Metric, sample_scores
 from nasx.train.modes import evaluating
 
@@ -45,18 +45,19 @@ def evaluate(
     sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. Positions that
     a cross-entropy ignores (`ignore_index`) count neither in the loss nor in the score of their sample by the named
     metrics, by which a sample without any label is wrong. One whose outputs are not finite is wrong too, and makes the
-    loss NaN. Raises ValueError for targets that do not fit the loss or the metric, and for scores that are not finite
-    where the loss is.
+    loss NaN. Raises ValueError for targets that do not fit the loss or the metric, for a loss of torch's that
+    is a sum, and for scores that are not finite where the loss is.
     """
+    check_mean(loss)
     device = device_of(model)
     found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
     total, weight = torch.zeros(2, dtype=torch.float64, device=device)
     with evaluating(model):
         for batch in batches:
             args, kwargs, targets = unpack(batch)
-            samples = batch_size(targets)
-            if not samples:
+            if is_empty(Unpacked(args, kwargs, targets)):
                 continue
+            samples = batch_size(targets)
             args, kwargs, moved = move((args, kwargs, targets), device)
             with autocast(device):
                 outputs = model(*args, **kwargs)

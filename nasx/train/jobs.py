@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from nasx._memory import keep_freed_memory
@@ -64,9 +65,8 @@ def run_jobs(
         return [results[number] for number in range(len(jobs))]
 
     # spawn: a forked copy of a process with running threads can hang
-    context = multiprocessing.get_context("spawn")
+    context = _Spawning()
     reports, stop = context.Queue(), context.Event()
-    others = set(multiprocessing.active_children())
     started_with = reports, stop, threads
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=started_with)
     try:
@@ -90,8 +90,9 @@ def run_jobs(
         if len(results) < len(jobs):
             raise Interrupted(f"stopped with {len(results)} of {len(jobs)} jobs done")
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
+        for process in context.started:  # and no other child of this program's
+            if process.is_alive():
+                process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     else:
@@ -101,6 +102,20 @@ def run_jobs(
         reports.close()
         reports.cancel_join_thread()
     return [results[number] for number in range(len(jobs))]
+
+
+class _Spawning(SpawnContext):
+    """Starts processes afresh, and knows which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **named: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+        """Make a process, which the caller starts."""
+        process = SpawnProcess(*args, **named)
+        self.started.append(process)
+        return process
 
 
 def _start(reports: Any, stop: Any, threads: int) -> None:

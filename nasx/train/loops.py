@@ -20,7 +20,16 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.device import autocast, device_of, seed_generators
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
-from nasx.train.losses import Loss, check_scalar, check_targets, compute_loss, for_outputs, targets_like, with_labels
+from nasx.train.losses import (
+    Loss,
+    check_mean,
+    check_scalar,
+    check_targets,
+    compute_loss,
+    for_outputs,
+    targets_like,
+    with_labels,
+)
 from nasx.train.paths import Paths
 from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.update import Update
@@ -138,6 +147,7 @@ def train(
     statistics, dropout and stochastic depth are those of the whole batch. Give all ranks the same weights and
     generator states (`seeded`): they stay the same.
 
+    A loss of torch's that is a sum is a ValueError, a schedule that steps on a loss (ReduceLROnPlateau) a TypeError.
     Targets that do not fit torch's own losses are a ValueError at the first batch (`nasx.train.check_targets`).
     """
 
@@ -287,6 +297,7 @@ def _loss_of(
 
 
 def _prepared(model: nn.Module, distillation: Distillation | None, loss: Loss) -> torch.device:
+    check_mean(loss)
     device = device_of(model)
     if distillation is not None:
         distillation.prepare(device, loss)

@@ -111,6 +111,15 @@ def check_scalar(value: object) -> None:
         raise ValueError(f"the loss must return one number, the mean over the samples, but got {what}")
 
 
+def check_mean(loss: Loss) -> None:
+    """Raise ValueError for a loss of torch's that is a sum over the batch, which would weigh batches by their size."""
+    if _is_torchs(loss) and _reduction(loss) == "sum":
+        raise ValueError(
+            f"the loss must be the mean over the samples, but {name_of(loss)} has reduction='sum'; write "
+            "reduction='mean'"
+        )
+
+
 def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> None:
     """Raise ValueError where targets do not fit torch's own loss, with the shapes, types and classes met.
 
@@ -213,6 +222,12 @@ def _is_torchs(loss: Loss) -> bool:
     plain = _plain(loss)
     module = type(plain).__module__ if isinstance(plain, nn.Module) else getattr(plain, "__module__", "") or ""
     return module.startswith(("torch.nn", "torch._C"))
+
+
+def _reduction(loss: Loss) -> Any:
+    if isinstance(loss, partial):
+        return loss.keywords.get("reduction", _reduction(loss.func))
+    return getattr(loss, "reduction", "mean")
 
 
 def _ignored(loss: Loss) -> int:

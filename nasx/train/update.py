@@ -5,6 +5,7 @@ device: torch's fused optimizers take it (as from a gradient scaler) and then ch
 what the forward pass did to buffers, such as BatchNorm's statistics, is undone where it is set.
 """
 
+import inspect
 import warnings
 from collections import defaultdict
 from typing import Any
@@ -28,6 +29,7 @@ class Update:
         clip_norm: float | None,
         average: WeightAverage | None,
     ) -> None:
+        _check_schedule(schedule)
         self.optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
         self._tensors = Tensors(model)
@@ -103,6 +105,19 @@ class Update:
         with warnings.catch_warnings():  # torch takes a step that was left out for a mistake in the order of calls
             warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)`", UserWarning)
             self.schedule.step()
+
+
+def _check_schedule(schedule: LRScheduler | None) -> None:
+    if schedule is None:
+        return
+    try:
+        inspect.signature(schedule.step).bind()
+    except TypeError as error:
+        raise TypeError(
+            f"`schedule` must depend on the step alone, because it is stepped without arguments after each batch, but "
+            f"the step of {type(schedule).__name__} is {error}; write another, such as CosineAnnealingLR, or step this "
+            "one yourself between the steps of the training"
+        ) from error
 
 
 def _takes_flag(optimizer: torch.optim.Optimizer) -> bool:

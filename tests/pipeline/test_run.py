@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -262,6 +263,27 @@ def test_a_directory_of_another_problem_is_refused_in_words(
     assert {path: path.read_bytes() for path in finished.directory.rglob("*.json")} == before
 
 
+def test_what_differs_is_named_and_nothing_that_follows_from_it(tmp_path: Path) -> None:
+    def stop(event: object) -> None:
+        raise Interrupted("at once")
+
+    def asked(space: Space = SPACE, builder: Any = make, share: str = "60%") -> Problem[RunConfig]:
+        params = counted("params", make, space, None)
+        return Problem(space, builder, task(), config=CONFIG, budget=Budget(params, at_most=share), baselines={})
+
+    with pytest.raises(Interrupted):
+        run(asked(), tmp_path, machine=MACHINE, on_event=stop)
+    smaller = Space(block=repeat(Space(hidden=one_of(4, 8)), one_of(1, 2)))
+    for other, expected in (
+        (asked(share="80%"), ["another budget"]),
+        (asked(builder=less_momentum), ["a builder of other networks"]),
+        (asked(smaller), ["another search space", "another budget"]),
+    ):
+        with pytest.raises(ConfigChanged) as caught:
+            run(other, tmp_path, machine=MACHINE, progress=silent)
+        assert re.findall(r"(another [a-z ]+|a builder of [a-z ]+) \(", str(caught.value)) == expected
+
+
 def test_a_run_goes_on_where_losses_differ_by_rounding() -> None:
     asked = problem().fingerprint()
     elsewhere = copy.deepcopy(asked)
@@ -322,6 +344,24 @@ def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(
     journal = (tmp_path / "journal.jsonl").read_text()
     assert '"event":"changed"' in journal
     assert "config.retrain.lr" in journal
+
+
+def test_networks_that_an_evaluation_does_not_have_cannot_come_after_it(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory, tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(ConfigChanged, match=r"another finetune\.epochs \(0\.0, now 1\.0\)"):
+        searched(tmp_path / "run", changed(finetune={"epochs": 1.0}))
+    with pytest.raises(ConfigChanged, match=r"another retrain\.refit \(false, now true\)"):
+        searched(tmp_path / "run", changed(retrain={"refit": True}))
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert searched(tmp_path / "run").summary == finished.summary
+
+
+def test_a_finished_run_may_learn_whether_its_ranking_is_trusted(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory, tmp_path / "run")
+    judged = searched(tmp_path / "run", changed(trust={"n": 5}, retrain={}))
+    assert list(judged.summary["trust"]) == ["trust"]
+    assert judged.summary["networks"] == finished.summary["networks"]
 
 
 def test_a_training_without_enough_memory_names_the_setting_and_may_go_on_with_another(
@@ -606,7 +646,7 @@ def test_budgets_of_several_costs_are_met(tmp_path: Path) -> None:
 OWN = """
     import torch
     from torch import nn
-    from torch.utils.data import TensorDataset
+    from torch.utils.data import Dataset
     from nasx import Space, one_of
     from nasx.pipeline import Problem, RunConfig, Task, run
     from nasx.pipeline.config import Retraining, Search, SupernetTraining
@@ -622,19 +662,28 @@ OWN = """
     def metric(outputs, targets):
         return (outputs.argmax(1) == targets).float()
 
-    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    class Samples(Dataset):
+        def __init__(self):
+            self.x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+
+        def __len__(self):
+            return len(self.x)
+
+        def __getitem__(self, index):
+            return self.x[index], int(self.x[index, 0] > 0)
+
     config = RunConfig(
         supernet=SupernetTraining(epochs=1), search=Search(population=2, generations=1, top_k=2),
         retrain=Retraining(epochs=1),
     )
-    task = Task(TensorDataset(x, (x[:, 0] > 0).long()), metric=metric)
+    task = Task(Samples(), metric=metric)
     problem = Problem(Space(width=one_of(2, 4, 8)), Net, task, config=config)
     found = run(problem, DIRECTORY)
     print("found", found.summary["networks"]["searched"]["val_score"])
 """
 
 
-@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle"])
+@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle", "samples read ahead"])
 def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a_guard(
     how: str, tmp_path: Path
 ) -> None:
@@ -642,7 +691,8 @@ def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a
     if how == "without cloudpickle":
         code = "import sys\nsys.modules['cloudpickle'] = None\n" + code
     (tmp_path / "script.py").write_text(code)
-    environment = {**os.environ, "NASX_PROCESSES": "2", "PYTHONPATH": str(ROOT)}
+    workers = "1" if how == "samples read ahead" else "0"
+    environment = {**os.environ, "NASX_PROCESSES": "2", "NASX_WORKERS": workers, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-" if how == "standard input" else "script.py"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=240,

@@ -278,3 +278,37 @@ def test_a_missing_library_is_named_before_anything_starts(
     assert not (tmp_path / "run").exists()
     with pytest.raises(Refused, match="log must be one of tensorboard, wandb, mlflow"):
         run(problem(task=task()), tmp_path / "run", machine=MACHINE, log="notebook")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [("online", "No API key configured"), ("bogus", r"mode: Input should be 'online', .*, but got 'bogus'\)")],
+)
+def test_weights_and_biases_that_do_not_start_are_refused_before_anything_starts(
+    mode: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # which read the environment once
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    mend = "log in with `wandb login`, or set WANDB_MODE=offline"
+    with pytest.raises(Refused, match=rf"--log wandb cannot start \({reason}.*; {mend}"):
+        run(problem(task=task()), tmp_path / "run", machine=MACHINE, log="wandb")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("log", ["tensorboard", "mlflow"])
+def test_a_library_that_does_not_start_is_refused(log: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("no server\nanswers")
+
+    monkeypatch.setattr("nasx.pipeline.loggers._library", lambda module, extra: Failing())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://nowhere")
+    monkeypatch.setattr("nasx.pipeline.loggers.TensorBoard", lambda directory: Failing().library)
+    with (
+        pytest.raises(Refused, match=rf"--log {log} cannot start \(no server answers\); (install|correct MLFLOW_)"),
+        logging_to(log, tmp_path, {}),
+    ):
+        pass

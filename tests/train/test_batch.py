@@ -78,6 +78,7 @@ def test_the_targets_first_dimension_is_the_size_of_a_batch() -> None:
     assert batch_size(LABELS) == 3
     assert batch_size({"boxes": [torch.zeros(5, 4)], "labels": LABELS}) == 5
     assert batch_size((None, LABELS)) == 3
+    assert batch_size([{"boxes": torch.zeros(count, 4)} for count in (0, 7)]) == 2, "objects of two images"
     with pytest.raises(ValueError, match="a single number"):
         batch_size(torch.tensor(1))
     with pytest.raises(ValueError, match=r"no tensor \(list\)"):

@@ -190,3 +190,28 @@ def test_a_sample_without_a_label_is_none_that_is_right() -> None:
     labels[1] = 9
     found = evaluate(network, [(x, labels)], loss=nn.CrossEntropyLoss(ignore_index=9))
     assert list(found.scores) == [1, 0, 1, 1]
+
+
+def test_images_without_objects_are_samples() -> None:
+    def loss(outputs: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+        return torch.stack([t["boxes"].sum() + x.mean() for x, t in zip(outputs, targets, strict=True)]).mean()
+
+    def metric(outputs: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+        return torch.tensor([float(len(target["boxes"])) for target in targets])
+
+    counts = [[0, 2], [0, 0], [3]]
+    batches = [(torch.ones(len(n), 4), [{"boxes": torch.ones(i, 4)} for i in n]) for n in counts]
+    found = evaluate(Given(), batches, loss=loss, metric=metric)
+    assert found.scores.tolist() == [0, 2, 0, 0, 3]
+    assert found.loss == pytest.approx(1 + 4 * 5 / 5)
+
+
+def test_targets_whose_samples_cannot_be_counted_are_no_empty_batch() -> None:
+    boxes = [torch.zeros(0, 4), torch.zeros(3, 4)]
+    with pytest.raises(ValueError, match="one score for each sample"):
+        evaluate(
+            Given(),
+            [(torch.ones(2, 4), boxes)],
+            loss=lambda outputs, targets: outputs.mean(),
+            metric=lambda outputs, targets: outputs.mean(1),
+        )

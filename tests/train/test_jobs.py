@@ -1,9 +1,11 @@
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +73,24 @@ def test_an_exception_says_in_which_job() -> None:
     with pytest.raises(ArithmeticError) as caught:
         run_jobs(train_one, [1, -3], processes=2)
     assert any("job 1 of 2: -3" in note for note in caught.value.__notes__)
+
+
+def test_a_failing_job_ends_no_other_process_of_the_program() -> None:
+    others: list[Any] = []
+
+    def start_another() -> bool:  # as another thread may, while jobs run
+        if not others:
+            others.append(multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,)))
+            others[0].start()
+        return False
+
+    with pytest.raises(ArithmeticError):
+        run_jobs(train_one, [1, -3], processes=2, stopping=start_another)
+    others[0].join(timeout=0.5)  # long enough for a signal
+    exitcode = others[0].exitcode
+    others[0].kill()
+    others[0].join()
+    assert exitcode is None
 
 
 def lasting(folder: str, report: Report) -> None:

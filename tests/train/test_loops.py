@@ -475,3 +475,11 @@ def test_settings_that_contradict_each_other_are_refused_at_once(options: dict[s
         train_supernet(
             supernet, batches(0, 1), Fixed(widths(3, 3)), nesterov_sgd(supernet, lr=0.1, weight_decay=0), **options
         )
+
+
+def test_a_schedule_of_the_loss_is_refused_at_once() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(TypeError, match=r"`schedule` must depend on the step alone.* ReduceLROnPlateau is missing"):
+        train(model, [], optimizer, schedule=schedule)

@@ -166,3 +166,20 @@ def test_other_batches_keep_their_bits_where_some_labels_are_ignored() -> None:
         train(network, [(LOGITS[:, [0, 1, 2, 0]], targets)], optimizer, loss=loss).run()
         found.append(network.weight.detach())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(reduction="sum"),
+        partial(F.cross_entropy, reduction="sum"),
+        partial(nn.CrossEntropyLoss(reduction="sum")),
+        nn.MultiMarginLoss(reduction="sum"),
+    ],
+)
+def test_sums_of_torch_are_no_means(loss: Any) -> None:
+    with pytest.raises(ValueError, match=r"mean over the samples, but \w+ has reduction='sum'; write reduction='mean'"):
+        evaluate(nn.Identity(), [], loss=loss)
+    model = nn.Linear(2, 5)
+    with pytest.raises(ValueError, match="mean over the samples"):
+        train(model, [], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=loss)

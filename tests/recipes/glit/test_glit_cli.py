@@ -177,7 +177,7 @@ def test_an_image_memory_without_bound_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NASX_IMAGE_MEMORY_GIB", "inf")
-    assert "image_memory_gib" in refused(["run"], capsys)
+    assert "NASX_IMAGE_MEMORY_GIB" in refused(["run"], capsys)
     assert not list(tmp_path.iterdir())
 
 
