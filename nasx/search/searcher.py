@@ -42,9 +42,9 @@ class Searcher(ABC):
 
     No architecture is asked for twice. `ask` returns the same candidates until all are scored. A search ends normally
     when its space is exhausted. Where further budgets or predicates let draws find too few, generations are smaller,
-    and a warning says so once; where they find none at all, `ask` raises NoneFound and changes nothing. Candidates are
-    a pure function of (seed, generation, scores), so `state` stores no random generator, and a searcher restored from
-    it continues exactly as the first would have.
+    and a warning says so once. Where they find no more at all, the search ends with a warning, or, before the first
+    score, `ask` raises NoneFound. Candidates are a pure function of (seed, generation, scores), so `state` stores no
+    random generator, and a searcher restored from it continues exactly as the first would have.
 
     A subclass says what a generation is. `space` is where candidates come from, `evaluations` how many scores end the
     search, and `seed` decides all draws. A TypeError refuses a list of architectures as `space`.
@@ -72,7 +72,7 @@ class Searcher(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether all evaluations are scored, or the space is exhausted."""
+        """Whether all evaluations are scored, the space is exhausted, or no more was found in it."""
         return not self._waiting and (len(self._asked) >= self.evaluations or self._exhausted)
 
     @property
@@ -113,7 +113,11 @@ class Searcher(ABC):
         candidates.fill()
         found, counts = len(candidates.found), f"after {len(self._asked)} of {self.evaluations} evaluations"
         if not found and not candidates.exhausted:
-            raise NoneFound(f"no new candidate was found {counts}: {candidates.obstacle}") from candidates.none_found
+            if not self._asked:
+                raise NoneFound(f"no candidate was found: {candidates.obstacle}") from candidates.none_found
+            logger.warning("the search ends %s, for no new candidate was found: %s", counts, candidates.obstacle)
+            self._exhausted = True
+            return
         if found < wanted and not candidates.exhausted and not self._warned:
             self._warned = True
             logger.warning(
