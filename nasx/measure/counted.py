@@ -161,12 +161,12 @@ def counted(
     arguments, or a `Call`; its batch is counted as given, and parameters need None. A repeat `block` of the space is
     the module list `block` or `blocks`, or what `parts` says: `{"block": "encoder.layer"}`.
 
-    Networks run on `meta`, which computes nothing, or on the CPU where they cannot, with weights of one seed where
-    weights decide what runs: at least one for every combination
-    of the choices outside repeated parts, their counts included. The sum is compared with each of them, and with all
-    others of a space of up to 256 networks where these have few modules, else with 16 drawn; a ValueError names the
-    first that disproves it. Where a table would take more than 2,000 passes, a ValueError says so before the first;
-    `additive=False` then gives a `CachedCost`, which filters. Memory does not add up and is always one.
+    Networks run on `meta`, which computes nothing, or, where they cannot, on the CPU with weights drawn by one seed: at
+    least one for every combination of the choices outside repeated parts, their counts included. The sum is compared
+    with each of them, and with all others of a space of up to 256 networks where these have few modules, else with 16
+    drawn; a ValueError names the first that disproves it. Where a table would take more than 2,000 passes, a ValueError
+    says so before the first; `additive=False` then gives a `CachedCost`, which filters. Memory does not add up and is
+    always one.
     """
     if kind not in UNITS:
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")
