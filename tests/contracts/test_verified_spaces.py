@@ -1,4 +1,4 @@
-"""Fifty random architectures of every space: slice, extracted network, reloaded weights and formulas are one."""
+"""Random architectures of every space: slice, extracted network, reloaded weights and formulas are one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -90,11 +90,15 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 }
 
 
+FEW = {"AutoFormer-Small": 10, "AutoFormer-Base": 10, "GLiT, stage one": 20, "GLiT, stage two's union, entangled": 20}
+"""Of spaces that differ from another's in their numbers alone, or are a part of it, fewer than fifty."""
+
+
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_fifty_random_architectures_pass_verification(name: str) -> None:
+def test_random_architectures_pass_verification(name: str) -> None:
     torch.manual_seed(0)
     space, supernet, images, macs, params, build = SUBJECTS[name]()
-    for arch in space.sample(0, 50):
+    for arch in space.sample(0, FEW.get(name, 50)):
         found = verify(supernet, arch, images, macs=macs, params=params, build=build)
         assert found.passed, str(found)
         ran = [check.name for check in found.checks if check.passed is not None]
