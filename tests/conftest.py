@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; pytest-xdist gives every core a process
+# before torch is imported; pytest-xdist gives every core a process
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NASX_PROCESSES", "1")
 
 from tests.browser import Browser, missing, started
 

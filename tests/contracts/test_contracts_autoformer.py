@@ -78,6 +78,7 @@ class TestRecipe(RecipeContract):
     short = (
         *("--set", "supernet.epochs=0.5", "--set", "supernet.warmup_epochs=0", "--set", "retrain.epochs=0.3"),
         *("--set", "retrain.warmup_epochs=0", "--set", "finetune.epochs=0.2", "--set", "search.population=3"),
+        *("--set", "search.generations=2"),
     )
     bad = (["plan", "--json", "--preset", "no-such-preset"], ["run", "--set", "budget.at_most=1"])
 

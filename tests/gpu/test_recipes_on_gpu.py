@@ -165,7 +165,7 @@ def test_deterministic_runs_give_the_same_bits(device: str, tmp_path: Path) -> N
     assert (first / "arch.json").read_bytes() == (second / "arch.json").read_bytes()
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("device", [CUDA])  # on a CPU other tests run the same
 def test_torchrun_starts_a_run(device: str, tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
     assert command(device, tmp_path, launcher=launcher)["networks"]
@@ -184,7 +184,7 @@ def test_a_run_is_exported_and_evaluated(device: str, tmp_path: Path, monkeypatc
     assert main(["evaluate", str(directory), "--json"]) == 0
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("device", [CUDA])  # on a CPU other tests run the same
 def test_the_preset_of_imagenet_runs_shortened(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.data import photographs
 

@@ -20,8 +20,9 @@ TINY_RUN = [
     *("--set", "retrain.warmup_epochs=0", "--set", "search.population=4", "--set", "search.generations=2"),
     *("--set", "search.parents=2", "--set", "search.recalibration_batches=1", "--set", "model.embed_dim=12"),
     *("--set", "budget.heads_at_most=1e9", "--set", "budget.details_at_least=1", "--set", "budget.details_at_most=1e9"),
-    *("--method", "spos", "--set", "trust.n=5"),
+    *("--method", "spos"),
 ]
+TRUST = ("--set", "trust.n=5")
 
 
 def start(processes: int, directory: Path, *more: str, restarts: int = 0) -> "subprocess.Popen[str]":
@@ -50,10 +51,10 @@ def ranks_of(launcher: "subprocess.Popen[str]") -> list[int]:
 
 
 def test_two_ranks_share_a_run_and_one_continues_it(tmp_path: Path) -> None:
-    both = summary_of(start(2, tmp_path / "two"))
+    both = summary_of(start(2, tmp_path / "two", *TRUST))
     assert list(both["networks"]) == ["searched", "deit_shaped", "random"]
-    assert summary_of(start(1, tmp_path / "two")) == both, "one process finds the run finished"
-    single = summary_of(start(1, tmp_path / "one"))
+    assert summary_of(start(1, tmp_path / "two", *TRUST)) == both, "one process finds the run finished"
+    single = summary_of(start(1, tmp_path / "one", *TRUST))
     # the first rank's supernet differs from one process's by rounding, the networks trained alone not at all
     ours, theirs = (load_file(tmp_path / name / "baselines" / "0.safetensors") for name in ("one", "two"))
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
@@ -83,7 +84,7 @@ def test_any_number_of_ranks_gives_the_same_search_from_the_same_supernet(tmp_pa
 
 
 def test_more_ranks_than_networks_train_one_network_together(tmp_path: Path) -> None:
-    more = ("--method", "random", "--set", "trust.n=0", "--set", "search.top_k=1")
+    more = ("--method", "random", "--set", "search.top_k=1")
     summaries = [summary_of(start(processes, tmp_path / str(processes), *more)) for processes in (1, 2)]
     weights = [load_file(tmp_path / name / "random" / "retrain" / "0.safetensors") for name in ("1", "2")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0]), "rounding differs"
@@ -95,15 +96,15 @@ def test_more_ranks_than_networks_train_one_network_together(tmp_path: Path) -> 
 
 def test_a_signal_to_the_launcher_stops_all_ranks_and_the_run_goes_on(tmp_path: Path) -> None:
     directory = tmp_path / "run"
-    process = start(2, directory, "--set", "supernet.epochs=12")
+    process = start(2, directory, "--set", "supernet.epochs=4")
     wait_for(process, directory / "joint" / "supernet" / "checkpoints")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "interrupted; the same command continues" in err
     steps = [int(path.name.split("step")[1]) for path in (directory / "joint/supernet/checkpoints").iterdir()]
-    assert 0 < max(steps) < 204
-    assert summary_of(start(2, directory, "--set", "supernet.epochs=12"))["networks"]
+    assert 0 < max(steps) < 68
+    assert summary_of(start(2, directory, "--set", "supernet.epochs=4"))["networks"]
 
 
 def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def test_batches_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_rank_killed_in_any_stage_ends_the_group_and_loses_nothing(tmp_path: Path) -> None:
-    directory, more = tmp_path / "run", ("--set", "retrain.epochs=4")
-    for rank, stage in enumerate(("joint/supernet", "joint/search", "joint/trust", "joint/retrain")):
+    directory, more = tmp_path / "run", ("--set", "retrain.epochs=2", *TRUST)
+    for rank, stage in enumerate(("joint/supernet", "joint/search", "joint/trust")):
         process = start(2, directory, *more)
         wait_for(process, directory / stage / "journal.jsonl" if rank else directory / stage / "checkpoints")
         os.kill(ranks_of(process)[rank % 2], signal.SIGKILL)
@@ -128,7 +129,7 @@ def test_a_rank_killed_in_any_stage_ends_the_group_and_loses_nothing(tmp_path: P
 
 
 def test_the_launcher_restarts_a_group_that_goes_on(tmp_path: Path) -> None:
-    process = start(2, tmp_path, "--set", "supernet.epochs=4", restarts=1)
+    process = start(2, tmp_path, "--set", "supernet.epochs=2", restarts=1)
     wait_for(process, tmp_path / "joint" / "supernet" / "checkpoints")
     os.kill(ranks_of(process)[1], signal.SIGKILL)
     assert summary_of(process)["networks"]

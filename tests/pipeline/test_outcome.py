@@ -31,9 +31,7 @@ TINY_RUN = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a finished run; to be copied, not changed."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NASX_PROCESSES", "1")
-        assert main(["run", "--run-dir", str(run), "--json", *TINY_RUN]) == 0
+    assert main(["run", "--run-dir", str(run), "--json", *TINY_RUN]) == 0
     return run
 
 

@@ -683,7 +683,7 @@ OWN = """
 """
 
 
-@pytest.mark.parametrize("how", ["file", "standard input", "without cloudpickle", "samples read ahead"])
+@pytest.mark.parametrize("how", ["standard input", "without cloudpickle", "samples read ahead"])
 def test_what_a_program_defines_itself_is_trained_in_several_processes_without_a_guard(
     how: str, tmp_path: Path
 ) -> None:

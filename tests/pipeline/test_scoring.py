@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -126,12 +126,21 @@ class AfterSome:
         return self.times < 0
 
 
-@pytest.mark.parametrize("evaluations", [0, 5, 14])
-def test_an_interrupted_race_goes_on_where_it_was(
-    large: ViTProblem[Config], evaluations: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def whole(large: ViTProblem[Config]) -> tuple[Scoring, Mapping[Arch, float]]:
+    """A race that nothing interrupts, and its scores."""
     whole = scoring(large)
-    scores = whole.race_generation(ARCHS, 4)
+    return whole, whole.race_generation(ARCHS, 4)
+
+
+@pytest.mark.parametrize("evaluations", [0, 14])
+def test_an_interrupted_race_goes_on_where_it_was(
+    large: ViTProblem[Config],
+    whole: tuple[Scoring, Mapping[Arch, float]],
+    evaluations: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unbroken, scores = whole
     first = scoring(large, stop=AfterSome(evaluations))
     with pytest.raises(Interrupted):
         first.race_generation(ARCHS, 4)
@@ -147,9 +156,9 @@ def test_an_interrupted_race_goes_on_where_it_was(
     monkeypatch.setattr("nasx.pipeline.scoring.evaluate", counted)
     again = scoring(large, journal)
     assert again.race_generation(ARCHS, 4) == scores
-    assert list(again.context.stage.journal) == list(whole.context.stage.journal)
-    assert done == len(list(whole.context.stage.journal)) - evaluations
-    assert again.validation_images == whole.validation_images
+    assert list(again.context.stage.journal) == list(unbroken.context.stage.journal)
+    assert done == len(list(unbroken.context.stage.journal)) - evaluations
+    assert again.validation_images == unbroken.validation_images
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, when: Callable[[Arch, int], bool]) -> dict[Arch, int]:

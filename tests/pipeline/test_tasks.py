@@ -1,6 +1,6 @@
 """Searches over any data: regression, several labels, tokens; on one process and under torchrun."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,41 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nasx.data import load_digits
-from nasx.pipeline import ImageTask, Problem, RunConfig, Task
+from nasx.pipeline import ImageTask, Machine, Problem, RunConfig, Task, run
 from nasx.pipeline.config import Data, Retraining, SupernetTraining
 from tests.pipeline.processes import start, summary_of
 from tests.pipeline.searches import SEARCHES, SPACE, Perceptron, Sentences, padded, tokens, vectors
 
 
-def searched(name: str, directory: Path, processes: int = 1) -> dict[str, Any]:
-    return summary_of(start(["-m", "tests.pipeline.searches", name, str(directory)], processes), seconds=300)
+def searched(name: str, directory: Path) -> Mapping[str, Any]:
+    return run(SEARCHES[name](), directory, machine=Machine(device="cpu", processes=1)).summary
+
+
+def check_summary(found: Mapping[str, Any]) -> None:
+    for network in (*found["networks"].values(), *found["random_all"]):
+        assert np.isfinite([network["val_score"], network["test_score"]]).all()
+        assert "val_accuracy" not in network
+    assert set(found["networks"]) == {"searched", "largest", "smallest", "random"}
 
 
 @pytest.mark.parametrize("name", list(SEARCHES))
-def test_a_search_runs_on_one_process_and_on_two_ranks(name: str, tmp_path: Path) -> None:
-    one, two = (searched(name, tmp_path / str(ranks), ranks) for ranks in (1, 2))
-    for found in (one, two):
-        for network in (*found["networks"].values(), *found["random_all"]):
-            assert np.isfinite([network["val_score"], network["test_score"]]).all()
-            assert "val_accuracy" not in network
-        assert set(found["networks"]) == {"searched", "largest", "smallest", "random"}
-    assert searched(name, tmp_path / "2") == two, "one process finds the run of two ranks finished"
+def test_a_search_with_a_loss_and_a_metric_of_its_own_runs(name: str, tmp_path: Path) -> None:
+    found = searched(name, tmp_path)
+    check_summary(found)
+    scores = np.load(tmp_path / "baselines" / "0.val.npy")
+    assert float(scores.mean()) == pytest.approx(found["networks"]["largest"]["val_score"], rel=1e-5)
+
+
+def test_a_search_runs_on_two_ranks(tmp_path: Path) -> None:
+    words = ["-m", "tests.pipeline.searches", "tokens", str(tmp_path / "two")]
+    two = summary_of(start(words, 2), seconds=300)
+    check_summary(two)
+    assert searched("tokens", tmp_path / "two") == two, "one process finds the run of two ranks finished"
     # networks that are trained alone do not depend on the number of ranks at all
+    searched("tokens", tmp_path / "one")
     for number in range(2):
-        ours, theirs = (load_file(tmp_path / ranks / "baselines" / f"{number}.safetensors") for ranks in ("1", "2"))
+        ours, theirs = (load_file(tmp_path / ranks / "baselines" / f"{number}.safetensors") for ranks in ("one", "two"))
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    scores = np.load(tmp_path / "1" / "baselines" / "0.val.npy")
-    assert float(scores.mean()) == pytest.approx(one["networks"]["largest"]["val_score"], rel=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

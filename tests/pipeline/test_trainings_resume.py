@@ -50,8 +50,7 @@ def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path: Path, optimiz
     assert tables[0].steps == tables[1].steps == tuple(range(17))
 
 
-@pytest.mark.parametrize("ema", ["null", "0.9"])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("processes", "ema"), [(1, "0.9"), (2, "null")])
 def test_networks_interrupted_in_the_middle_end_with_the_same_bits(tmp_path: Path, processes: int, ema: str) -> None:
     more = ["method=random", "search.top_k=3", "retrain.epochs=1", "retrain.warmup_epochs=0.2", f"retrain.ema={ema}"]
     problem = glit([*SETTINGS, *more, "retrain.drop_path=0.1"])

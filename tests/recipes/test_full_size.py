@@ -62,9 +62,7 @@ def test_a_preset_of_published_size_runs_all_its_stages(
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
     settings = [word for name, value in {**SHORT, **more}.items() for word in ("--set", f"{name}={value}")]
     run = ["run", "--preset", preset, "--data", str(folder), "--run-dir", str(tmp_path), "--json", *settings]
     assert main(run) == 0

@@ -42,7 +42,7 @@ def pip(*arguments: str) -> None:
 def environment(site: Path) -> dict[str, str]:
     """Return an environment with the installed wheels on Python's path and not the checkout."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-    return {**kept, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1", "NASX_PROCESSES": "1"}
 
 
 def run(site: Path, directory: Path, *arguments: str) -> str:

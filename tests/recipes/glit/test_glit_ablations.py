@@ -178,8 +178,7 @@ def test_one_image_of_each_class_is_shown() -> None:
     assert first_of_each_class(labels, 2) == [1, 3]
 
 
-def test_a_finished_run_has_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
+def test_a_finished_run_has_its_figures(tmp_path: Path) -> None:
     settings = [word for setting in SHORT for word in ("--set", setting)]
     with pytest.raises(ValueError, match="no run directory"):
         heat_maps_of_run(tmp_path)
@@ -199,10 +198,7 @@ def test_a_finished_run_has_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
         np.testing.assert_allclose(shown, token_maps(network, first)[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_command_prints_one_document_and_continues(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
+def test_the_command_prints_one_document_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for setting in SHORT for word in ("--set", setting)]
     words = ["ablate", "table1", "--run-dir", str(tmp_path), *settings]
     assert main([*words, "--json"]) == 0

@@ -34,11 +34,6 @@ TINY_RUN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
-
-
 def folder(root: Path, *, per_class: int = 12, splits: tuple[str, ...] = ("train", "test"), classes: int = 3) -> Path:
     from PIL import Image
 
@@ -379,7 +374,17 @@ def test_same_run_under_two_hash_seeds(tmp_path: Path) -> None:
     results = []
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-m", "recipes.glit", "--run-dir", str(tmp_path / seed), "--json", *TINY_RUN],
+            [
+                sys.executable,
+                "-m",
+                "recipes.glit",
+                "--run-dir",
+                str(tmp_path / seed),
+                "--json",
+                *TINY_RUN,
+                "--method",
+                "spos",
+            ],
             cwd=ROOT,
             env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": seed, "NASX_PROCESSES": seed},
             capture_output=True,

@@ -46,18 +46,15 @@ ONCE = [*("--set", "retrain.epochs=0.3", "--set", "retrain.warmup_epochs=0"), *S
 
 
 @pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
+def _in_a_directory_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run on the digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NASX_PROCESSES", "1")
-        directory = tmp_path_factory.mktemp("runs") / "run"
-        assert main(["run", "--run-dir", str(directory), *SHORT]) == 0
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["run", "--run-dir", str(directory), *SHORT]) == 0
     return directory
 
 

@@ -34,11 +34,6 @@ SHORT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
-
-
 def settings(changes: dict[str, str]) -> list[str]:
     return [word for name, value in changes.items() for word in ("--set", f"{name}={value}")]
 

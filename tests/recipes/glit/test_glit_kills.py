@@ -95,8 +95,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
     random_, kills = random.Random(0), 20
     places = sorted(random_.sample(range(len(MILESTONES)), kills))
     for place in places:

@@ -154,11 +154,11 @@ LOCALITIES = {  # table 6, each on a grid of patches that its windows divide or 
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula(name: str) -> None:
-    preset, proven = PRESETS[name], 0
-    ways = list(product(("official", "paper"), ("separate", "entangled"), LOCALITIES))
-    counts = [100 // len(ways) + (i < 100 % len(ways)) for i in range(len(ways))]
-    for seed, ((variant, sharing, locality), count) in enumerate(zip(ways, counts, strict=True)):
+def test_networks_of_every_preset_are_one_in_supernet_file_and_formula(name: str) -> None:
+    preset = PRESETS[name]
+    for seed, (variant, sharing, locality) in enumerate(
+        product(("official", "paper"), ("separate", "entangled"), LOCALITIES)
+    ):
         config = apply_settings(
             preset,
             [
@@ -170,29 +170,22 @@ def test_a_hundred_networks_of_every_preset_are_one_in_supernet_file_and_formula
         vit, space = config.vit(num_classes=3), table2(config.choices())
         torch.manual_seed(seed)
         images = torch.randn(2, 3, vit.image_size, vit.image_size)
-        archs = [
-            (supernet, arch)
-            for part, first in enumerate(space.sample(seed, 4))
-            for around in [space.pin(first.only("block.*.global_heads"))]  # copying all of the space's modules is slow
-            for supernet in [make_supernet(around, vit, sharing=config.model.sharing, init_std=0.2)]
-            for arch in around.sample(seed, (count + part) // 4)
-        ]
-        for i, (supernet, arch) in enumerate(archs):
+        # copying all of the space's modules is slow
+        around = space.pin(space.sample(seed).only("block.*.global_heads"))
+        supernet = make_supernet(around, vit, sharing=config.model.sharing, init_std=0.2)
+        for i, arch in enumerate(around.sample(seed, 3)):
             # three as ONNX, one for every locality
             onnx = i == 0 and (name, variant, sharing) == ("glit-tiny", "paper", "entangled")
             build = partial(build_in, vit, init_std=0.2)
             proof = verify(supernet, arch, images, macs=Macs(vit), params=Params(vit), build=build, onnx=onnx)
             assert proof.passed, f"{variant}, {sharing}, {locality}, {dict(arch)}: {proof}"
             assert len(proof.checks) == 5 + onnx
-            proven += 1
-    assert proven == 100
 
 
 @pytest.mark.slow
 def test_a_run_of_imagenets_shape_stops_and_goes_on(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
     run = tmp_path / "run"
     arguments = ["run", "--preset", "glit-tiny", "--data", str(photographs), "--run-dir", str(run), "--json", *SHORT]
     process = subprocess.Popen(

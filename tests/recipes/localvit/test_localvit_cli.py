@@ -20,11 +20,6 @@ TINY_RUN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASX_PROCESSES", "1")
-
-
 def test_a_run_finds_a_network_inside_its_mac_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *TINY_RUN, "--run-dir", str(tmp_path), "--json"]) == 0
     networks = json.loads(capsys.readouterr().out)["networks"]

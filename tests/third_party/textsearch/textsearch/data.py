@@ -24,7 +24,7 @@ def snippets(*, held_out: bool = False) -> list[tuple[str, int]]:
         text = documentation(module)
         cut = len(text) * 4 // 5
         part = text[cut:] if held_out else text[:cut]
-        found += [(part[at : at + LENGTH], label) for at in range(0, len(part), LENGTH // 2)]
+        found += [(part[at : at + LENGTH], label) for at in range(0, len(part), LENGTH)]
     return found
 
 
