@@ -203,10 +203,7 @@ def train_supernet(
 
     With `distill` the first path of a step learns from the targets and the others from its outputs: of a cross-entropy
     its softmax outputs, unsmoothed and where there is a label (in-place distillation; US-Nets, section 3.4).
-    `distillation` brings a teacher from
-    outside for every path instead.
-
-    Ranks need the same paths too.
+    `distillation` brings a teacher from outside for every path instead. Ranks need the same paths too.
     """
     if not callable(paths):
         raise TypeError(
