@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.module_tracker import ModuleTracker
 
 from nasx.arch import Arch
@@ -53,7 +53,7 @@ class Call:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors, those in nested tuples, lists and dicts too, in order."""
-        return [value for value in tree_leaves((self.args, dict(self.kwargs))) if isinstance(value, Tensor)]
+        return _tensors((self.args, dict(self.kwargs)))
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Call":
         """Return the same call with another tensor for every tensor."""
@@ -124,7 +124,7 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 
 def _peak_memory(network: nn.Module, call: Call) -> int:
-    held = [*network.parameters(), *network.buffers(), *_tensors([call.args, dict(call.kwargs)])]
+    held = [*network.parameters(), *network.buffers(), *call.tensors]
     with _plain_forward(network), _PeakMemory(held) as peak:
         call(network)
     return peak.most

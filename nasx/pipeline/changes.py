@@ -8,11 +8,11 @@ from typing import Any
 
 from nasx._nested import flattened
 from nasx.pipeline.config import RunConfig
-from nasx.pipeline.records import SETTINGS, read_asked, read_settings
+from nasx.pipeline.records import SETTINGS, read_asked, read_settings, stage_results
 from nasx.pipeline.stages import RunStage
-from nasx.run import Journal, write_json
+from nasx.run import write_json
 from nasx.run.files import make_directories, rename
-from nasx.run.stages import JOURNAL, RUN
+from nasx.run.stages import RUN
 
 
 def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: str | None = None) -> None:
@@ -64,10 +64,7 @@ def begun_and_failed(directory: Path, stages: Sequence[RunStage]) -> tuple[set[s
 
 def finished_stages(directory: Path) -> list[str]:
     """Return the names of the stages whose results are in a run's journal."""
-    path = directory / JOURNAL
-    if not path.is_file():
-        return []
-    return [record["stage"] for record in Journal(path) if record.get("event") == "stage_done"]
+    return list(stage_results(directory))
 
 
 def set_aside_changed(directory: Path, stages: Sequence[RunStage], config: RunConfig) -> None:

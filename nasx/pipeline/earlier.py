@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from nasx.pipeline.context import Context
 from nasx.pipeline.fingerprint import digest_of
-from nasx.pipeline.records import read_asked
-from nasx.run import Journal
-from nasx.run.checkpoints import Checkpoint, Checkpoints, unflatten_state
-from nasx.run.stages import CHECKPOINTS, JOURNAL
+from nasx.pipeline.records import read_asked, stage_results, trained_supernet_of
+from nasx.run.checkpoints import Checkpoint, unflatten_state
 from nasx.space import Space
 
 if TYPE_CHECKING:
@@ -67,10 +65,14 @@ def find_earlier(problem: "Problem[Any]", space: Space) -> EarlierSupernet | Non
 
 
 def is_earlier(problem: "Problem[Any]", space: Space) -> bool:
-    """Return whether an earlier run has a supernet of a space; one that cannot be read has none."""
+    """Return whether an earlier run says that it has trained a supernet of a space; one that cannot be read has not.
+
+    `check_earlier` says what is wrong, unless the supernet has been taken already.
+    """
+    source = problem.config.supernet.from_run
     try:
-        return find_earlier(problem, space) is not None
-    except (ValueError, OSError):  # `check_earlier` says what is wrong, unless the supernet has been taken already
+        return source is not None and _stage_of(Path(source), digest_of(space)) is not None
+    except (ValueError, OSError):
         return False
 
 
@@ -83,17 +85,21 @@ def take_earlier(context: Context, space: Space) -> dict[str, Any] | None:
     return context.group.from_first(result)
 
 
+def _stage_of(directory: Path, digest: str) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the stage that trained a supernet of a space, and its result."""
+    results = stage_results(directory).items()
+    return next(((s, r) for s, r in results if isinstance(r, dict) and r.get("space_sha256") == digest), None)
+
+
 def _trained(directory: Path, digest: str) -> EarlierSupernet | None:
-    path = directory / JOURNAL
-    records = [record for record in Journal(path) if record.get("event") == "stage_done"] if path.is_file() else []
-    for record in records:
-        stage, result = record["stage"], record["result"]
-        if isinstance(result, dict) and result.get("space_sha256") == digest:
-            checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
-            if checkpoint is None or checkpoint.step != result["steps"]:
-                raise ValueError(f"the supernet in {directory / stage} is damaged or missing; name another run")
-            return EarlierSupernet(result, checkpoint)
-    return None
+    found = _stage_of(directory, digest)
+    if found is None:
+        return None
+    stage, result = found
+    checkpoint = trained_supernet_of(directory, stage, result)
+    if checkpoint is None:
+        raise ValueError(f"the supernet in {directory / stage} is damaged or missing; name another run")
+    return EarlierSupernet(result, checkpoint)
 
 
 def _check_weights(problem: "Problem[Any]", space: Space, found: EarlierSupernet, directory: Path) -> None:

@@ -15,16 +15,23 @@ from nasx.arch import Arch
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem
-from nasx.pipeline.records import AGAIN, ARCH, SUMMARY, read_arch, read_asked, read_summary
+from nasx.pipeline.records import (
+    AGAIN,
+    ARCH,
+    SUMMARY,
+    read_arch,
+    read_asked,
+    read_summary,
+    stage_results,
+    trained_supernet_of,
+)
 from nasx.pipeline.run_facts import FACTS, labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
 from nasx.pipeline.stage_reports import REPORTS
 from nasx.report import NetworkRow, StageRow
-from nasx.run import Journal
-from nasx.run.checkpoints import Checkpoints, unflatten_state
+from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import read_record, write_bytes, write_json, write_text
-from nasx.run.stages import CHECKPOINTS, JOURNAL
 
 _NEEDED = (SUMMARY, ARCH, "model.safetensors")
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
@@ -133,8 +140,8 @@ class FinishedRun:
         """Return the state dict of the supernet that a stage trained, or None where there is none any more."""
         if stage not in self.results:
             return None
-        checkpoint = Checkpoints(self.directory / stage / CHECKPOINTS, identity=stage).latest()
-        if checkpoint is None or checkpoint.step != self.results[stage]["steps"]:
+        checkpoint = trained_supernet_of(self.directory, stage, self.results[stage])
+        if checkpoint is None:
             return None
         state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.state)["model"]
         return state
@@ -147,8 +154,7 @@ def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
         raise ValueError(f"{directory} is a run of the recipe {asked.get('recipe')!r}; read it with that one")
     if missing := [name for name in _NEEDED if not (directory / name).is_file()]:
         raise ValueError(f"the run in {directory} is not finished, for it has no {missing[0]}; continue it first")
-    records = [record for record in Journal(directory / JOURNAL) if record.get("event") == "stage_done"]
-    results = {record["stage"]: record["result"] for record in records}
+    results = stage_results(directory)
     stages = read_stages(directory)
     evaluated = [stage.name for stage in stages if stage.kind == "evaluation" and stage.name in results]
     if not evaluated:

@@ -6,9 +6,11 @@ from types import UnionType
 from typing import Any
 
 from nasx.arch import Arch
+from nasx.run import Journal
+from nasx.run.checkpoints import Checkpoint, Checkpoints
 from nasx.run.directory import LOST
 from nasx.run.files import DamagedFile, read_record
-from nasx.run.stages import RUN
+from nasx.run.stages import CHECKPOINTS, JOURNAL, RUN
 
 SUMMARY, ARCH = "summary.json", "arch.json"
 SETTINGS = "settings.json"
@@ -34,6 +36,19 @@ def read_asked(directory: Path, **more: type | UnionType) -> dict[str, Any]:
                 f"{directory / RUN} is damaged ('config.{name}' is missing, or not what a run writes); {LOST}"
             )
     return found
+
+
+def stage_results(directory: Path) -> dict[str, Any]:
+    """Return the results of a run's finished stages by name, in order; none where there is no journal."""
+    path = directory / JOURNAL
+    records = Journal(path) if path.is_file() else ()
+    return {record["stage"]: record["result"] for record in records if record.get("event") == "stage_done"}
+
+
+def trained_supernet_of(directory: Path, stage: str, result: Any) -> Checkpoint | None:
+    """Return the checkpoint that a finished training of a supernet left, or None where it is there no more."""
+    checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
+    return checkpoint if checkpoint is not None and checkpoint.step == result["steps"] else None
 
 
 def read_summary(directory: Path, networks: Iterable[str] = ()) -> dict[str, Any]:
