@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nasx.arch import pattern_of
+
 LONGEST = 44
 """Characters of a short name."""
 
 ABSENT = "–"
-
-
-def pattern_of(name: str) -> str:
-    """Return a choice's name with `*` for the numbers of repeated parts: "block.3.hidden" is "block.*.hidden"."""
-    return ".".join("*" if segment.isdigit() else segment for segment in name.split("."))
 
 
 def value_text(value: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasx.report.labels import pattern_of, value_text
+from nasx.arch import pattern_of
+from nasx.report.labels import value_text
 from nasx.report.model import SearchHistory
 
 

@@ -1,5 +1,6 @@
+from nasx.arch import pattern_of
 from nasx.report import short_labels
-from nasx.report.labels import LONGEST, full_text, pattern_of
+from nasx.report.labels import LONGEST, full_text
 
 
 def test_a_short_name_says_what_tells_architectures_apart() -> None:
