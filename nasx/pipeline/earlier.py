@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from nasx.pipeline.context import Context
 from nasx.pipeline.fingerprint import digest_of
-from nasx.pipeline.records import read_asked, stage_results, trained_supernet_of
-from nasx.run.checkpoints import Checkpoint, unflatten_state
+from nasx.pipeline.records import read_asked, stage_results
+from nasx.run.checkpoints import Checkpoint, Checkpoints, unflatten_state
+from nasx.run.stages import CHECKPOINTS
 from nasx.space import Space
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ def take_earlier(context: Context, space: Space) -> dict[str, Any] | None:
         context.checkpoints.save(found.checkpoint.step, found.checkpoint.tensors, found.checkpoint.state)
         result = {**found.result, "earlier": True}
     return context.group.from_first(result)
+
+
+def trained_supernet_of(directory: Path, stage: str, result: Any) -> Checkpoint | None:
+    """Return the checkpoint that a finished training of a supernet left, or None where it is there no more."""
+    checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
+    return checkpoint if checkpoint is not None and checkpoint.step == result["steps"] else None
 
 
 def _stage_of(directory: Path, digest: str) -> tuple[str, Mapping[str, Any]] | None:

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 import nasx
 from nasx.arch import Arch
+from nasx.pipeline.earlier import trained_supernet_of
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem
@@ -23,7 +24,6 @@ from nasx.pipeline.records import (
     read_asked,
     read_summary,
     stage_results,
-    trained_supernet_of,
 )
 from nasx.pipeline.run_facts import FACTS, labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages

@@ -7,10 +7,9 @@ from typing import Any
 
 from nasx.arch import Arch
 from nasx.run import Journal
-from nasx.run.checkpoints import Checkpoint, Checkpoints
 from nasx.run.directory import LOST
 from nasx.run.files import DamagedFile, read_record
-from nasx.run.stages import CHECKPOINTS, JOURNAL, RUN
+from nasx.run.stages import JOURNAL, RUN
 
 SUMMARY, ARCH = "summary.json", "arch.json"
 SETTINGS = "settings.json"
@@ -43,12 +42,6 @@ def stage_results(directory: Path) -> dict[str, Any]:
     path = directory / JOURNAL
     records = Journal(path) if path.is_file() else ()
     return {record["stage"]: record["result"] for record in records if record.get("event") == "stage_done"}
-
-
-def trained_supernet_of(directory: Path, stage: str, result: Any) -> Checkpoint | None:
-    """Return the checkpoint that a finished training of a supernet left, or None where it is there no more."""
-    checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
-    return checkpoint if checkpoint is not None and checkpoint.step == result["steps"] else None
 
 
 def read_summary(directory: Path, networks: Iterable[str] = ()) -> dict[str, Any]:
