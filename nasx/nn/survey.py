@@ -25,6 +25,8 @@ from nasx.nn.skeleton import (
 from nasx.nn.watched import Reads
 from nasx.space import Space, name_patterns
 
+_EXAMPLES = 6  # changes of a choice that must leave other parts as they are, before it counts as one of its part alone
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -85,6 +87,9 @@ class _VisitedNetworks:
         self.networks: dict[Arch, Blueprint] = {}
         self.reads = Reads()
         self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
+        self._examples = dict.fromkeys((name for name in name_patterns(space.walk()) if "*" in name), 0)
+        """How often each choice in parts was changed alone, to see whether other parts follow."""
+        self._reach: set[str] = set()
 
     def visit(self, archs: Iterable[Arch]) -> None:
         """Build networks that have not been looked at, as long as there are not too many."""
@@ -121,17 +126,24 @@ class _VisitedNetworks:
         of the layer before.
         """
         if self.naming.separate:
-            reaching = list(self._reaching(archs))
+            reaching = self._reaching(archs)
             for arch in archs if reaching else ():
                 yield from probes.others_changed(self.space, arch, reaching)
 
-    def _reaching(self, archs: Sequence[Arch]) -> Iterator[str]:
-        """Yield the patterns of choices in parts on which a tensor outside of the part depends."""
+    def _reaching(self, archs: Sequence[Arch]) -> list[str]:
+        """Return the patterns of choices in parts on which a tensor outside of the part depends, as far as is known.
+
+        Two more examples are looked at, until `_EXAMPLES` have shown that a choice belongs to its part alone.
+        """
         genes_of = cache(self.space.genes)
-        for pattern in (name for name in name_patterns(self.space.walk()) if "*" in name):
+        for pattern, examples in self._examples.items():
             with_it = ((arch, gene) for arch in archs for gene in genes_of(arch) if matches(pattern, gene))
-            if any(self._reaches(arch, gene) for arch, gene in islice(with_it, 2)):
-                yield pattern
+            for arch, gene in islice(with_it, min(2, _EXAMPLES - examples)):
+                if pattern not in self._reach:
+                    self._examples[pattern] += 1
+                    if self._reaches(arch, gene):
+                        self._reach.add(pattern)
+        return [pattern for pattern in self._examples if pattern in self._reach]
 
     def _reaches(self, arch: Arch, gene: str) -> bool:
         name, _, number = probes.part_of(gene).rpartition(".")
