@@ -1,6 +1,6 @@
 """What a tensor is called in a supernet's store, and which choices of an architecture it can see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from nasx.arch import Arch, Value
 from nasx.cost import split
@@ -21,6 +21,11 @@ class Naming:
         self.lists = dict(lists)
         self._known: dict[str, tuple[str, ...]] = {}
         self._spelled: dict[tuple[tuple[str, ...], str], tuple[Value | None, ...]] = {}
+
+    @property
+    def identity(self) -> Hashable:
+        """What two namings have in common that give the same names."""
+        return tuple(self.separate.items()), tuple(self.lists.items())
 
     def choices(self, name: str) -> tuple[str, ...]:
         """Return the choices that a tensor exists once for; of several patterns that match, the most exact counts."""

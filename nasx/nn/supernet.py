@@ -275,6 +275,14 @@ class Supernet(nn.Module):
         filled = {id(own[key]) for key in fitting}
         return tuple(key for key, tensor in own.items() if id(tensor) not in filled)
 
+    def slices(self, arch: Arch) -> dict[str, tuple[Index | None, ...] | None]:
+        """Return the stored tensors that an architecture's network uses, by name, with its elements of each dimension.
+
+        None stands for all elements of a dimension, or of a tensor.
+        """
+        arch = self._own(arch)
+        return {slot.key: slot.indices for slot in self._slots(self._built(arch), arch)}
+
     # the value of a choice may hold a dot, which torch would take for the end of a module's name
 
     def get_parameter(self, target: str) -> nn.Parameter:

@@ -1,10 +1,13 @@
 """Learning the names and the largest sizes of a space's tensors from networks that a builder makes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice, product
 
+import torch
 from torch import nn
 
 from nasx.arch import Arch, Value, matches
@@ -41,6 +44,12 @@ class Survey:
     """The shapes that each network needs of the store."""
     reads: Reads
     """What the builder read of the architectures."""
+    whole: tuple[Blueprint, Blueprint]
+    """The first and the last network, with the buffers that are computed."""
+
+    def is_of(self, make: Make) -> bool:
+        """Return whether a builder still makes the first and the last network as they were."""
+        return all(blueprint(build_skeleton(make, known.arch), known.arch) == known for known in self.whole)
 
     @property
     def names(self) -> list[str]:
@@ -64,6 +73,45 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     builder gives different networks for one architecture.
     """
     check_repeatable(make, space[0])
+    kept, identity = _kept.get(), _identity(make)
+    if kept is None or identity is None:
+        return _surveyed(make, space, naming)
+    asked = identity, space, naming.identity, torch.get_default_dtype()
+    if asked not in kept or not kept[asked].is_of(make):
+        kept[asked] = _surveyed(make, space, naming)
+    return kept[asked]
+
+
+@contextmanager
+def kept_surveys(kept: MutableMapping[Hashable, Survey]) -> Iterator[None]:
+    """Let what supernets learn of a space's networks be kept, and serve others of the same space and builder.
+
+    Of those, only the first and the last network that were visited are built again, to see that the builder is what it
+    was.
+    """
+    outer = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(outer)
+
+
+_kept: ContextVar[MutableMapping[Hashable, Survey] | None] = ContextVar("kept_surveys", default=None)
+
+
+def _identity(make: Make) -> Hashable:
+    """Return what builders of the same networks have in common, also partials that were made anew; None for others."""
+    found: Hashable = make
+    if isinstance(make, partial):
+        found = _identity(make.func), make.args, tuple(sorted(make.keywords.items()))
+    try:
+        hash(found)
+    except TypeError:
+        return None
+    return found
+
+
+def _surveyed(make: Make, space: Space, naming: Naming) -> Survey:
     archs = probes.exhaustive(space)
     visited = _VisitedNetworks(make, space, naming)
     if archs is None:
@@ -76,7 +124,8 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     found = [network.without(computed) for network in visited.networks.values()]
     _refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
-    return Survey(found, tied, *_sizes(found, naming, tied), visited.reads)
+    whole = list(visited.networks.values())
+    return Survey(found, tied, *_sizes(found, naming, tied), visited.reads, (whole[0], whole[-1]))
 
 
 class _VisitedNetworks:

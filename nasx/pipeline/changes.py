@@ -1,7 +1,6 @@
 """A run directory and the settings that it is continued with: what may change, and what is said where it may not."""
 
 import json
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +112,20 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable
         old, new = settings[0].get(name), settings[1].get(name)
         if not _same(old, new) and not any(f"config.{name}".startswith(f"{pattern}.") for pattern in changeable):
             yield f"another {name} ({_short(old)}, now {_short(new)})"
+    yield from _other_teachers(before, asked, changeable)
     yield from _other_problem(before.get("problem", {}), asked["problem"])
     yield from _other_data(before.get("split", {}), asked["split"])
+
+
+def _other_teachers(before: Mapping[str, Any], asked: Mapping[str, Any], changeable: Sequence[str]) -> Iterator[str]:
+    """Say which trainings learn from another network, where no setting says it already."""
+    for section, teacher in asked["problem"]["teachers"].items():
+        old = before.get("problem", {}).get("teachers", {}).get(section)
+        named = [config.get("config", {}).get(section, {}).get("teacher") for config in (before, asked)]
+        if old != teacher and named[0] == named[1] and f"problem.teachers.{section}" not in changeable:
+            was = "no teacher" if old is None else "a teacher"
+            now = "none" if teacher is None else "one" if old is None else "another"
+            yield f"{was} in {section}, now {now}"
 
 
 def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
@@ -133,22 +144,31 @@ def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Itera
         ]
         same = builders[0] == builders[1]
         yield f"a builder of other networks (one of {builders[0]}, now {'other modules' if same else builders[1]})"
+    alike = all(_same(before.get(key), asked[key]) for key in ("space", "network"))
+    if alike and not _same(before.get("sharing"), asked["sharing"]):
+        yield "a supernet that shares weights otherwise (its `separate`, `layout` or `parts`)"
     for key in ("loss", "metric"):
         if before.get(key) != asked[key]:
             yield f"another {key} ({before.get(key)}, now {asked[key]})"
-    alike = all(_same(before.get(key), asked[key]) for key in asked if key != "untrained")
-    if alike and not _same(before.get("untrained"), asked["untrained"]):
-        losses = [[_untrained_losses(found, key) for found in (before, asked)] for key in ("loss", "training loss")]
-        (old, new), mode = (losses[0], "") if losses[0][0] != losses[0][1] else (losses[1], " in training mode")
-        yield (
-            "networks, samples, a loss or a metric that compute something else (losses of untrained networks"
-            f"{mode} {old}, now {new})"
-        )
+    if all(_same(before.get(key), asked[key]) for key in asked if key not in ("untrained", "teachers")):
+        yield from _other_outputs(before.get("untrained", ()), asked["untrained"])
 
 
-def _untrained_losses(problem: Mapping[str, Any], key: str) -> str:
-    """Return the losses in a fingerprint, rounded."""
-    return ", ".join(f"{float(network.get(key, math.nan)):.4g}" for network in problem.get("untrained", ()))
+def _other_outputs(before: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say where the first of a fingerprint's untrained networks computes something else."""
+    modes = {"loss": "", "score": "", "training loss": " in training mode"}
+    for old, new in zip(before, asked, strict=False):
+        for key, mode in modes.items():
+            if not _same(old.get(key), new[key]):
+                yield (
+                    f"networks, samples, a loss or a metric that compute something else ({key.split()[-1]} of an "
+                    f"untrained network{mode} {_rounded(old.get(key))}, now {_rounded(new[key])})"
+                )
+                return
+
+
+def _rounded(value: Any) -> str:
+    return "unknown" if value is None else f"{float(value):.4g}"
 
 
 def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasx.pipeline.context import Context
-from nasx.pipeline.fingerprint import digest_of
+from nasx.pipeline.fingerprint import digest_of, sharing_of
 from nasx.pipeline.records import read_asked, stage_results
 from nasx.run.checkpoints import Checkpoint, Checkpoints, unflatten_state
 from nasx.run.stages import CHECKPOINTS
@@ -29,11 +29,11 @@ def check_earlier(problem: "Problem[Any]", finished: Collection[str] = ()) -> No
 
     Stages that are `finished` need none any more.
     """
-    from nasx.pipeline.stages import SupernetStage  # which imports this module
+    from nasx.pipeline.stages import first_supernets  # which imports this module
 
     source = problem.config.supernet.from_run
-    for stage in problem.stages() if source is not None else ():
-        if isinstance(stage, SupernetStage) and not stage.inputs and stage.name not in finished:
+    for stage in first_supernets(problem.stages()) if source is not None else ():
+        if stage.name not in finished:
             space = stage.searched.archs({}).space
             if find_earlier(problem, space) is None:
                 raise ValueError(
@@ -111,8 +111,8 @@ def _trained(directory: Path, digest: str) -> EarlierSupernet | None:
 
 def _check_weights(problem: "Problem[Any]", space: Space, found: EarlierSupernet, directory: Path) -> None:
     held = unflatten_state(found.checkpoint.tensors, found.checkpoint.state)["model"]
-    own = problem.supernet(space).state_dict()
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (held, own)]
+    supernet = problem.supernet(space)
+    shapes = [{n: tuple(tensor.shape) for n, tensor in state.items()} for state in (held, supernet.state_dict())]
     for name in (*shapes[0], *shapes[1]):
         theirs, ours = (of.get(name) for of in shapes)
         if theirs != ours:
@@ -120,3 +120,8 @@ def _check_weights(problem: "Problem[Any]", space: Space, found: EarlierSupernet
                 f"the supernet in {directory} holds {name!r} as {theirs or 'nothing'}, but that of this run as "
                 f"{ours or 'nothing'}: their builders differ; name a run of the same networks"
             )
+    if found.result.get("sharing_sha256") != sharing_of(supernet, space):
+        raise ValueError(
+            f"networks took other parts of the tensors of the supernet in {directory}; give the same `supernet` "
+            "(the same layout and parts), or train a supernet in this run"
+        )

@@ -2,47 +2,55 @@
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nasx.arch import Arch
+from nasx.arch import Arch, pattern_of
 from nasx.data.seeding import globals_kept, seed_globals
+from nasx.nn import Supernet
+from nasx.nn.layout import Index, Stack
 from nasx.nn.skeleton import build_skeleton
-from nasx.space import Space
+from nasx.pipeline.samples import add_to
+from nasx.space import ArchSet, Space
 from nasx.train import evaluate, use_precision, use_threads
 from nasx.train.losses import compute_loss
 
 if TYPE_CHECKING:
     from nasx.pipeline.problem import Problem
 
-_PROBES = 3  # architectures whose networks identify a builder
+_MOST = 32  # networks that identify a builder
+_DRAWS = 100  # among which those networks are looked for
+_FEW = 3  # architectures that identify costs, and how weights are shared
 _SAMPLES = 8
 _NOISE = 0.02  # added to weights, so that branches that start at zero show
 _TOLERANCE = 1e-4  # rounding of other machines stays below
 
 
-def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
+def fingerprint(problem: "Problem[Any]", supernets: Iterable[Space] = ()) -> dict[str, Any]:
     """Return what identifies a problem beside its settings and data, as JSON values.
 
-    It covers the space, the budgets, and of some of the builder's networks the classes of modules with their rates and
-    other fractions, names and shapes of tensors, and loss and score on a few samples before training, the loss in
-    training mode too.
+    It covers the space, the budgets, the teachers, how the supernets of some spaces share weights, and of networks that
+    between them take every option, 32 at most, the classes of modules with their rates and other fractions, names and
+    shapes of tensors, and loss and score on a few samples before training, the loss in training mode too.
     """
     inside = problem.inside
     filtered = bool(getattr(inside, "predicates", ()))  # which only the networks drawn tell apart
-    networks = inside if filtered else problem.space  # so that a builder is the same under another budget
-    archs = [inside.sample(seed) for seed in range(_PROBES)]
-    costs = [[float(budget.cost(arch)) for arch in archs] for budget in inside.budgets]
+    archs = _with_every_option(inside if filtered else problem.space)  # so that a builder is the same under any budget
+    costs = [[float(budget.cost(inside.sample(seed))) for seed in range(_FEW)] for budget in inside.budgets]
     digest = hashlib.sha256()
     tensors = parameters = 0
-    for seed in range(_PROBES):
-        network = build_skeleton(problem.make, networks.sample(seed))
+    for arch in archs:
+        network = build_skeleton(problem.make, arch)
         for line in (*_modules(network), *_tensors(network)):
             digest.update(f"{line}\n".encode())
         tensors = len(network.state_dict())
         parameters = sum(parameter.numel() for parameter in network.parameters())
+    trainings = problem.config.supernet, problem.config.retrain
+    teachers = [(training.section, problem.teacher_of(training)) for training in trainings]
     return {
         "space": {
             "size": str(problem.space.size),
@@ -50,10 +58,55 @@ def fingerprint(problem: "Problem[Any]") -> dict[str, Any]:
         },
         "budget": {"bounds": [str(budget) for budget in inside.budgets], "costs": costs},
         "network": {"tensors": tensors, "parameters": parameters, "sha256": digest.hexdigest()},
+        "sharing": [sharing_of(problem.supernet(space), space) for space in supernets],
+        "teachers": {section: _weights_of(teacher) for section, teacher in teachers},
         "loss": problem.task.loss_name,
         "metric": problem.task.metric_name,
         "untrained": [_untrained(problem, arch) for arch in archs],
     }
+
+
+def _with_every_option(networks: ArchSet) -> list[Arch]:
+    """Return a few architectures that between them take every option that draws find."""
+    shown: set[tuple[str, Any]] = set()
+    found: list[Arch] = []
+    for seed in range(_DRAWS):
+        arch = networks.sample_per_choice(np.random.default_rng(seed))
+        options = {(pattern_of(name), value) for name, value in arch.items()}
+        if not found or not options <= shown:
+            shown |= options
+            found.append(arch)
+    return found[:_MOST]
+
+
+def sharing_of(supernet: nn.Module, space: Space) -> str:
+    """Return what two supernets of a space have in common that give networks the same weights."""
+    digest = hashlib.sha256("\n".join(_tensors(supernet)).encode())
+    if isinstance(supernet, Supernet):
+        for seed in range(_FEW):
+            for name, indices in supernet.slices(space.sample(seed)).items():
+                elements = [None if index is None else _written(index) for index in indices or ()]
+                digest.update(f"{name} {elements}\n".encode())
+    return digest.hexdigest()
+
+
+def _written(index: Index) -> str:
+    match index:
+        case Stack():
+            return f"{index.count} x {_written(index.inner)}"
+        case Tensor():
+            return str(index.tolist())
+        case _:
+            return str(index)
+
+
+def _weights_of(teacher: nn.Module | None) -> str | None:
+    """Return what two teachers have in common that teach the same."""
+    if teacher is None:
+        return None
+    digest = hashlib.sha256("\n".join(_modules(teacher)).encode())
+    add_to(digest, teacher.state_dict())
+    return digest.hexdigest()
 
 
 def digest_of(space: Space) -> str:

@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -18,8 +18,8 @@ from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton, check_builder
+from nasx.nn.survey import Survey, kept_surveys
 from nasx.pipeline.config import RunConfig, Training
-from nasx.pipeline.fingerprint import fingerprint
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
 from nasx.report import BlockDrawing
@@ -108,6 +108,7 @@ class Problem(Generic[Configured]):
         )
         self._open_teacher, self._check = open_teacher, check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
+        self._surveys: dict[Hashable, Survey] = {}
         self._disproof = ""  # why the MACs do not add up
         self._fits = False
         self.config: Configured = settle(config, task, self)
@@ -187,7 +188,8 @@ class Problem(Generic[Configured]):
 
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
-        return self._supernet(self.maker(self.config.supernet.drop_path), space)
+        with kept_surveys(self._surveys):  # for the stages that make it again
+            return self._supernet(self.maker(self.config.supernet.drop_path), space)
 
     @cached_property
     def baselines(self) -> Mapping[str, Baseline]:
@@ -268,10 +270,6 @@ class Problem(Generic[Configured]):
         self._check_network(arch)
         self._check_supernet()
         self._fits = True
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies a problem beside its settings and data: JSON values of `nasx.pipeline.fingerprint`."""
-        return fingerprint(self)
 
     def _counted(self, kind: Any) -> Cost:
         call = None if kind == "params" else self.task.call

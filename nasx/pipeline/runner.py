@@ -27,7 +27,7 @@ from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
-from nasx.pipeline.fingerprint import up_to_rounding
+from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
 from nasx.pipeline.networks import load_weights, read_weights
@@ -36,7 +36,7 @@ from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
-from nasx.pipeline.stages import EvaluationStage, RunStage
+from nasx.pipeline.stages import EvaluationStage, RunStage, first_supernets
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
@@ -341,14 +341,16 @@ def _opened(
         return nullcontext()
     before, written_by = recorded_run(directory)
     one_torch = written_by.get("torch") == versions()["torch"]
+    spaces = [stage.searched.archs({}).space for stage in first_supernets(stages)]
     asked: dict[str, Any] = {
         "recipe": problem.name,
         **recorded,
         "config": json.loads(problem.config.model_dump_json()),
-        "problem": up_to_rounding(problem.fingerprint(), before.get("problem"), one_torch=one_torch),
+        "problem": up_to_rounding(fingerprint(problem, spaces), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
-    changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]
+    sections = changeable_sections(directory, stages)
+    changeable = [f"{of}.{section}" for of in ("config", "problem.teachers") for section in sections]
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)
     except ConfigChanged as error:

@@ -102,13 +102,13 @@ class Part:
         if isinstance(self.dataset, TensorDataset):
             rows = torch.from_numpy(self.indices)
             for tensor in self.dataset.tensors:
-                _update(found, tensor[rows])
+                add_to(found, tensor[rows])
             return found.hexdigest()
         positions = range(len(self))
         if not self.in_memory:
             positions = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64)).tolist()
         for position in positions:
-            _update(found, self._read(position))
+            add_to(found, self._read(position))
         return found.hexdigest()
 
     def check_repeatable(self) -> None:
@@ -116,8 +116,8 @@ class Part:
         if self.in_memory:
             return
         first, again = hashlib.sha256(), hashlib.sha256()
-        _update(first, self._read(0))
-        _update(again, self._read(0))
+        add_to(first, self._read(0))
+        add_to(again, self._read(0))
         if first.digest() != again.digest():
             raise ValueError(
                 f"sample {int(self.indices[0])} of the {self.name} data is another each time it is read, so that no "
@@ -228,8 +228,8 @@ def _whole_numbers(labels: Any, count: int) -> Indices | None:
     return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iub" else None
 
 
-def _update(digest: "hashlib._Hash", value: Any) -> None:
-    """Add a sample's contents to a digest; of values without contents that can be read, their type."""
+def add_to(digest: "hashlib._Hash", value: Any) -> None:
+    """Add what a value holds to a digest; of values without contents that can be read, their type."""
     if isinstance(value, Tensor):
         array = value.detach().cpu().contiguous()
         digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
@@ -239,10 +239,10 @@ def _update(digest: "hashlib._Hash", value: Any) -> None:
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
             digest.update(str(key).encode())
-            _update(digest, value[key])
+            add_to(digest, value[key])
     elif isinstance(value, tuple | list):
         for inner in value:
-            _update(digest, inner)
+            add_to(digest, inner)
     elif isinstance(value, str | bytes | int | float | bool | np.generic) or value is None:
         digest.update(repr(value).encode())
     elif hasattr(value, "tobytes"):  # a PIL image

@@ -6,7 +6,7 @@ what that would cost, and what reports show of its result. `nasx.pipeline.compos
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -23,7 +23,7 @@ from nasx.pipeline.earlier import is_earlier, take_earlier
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
 from nasx.pipeline.estimate import Measure, StageEstimate
 from nasx.pipeline.events import StepTaken
-from nasx.pipeline.fingerprint import digest_of
+from nasx.pipeline.fingerprint import digest_of, sharing_of
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.networks import (
     NetworkJob,
@@ -249,6 +249,7 @@ class SupernetStage(RunStage):
             "skipped_steps": sum(not math.isfinite(loss) for loss in losses),
             "space_size": str(archs.space.size),
             "space_sha256": digest_of(archs.space),
+            "sharing_sha256": sharing_of(supernet, archs.space),
         }
 
     def estimate(self, measure: Measure) -> StageEstimate:
@@ -682,6 +683,11 @@ class EvaluationStage(RunStage):
 def best_archs(inputs: Inputs, search: str) -> list[Arch]:
     """Return the best candidates that a search found, best first."""
     return [Arch(candidate["arch"]) for candidate in inputs[search]["best"]]
+
+
+def first_supernets(stages: Iterable[RunStage]) -> Iterator[SupernetStage]:
+    """Yield the stages that train supernets of spaces which are known from the start."""
+    return (stage for stage in stages if isinstance(stage, SupernetStage) and not stage.inputs)
 
 
 def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:
