@@ -13,7 +13,7 @@ from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, Training
 from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, class_labels, random_split
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
-from nasx.train.losses import check_labels, is_cross_entropy, logits_of
+from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of
 
 PartName = Literal["train", "val", "test"]
 
@@ -129,11 +129,13 @@ class Task(BaseTask):
       in the target, mappings with a key such as `labels` (`nasx.train.unpack`), tensors, texts with a `collate_fn`,
       Hugging Face datasets. They stay as they are given. Where `val` or `test` is missing, `val_fraction` of `train` is
       set aside for it, drawn by `seed`; the split is recorded. It takes the same share of each class where the class
-      numbers are at hand: in a TensorDataset, in samples in a list, and in an attribute `targets`.
-    - `loss(outputs, targets)` is the mean over a batch.
+      numbers are at hand: in a TensorDataset, in samples in a list, and in an attribute `targets`. What is set aside
+      has the transforms of `train`; where those augment, give a `val` and a `test` that do not.
+    - `loss(outputs, targets)` is the mean over a batch. It is called in evaluation mode, too.
     - `metric` is "accuracy", "top5", or a function of outputs and targets that returns a finite score for each sample,
       shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several. Scores
-      of a whole set, such as F1 or AUC, are no means over samples and cannot be a metric.
+      of a whole set, such as F1 or AUC, are no means over samples and cannot be a metric, nor can those that depend on
+      the other samples of a batch, such as recall among them.
     - `collate_fn` makes a batch of a list of samples, `unpack` takes a batch apart.
 
     Transforms may draw from the global generators of Python, numpy and torch: they are seeded for every sample, so
@@ -159,6 +161,7 @@ class Task(BaseTask):
             _check_dataset(name, dataset)
         if not callable(loss):
             raise TypeError(f"`loss` must be a function of outputs and targets, but got {loss!r}")
+        check_trained(loss)
         if not callable(metric) and metric not in ("accuracy", "top5"):
             raise ValueError(f"`metric` must be 'accuracy', 'top5' or a function, but got {metric!r}")
         if not 0 < val_fraction < 0.5:

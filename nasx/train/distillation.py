@@ -122,7 +122,8 @@ def check_distillation(criterion: Loss, kind: str, temperature: float) -> None:
 
 def _are_classes(targets: Any, logits: Tensor) -> bool:
     integers = isinstance(targets, Tensor) and not targets.is_floating_point()
-    return integers and logits.ndim > 1 and targets.shape == logits.shape[:1] + logits.shape[2:]
+    several = logits.ndim > 1 and logits.shape[1] > 1  # one logit says yes or no, and a softmax over it says nothing
+    return integers and several and targets.shape == logits.shape[:1] + logits.shape[2:]
 
 
 def _at_least_single(tensor: Tensor) -> Tensor:

@@ -212,6 +212,17 @@ def _unknown_class(classes: int, met: str) -> str:
     )
 
 
+def check_trained(loss: Loss) -> None:
+    """Refuse a loss with parameters that want gradients: a training changes the network's alone."""
+    plain = _plain(loss)
+    wanting = [n for n, p in plain.named_parameters() if p.requires_grad] if isinstance(plain, nn.Module) else []
+    if wanting:
+        raise ValueError(
+            f"the loss {name_of(loss)} has the parameter {wanting[0]!r}, which would never be trained, because only "
+            "networks are; make it a part of the network, or write loss.requires_grad_(False)"
+        )
+
+
 def _plain(loss: Loss) -> Any:
     while isinstance(loss, partial):
         loss = loss.func

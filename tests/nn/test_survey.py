@@ -4,7 +4,6 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-import pytest
 from torch import nn
 
 from nasx import Arch, Space, one_of, repeat
@@ -35,7 +34,9 @@ def test_a_second_supernet_looks_at_few_networks() -> None:
     kept: dict[Hashable, Survey] = {}
     first, shape = built(partial(Layers, scale=1), kept)
     assert first > 10
-    assert built(partial(Layers, scale=1), kept) == (pytest.approx(7, abs=2), shape), "as a partial anew, too"
+    again = built(partial(Layers, scale=1), kept)
+    assert again[0] < first / 2, "as a partial anew, too"
+    assert again[1] == shape
     assert built(partial(Layers, scale=1), {}) == (first, shape)
 
 

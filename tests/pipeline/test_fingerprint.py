@@ -49,8 +49,8 @@ def started(directory: Path, **more: Any) -> None:
 
 @pytest.mark.parametrize("replaced", OPERATORS)
 def test_every_option_is_compared(replaced: str) -> None:
-    before, after = (Problem(ONE_OF_EIGHT, partial(layer, replaced=name), task()) for name in ("", replaced))
-    assert fingerprint(before)["network"] != fingerprint(after)["network"]
+    found = [fingerprint(Problem(ONE_OF_EIGHT, partial(layer, replaced=name), task())) for name in ("", replaced)]
+    assert found[0]["network"] != found[1]["network"]
 
 
 @pytest.mark.parametrize("supernet", [STACKS, COPIES])

@@ -37,6 +37,24 @@ def test_a_search_with_a_loss_and_a_metric_of_its_own_runs(name: str, tmp_path: 
     assert float(scores.mean()) == pytest.approx(found["networks"]["largest"]["val_score"], rel=1e-5)
 
 
+class Weighted(torch.nn.Module):
+    """A loss that learns how much it counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets) * torch.exp(-self.scale) + self.scale
+
+
+def test_a_loss_with_weights_that_nobody_trains_is_refused() -> None:
+    data = TensorDataset(vectors(40, 0), torch.arange(40) % 3)
+    with pytest.raises(ValueError, match=r"Weighted has the parameter 'scale', which would never be trained"):
+        Task(data, loss=Weighted())
+    assert Task(data, loss=Weighted().requires_grad_(False)).counts
+
+
 def test_a_search_runs_on_two_ranks(tmp_path: Path) -> None:
     words = ["-m", "tests.pipeline.searches", "tokens", str(tmp_path / "two")]
     two = summary_of(start(words, 2), seconds=300)

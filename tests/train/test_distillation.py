@@ -200,6 +200,8 @@ def test_a_loss_of_ones_own_has_no_teacher_but_of_classes() -> None:
     with pytest.raises(ValueError, match="unknown what a teacher's outputs mean to squares"):
         teacher.loss(zero, logits, taught, squares, torch.randn(6, 3))
     assert teacher.loss(zero, logits, taught, focal, LABELS) == teacher.loss(zero, logits, taught)
+    with pytest.raises(ValueError, match="unknown what a teacher's outputs mean to focal"):
+        teacher.loss(zero, logits[:, :1], taught[:, :1], focal, LABELS)
 
 
 def test_positions_without_any_label_learn_nothing_from_a_teacher() -> None:
