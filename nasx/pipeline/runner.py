@@ -39,10 +39,12 @@ from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage, first_supernets
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
+from nasx.pipeline.workers import IMPORTED
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
 from nasx.train.compiled import missing_for_compilation
+from nasx.train.jobs import prepare_workers
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +215,10 @@ def run_stages(
             write_stages(directory, stages)
             if not already:
                 write_facts(directory, problem)
-                at = hardware(pick_device(machine.device), group.size)
+                device = pick_device(machine.device)
+                if machine.processes_for(device) > 1:
+                    prepare_workers(*IMPORTED)
+                at = hardware(device, group.size)
                 run_directory.note("started", {"command": command, "hardware": at, "versions": versions()})
         with logging_to(log if group.first and not already else None, directory, settings) as logged:
             hook = both(on_event, logged) if group.first else None

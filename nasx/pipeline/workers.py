@@ -17,11 +17,14 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from nasx.train import run_jobs
-from nasx.train.jobs import Report
+from nasx.train.jobs import Report, prepare_workers
 
 Shared = TypeVar("Shared")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+IMPORTED = "nasx.pipeline.networks", "nasx.pipeline.images"
+"""What workers need, to be imported once for all of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ def run_side_by_side(
 
         return run_jobs(here, jobs, processes=1, **callbacks)
     with main_module_hidden():
+        prepare_workers(*IMPORTED)
         return run_jobs(run_pickled_job, packed, processes=processes, **callbacks)
 
 

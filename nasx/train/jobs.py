@@ -9,11 +9,13 @@ import os
 import pickle
 import queue
 import signal
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 from nasx._memory import keep_freed_memory
@@ -25,6 +27,9 @@ Result = TypeVar("Result")
 Report = Callable[[int, int], bool]
 """Called by a job with the steps done and their total; returns whether the job is to save and raise Interrupted."""
 
+_FORKS = sys.platform == "linux"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""The signals by which terminals and schedulers end a program."""
 _reports: Any = None  # a worker's end of the queue
 _stop: Any = None  # the event that asks all workers to stop
 
@@ -64,10 +69,10 @@ def run_jobs(
                 finished(number, results[number])
         return [results[number] for number in range(len(jobs))]
 
-    # spawn: a forked copy of a process with running threads can hang
-    context = _Spawning()
+    prepare_workers()
+    context = _Forking() if _FORKS else _Spawning()
     reports, stop = context.Queue(), context.Event()
-    started_with = reports, stop, threads
+    started_with = reports, stop, threads, dict(os.environ)
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=started_with)
     try:
         waiting = {pool.submit(_run, function, number, job): number for number, job in enumerate(jobs)}
@@ -104,27 +109,59 @@ def run_jobs(
     return [results[number] for number in range(len(jobs))]
 
 
-class _Spawning(SpawnContext):
-    """Starts processes afresh, and knows which."""
+def prepare_workers(*modules: str) -> None:
+    """Import modules in a process that workers will be forked from, beside what goes on here.
+
+    Workers then start in an instant and share the memory of what is imported. That process computes nothing and has no
+    threads: a forked copy of this one could hang. It ends with this one. Only on Linux; elsewhere workers import all
+    themselves.
+    """
+    if not _FORKS:
+        return
+    multiprocessing.set_forkserver_preload(
+        [f"{__package__}.fork_server", *modules]
+    )  # and not the program's main module
+    resource_tracker.ensure_running()  # which would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        forkserver.ensure_running()  # with signals blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Starting:
+    """Starts processes, and knows which."""
+
+    kind: type[ForkServerProcess | SpawnProcess]
 
     def __init__(self) -> None:
         super().__init__()
-        self.started: list[SpawnProcess] = []
+        self.started: list[ForkServerProcess | SpawnProcess] = []
 
-    def Process(self, *args: Any, **named: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
+    def Process(self, *args: Any, **named: Any) -> ForkServerProcess | SpawnProcess:  # noqa: N802
         """Make a process, which the caller starts."""
-        process = SpawnProcess(*args, **named)
+        process = self.kind(*args, **named)
         self.started.append(process)
         return process
 
 
-def _start(reports: Any, stop: Any, threads: int) -> None:
+class _Spawning(_Starting, SpawnContext):  # type: ignore[misc]  # its Process is a class
+    kind = SpawnProcess
+
+
+class _Forking(_Starting, ForkServerContext):  # type: ignore[misc]
+    kind = ForkServerProcess
+
+
+def _start(reports: Any, stop: Any, threads: int, environment: Mapping[str, str]) -> None:
     global _reports, _stop
     _reports, _stop = reports, stop
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for signum in ENDING:
         signal.signal(signum, signal.SIG_IGN)  # a terminal or scheduler tells the whole group; the parent ends workers
     # a killed parent cannot end its workers, and a run that is started again must find nobody writing
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)  # as it is now, and not when the process was started that workers are forked from
     import torch
 
     torch.set_num_threads(threads)

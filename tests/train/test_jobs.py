@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,9 +94,25 @@ def test_a_failing_job_ends_no_other_process_of_the_program() -> None:
     assert exitcode is None
 
 
+def surroundings(name: str, report: Report) -> tuple[str | None, bool]:
+    if name == "signalled":
+        os.kill(os.getppid(), signal.SIGTERM)  # as a scheduler does that tells all processes of a run
+        time.sleep(0.1)
+    return os.environ.get(name), "torch._dynamo" in sys.modules
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start from scratch elsewhere")
+def test_workers_are_forked_from_a_process_that_outlives_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_jobs(surroundings, ["NASX_FIRST"] * 2, processes=2)
+    monkeypatch.setenv("NASX_LATER", "1")
+    found = run_jobs(surroundings, ["signalled", "NASX_LATER", "signalled"], processes=2)
+    assert found == [(None, True), ("1", True), (None, True)], "with the environment of now"
+
+
 def lasting(folder: str, report: Report) -> None:
     while True:
-        (Path(folder) / str(os.getpid())).write_text("")
+        for process in (os.getpid(), *([os.getppid()] if sys.platform == "linux" else [])):
+            (Path(folder) / str(process)).write_text("")
         report(0, 1)
         time.sleep(0.05)
 
@@ -111,7 +128,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
     started: set[int] = set()
-    while len(started) < 2:
+    while len(started) < (3 if sys.platform == "linux" else 2):
         started = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
         assert parent.poll() is None
         time.sleep(0.05)
