@@ -5,7 +5,7 @@ from torch import nn
 
 
 def description(network: nn.Module) -> dict[str, object]:
-    """Return the types, plain attributes and shapes of a network, by the dotted names of its modules and theirs."""
+    """Return the types, plain attributes, shapes and frozen parameters of a network, by dotted names."""
     found: dict[str, object] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         found[name] = f"{type(module).__module__}.{type(module).__qualname__}"
@@ -16,6 +16,8 @@ def description(network: nn.Module) -> dict[str, object]:
             for leaf, tensor in tensors.items():
                 if tensor is not None:
                     found[f"{name}.{leaf}".lstrip(".")] = tuple(tensor.shape)
+                if isinstance(tensor, nn.Parameter):
+                    found[f"{name}.{leaf}.requires_grad".lstrip(".")] = tensor.requires_grad
     return found
 
 

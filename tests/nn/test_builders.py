@@ -191,6 +191,27 @@ def test_tensors_that_are_tied_now_and_then_are_refused() -> None:
         Supernet(make, Space(tied=one_of(False, True)))
 
 
+def partly_frozen(arch: Arch) -> nn.Module:
+    network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    network[0].requires_grad_(not arch["frozen"])
+    return network
+
+
+@pytest.mark.parametrize("options", [(True, False), (False, True)])
+def test_parameters_frozen_now_and_then_are_refused_unless_they_are_copies(options: tuple[bool, bool]) -> None:
+    space = Space(frozen=one_of(*options))
+    match = r"'0.weight' is trained for one .*, but frozen .* \(frozen False and True\).* separate={'0.weight'"
+    with pytest.raises(ValueError, match=match):
+        Supernet(partly_frozen, space)
+    supernet = Supernet(partly_frozen, space, separate={"0": "frozen"})
+    for arch in space:
+        supernet.zero_grad()
+        supernet(X, arch).sum().backward()
+        assert (supernet.get_parameter("0.weight@frozen=False").grad is None) == arch["frozen"]
+        for name, parameter in partly_frozen(arch).named_parameters():
+            assert supernet.extract(arch).get_parameter(name).requires_grad == parameter.requires_grad
+
+
 def test_builders_that_are_no_function_of_the_architecture_are_refused() -> None:
     counter, generator = count(4), np.random.default_rng(0)
 
@@ -221,6 +242,7 @@ def test_builders_that_are_no_function_of_the_architecture_are_refused() -> None
     )
     refuses(Kinds, "two networks of one architecture differ in 'scale'")
     refuses(lambda: nn.GELU() if generator.random() < 0.5 else nn.ReLU(), "differ in ''|no weights")
+    refuses(lambda: nn.Linear(6, 6).requires_grad_(next(counter) % 2 == 0), "differ in 'weight.requires_grad'")
     refuses(Noise, "the buffer 'features' holds other numbers each time the network is built.*requires_grad=False")
     supernet = Supernet(lambda arch: Noise(torch.Generator().manual_seed(0)), DEPTH)
     torch.testing.assert_close(supernet(X, DEPTH[0]), supernet.extract(DEPTH[0])(X))
