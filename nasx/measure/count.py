@@ -4,23 +4,23 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
-from torch.utils.module_tracker import ModuleTracker
 
 from nasx.arch import Arch
 from nasx.train.modes import evaluating
 
-_WHOLE = "Global"  # what the trackers call a network
+_WHOLE = "Global"  # torch's flop counter gives totals under this name
 _FORMULAS: Mapping[Any, Callable[..., int]] = {  # flops of products that torch's counter leaves out, from shapes
     torch.ops.aten._trilinear: lambda first, weight, *_, **__: 2 * first[0] * math.prod(weight),  # nn.Bilinear
     torch.ops.aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
@@ -135,6 +135,7 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
     from torch.utils.flop_counter import FlopCounterMode  # here, because it loads Triton too, which takes a while
 
     counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    counter.mod_tracker = _RunningModules(network)  # type: ignore[assignment]
     with torch.no_grad(), _plain_forward(network), counter:
         call(network)
     found: Counter[str] = Counter()
@@ -145,8 +146,8 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
                 f"{flops} flops of {name} are no whole number of multiply-adds, which have 2 each; correct the formula "
                 "that was registered for one of its operators"
             )
-        found[_own_name(network, name)] = int(flops // 2)
-    found[""] = int(counter.get_total_flops() // 2)
+        found["" if name == _WHOLE else name] = int(flops // 2)
+    found[""] += 0
     return found
 
 
@@ -165,15 +166,15 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the elements written inside every module by its name."""
     found: Counter[str] = Counter()
 
-    def add(tracked: Sequence[str], outputs: Any) -> None:
+    def add(names: Iterable[str], outputs: Any) -> None:
         written = sum(tensor.numel() for tensor in _tensors(outputs))
-        for name in {_own_name(network, name) for name in tracked} | {""}:
+        for name in {*names, ""}:
             found[name] += written
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         segments = name.split(".")
         holders = [".".join(segments[:end]) for end in range(1, len(segments) + 1)]
-        return lambda module, inputs, outputs: add([f"{_WHOLE}.{holder}" for holder in holders], outputs)
+        return lambda module, inputs, outputs: add(holders, outputs)
 
     alone = not any(network.children())  # else its own weights, such as a class token, are no layer
     with ExitStack() as stack, torch.no_grad():
@@ -181,15 +182,39 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
             if any(parameter is not None for parameter in module._parameters.values()) and (name or alone):
                 stack.callback(module.register_forward_hook(hook(name)).remove)
         stack.enter_context(_plain_forward(network))
-        tracker = stack.enter_context(ModuleTracker())
-        stack.enter_context(_Products(lambda outputs: add(list(tracker.parents), outputs)))
+        running = stack.enter_context(_RunningModules(network))
+        stack.enter_context(_Products(lambda outputs: add(running.parents - {_WHOLE}, outputs)))
         call(network)
     return found
 
 
-def _own_name(network: nn.Module, tracked: str) -> str:
-    """Return a module's name from that of a tracker, which puts the network's class or "Global" before it."""
-    return tracked.partition(".")[2]
+class _RunningModules:
+    """The names of the modules whose forward pass is running, `_WHOLE` among them.
+
+    Torch's own `ModuleTracker` follows backward passes, too, and so fails for views of parameters that a module takes
+    when no gradients are computed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parents = {_WHOLE}
+        self._names = {module: name for name, module in network.named_modules() if name}
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._hooks.callback(register_module_forward_pre_hook(self._enters).remove)
+        self._hooks.callback(register_module_forward_hook(self._leaves).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+
+    def _enters(self, module: nn.Module, inputs: Any) -> None:
+        if module in self._names:
+            self.parents.add(self._names[module])
+
+    def _leaves(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if module in self._names:
+            self.parents.discard(self._names[module])
 
 
 def _tensors(nested: Any) -> list[Tensor]:

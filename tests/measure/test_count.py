@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from nasx.measure import Call, count_activations, count_macs, count_params, count_peak_memory
+from nasx.measure.count import macs_by_module
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -145,6 +146,42 @@ def test_activations_are_what_weighted_modules_and_attentions_products_write() -
     twice = nn.Linear(4, 4)
     assert count_activations(nn.Sequential(twice, twice), torch.zeros(3, 4)) == 2 * 3 * 4
     assert count_activations(twice, torch.zeros(3, 4)) == 3 * 4, "a network may be one layer"
+
+
+class Queries(nn.Module):
+    """Views of weights that modules take as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.table = nn.Parameter(torch.zeros(1, 4, 8)), nn.Embedding(6, 8)
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.norm(self.table.weight.unsqueeze(0))
+        outputs: Tensor = self.attention(self.queries.expand(len(x), -1, -1), x, x)[0]
+        return outputs
+
+
+def test_modules_may_take_views_of_weights() -> None:
+    network, x = Queries(), torch.zeros(2, 6, 8)
+    macs = macs_by_module(network, Call((x,)))
+    assert macs[""] == macs["attention"] == count_macs(network, x) == 2 * (2 * (4 + 6) * 8 * 8 + 2 * 4 * 6 * 8)
+    products, outputs = 2 * (2 * 4 * 6 + 4 * 8), 2 * (4 * 8 + 4 * 6)  # and the mean of the heads' weights
+    assert count_activations(network, x) == 6 * 8 + products + outputs
+
+
+def test_gradients_may_be_part_of_the_forward_pass() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                return torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+    assert macs_by_module(Force(), Call((torch.zeros(2, 3),))) == {"": 80, "energy": 40, "energy.0": 30, "energy.2": 10}
 
 
 def test_arguments_and_modes_are_the_callers() -> None:
