@@ -23,13 +23,21 @@ from nasx.train.modes import evaluating
 _WHOLE = "Global"  # torch's flop counter gives totals under this name
 _FORMULAS: Mapping[Any, Callable[..., int]] = {  # flops of products that torch's counter leaves out, from shapes
     torch.ops.aten._trilinear: lambda first, weight, *_, **__: 2 * first[0] * math.prod(weight),  # nn.Bilinear
-    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
     torch.ops.aten.addmv: lambda bias, matrix, *_, **__: 2 * math.prod(matrix),
     torch.ops.aten.dot: lambda vector, *_, **__: 2 * math.prod(vector),
     torch.ops.aten.vdot: lambda vector, *_, **__: 2 * math.prod(vector),
     torch.ops.aten.addbmm: lambda bias, first, second, *_, **__: 2 * math.prod(first) * second[2],
     torch.ops.aten.conv_tbc: lambda x, weight, *_, out_shape, **__: 2 * math.prod(out_shape[:2]) * math.prod(weight),
+    torch.ops.aten._int_mm: lambda first, second, *_, **__: 2 * math.prod(first) * second[1],
+    torch.ops.aten._weight_int8pack_mm: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
 }
+_OF_SPARSE = {  # products that take sparse matrices, and at which place the first factor is
+    torch.ops.aten.mm: 0,
+    torch.ops.aten.mv: 0,
+    torch.ops.aten.addmm: 1,
+    torch.ops.aten._sparse_addmm: 1,
+}
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # attention's, as plain products
 
 
@@ -78,9 +86,11 @@ def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
 
     Convolutions, linear, bilinear and recurrent layers, products of matrices and vectors and the two attention products
     count; norms, activations, biases, softmax and products of elements do not. A bilinear layer has one for each weight
-    and sample. Operators that the counter does not know count nothing, such as distances, Fourier transforms, solvers
-    and custom operators; `torch.utils.flop_counter.register_flop_formula` makes one known. Give inputs with a batch of
-    one for the MACs of one sample. Modes are restored.
+    and sample. A sparse matrix times a dense one has those of its stored elements. Operators that the counter does not
+    know count nothing, such as products of two sparse matrices or with a sparse result, layers of
+    `torch.ao.quantization`, distances, Fourier transforms, solvers and custom operators;
+    `torch.utils.flop_counter.register_flop_formula` makes one known. Give inputs with a batch of one for the MACs of
+    one sample, and padded ones instead of nested tensors, which the counter does not take. Modes are restored.
     """
     return macs_by_module(network, Call(inputs, kwargs))[""]
 
@@ -134,10 +144,16 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the multiply-adds inside every module by its name, the whole network's under the empty name."""
     from torch.utils.flop_counter import FlopCounterMode  # here, because it loads Triton too, which takes a while
 
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    formulas = {**_FORMULAS, **{operator: _matrix_product(place) for operator, place in _OF_SPARSE.items()}}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     counter.mod_tracker = _RunningModules(network)  # type: ignore[assignment]
-    with torch.no_grad(), _plain_forward(network), counter:
-        call(network)
+    try:
+        with torch.no_grad(), _plain_forward(network), counter:
+            call(network)
+    except (TypeError, RuntimeError) as error:
+        if any(tensor.is_nested for tensor in call.tensors):
+            raise ValueError("torch's flop counter takes no nested tensors; count with a padded input") from error
+        raise
     found: Counter[str] = Counter()
     for name, of_operator in counter.get_flop_counts().items():
         flops = sum(of_operator.values())
@@ -149,6 +165,29 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
         found["" if name == _WHOLE else name] = int(flops // 2)
     found[""] += 0
     return found
+
+
+def _matrix_product(place: int) -> Callable[..., int]:
+    """Return the formula of a product of two matrices, or a matrix and a vector, of which one may be sparse."""
+
+    def flops(*args: Any, **_: Any) -> int:
+        first, second = args[place : place + 2]
+        if _is_sparse(second):
+            return 0 if _is_sparse(first) else 2 * _stored_elements(second) * int(first.shape[0])
+        return 2 * _stored_elements(first) * math.prod(second.shape[1:])
+
+    flops._get_raw = True  # type: ignore[attr-defined]  # as `register_flop_formula` marks those that take tensors
+    return flops
+
+
+def _is_sparse(tensor: Tensor) -> bool:
+    return tensor.layout == torch.sparse_coo or tensor.layout in _COMPRESSED
+
+
+def _stored_elements(matrix: Tensor) -> int:
+    if matrix.layout == torch.sparse_coo:
+        return matrix._values().numel()
+    return matrix.values().numel() if matrix.layout in _COMPRESSED else matrix.numel()
 
 
 def params_by_module(network: nn.Module) -> Counter[str]:

@@ -60,6 +60,33 @@ def test_products_that_torchs_counter_leaves_out_are_counted(device: str) -> Non
     assert count_macs(Product(torch.conv_tbc), *tensors((9, 2, 3), (5, 3, 4), (4,))) == (9 - 4) * 2 * 5 * 3 * 4
 
 
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state")
+def test_sparse_matrices_have_the_products_of_what_they_store() -> None:
+    dense, x = torch.eye(8, 6), torch.ones(6, 4)  # six ones, in three blocks of two rows and columns
+    kinds = {"coo": 6, "csr": 6, "csc": 6, "bsr": 3 * 4}
+    sparse = dense.to_sparse(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense.to_sparse_bsr((2, 2))
+    for (kind, stored), matrix in zip(kinds.items(), sparse, strict=True):
+        products = [lambda m, x: m @ x, torch.sparse.mm, lambda m, x: torch.sparse.addmm(torch.zeros(8, 4), m, x)]
+        assert [count_macs(Product(product), matrix, x) for product in products] == 3 * [stored * 4], kind
+        assert count_macs(Product(torch.mv), matrix, x[:, 0]) == stored, kind
+        assert count_macs(Product(F.linear), x.T, matrix) == stored * 4, kind
+    assert count_macs(Product(torch.sparse.mm), sparse[0], sparse[0].T) == 0
+    assert count_macs(Product(torch.mm), dense, x) == count_macs(Product(torch.addmm), x[:1], dense, x) == 8 * 6 * 4
+
+
+def test_products_of_integers_are_counted() -> None:
+    first, second = torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 8, dtype=torch.int8)
+    assert count_macs(Product(torch._int_mm), first, second) == 32 * 16 * 8
+    assert count_macs(Product(torch._weight_int8pack_mm), torch.ones(4, 16), first, torch.ones(32)) == 4 * 16 * 32
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_with_what_to_give() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(5, 6)], layout=torch.jagged)
+    with pytest.raises(ValueError, match="takes no nested tensors; count with a padded input"):
+        count_macs(nn.Linear(6, 4), nested)
+
+
 def test_an_operator_that_is_not_known_counts_nothing_until_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     distances, points = Product(torch.cdist), (torch.zeros(5, 3), torch.zeros(6, 3))
     assert count_macs(distances, *points) == 0
