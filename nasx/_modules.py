@@ -1,7 +1,10 @@
-"""What decides how a network computes beside the values of its tensors."""
+"""What decides how a network computes beside the values of its tensors, and copies of networks."""
+
+import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def description(network: nn.Module) -> dict[str, object]:
@@ -19,6 +22,22 @@ def description(network: nn.Module) -> dict[str, object]:
                 if isinstance(tensor, nn.Parameter):
                     found[f"{name}.{leaf}.requires_grad".lstrip(".")] = tensor.requires_grad
     return found
+
+
+def copied(network: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a network, with what `memo` has in place of other objects, by their ids.
+
+    Unlike `copy.deepcopy` it takes functions of `torch.jit.script`, which nobody changes, and tensors that a hook
+    computes before each pass, as torch's earlier `weight_norm` does.
+    """
+    memo = {} if memo is None else memo
+    for module in network.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.jit.ScriptFunction):
+                memo.setdefault(id(value), value)
+            elif isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
+    return copy.deepcopy(network, memo)
 
 
 def _is_plain(value: object) -> bool:

@@ -1,6 +1,5 @@
 """Counting what one network computes and holds, as a whole and by module."""
 
-import copy
 import math
 import warnings
 from collections import Counter
@@ -17,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from nasx._modules import copied
 from nasx.arch import Arch
 from nasx.train.modes import evaluating
 
@@ -130,7 +130,7 @@ def on_meta(network: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     for buffer in network.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(network, memo)
+    return copied(network, memo)
 
 
 def _peak_memory(network: nn.Module, call: Call) -> int:
