@@ -213,9 +213,9 @@ def check_cost(unit: str, formula: float, counted: int) -> Check:
 def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Check:
     """Check that a network exported to ONNX with a dynamic batch computes the same in onnxruntime, at two batch sizes.
 
-    This comparison is in float32, as not every operator of onnxruntime knows float64. Skipped without the packages of
-    the extra `onnx`. `inputs` needs a batch of at least two, as torch fixes a batch of one. Networks of several inputs
-    or outputs are a TypeError.
+    This comparison is in float32, as not every operator of onnxruntime knows float64. Skipped for networks that do not
+    compute in that, and without the packages of the extra `onnx`. `inputs` needs a batch of at least two, as torch
+    fixes a batch of one. Networks of several inputs or outputs are a TypeError.
     """
     _only_tensor(inputs)
     name = "ONNX export = extracted network"
@@ -225,8 +225,13 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     network = copied(network).to("cpu", torch.float32).eval()
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
-    with torch.no_grad():
-        outputs = network(inputs)
+    try:
+        with torch.no_grad():
+            outputs = network(inputs)
+    except RuntimeError as error:
+        if not _is_of_precision(error):
+            raise
+        return Check(name, None, detail=f"the network does not compute in float32, in which ONNX is compared: {error}")
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"ONNX is checked for networks that return one tensor, but this one returns a {type(outputs).__name__}; "
@@ -289,13 +294,17 @@ def _usable(module: Any, inputs: Call, arch: Arch | None = None) -> tuple[Any, t
         try:
             outputs = _seeded(lambda: _cast(inputs, dtype)(exact, arch), 0)  # noqa: B023  # called at once
         except RuntimeError as error:
-            if dtype is None or not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
+            if dtype is None or not _is_of_precision(error):
                 raise
             continue
         break
     if not any(isinstance(value, Tensor) for value in _leaves(outputs, "outputs").values()):
         raise TypeError(f"`outputs` must hold a tensor to compare, but got {outputs!r}")
     return exact, dtype
+
+
+def _is_of_precision(error: RuntimeError) -> bool:
+    return re.search(r"dtype|scalar type|[Dd]ouble", str(error)) is not None
 
 
 def _call(inputs: Any) -> Call:

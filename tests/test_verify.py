@@ -255,6 +255,13 @@ def test_networks_that_torch_does_not_copy_or_convert_are_verified(make: Callabl
     assert not verify(supernet, arch, x).passed
 
 
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `onnx`")
+def test_onnx_of_a_network_of_several_precisions_is_skipped() -> None:
+    check = check_onnx(Casting(Arch({"width": 4})), torch.randn(3, 6))
+    assert check.passed is None
+    assert "does not compute in float32" in check.detail
+
+
 def test_an_error_of_the_network_itself_is_not_hidden() -> None:
     class Broken(Net):
         def forward(self, x: Tensor, arch: Arch | None = None) -> Tensor:
