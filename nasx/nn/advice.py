@@ -105,6 +105,24 @@ def warn_of_queries(found: Survey, layout: Layout, naming: Naming) -> None:
     _warn(advice, found.names, "its first heads, which attend to other keys and values")
 
 
+def warn_of_projections(found: Survey) -> None:
+    """Say which of torch's attentions have joint weights in one network and others in another."""
+    attentions = {
+        plain_name(key).rpartition(".")[0]: _Advice("attention", ())
+        for key, (info, _) in found.stored.items()
+        if issubclass(info.owner, nn.MultiheadAttention)
+        and plain_name(key).rpartition(".")[2] == "in_proj_weight"
+        and key.replace("in_proj_weight", "q_proj_weight") in found.stored
+    }
+    for pattern, _ in _patterns(attentions, found.names):
+        logger.warning(
+            "%s has one `in_proj_weight` in networks whose queries, keys and values have one width, and three weights "
+            "in the others, so the two kinds of networks do not share them; bring keys and values to the width of "
+            "queries by a layer before it in every network, or make the projections layers of their own",
+            repr(pattern) if pattern else "the network",
+        )
+
+
 def _warn(advice: Mapping[str, _Advice], known: Iterable[str], slices: str) -> None:
     for pattern, given in _patterns(advice, known):
         logger.warning(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
-from nasx.nn.advice import warn_of_groups, warn_of_queries, warn_of_stacks
+from nasx.nn.advice import warn_of_groups, warn_of_projections, warn_of_queries, warn_of_stacks
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
@@ -181,6 +181,7 @@ class Supernet(nn.Module):
         warn_of_stacks(found, self._layout)
         warn_of_groups(found, self._layout, self._naming)
         warn_of_queries(found, self._layout, self._naming)
+        warn_of_projections(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():

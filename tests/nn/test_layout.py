@@ -520,6 +520,23 @@ def test_stacked_queries_attend_to_the_same_keys_in_every_network() -> None:
     assert torch.allclose(small(x), large(x), atol=1e-6)
 
 
+def test_attention_whose_weights_are_joint_now_and_then_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        width, keys = int(arch["width"]), int(arch["keys"])
+        return nn.ModuleList([nn.MultiheadAttention(width, 2, kdim=keys, vdim=keys) for _ in range(2)])
+
+    def warned(space: Space, **sharing: Any) -> bool:
+        caplog.clear()
+        Supernet(build, space, **sharing)
+        return "'*' has one `in_proj_weight` in networks whose queries, keys and values have one" in caplog.text
+
+    chosen = Space(width=8, keys=one_of(8, 16))
+    assert warned(chosen)
+    assert not warned(chosen, separate={"*": "keys"})
+    assert not warned(Space(width=one_of(8, 16), keys=6))
+    assert not warned(Space(width=one_of({8: Space(keys=8), 16: Space(keys=16)})))
+
+
 def test_layers_of_all_blocks_have_one_pattern(caplog: pytest.LogCaptureFixture) -> None:
     def build(arch: Arch) -> nn.Module:
         w = int(arch["width"])
