@@ -2,14 +2,14 @@
 
 Networks are compared in float64 on the CPU, on copies: nothing that is handed in changes. An `extract` that builds a
 network as its user does, in torch's default precision, builds it in float64 here; one that insists on another precision
-is converted, and compared as exactly as that allows. A network that does not compute in float64 is compared in float32.
+is converted, and compared as exactly as that allows. A network that does not compute in float64 is compared in float32,
+and one that casts to several precisions inside in those that it has.
 
 `inputs` is a batch of at least two samples: a tensor (B, ...), a tuple of positional arguments, or a `Call` of
 `nasx.measure` with keyword arguments, too. Arguments and outputs are tensors, numbers, strings, and tuples, lists and
 dicts of them; anything else is a TypeError. ONNX is checked for networks of one tensor in and one out.
 """
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
+from nasx._modules import copied
 from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import Call, count_macs, count_params
@@ -30,8 +31,8 @@ from nasx.nn.assembly import placed
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_TOLERANCES = {torch.float64: 0.0, torch.float32: 1e-4}
-"""Relative differences that computing in a precision explains."""
+_TOLERANCES = {torch.float64: 0.0, torch.float32: 1e-4, None: 1e-4}
+"""Relative differences that computing in a precision explains; None stands for a network's own, at least float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _check_slice(
     whole: Any,
     arch: Arch,
     inputs: Call,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     *,
     training: bool,
     seed: int,
@@ -212,20 +213,25 @@ def check_cost(unit: str, formula: float, counted: int) -> Check:
 def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -> Check:
     """Check that a network exported to ONNX with a dynamic batch computes the same in onnxruntime, at two batch sizes.
 
-    This comparison is in float32, as not every operator of onnxruntime knows float64. Skipped without the packages of
-    the extra `onnx`. `inputs` needs a batch of at least two, as torch fixes a batch of one. Networks of several inputs
-    or outputs are a TypeError.
+    This comparison is in float32, as not every operator of onnxruntime knows float64. Skipped for networks that do not
+    compute in that, and without the packages of the extra `onnx`. `inputs` needs a batch of at least two, as torch
+    fixes a batch of one. Networks of several inputs or outputs are a TypeError.
     """
     _only_tensor(inputs)
     name = "ONNX export = extracted network"
     missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None]
     if missing:
         return Check(name, None, detail=f"{', '.join(missing)} not installed; pip install 'nasx[onnx]'")
-    network = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    network = copied(network).to("cpu", torch.float32).eval()
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
-    with torch.no_grad():
-        outputs = network(inputs)
+    try:
+        with torch.no_grad():
+            outputs = network(inputs)
+    except RuntimeError as error:
+        if not _is_of_precision(error):
+            raise
+        return Check(name, None, detail=f"the network does not compute in float32, in which ONNX is compared: {error}")
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"ONNX is checked for networks that return one tensor, but this one returns a {type(outputs).__name__}; "
@@ -281,18 +287,24 @@ def compare_onnx(content: bytes, network: nn.Module, inputs: Tensor, *, toleranc
     return worst
 
 
-def _usable(module: Any, inputs: Call, arch: Arch | None = None) -> tuple[Any, torch.dtype]:
-    """Return a copy in evaluation mode and its precision: float64, or float32 where a layer insists on that."""
-    exact = _exact(module, torch.float64).eval()
-    try:
-        outputs = _seeded(lambda: _cast(inputs, torch.float64)(exact, arch), 0)
-    except RuntimeError as error:
-        if not re.search(r"dtype|scalar type|[Dd]ouble", str(error)):
-            raise
-        return _exact(module, torch.float32).eval(), torch.float32
+def _usable(module: Any, inputs: Call, arch: Arch | None = None) -> tuple[Any, torch.dtype | None]:
+    """Return a copy in evaluation mode and its precision: float64, else float32, else its own, which is None."""
+    for dtype in (torch.float64, torch.float32, None):
+        exact = _exact(module, dtype).eval()
+        try:
+            outputs = _seeded(lambda: _cast(inputs, dtype)(exact, arch), 0)  # noqa: B023  # called at once
+        except RuntimeError as error:
+            if dtype is None or not _is_of_precision(error):
+                raise
+            continue
+        break
     if not any(isinstance(value, Tensor) for value in _leaves(outputs, "outputs").values()):
         raise TypeError(f"`outputs` must hold a tensor to compare, but got {outputs!r}")
-    return exact, torch.float64
+    return exact, dtype
+
+
+def _is_of_precision(error: RuntimeError) -> bool:
+    return re.search(r"dtype|scalar type|[Dd]ouble", str(error)) is not None
 
 
 def _call(inputs: Any) -> Call:
@@ -327,17 +339,17 @@ def _leaves(values: Any, name: str) -> dict[str, Any]:
     return leaves
 
 
-def _exact(module: Any, dtype: torch.dtype) -> Any:
-    """Return a copy of a precision on the CPU."""
+def _exact(module: Any, dtype: torch.dtype | None) -> Any:
+    """Return a copy of a precision, or of its own, on the CPU."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"networks and supernets are verified as torch modules, but got {type(module).__name__}")
-    return _converted(copy.deepcopy(module), dtype)
+    return _converted(copied(module), dtype)
 
 
-def _extract(supernet: Any, arch: Arch, dtype: torch.dtype) -> tuple[nn.Module, float]:
+def _extract(supernet: Any, arch: Arch, dtype: torch.dtype | None) -> tuple[nn.Module, float]:
     """Return the extracted network in a precision, and the tolerance that this and the one that it came in allow."""
     default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(dtype or default)
     try:
         with torch.random.fork_rng(devices=[]):  # building a network draws weights
             network = supernet.extract(arch)
@@ -350,17 +362,17 @@ def _extract(supernet: Any, arch: Arch, dtype: torch.dtype) -> tuple[nn.Module, 
     return _converted(network, dtype), max(tolerance, _TOLERANCES[dtype])
 
 
-def _cast(inputs: Call, dtype: torch.dtype) -> Call:
+def _cast(inputs: Call, dtype: torch.dtype | None) -> Call:
     convert = _in(dtype)
     return inputs.changed(lambda tensor: convert(tensor.detach()).clone())
 
 
-def _converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _converted(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     converted: nn.Module = module._apply(_in(dtype))  # type: ignore[no-untyped-call]
     return converted
 
 
-def _in(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _in(dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     """Return what moves a tensor to the CPU and converts it."""
     return partial(placed, where=(torch.device("cpu"), dtype))
 

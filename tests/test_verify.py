@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
-from nasx.measure import Call
+from nasx.measure import Call, count_peak_memory, counted
 from nasx.nn import FeedForward, Supernet, stacked
+from nasx.train import WeightAverage
 from nasx.verify import check_cost, check_onnx, check_reload, check_slice, first_difference, verify
 
 SPACE = Space(block=repeat(Space(hidden=one_of(4, 8)), 2))
@@ -199,6 +200,66 @@ def test_a_network_that_does_not_compute_in_float64_is_compared_in_float32() -> 
     report = verify(Whole(), ARCH, inputs(), macs=lambda arch: 9, build=lambda arch: Single())
     assert report.passed, str(report)
     assert not verify(Whole(0.01), ARCH, inputs()).passed
+
+
+class Casting(nn.Module):
+    """A layer in half precision between others, behind casts that name it."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        width = int(arch["width"])
+        self.stem, self.head = nn.Linear(6, width), nn.Linear(width, 2)
+        self.middle = nn.Linear(width, width).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self.stem(x).bfloat16()).float())
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+class Scripted(nn.Module):
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.layer, self.act = nn.Linear(6, int(arch["width"])), torch.jit.script(swish)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.layer(x))
+
+
+class Normalised(nn.Module):
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.layer = nn.utils.weight_norm(nn.Linear(6, int(arch["width"])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:.*torch.jit")
+@pytest.mark.parametrize("make", [Casting, Scripted, Normalised])
+def test_networks_that_torch_does_not_copy_or_convert_are_verified(make: Callable[[Arch], nn.Module]) -> None:
+    space, x = Space(width=one_of(4, 8)), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    supernet = Supernet(make, space)
+    params = counted("params", make, space, None)
+    for arch in space:
+        report = verify(supernet, arch, x, build=make, params=params, macs=counted("macs", make, space, x[:1]))
+        assert report.passed, str(report)
+        network = supernet.extract(arch).eval()
+        assert count_peak_memory(network, x) > params(arch)
+        averaged = WeightAverage(network, 0.5)
+        averaged.update(network)
+        assert torch.equal(averaged(x), network(x))
+    supernet.extract = lambda arch: make(arch).eval()  # type: ignore[method-assign]  # of other weights
+    assert not verify(supernet, arch, x).passed
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra `onnx`")
+def test_onnx_of_a_network_of_several_precisions_is_skipped() -> None:
+    check = check_onnx(Casting(Arch({"width": 4})), torch.randn(3, 6))
+    assert check.passed is None
+    assert "does not compute in float32" in check.detail
 
 
 def test_an_error_of_the_network_itself_is_not_hidden() -> None:

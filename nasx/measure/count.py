@@ -1,35 +1,43 @@
 """Counting what one network computes and holds, as a whole and by module."""
 
-import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
-from torch.utils.module_tracker import ModuleTracker
 
+from nasx._modules import copied
 from nasx.arch import Arch
 from nasx.train.modes import evaluating
 
-_WHOLE = "Global"  # what the trackers call a network
+_WHOLE = "Global"  # torch's flop counter gives totals under this name
 _FORMULAS: Mapping[Any, Callable[..., int]] = {  # flops of products that torch's counter leaves out, from shapes
     torch.ops.aten._trilinear: lambda first, weight, *_, **__: 2 * first[0] * math.prod(weight),  # nn.Bilinear
-    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * math.prod(matrix),
     torch.ops.aten.addmv: lambda bias, matrix, *_, **__: 2 * math.prod(matrix),
     torch.ops.aten.dot: lambda vector, *_, **__: 2 * math.prod(vector),
     torch.ops.aten.vdot: lambda vector, *_, **__: 2 * math.prod(vector),
     torch.ops.aten.addbmm: lambda bias, first, second, *_, **__: 2 * math.prod(first) * second[2],
     torch.ops.aten.conv_tbc: lambda x, weight, *_, out_shape, **__: 2 * math.prod(out_shape[:2]) * math.prod(weight),
+    torch.ops.aten._int_mm: lambda first, second, *_, **__: 2 * math.prod(first) * second[1],
+    torch.ops.aten._weight_int8pack_mm: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
 }
+_OF_SPARSE = {  # products that take sparse matrices, and at which place the first factor is
+    torch.ops.aten.mm: 0,
+    torch.ops.aten.mv: 0,
+    torch.ops.aten.addmm: 1,
+    torch.ops.aten._sparse_addmm: 1,
+}
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _PRODUCTS = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)  # attention's, as plain products
 
 
@@ -78,9 +86,11 @@ def count_macs(network: nn.Module, *inputs: Any, **kwargs: Any) -> int:
 
     Convolutions, linear, bilinear and recurrent layers, products of matrices and vectors and the two attention products
     count; norms, activations, biases, softmax and products of elements do not. A bilinear layer has one for each weight
-    and sample. Operators that the counter does not know count nothing, such as distances, Fourier transforms, solvers
-    and custom operators; `torch.utils.flop_counter.register_flop_formula` makes one known. Give inputs with a batch of
-    one for the MACs of one sample. Modes are restored.
+    and sample. A sparse matrix times a dense one has those of its stored elements. Operators that the counter does not
+    know count nothing, such as products of two sparse matrices or with a sparse result, layers of
+    `torch.ao.quantization`, distances, Fourier transforms, solvers and custom operators;
+    `torch.utils.flop_counter.register_flop_formula` makes one known. Give inputs with a batch of one for the MACs of
+    one sample, and padded ones instead of nested tensors, which the counter does not take. Modes are restored.
     """
     return macs_by_module(network, Call(inputs, kwargs))[""]
 
@@ -120,7 +130,7 @@ def on_meta(network: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     for buffer in network.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(network, memo)
+    return copied(network, memo)
 
 
 def _peak_memory(network: nn.Module, call: Call) -> int:
@@ -134,9 +144,16 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the multiply-adds inside every module by its name, the whole network's under the empty name."""
     from torch.utils.flop_counter import FlopCounterMode  # here, because it loads Triton too, which takes a while
 
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
-    with torch.no_grad(), _plain_forward(network), counter:
-        call(network)
+    formulas = {**_FORMULAS, **{operator: _matrix_product(place) for operator, place in _OF_SPARSE.items()}}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter.mod_tracker = _RunningModules(network)  # type: ignore[assignment]
+    try:
+        with torch.no_grad(), _plain_forward(network), counter:
+            call(network)
+    except (TypeError, RuntimeError) as error:
+        if any(tensor.is_nested for tensor in call.tensors):
+            raise ValueError("torch's flop counter takes no nested tensors; count with a padded input") from error
+        raise
     found: Counter[str] = Counter()
     for name, of_operator in counter.get_flop_counts().items():
         flops = sum(of_operator.values())
@@ -145,9 +162,32 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
                 f"{flops} flops of {name} are no whole number of multiply-adds, which have 2 each; correct the formula "
                 "that was registered for one of its operators"
             )
-        found[_own_name(network, name)] = int(flops // 2)
-    found[""] = int(counter.get_total_flops() // 2)
+        found["" if name == _WHOLE else name] = int(flops // 2)
+    found[""] += 0
     return found
+
+
+def _matrix_product(place: int) -> Callable[..., int]:
+    """Return the formula of a product of two matrices, or a matrix and a vector, of which one may be sparse."""
+
+    def flops(*args: Any, **_: Any) -> int:
+        first, second = args[place : place + 2]
+        if _is_sparse(second):
+            return 0 if _is_sparse(first) else 2 * _stored_elements(second) * int(first.shape[0])
+        return 2 * _stored_elements(first) * math.prod(second.shape[1:])
+
+    flops._get_raw = True  # type: ignore[attr-defined]  # as `register_flop_formula` marks those that take tensors
+    return flops
+
+
+def _is_sparse(tensor: Tensor) -> bool:
+    return tensor.layout == torch.sparse_coo or tensor.layout in _COMPRESSED
+
+
+def _stored_elements(matrix: Tensor) -> int:
+    if matrix.layout == torch.sparse_coo:
+        return matrix._values().numel()
+    return matrix.values().numel() if matrix.layout in _COMPRESSED else matrix.numel()
 
 
 def params_by_module(network: nn.Module) -> Counter[str]:
@@ -165,15 +205,15 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
     """Return the elements written inside every module by its name."""
     found: Counter[str] = Counter()
 
-    def add(tracked: Sequence[str], outputs: Any) -> None:
+    def add(names: Iterable[str], outputs: Any) -> None:
         written = sum(tensor.numel() for tensor in _tensors(outputs))
-        for name in {_own_name(network, name) for name in tracked} | {""}:
+        for name in {*names, ""}:
             found[name] += written
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         segments = name.split(".")
         holders = [".".join(segments[:end]) for end in range(1, len(segments) + 1)]
-        return lambda module, inputs, outputs: add([f"{_WHOLE}.{holder}" for holder in holders], outputs)
+        return lambda module, inputs, outputs: add(holders, outputs)
 
     alone = not any(network.children())  # else its own weights, such as a class token, are no layer
     with ExitStack() as stack, torch.no_grad():
@@ -181,15 +221,39 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
             if any(parameter is not None for parameter in module._parameters.values()) and (name or alone):
                 stack.callback(module.register_forward_hook(hook(name)).remove)
         stack.enter_context(_plain_forward(network))
-        tracker = stack.enter_context(ModuleTracker())
-        stack.enter_context(_Products(lambda outputs: add(list(tracker.parents), outputs)))
+        running = stack.enter_context(_RunningModules(network))
+        stack.enter_context(_Products(lambda outputs: add(running.parents - {_WHOLE}, outputs)))
         call(network)
     return found
 
 
-def _own_name(network: nn.Module, tracked: str) -> str:
-    """Return a module's name from that of a tracker, which puts the network's class or "Global" before it."""
-    return tracked.partition(".")[2]
+class _RunningModules:
+    """The names of the modules whose forward pass is running, `_WHOLE` among them.
+
+    Torch's own `ModuleTracker` follows backward passes, too, and so fails for views of parameters that a module takes
+    when no gradients are computed.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parents = {_WHOLE}
+        self._names = {module: name for name, module in network.named_modules() if name}
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._hooks.callback(register_module_forward_pre_hook(self._enters).remove)
+        self._hooks.callback(register_module_forward_hook(self._leaves).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+
+    def _enters(self, module: nn.Module, inputs: Any) -> None:
+        if module in self._names:
+            self.parents.add(self._names[module])
+
+    def _leaves(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if module in self._names:
+            self.parents.discard(self._names[module])
 
 
 def _tensors(nested: Any) -> list[Tensor]:

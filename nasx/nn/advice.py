@@ -88,6 +88,41 @@ def warn_of_groups(found: Survey, layout: Layout, naming: Naming) -> None:
     _warn(advice, found.names, "its first rows, which belong to other groups")
 
 
+def warn_of_queries(found: Survey, layout: Layout, naming: Naming) -> None:
+    """Say which heads of grouped-query attention attend to other keys and values in one network than in another."""
+    counts: dict[str, dict[int, set[int]]] = {}  # rows of a group by how many groups there are
+    for network in found.blueprints:
+        stored_names = naming.of(network.arch)
+        for name, info in network.tensors.items():
+            if info.groups > 1 and not issubclass(info.owner, _ConvNd):
+                key = stored_names.stored(found.tied.get(name, name))
+                counts.setdefault(key, {}).setdefault(info.groups, set()).add(info.shape[0] // info.groups)
+    advice: dict[str, _Advice] = {}
+    for key, rows in counts.items():
+        name = plain_name(key)
+        if len(set.union(*rows.values())) > 1 and most_exact(layout, name) is None:
+            advice[name.rpartition(".")[0]] = _of_queries(sorted(rows))
+    _warn(advice, found.names, "its first heads, which attend to other keys and values")
+
+
+def warn_of_projections(found: Survey) -> None:
+    """Say which of torch's attentions have joint weights in one network and others in another."""
+    attentions = {
+        plain_name(key).rpartition(".")[0]: _Advice("attention", ())
+        for key, (info, _) in found.stored.items()
+        if issubclass(info.owner, nn.MultiheadAttention)
+        and plain_name(key).rpartition(".")[2] == "in_proj_weight"
+        and key.replace("in_proj_weight", "q_proj_weight") in found.stored
+    }
+    for pattern, _ in _patterns(attentions, found.names):
+        logger.warning(
+            "%s has one `in_proj_weight` in networks whose queries, keys and values have one width, and three weights "
+            "in the others, so the two kinds of networks do not share them; bring keys and values to the width of "
+            "queries by a layer before it in every network, or make the projections layers of their own",
+            repr(pattern) if pattern else "the network",
+        )
+
+
 def _warn(advice: Mapping[str, _Advice], known: Iterable[str], slices: str) -> None:
     for pattern, given in _patterns(advice, known):
         logger.warning(
@@ -112,6 +147,14 @@ def _of_groups(groups: Sequence[int]) -> _Advice:
         f"{rule} for the layers that make its inputs and the norms around it, and stacked({groups[0]}, dim=1) for the "
         "layers that read its outputs",
     )
+
+
+def _of_queries(groups: Sequence[int]) -> _Advice:
+    kind = f"a projection of queries in {' or '.join(map(str, groups))} groups"
+    if len(groups) > 1:
+        return _Advice(kind, (), "separate={%r: CHOICE}, where CHOICE is the choice that decides the groups")
+    rule = f"stacked({groups[0]})"
+    return _Advice(kind, (("", rule),), f"stacked({groups[0]}, dim=1) for the layer that reads the heads' outputs")
 
 
 def _of_packed(module: str, tensors: Mapping[str, _Tensor]) -> _Advice | None:

@@ -218,7 +218,7 @@ class TensorInfo:
     """The number that a buffer holds everywhere when it is made (0 for statistics), or None where it was computed."""
 
     groups: int = 1
-    """Into how many groups a convolution of this weight cuts its channels."""
+    """Into how many groups a convolution of this weight cuts its channels, or grouped-query attention its queries."""
 
     @property
     def kind(self) -> str:
@@ -254,7 +254,7 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
             if parameter is not None:
                 name, shape = dotted + leaf, tuple(parameter.shape)
                 tied = first_names.setdefault(id(parameter), name)
-                groups = module.groups if isinstance(module, _ConvNd) and leaf == "weight" else 1
+                groups = _groups(network, prefix, module) if leaf == "weight" else 1
                 tensors[name] = TensorInfo(
                     shape, parameter.dtype, type(module), parameter.requires_grad, tied, groups=groups
                 )
@@ -272,6 +272,17 @@ def blueprint(network: nn.Module, arch: Arch) -> Blueprint:
                 tensors[name] = TensorInfo(shape, buffer.dtype, type(module), False, tied, True, _start(module, buffer))
     containers = {name: len(module) for name, module in network.named_modules() if _is_numbered(module)}
     return Blueprint(arch, tensors, containers)
+
+
+def _groups(network: nn.Module, name: str, module: nn.Module) -> int:
+    if isinstance(module, _ConvNd):
+        return module.groups
+    parent, _, leaf = name.rpartition(".")
+    if leaf == "q_proj" and hasattr(attention := network.get_submodule(parent), "num_key_value_groups"):
+        keys, size = getattr(attention, "k_proj", None), getattr(attention, "head_dim", None)  # as in `transformers`
+        if isinstance(keys, nn.Linear) and isinstance(size, int) and size:
+            return max(1, keys.out_features // size)
+    return 1
 
 
 def _refuse_packed(module: nn.Module, name: str) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
-from nasx.nn.advice import warn_of_groups, warn_of_stacks
+from nasx.nn.advice import warn_of_groups, warn_of_projections, warn_of_queries, warn_of_stacks
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
-from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
 from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype, refuse_shared
@@ -144,8 +144,9 @@ class Supernet(nn.Module):
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
     state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
     and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
-    builder and belong to each network. Of parametrizations, `weight_norm` works; `spectral_norm` and `orthogonal`,
-    which compute tensors from weights when a network is built, are refused.
+    builder and belong to each network. A parameter is sliced even if it is frozen, so a computed table should be a
+    buffer; it must be frozen in all architectures or in none. Of parametrizations, `weight_norm` works; `spectral_norm`
+    and `orthogonal`, which compute tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture or one module to several networks (copy a pretrained backbone inside
@@ -179,6 +180,8 @@ class Supernet(nn.Module):
         self._warn_of_unread(found.reads)
         warn_of_stacks(found, self._layout)
         warn_of_groups(found, self._layout, self._naming)
+        warn_of_queries(found, self._layout, self._naming)
+        warn_of_projections(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
@@ -186,6 +189,7 @@ class Supernet(nn.Module):
         self._cache = _Cache(self, self.space)
         self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
         self._fill(found)
+        self._warn_of_tables(found)
         if weights is not None:
             self.load_plain(weights)
 
@@ -441,6 +445,47 @@ class Supernet(nn.Module):
                         value = slot.holder[slot.leaf]
                         put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
 
+    def _warn_of_tables(self, found: Survey) -> None:
+        """Say which frozen parameters are tables that the builder computes for each network, other than slices are."""
+        frozen = {
+            key
+            for key, (info, _) in found.stored.items()
+            if not (info.trained or info.is_buffer) and most_exact(self._layout, plain_name(key)) is None
+        }
+        if not frozen:
+            return
+        sizes = {
+            arch: sum(math.prod(shape) for key, shape in own.items() if key in frozen)
+            for arch, own in found.needed.items()
+        }
+        smallest = min(sizes, key=lambda arch: sizes[arch])
+        archs = dict.fromkeys([smallest, self.space[0], self.space[self.space.size - 1]])
+        if computed := list(dict.fromkeys(name for arch in archs for name in self._computed(arch, frozen))):
+            logger.warning(
+                "networks take slices of the largest one's frozen parameters (requires_grad=False), but the builder "
+                "computes other values of %s for some of them; make such a table a buffer (register_buffer), which "
+                "each network computes for itself, or add layout={%r: prefix} to keep the slices",
+                ", ".join(map(repr, computed[:3])) + f" and {len(computed) - 3} more" * (len(computed) > 3),
+                computed[0],
+            )
+
+    def _computed(self, arch: Arch, keys: Set[str]) -> list[str]:
+        """Return the names of a network's tensors, of some keys, that are no slices of the store's and not random."""
+
+        def built(seed: int) -> dict[str, tuple[Slot, Tensor]]:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.default_generator.manual_seed(seed)
+                slots = self._slots(call_builder(self.make, arch), arch)
+                return {slot.key: (slot, slot.holder[slot.leaf]) for slot in slots if slot.key in keys}
+
+        differing = {
+            key: own
+            for key, (slot, own) in built(0).items()
+            if not _equal(slot.whole if slot.indices is None else take(slot.whole, slot.indices), own)
+        }
+        again = built(1) if differing else {}
+        return [plain_name(key) for key, own in differing.items() if _equal(own, again[key][1])]
+
     def _warn_of_unread(self, reads: Reads) -> None:
         """Say which choices the builder does not read, such as those of a repeat that it calls by another name."""
         unread = reads.unread(self.space)
@@ -493,6 +538,13 @@ def _pieces(
             steps.setdefault((place, shapes[shape]), []).append(key)
     for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
         yield arch, keys
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors are equal but for rounding."""
+    if not first.is_complex():
+        first, second = first.double(), second.double()
+    return bool(torch.isclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True).all())
 
 
 def _is_inside(shape: Shape, other: Shape) -> bool:

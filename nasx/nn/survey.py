@@ -69,8 +69,8 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     of more than `probes.MOST` of them, a size that depends on several choices at once is found where each of them alone
     leads towards it, and so is one that depends on several parts.
 
-    A ValueError says where names shift between architectures, where one name is two kinds of tensor, or where the
-    builder gives different networks for one architecture.
+    A ValueError says where names shift between architectures, where one name is two kinds of tensor, trained or frozen
+    included, or where the builder gives different networks for one architecture.
     """
     check_repeatable(make, space[0])
     kept, identity = _kept.get(), _identity(make)
@@ -253,18 +253,32 @@ def _sizes(
             known, shape = stored[key]
             if known.kind != info.kind or known.dtype != info.dtype:
                 raise ValueError(_two_kinds(name, known, origins[key], info, network.arch))
+            if known.trained != info.trained:
+                archs = (origins[key], network.arch) if known.trained else (network.arch, origins[key])
+                raise ValueError(_trained_and_frozen(name, *archs))
             stored[key] = known, tuple(max(pair) for pair in zip(shape, info.shape, strict=True))
     return stored, needed
 
 
 def _two_kinds(name: str, known: TensorInfo, first: Arch, info: TensorInfo, second: Arch) -> str:
-    differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
-    differences = ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
     return (
         f"the name {name!r} is a {known.kind} ({known.dtype}) of shape {known.shape} for one architecture and a "
-        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({differences}), so they cannot share it; "
-        "give each kind of layer a name of its own, or a copy per choice with `separate`"
+        f"{info.kind} ({info.dtype}) of shape {info.shape} for another ({_differences(first, second)}), so they cannot "
+        "share it; give each kind of layer a name of its own, or a copy per choice with `separate`"
     )
+
+
+def _trained_and_frozen(name: str, trained: Arch, frozen: Arch) -> str:
+    return (
+        f"the parameter {name!r} is trained for one architecture, but frozen (requires_grad=False) for another "
+        f"({_differences(trained, frozen)}), so they cannot share it; freeze it for all or for none, or give it a copy "
+        f"per choice with separate={{{name!r}: CHOICE}}"
+    )
+
+
+def _differences(first: Arch, second: Arch) -> str:
+    differing = [key for key in sorted({*first, *second}) if first.get(key) != second.get(key)][:3]
+    return ", ".join(f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in differing)
 
 
 def _tied_names(found: Sequence[Blueprint]) -> dict[str, str]:

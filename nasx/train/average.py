@@ -1,10 +1,11 @@
 """A moving average of a network's weights, often better than the weights themselves."""
 
-import copy
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
+
+from nasx._modules import copied
 
 
 class Tensors:
@@ -44,7 +45,7 @@ class WeightAverage(nn.Module):
         super().__init__()
         if not 0 < decay < 1:
             raise ValueError(f"`0 < decay < 1` must hold, but got {decay}; 0.9999 suits trainings of 100,000 steps")
-        self.module = copy.deepcopy(model)
+        self.module = copied(model)
         self.decay = decay
         some = next(chain(model.parameters(), model.buffers()), None)
         if some is None:

@@ -4,7 +4,6 @@ A small network does not fill a GPU: most of a step passes between its many shor
 their seeds alone have the same operations, so that one operation can do the work of all.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -16,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from nasx._modules import description
+from nasx._modules import copied, description
 from nasx.train.losses import Loss, compute_loss
 
 
@@ -153,7 +152,7 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 
 def _with_tensors(network: nn.Module, tensors: dict[Tensor, Tensor]) -> nn.Module:
     """Return a copy of a network with others for its tensors, tied where they are tied."""
-    return copy.deepcopy(network, {id(tensor): other for tensor, other in tensors.items()})
+    return copied(network, {id(tensor): other for tensor, other in tensors.items()})
 
 
 def _signature(network: nn.Module) -> dict[str, object]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from nasx.measure import Call, count_activations, count_macs, count_params, count_peak_memory
+from nasx.measure.count import macs_by_module
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -57,6 +58,33 @@ def test_products_that_torchs_counter_leaves_out_are_counted(device: str) -> Non
     assert count_macs(Product(torch.vdot), *tensors((4,), (4,))) == 4
     assert count_macs(Product(torch.addbmm), *tensors((2, 5), (3, 2, 4), (3, 4, 5))) == 3 * 2 * 4 * 5
     assert count_macs(Product(torch.conv_tbc), *tensors((9, 2, 3), (5, 3, 4), (4,))) == (9 - 4) * 2 * 5 * 3 * 4
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state")
+def test_sparse_matrices_have_the_products_of_what_they_store() -> None:
+    dense, x = torch.eye(8, 6), torch.ones(6, 4)  # six ones, in three blocks of two rows and columns
+    kinds = {"coo": 6, "csr": 6, "csc": 6, "bsr": 3 * 4}
+    sparse = dense.to_sparse(), dense.to_sparse_csr(), dense.to_sparse_csc(), dense.to_sparse_bsr((2, 2))
+    for (kind, stored), matrix in zip(kinds.items(), sparse, strict=True):
+        products = [lambda m, x: m @ x, torch.sparse.mm, lambda m, x: torch.sparse.addmm(torch.zeros(8, 4), m, x)]
+        assert [count_macs(Product(product), matrix, x) for product in products] == 3 * [stored * 4], kind
+        assert count_macs(Product(torch.mv), matrix, x[:, 0]) == stored, kind
+        assert count_macs(Product(F.linear), x.T, matrix) == stored * 4, kind
+    assert count_macs(Product(torch.sparse.mm), sparse[0], sparse[0].T) == 0
+    assert count_macs(Product(torch.mm), dense, x) == count_macs(Product(torch.addmm), x[:1], dense, x) == 8 * 6 * 4
+
+
+def test_products_of_integers_are_counted() -> None:
+    first, second = torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 8, dtype=torch.int8)
+    assert count_macs(Product(torch._int_mm), first, second) == 32 * 16 * 8
+    assert count_macs(Product(torch._weight_int8pack_mm), torch.ones(4, 16), first, torch.ones(32)) == 4 * 16 * 32
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused_with_what_to_give() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(5, 6)], layout=torch.jagged)
+    with pytest.raises(ValueError, match="takes no nested tensors; count with a padded input"):
+        count_macs(nn.Linear(6, 4), nested)
 
 
 def test_an_operator_that_is_not_known_counts_nothing_until_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +173,42 @@ def test_activations_are_what_weighted_modules_and_attentions_products_write() -
     twice = nn.Linear(4, 4)
     assert count_activations(nn.Sequential(twice, twice), torch.zeros(3, 4)) == 2 * 3 * 4
     assert count_activations(twice, torch.zeros(3, 4)) == 3 * 4, "a network may be one layer"
+
+
+class Queries(nn.Module):
+    """Views of weights that modules take as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.table = nn.Parameter(torch.zeros(1, 4, 8)), nn.Embedding(6, 8)
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.norm(self.table.weight.unsqueeze(0))
+        outputs: Tensor = self.attention(self.queries.expand(len(x), -1, -1), x, x)[0]
+        return outputs
+
+
+def test_modules_may_take_views_of_weights() -> None:
+    network, x = Queries(), torch.zeros(2, 6, 8)
+    macs = macs_by_module(network, Call((x,)))
+    assert macs[""] == macs["attention"] == count_macs(network, x) == 2 * (2 * (4 + 6) * 8 * 8 + 2 * 4 * 6 * 8)
+    products, outputs = 2 * (2 * 4 * 6 + 4 * 8), 2 * (4 * 8 + 4 * 6)  # and the mean of the heads' weights
+    assert count_activations(network, x) == 6 * 8 + products + outputs
+
+
+def test_gradients_may_be_part_of_the_forward_pass() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                return torch.autograd.grad(self.energy(x).sum(), x)[0]
+
+    assert macs_by_module(Force(), Call((torch.zeros(2, 3),))) == {"": 80, "energy": 40, "energy.0": 30, "energy.2": 10}
 
 
 def test_arguments_and_modes_are_the_callers() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.measure import count_macs, count_params, counted
-from nasx.nn import Supernet
+from nasx.nn import Supernet, prefix
 
 DEPTH = Space(depth=one_of(1, 2, 3))
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -191,6 +191,61 @@ def test_tensors_that_are_tied_now_and_then_are_refused() -> None:
         Supernet(make, Space(tied=one_of(False, True)))
 
 
+def partly_frozen(arch: Arch) -> nn.Module:
+    network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    network[0].requires_grad_(not arch["frozen"])
+    return network
+
+
+@pytest.mark.parametrize("options", [(True, False), (False, True)])
+def test_parameters_frozen_now_and_then_are_refused_unless_they_are_copies(options: tuple[bool, bool]) -> None:
+    space = Space(frozen=one_of(*options))
+    match = r"'0.weight' is trained for one .*, but frozen .* \(frozen False and True\).* separate={'0.weight'"
+    with pytest.raises(ValueError, match=match):
+        Supernet(partly_frozen, space)
+    supernet = Supernet(partly_frozen, space, separate={"0": "frozen"})
+    for arch in space:
+        supernet.zero_grad()
+        supernet(X, arch).sum().backward()
+        assert (supernet.get_parameter("0.weight@frozen=False").grad is None) == arch["frozen"]
+        for name, parameter in partly_frozen(arch).named_parameters():
+            assert supernet.extract(arch).get_parameter(name).requires_grad == parameter.requires_grad
+
+
+PRETRAINED = torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+FROZEN: dict[str, Callable[[int], Tensor]] = {
+    "table": lambda width: torch.outer(torch.arange(10.0), torch.arange(width) / width).sin(),
+    "scale": lambda width: torch.tensor(width**-0.5),
+    "rows of a table": lambda width: torch.outer(torch.arange(width * 1.0), torch.arange(10.0)).sin(),
+    "pretrained": lambda width: PRETRAINED[:, :width],
+    "random": lambda width: torch.randn(10, width),
+    "a constant": lambda width: torch.full((width,), -torch.inf),
+}
+
+
+@pytest.mark.parametrize(("kind", "is_table"), [(kind, kind in {"table", "scale"}) for kind in FROZEN])
+def test_frozen_tables_of_which_a_slice_is_another_are_warned_of(
+    kind: str, is_table: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Positions(nn.Linear):
+        def __init__(self, arch: Arch, frozen: bool = True) -> None:
+            super().__init__(int(arch["width"]), 6)
+            self.table = nn.Parameter(FROZEN[kind](int(arch["width"])), requires_grad=not frozen)
+
+    space, silent = Space(width=one_of(4, 8)), partial(Positions, frozen=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        supernet, state = Supernet(Positions, space), torch.get_rng_state()
+        assert ("computes other values of 'table' for some of them; make" in caplog.text) == is_table
+        caplog.clear()
+        torch.manual_seed(0)
+        trained = Supernet(silent, space)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(trained.get_parameter("weight"), supernet.get_parameter("weight"))
+    Supernet(Positions, space, layout={"table": prefix})  # as the warning proposes
+    assert not caplog.text
+
+
 def test_builders_that_are_no_function_of_the_architecture_are_refused() -> None:
     counter, generator = count(4), np.random.default_rng(0)
 
@@ -221,6 +276,7 @@ def test_builders_that_are_no_function_of_the_architecture_are_refused() -> None
     )
     refuses(Kinds, "two networks of one architecture differ in 'scale'")
     refuses(lambda: nn.GELU() if generator.random() < 0.5 else nn.ReLU(), "differ in ''|no weights")
+    refuses(lambda: nn.Linear(6, 6).requires_grad_(next(counter) % 2 == 0), "differ in 'weight.requires_grad'")
     refuses(Noise, "the buffer 'features' holds other numbers each time the network is built.*requires_grad=False")
     supernet = Supernet(lambda arch: Noise(torch.Generator().manual_seed(0)), DEPTH)
     torch.testing.assert_close(supernet(X, DEPTH[0]), supernet.extract(DEPTH[0])(X))

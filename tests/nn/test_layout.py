@@ -471,6 +471,72 @@ def test_the_advice_about_groups_is_for_that_layer_alone(caplog: pytest.LogCaptu
     assert torch.allclose(small(x), large(x), atol=1e-6)
 
 
+class GroupedQueries(nn.Module):
+    """Attention of several heads to each key and value, written as `transformers` does."""
+
+    head_dim = 4
+
+    def __init__(self, heads: int, keys: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = heads // keys
+        self.q_proj, self.o_proj = nn.Linear(6, heads * self.head_dim), nn.Linear(heads * self.head_dim, 6)
+        self.k_proj, self.v_proj = nn.Linear(6, keys * self.head_dim), nn.Linear(6, keys * self.head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (p(x).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        heads = nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.o_proj(heads.transpose(1, 2).flatten(2))
+
+
+def test_heads_that_would_attend_to_other_keys_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        layers = [nn.ModuleDict({"attn": GroupedQueries(int(arch["heads"]), int(arch["keys"]))}) for _ in range(2)]
+        return nn.ModuleDict({"layers": nn.ModuleList(layers)})
+
+    def warned(space: Space, **sharing: Any) -> str:
+        caplog.clear()
+        Supernet(build, space, **sharing)
+        return caplog.text
+
+    more_heads = Space(heads=one_of(2, 4), keys=2)
+    assert advised(build, more_heads, caplog) == {"layers.*.attn.q_proj": stacked(2)}
+    assert "stacked(2, dim=1) for the layer that reads the heads' outputs" in warned(more_heads)
+    assert "separate={'layers.*.attn.q_proj': CHOICE}" in warned(Space(heads=8, keys=one_of(2, 4)))
+    # a head has the same keys in every network
+    assert not warned(Space(heads=one_of(2, 4), keys=1))
+    assert not warned(Space(heads=one_of({4: Space(keys=2), 8: Space(keys=4)})))
+    assert not warned(Space(heads=one_of(2, 4), keys=2), separate={"*.attn": "heads"})
+
+
+def test_stacked_queries_attend_to_the_same_keys_in_every_network() -> None:
+    """With what the warning proposes, the small network is a part of the large one."""
+    layout = {"q_proj": stacked(2), "o_proj": stacked(2, dim=1)}
+    space = Space(heads=one_of(2, 4))
+    supernet = Supernet(lambda arch: GroupedQueries(int(arch["heads"]), 2), space, layout=layout)
+    small, large = map(supernet.extract, space)
+    with torch.no_grad():
+        large.get_parameter("o_proj.weight").view(6, 2, 2, 4)[:, :, 1] = 0
+    x = torch.randn(3, 5, 6)
+    assert torch.allclose(small(x), large(x), atol=1e-6)
+
+
+def test_attention_whose_weights_are_joint_now_and_then_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def build(arch: Arch) -> nn.Module:
+        width, keys = int(arch["width"]), int(arch["keys"])
+        return nn.ModuleList([nn.MultiheadAttention(width, 2, kdim=keys, vdim=keys) for _ in range(2)])
+
+    def warned(space: Space, **sharing: Any) -> bool:
+        caplog.clear()
+        Supernet(build, space, **sharing)
+        return "'*' has one `in_proj_weight` in networks whose queries, keys and values have one" in caplog.text
+
+    chosen = Space(width=8, keys=one_of(8, 16))
+    assert warned(chosen)
+    assert not warned(chosen, separate={"*": "keys"})
+    assert not warned(Space(width=one_of(8, 16), keys=6))
+    assert not warned(Space(width=one_of({8: Space(keys=8), 16: Space(keys=16)})))
+
+
 def test_layers_of_all_blocks_have_one_pattern(caplog: pytest.LogCaptureFixture) -> None:
     def build(arch: Arch) -> nn.Module:
         w = int(arch["width"])

@@ -256,6 +256,8 @@ def test_networks_of_different_architectures_are_refused() -> None:
         StackedNetworks([Attention(8, 2), Attention(8, 4)])
     with pytest.raises(ValueError, match=r"but 'dilation' is \(2,\) in number 1 and \(1,\) in the first"):
         StackedNetworks([nn.Conv1d(3, 3, 3), nn.Conv1d(3, 3, 3, dilation=2)])
+    with pytest.raises(ValueError, match=r"but 'weight.requires_grad' is False in number 1 and True in the first"):
+        StackedNetworks([nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False)])
     StackedNetworks([network(0), network(1).eval()])
     with pytest.raises(ValueError, match="no networks"):
         StackedNetworks([])
