@@ -238,7 +238,6 @@ class CommandLine:
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
-        from nasx.pipeline.outcome import network_rows, read_run, stage_rows
         from nasx.pipeline.run_report import report_of
         from nasx.pipeline.runner import is_finished
         from nasx.report import networks_table, stages_table
@@ -260,11 +259,11 @@ class CommandLine:
         console, summary = Console(), found.summary
         if already:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
-        run = read_run(directory)
-        console.print(networks_table(network_rows(summary), summary["metric"]))
-        for sentence in report_of(directory).found:
+        report = report_of(directory)
+        console.print(networks_table(report.networks, report.metric))
+        for sentence in report.found:
             console.print(sentence, markup=False, highlight=False)
-        console.print(stages_table(stage_rows(run)))
+        console.print(stages_table(report.stages))
         for name, verdict in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {verdict}")
         console.print(

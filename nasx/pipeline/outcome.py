@@ -28,8 +28,6 @@ from nasx.pipeline.records import (
 from nasx.pipeline.run_facts import FACTS, labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
-from nasx.pipeline.stage_reports import REPORTS
-from nasx.report import NetworkRow, StageRow
 from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import read_record, write_bytes, write_json, write_text
 
@@ -188,24 +186,6 @@ def is_whole(directory: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all((directory / name).is_file() for name in _NEEDED)
-
-
-def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
-    """Return the summary's networks as table rows."""
-    named = summary["labels"]
-    return tuple(
-        NetworkRow(named.get(name, name), n["params"], n["macs"], n["val_score"], n["test_score"])
-        for name, n in summary["networks"].items()
-    )
-
-
-def stage_rows(run: FinishedRun) -> tuple[StageRow, ...]:
-    """Return a run's stages as table rows."""
-    kinds = {stage.name: stage.kind for stage in run.stages}
-    return tuple(
-        StageRow(name, stage["seconds"], REPORTS[kinds[name]](name, run.results[name]).detail)
-        for name, stage in run.summary["stages"].items()
-    )
 
 
 def versions() -> dict[str, str]:
