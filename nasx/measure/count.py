@@ -145,7 +145,7 @@ def macs_by_module(network: nn.Module, call: Call) -> Counter[str]:
                 f"{flops} flops of {name} are no whole number of multiply-adds, which have 2 each; correct the formula "
                 "that was registered for one of its operators"
             )
-        found[_own_name(network, name)] = int(flops // 2)
+        found[_own_name(name)] = int(flops // 2)
     found[""] = int(counter.get_total_flops() // 2)
     return found
 
@@ -167,7 +167,7 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
 
     def add(tracked: Sequence[str], outputs: Any) -> None:
         written = sum(tensor.numel() for tensor in _tensors(outputs))
-        for name in {_own_name(network, name) for name in tracked} | {""}:
+        for name in {_own_name(name) for name in tracked} | {""}:
             found[name] += written
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -187,7 +187,7 @@ def activations_by_module(network: nn.Module, call: Call) -> Counter[str]:
     return found
 
 
-def _own_name(network: nn.Module, tracked: str) -> str:
+def _own_name(tracked: str) -> str:
     """Return a module's name from that of a tracker, which puts the network's class or "Global" before it."""
     return tracked.partition(".")[2]
 

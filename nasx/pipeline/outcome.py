@@ -89,7 +89,7 @@ def _costed(problem: Problem[Any], network: Mapping[str, Any]) -> dict[str, Any]
     return {**network, "costs": [float(cost(arch)) for cost in problem.search_costs]}
 
 
-def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:
+def write_outcome(directory: Path, problem: Problem[Any], outcome: Outcome) -> None:
     """Write summary.json, arch.json, model.safetensors and, where they can be made, report.html and its figures."""
     from nasx.pipeline.run_report import write_run_report
 

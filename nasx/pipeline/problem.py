@@ -89,7 +89,6 @@ class Problem(Generic[Configured]):
         draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
         stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
         teacher: nn.Module | Mapping[str, nn.Module] | None = None,
-        open_teacher: "Callable[[str, Problem[Any]], nn.Module] | None" = None,
         describe: Callable[[Arch], Mapping[str, Any]] | None = None,
         check: Callable[[], object] = lambda: None,
         name: str = "search",
@@ -106,7 +105,7 @@ class Problem(Generic[Configured]):
         self._teachers = (
             {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
         )
-        self._open_teacher, self._check = open_teacher, check
+        self._check = check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
         self._disproof = ""  # why the MACs do not add up
         self._fits = False
@@ -221,7 +220,7 @@ class Problem(Generic[Configured]):
             from nasx.pipeline.teachers import open_teacher
 
             try:
-                opened = (self._open_teacher or open_teacher)(training.teacher, self)
+                opened = open_teacher(training.teacher, self)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{training.section}.teacher: {error}") from error
             self._opened[training.section] = training.teacher, opened

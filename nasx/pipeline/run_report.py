@@ -308,7 +308,7 @@ def _capital(sentence: str) -> str:
 def _stage_rows(run: RunReader) -> Iterator[StageRow]:
     for stage in status(run.directory).stages:
         if stage.name in run.done:
-            detail = REPORTS[stage.kind](stage.name, run.done[stage.name]["result"]).detail
+            detail = REPORTS[stage.kind](run.done[stage.name]["result"]).detail
             yield StageRow(stage.name, stage.seconds, detail)
         else:
             yield StageRow(

@@ -132,7 +132,7 @@ def run(
         if group.first:
             outcome = outcome_of(problem, finished.results, finished.seconds)
             if not finished.already or not is_whole(directory):
-                write_outcome(directory, problem, finished.results, outcome)
+                write_outcome(directory, problem, outcome)
             found = outcome.summary, outcome.winner, outcome.front, outcome.tests
         summary, winner, front, tests = group.from_first(found)
     arch = problem.space.canonical(winner["arch"])

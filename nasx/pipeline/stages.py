@@ -168,7 +168,7 @@ class RunStage(ABC):
 
     def report(self, result: Any) -> StageReport:
         """Return what reports show of the stage's result."""
-        return REPORTS[self.kind](self.name, result)
+        return REPORTS[self.kind](result)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from nasx.report.figures import (
     loss_curves,
     option_survival,
     supernet_rankings,
-    svg_text,
 )
 from nasx.report.formats import score, si
 from nasx.report.labels import full_text, short_labels
@@ -77,12 +76,12 @@ def panels(report: Report) -> list[Panel]:
     return unique
 
 
-def write_panels(folder: Path, drawn: Sequence[Panel], svgs: Sequence[str] | None = None) -> None:
-    """Write each figure as SVG and its data as CSV into a folder; figures of an earlier report are removed."""
+def write_panels(folder: Path, drawn: Sequence[Panel], svgs: Sequence[str]) -> None:
+    """Write each figure, drawn as SVG, and its data as CSV into a folder; figures of an earlier report are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     written = set()
-    for number, panel in enumerate(drawn):
-        write_text(folder / f"{panel.name}.svg", svgs[number] if svgs else svg_text(panel.figure))
+    for panel, svg in zip(drawn, svgs, strict=True):
+        write_text(folder / f"{panel.name}.svg", svg)
         write_text(folder / f"{panel.name}.csv", panel.data)
         written |= {f"{panel.name}.svg", f"{panel.name}.csv"}
     for path in folder.iterdir():

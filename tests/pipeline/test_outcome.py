@@ -171,4 +171,4 @@ def test_results_are_read_while_another_process_writes_a_line(tmp_path: Path) ->
 
 def test_counts_of_one_have_their_noun_in_the_singular() -> None:
     for steps, words in ((1, "1 step"), (1200, "1,200 steps")):
-        assert supernet_report("supernet", {"steps": steps, "skipped_steps": 0}).detail == words
+        assert supernet_report({"steps": steps, "skipped_steps": 0}).detail == words
