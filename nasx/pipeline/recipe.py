@@ -71,11 +71,6 @@ class Recipe:
     free: Sequence[str] = ("budget.at_least=null", "budget.at_most=null")
     """Changes of the settings that leave every network of the space alone: what training one network takes."""
 
-    def register_with_timm(self) -> str:
-        """Let `timm.create_model` build the recipe's networks, by its module `timm`; return the name to ask it for."""
-        recipe_module(self.name, "timm")
-        return f"nasx_{self.name}"
-
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:

@@ -110,8 +110,7 @@ class Pick:
         return [self._placed(inputs, number) for number in self._numbers(inputs[self.stage]["networks"])]
 
     def _numbers(self, networks: Sequence[Result]) -> list[int]:
-        finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
-        return [n for n in finished if self.among is None or n in self.among]
+        return [n for n in fully_trained(networks) if self.among is None or n in self.among]
 
     def _placed(self, inputs: Inputs, number: int) -> Result:
         return {**inputs[self.stage]["networks"][number], "weights": f"{self.stage}/{number}.safetensors"}
@@ -721,9 +720,13 @@ def retraining(context: Context, training: Retraining | None = None) -> NetworkT
 def with_winner(networks: Mapping[int, Result]) -> Result:
     """Return a stage's result of trained networks, with the best of those that came to the end."""
     ordered = [networks[number] for number in range(len(networks))]
-    finished = [n for n, network in enumerate(ordered) if network.get("share", 1) == 1]
-    winner = best_number(ordered, finished)
-    return {"networks": ordered, "winner_index": winner, "winner": ordered[winner]["arch"]}
+    winner = best_number(ordered, fully_trained(ordered))
+    return {"networks": ordered, "winner": ordered[winner]["arch"]}
+
+
+def fully_trained(networks: Sequence[Result]) -> list[int]:
+    """Return the numbers of the networks that were trained to the end, which halving leaves few of."""
+    return [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
 
 
 def best_number(networks: list[Result], among: list[int]) -> int:
