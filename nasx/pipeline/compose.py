@@ -5,6 +5,7 @@ from typing import Any
 
 from nasx.arch import Arch
 from nasx.pipeline.problem import Problem
+from nasx.pipeline.scoring import networks_to_train
 from nasx.pipeline.stages import (
     BetterOf,
     EvaluationStage,
@@ -77,7 +78,7 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick | BetterOf]) ->
     config = problem.config
     halving = config.retrain.method == "halving"
     baselines = [baseline.arch for baseline in problem.baselines.values()]
-    drawn = problem.random_archs(max(config.search.top_k, config.retrain.start) if halving else config.search.top_k)
+    drawn = problem.random_archs(networks_to_train(config))
     picks: dict[str, Pick | BetterOf] = dict(found)
     if halving:  # random networks are halved as the searched ones are
         stages: list[RunStage] = [

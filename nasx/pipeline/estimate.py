@@ -15,14 +15,13 @@ import torch
 from nasx._nested import flattened
 from nasx._words import number_of
 from nasx.arch import Arch
-from nasx.feasible import attainable
 from nasx.nn import Subnet
 from nasx.pipeline.config import Retraining, Training
 from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import races
-from nasx.pipeline.training import supernet_optimizer
+from nasx.pipeline.training import steps_of, supernet_optimizer
 from nasx.report import duration, si
 from nasx.space import ArchSet
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
@@ -108,7 +107,7 @@ class Measure:
 
     def steps(self, training: Training, factor: float = 1.0) -> int:
         """Return how many steps a training takes."""
-        return max(1, round(training.epochs * factor * (self.problem.task.counts["train"] // training.batch_size)))
+        return steps_of(training, self.problem.task.counts["train"] // training.batch_size, factor)
 
     def some(self, archs: ArchSet, count: int) -> list[Arch]:
         """Return some architectures of a set."""
@@ -202,7 +201,7 @@ class Measure:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return process + self.problem.task.bytes_to_keep(self.machine.image_memory_gib * 2**30)
+        return process + self.problem.task.bytes_to_keep(self.machine.image_bytes)
 
     def _time_supernet(self, archs: ArchSet, paths: Paths) -> Timing:
         problem, config, device = self.problem, self.problem.config, self.device
@@ -296,11 +295,10 @@ def plan(
 
 def sizes(problem: Problem[Any]) -> dict[str, Any]:
     """Return the part of a plan that takes no steps: the space, the budget, the baselines, the data."""
-    space, cost = problem.space, problem.cost
+    space, cost, reach = problem.space, problem.cost, problem.reach
     low, high = problem.inside.size_bounds
     counted: dict[str, Any] = {}
-    if cost is not None:
-        reach = attainable(space, cost)
+    if cost is not None and reach is not None:
         costs = [cost(arch) for arch in space.sample(0, _DRAWS)]
         counts, edges = np.histogram(costs, bins=_BINS, range=(reach.low, max(reach.high, reach.low + 1)))
         counted = {

@@ -263,7 +263,7 @@ def _load(source: ImageSource, on_progress: OnProgress, on_check: OnProgress) ->
                 val_images=data.val_images,
                 val_fraction=data.val_fraction,
                 leaks=data.leaks,
-                max_bytes=int(source.machine.image_memory_gib * 2**30),
+                max_bytes=source.machine.image_bytes,
                 on_progress=on_progress,
                 on_check=on_check,
                 **_of_source(data),
@@ -375,8 +375,8 @@ def held_out_images(
     *,
     image_size: int,
     channels: int,
+    machine: Machine,
     classes: Sequence[str] | None = None,
-    max_bytes: int = 4 << 30,
 ) -> HeldOutImages:
     """Return the test images of the digits or of a folder; of `train/`, only the names of classes are read."""
     if data.source == "digits" and path is None:
@@ -389,7 +389,7 @@ def held_out_images(
         return HeldOutImages(digits.open_test(), digits.classes)
     if data.source not in ("digits", "folder"):
         asked = data.model_copy(update={"image_size": image_size, "channels": channels, "leaks": "allow"})
-        dataset = load_images(ImageSource(asked, 0, path, Machine(image_memory_gib=max_bytes / 2**30))).dataset
+        dataset = load_images(ImageSource(asked, 0, path, machine)).dataset
         return HeldOutImages(dataset.open_test(), dataset.classes, dataset.remarks)
     found = load_test_folder(
         _folder(path, data),
@@ -397,7 +397,7 @@ def held_out_images(
         classes=classes,
         channels=1 if channels == 1 else 3,
         class_order=data.class_order,
-        max_bytes=max_bytes,
+        max_bytes=machine.image_bytes,
     )
     return HeldOutImages(found.images, found.classes, found.remarks)
 

@@ -49,6 +49,11 @@ class Machine(BaseModel):
                 raise ValueError(f"{variable}: {rule}") from error
         return cls.model_validate({fields[variable]: value for variable, value in given.items()})
 
+    @property
+    def image_bytes(self) -> int:
+        """The decoded images that a process keeps of each part, in bytes, at most."""
+        return int(self.image_memory_gib * 2**30)
+
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""
         return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)

@@ -201,7 +201,7 @@ class NetworkCommands:
                 image_size=model.vit["image_size"],
                 channels=model.vit["in_channels"],
                 classes=model.classes if isinstance(model.classes, tuple) else None,
-                max_bytes=int(machine.image_memory_gib * 2**30),
+                machine=machine,
             )
             check_classes(model, images.classes)
             for remark in images.remarks:

@@ -193,10 +193,12 @@ class Problem(Generic[Configured]):
         """The networks to compare with, random ones aside."""
         if self._baselines is not None:
             return self._baselines
-        if self.cost is None:
+        if self.reach is None:
             return {}
-        reach = attainable(self.space, self.cost)
-        return {"largest": Baseline("largest", reach.high_arch), "smallest": Baseline("smallest", reach.low_arch)}
+        return {
+            "largest": Baseline("largest", self.reach.high_arch),
+            "smallest": Baseline("smallest", self.reach.low_arch),
+        }
 
     @cached_property
     def reach(self) -> Attainable | None:

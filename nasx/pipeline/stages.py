@@ -39,7 +39,7 @@ from nasx.pipeline.networks import (
     write_weights,
 )
 from nasx.pipeline.paths import supernet_paths
-from nasx.pipeline.scoring import Scoring, kept
+from nasx.pipeline.scoring import Scoring, networks_to_train
 from nasx.pipeline.search_record import SearchRecord
 from nasx.pipeline.searchers import (
     best_of,
@@ -328,14 +328,14 @@ class SearchStage(RunStage):
                     found = {"arch": arch, "generation": generation, "score": scores[arch]}
                     rows.append({**found, "costs": [cost(arch) for cost in costs]})
                 record.add(generation, {arch: scores[arch] for arch in asked})
-        best = best_of(rows, kept(problem.config))
+        best = best_of(rows, networks_to_train(problem.config))
         if not best:
             raise SupernetDiverged(
                 f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr or set "
                 "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
             )
         if config.method == "pareto":
-            best = spread_of(front_of(rows), kept(problem.config))
+            best = spread_of(front_of(rows), networks_to_train(problem.config))
         context.show(len(rows), len(rows), f"best {max(row['score'] for row in best):.4f}")
         failed = sum(math.isnan(row["score"]) for row in rows)
         return {
@@ -357,7 +357,7 @@ class SearchStage(RunStage):
         searcher = make_searcher(config.search, archs, measure.problem.search_costs, 0)  # refuses what does not fit
         wanted = evaluations_of(searcher)
         candidates = None if wanted is None else min(wanted, archs.size_bounds[1])
-        best = [{"arch": dict(arch)} for arch in measure.some(archs, kept(config))]
+        best = [{"arch": dict(arch)} for arch in measure.some(archs, networks_to_train(config))]
         together = config.search.population if isinstance(config.search.method, str) else candidates
         return measure.scoring(self.name, archs, candidates, together=together, result={"best": best})
 
