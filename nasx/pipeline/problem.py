@@ -10,10 +10,11 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from nasx.arch import Arch, matches
-from nasx.cost import AdditiveCost, Budget, Cost
+from nasx.cost import AdditiveCost, Budget, Cost, split
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
@@ -317,8 +318,6 @@ class Problem(Generic[Configured]):
 
     def _check_single(self, name: str) -> None:
         """Train a network on one sample: BatchNorm needs several values of each channel."""
-        import torch
-
         args, kwargs, _ = self.task.example()
         try:
             with torch.no_grad():
@@ -338,8 +337,6 @@ class Problem(Generic[Configured]):
 
     def _check_network(self, arch: Arch) -> None:
         """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
-        import torch
-
         task, network = self.task, self.some_network(arch)
         for name, value in network.state_dict().items():
             if not isinstance(value, torch.Tensor):
@@ -356,16 +353,12 @@ class Problem(Generic[Configured]):
 
     def some_network(self, arch: Arch | None = None) -> nn.Module:
         """Return an untrained network for checks, any of those that are searched by default."""
-        import torch
-
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch)
         return network
 
     def _check_supernet(self) -> None:
         """Build the supernet where it is derived from the builder, whose networks may not fit each other."""
-        import torch
-
         if getattr(self._supernet, "func", self._supernet) is Supernet:
             with torch.random.fork_rng(devices=[]):
                 self.supernet(self.space)
@@ -426,8 +419,6 @@ def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
 
 def repeated_parts(arch: Arch) -> Sequence[BlockDrawing]:
     """Return a box for each repeated part with its choices, or one for an architecture without repeated parts."""
-    from nasx.cost import split
-
     shared, parts = split(arch)
     if not parts:
         return (BlockDrawing("network", 0.3, tuple(f"{name} {value}" for name, value in shared.items())),)

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def panels(report: Report) -> list[Panel]:
     for panel in found:
         names[panel.name] = names.get(panel.name, 0) + 1
         number = names[panel.name]
-        unique.append(panel if number == 1 else _renamed(panel, f"{panel.name}_{number}"))
+        unique.append(panel if number == 1 else replace(panel, name=f"{panel.name}_{number}"))
     return unique
 
 
@@ -256,7 +256,3 @@ def _losses(curves: Sequence[Curve]) -> Iterator[Panel]:
 def _name(kind: str, subject: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "_", subject.lower()).strip("_")
     return f"{kind}_{words[:60]}" if words else kind
-
-
-def _renamed(panel: Panel, name: str) -> Panel:
-    return Panel(panel.kind, name, panel.figure, panel.text, panel.header, panel.rows, panel.tips)
