@@ -14,7 +14,6 @@ import nasx
 from nasx.arch import Arch
 from nasx.pipeline.earlier import trained_supernet_of
 from nasx.pipeline.images import ImageTask
-from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.records import (
     AGAIN,
@@ -28,6 +27,7 @@ from nasx.pipeline.records import (
 from nasx.pipeline.run_facts import FACTS, labels, write_facts
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.pipeline.searchers import front_of
+from nasx.pipeline.weight_files import read_weights
 from nasx.run.checkpoints import unflatten_state
 from nasx.run.files import read_record, write_bytes, write_json, write_text
 

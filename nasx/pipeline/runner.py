@@ -30,7 +30,6 @@ from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
 from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
-from nasx.pipeline.networks import load_weights, read_weights
 from nasx.pipeline.outcome import is_whole, outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
@@ -39,6 +38,7 @@ from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
+from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision

@@ -29,14 +29,9 @@ from nasx.pipeline.networks import (
     NetworkJob,
     NetworkTraining,
     Result,
-    load_weights,
     merit,
-    read_weights,
     train_by_halving,
     train_networks,
-    validated,
-    write_scores,
-    write_weights,
 )
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, networks_to_train
@@ -62,6 +57,7 @@ from nasx.pipeline.training import (
     supernet_optimizer,
 )
 from nasx.pipeline.trust import judged, spread
+from nasx.pipeline.weight_files import load_weights, read_weights, write_scores, write_validation, write_weights
 from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
 from nasx.search import Halving
@@ -517,7 +513,7 @@ class InheritStage(RunStage):
                     )
                     recalibrate(network, batches.steps(0, config.search.recalibration_batches), unpack=task.unpack)
                 weights = context.directory / f"{number}.safetensors"
-                result = {"arch": dict(arch), "losses": [], **validated(weights, shared.evaluate(network))}
+                result = {"arch": dict(arch), "losses": [], **write_validation(weights, shared.evaluate(network))}
                 networks[number] = {**result, "sha256": write_weights(weights, network)}
                 context.show(number + 1, len(best), f"{result['val_score']:.4f}")
         return with_winner(context.group.gather(networks))

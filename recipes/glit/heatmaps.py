@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nasx import Arch
 from nasx.pipeline.images import ImageSource, load_images
-from nasx.pipeline.networks import read_weights
 from nasx.pipeline.outcome import read_run
+from nasx.pipeline.weight_files import read_weights
 from nasx.report.figures import heat_maps
 
 from .config import Config

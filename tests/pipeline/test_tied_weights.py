@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from nasx import Arch, Space, one_of
 from nasx.pipeline import Machine, Problem, RunConfig, Task, run
 from nasx.pipeline.config import Retraining, Search, SupernetTraining
-from nasx.pipeline.networks import load_weights, read_weights, write_weights
+from nasx.pipeline.weight_files import load_weights, read_weights, write_weights
 from nasx.run import Interrupted
 
 MACHINE = Machine(device="cpu", processes=1)
