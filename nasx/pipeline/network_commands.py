@@ -255,6 +255,7 @@ class NetworkCommands:
 
             from nasx.pipeline.exported import problem_of_run
             from nasx.pipeline.outcome import read_run
+            from nasx.pipeline.weight_files import load_weights
             from nasx.verify import verify
 
             if (options.run is None) == (options.arch is None):
@@ -273,7 +274,7 @@ class NetworkCommands:
             supernet: Any = problem.supernet(space)
             weights = run.supernet(stage) if run and stage else None
             if weights:
-                supernet.load_state_dict(weights)
+                load_weights(supernet, weights)
             vit = problem.vit
             generator = torch.Generator().manual_seed(problem.config.seed)
             images = torch.randn(2, vit.in_channels, vit.image_size, vit.image_size, generator=generator)

@@ -689,8 +689,7 @@ def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:
         )
     torch.manual_seed(0)  # weights that are replaced at once
     supernet = context.problem.supernet(space)
-    supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["model"])
-    return supernet.to(context.device)
+    return load_weights(supernet, unflatten_state(checkpoint.tensors, checkpoint.state)["model"]).to(context.device)
 
 
 def load_network(context: Context, arch: Arch, weights: Path, sha256: str) -> nn.Module:

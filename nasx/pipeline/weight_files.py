@@ -3,7 +3,7 @@
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,34 @@ def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Put weights that `write_weights` wrote into a network, and return it; a ValueError names what does not fit."""
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if missing:
-        raise ValueError(f"the weights do not fit the network: {missing[0]!r} is missing")
-    if unexpected:
-        raise ValueError(f"the weights do not fit the network: it has no {unexpected[0]!r}")
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str = "the weights") -> nn.Module:
+    """Put weights into a network of the same names and shapes, and return it; a ValueError says what does not fit.
+
+    `name` is what the message calls the weights.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        faults = "; ".join(_faults(network, weights)) or str(error)
+        raise ValueError(f"{name} do not fit: {faults}") from error
     return network
+
+
+def _faults(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the first tensor that is missing, unexpected or of another shape, and how many more are."""
+    own, given = ({name: tuple(t.shape) for name, t in of.items()} for of in (network.state_dict(), weights))
+    if missing := [name for name in own if name not in given]:
+        yield _counted(missing, "is missing", "are missing")
+    if unexpected := [name for name in given if name not in own]:
+        yield _counted(unexpected, "is unexpected", "are unexpected")
+    if reshaped := [name for name in own if given.get(name, own[name]) != own[name]]:
+        first = reshaped[0]
+        shapes = f"{given[first]} where the network has {own[first]}"
+        yield f"{_counted(reshaped, 'has another shape', 'have other shapes')} ({shapes})"
+
+
+def _counted(names: Sequence[str], singular: str, plural: str) -> str:
+    return f"{names[0]!r} {singular}" if len(names) == 1 else f"{names[0]!r} and {len(names) - 1:,} more {plural}"
 
 
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:

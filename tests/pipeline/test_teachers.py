@@ -94,12 +94,11 @@ def test_weights_that_say_no_recipe_are_of_the_own_builder(tmp_path: Path) -> No
         assert torch.equal(open_teacher(str(tmp_path), own)(images), network.eval()(images))
     wider = exported().network
     save_file(wider.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="do not fit the network of") as raised:
+    with pytest.raises(ValueError, match=r"do not fit: .*'\S+' and \d+ more have other shapes \(\(") as raised:
         open_teacher(str(tmp_path), own)
-    assert str(raised.value).count("size mismatch") == 1
     assert len(str(raised.value)) < 500
     save_file({"x": torch.zeros(1), "y": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r'missing .*: "\S+" and \d+ more; unexpected .*: "x" and 1 more$'):
+    with pytest.raises(ValueError, match=r"'\S+' and \d+ more are missing; 'x' and 1 more are unexpected$"):
         open_teacher(str(tmp_path), own)
 
 
