@@ -169,7 +169,7 @@ class CommandLine:
         errors = Console(stderr=True)
         with bad_input(), progress(errors) as bars, warnings.catch_warnings():
             from nasx.data import DataWarning
-            from nasx.pipeline.images import ImageSource, check_folder, load_images
+            from nasx.pipeline.image_sources import ImageSource, check_folder, load_images
             from nasx.pipeline.machine import Machine
 
             check_folder(config.data, options.data, self._for_folders())
@@ -289,7 +289,7 @@ class CommandLine:
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
         from nasx.pipeline.estimate import check_plan, plan, setting_lines, size_lines, stage_lines
-        from nasx.pipeline.images import check_folder
+        from nasx.pipeline.image_sources import check_folder
         from nasx.pipeline.machine import Machine
         from nasx.pipeline.runner import check_trainings
         from nasx.train import pick_device
@@ -390,7 +390,7 @@ class CommandLine:
 
     def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
         from nasx.pipeline.config import RunConfig
-        from nasx.pipeline.images import folder_facts
+        from nasx.pipeline.image_sources import folder_facts
 
         if options.data is None:
             raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.measure import count_macs, count_params
-from nasx.pipeline.images import recorded_images
+from nasx.pipeline.image_sources import recorded_images
 from nasx.pipeline.outcome import FinishedRun, read_run
 from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import Recipe, no_network, one_network, open_recipe, recipe_names

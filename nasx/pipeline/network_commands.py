@@ -186,7 +186,7 @@ class NetworkCommands:
         with bad_input(), warnings.catch_warnings():
             from nasx.data import DataWarning
             from nasx.pipeline.exported import check_classes
-            from nasx.pipeline.images import held_out_images
+            from nasx.pipeline.image_sources import held_out_images
             from nasx.pipeline.machine import Machine
 
             if (options.mean is None) != (options.std is None):
@@ -385,7 +385,7 @@ class NetworkCommands:
 
     def _preset_problem(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> "ViTProblem[Any]":
         """Return the problem of a preset, without images and without bounds on its networks."""
-        from nasx.pipeline.images import blank_images
+        from nasx.pipeline.image_sources import blank_images
 
         config = self._preset(recipe, options, preset)
         if options.classes is not None and options.classes < 1:
@@ -400,7 +400,7 @@ class NetworkCommands:
     def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
         """Return a network with weights, and the settings that its data are read by."""
         from nasx.pipeline.exported import ExportedModel, alone, config_of, open_model, with_weights
-        from nasx.pipeline.images import ImageSource, blank_images, class_names, load_images
+        from nasx.pipeline.image_sources import ImageSource, blank_images, class_names, load_images
         from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN
         from nasx.weights import read_state_dict

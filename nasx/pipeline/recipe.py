@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from nasx.arch import Arch
     from nasx.nn import ImageConfig
-    from nasx.pipeline.images import FolderFacts, ImageTask
+    from nasx.pipeline.image_sources import FolderFacts
+    from nasx.pipeline.images import ImageTask
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.stages import RunStage
     from nasx.pipeline.vit import ViTProblem, ViTRunConfig

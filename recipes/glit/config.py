@@ -17,7 +17,7 @@ from nasx.pipeline.config import (
     Search,
     SupernetTraining,
 )
-from nasx.pipeline.images import FolderFacts
+from nasx.pipeline.image_sources import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import HeadedModel, ViTRunConfig
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nasx.pipeline import Refused, Task, run
 from nasx.pipeline.export_formats import write_safetensors
 from nasx.pipeline.exported import ExportedModel
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.recipe import open_recipe
 from nasx.pipeline.teachers import open_teacher
 from recipes.glit.model import GLiTConfig

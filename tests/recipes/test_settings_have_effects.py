@@ -26,7 +26,7 @@ from nasx.latency import Latency, MeasuredOn
 from nasx.pipeline import networks
 from nasx.pipeline.commands import CommandLine, note_unused
 from nasx.pipeline.estimate import Measure, estimates
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.runner import run_stages
