@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasx.pipeline.config import RunConfig
     from nasx.pipeline.errors import CorruptWeights, Diverged, ExportFailed, NotEnoughSpace, OutOfMemory, Refused
-    from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
+    from nasx.pipeline.planning import plan
     from nasx.pipeline.problem import Baseline, Problem
     from nasx.pipeline.run_report import report
     from nasx.pipeline.run_status import RunStatus, StageStatus, status
@@ -58,7 +58,7 @@ _MODULES = {
     "SearchResult": "runner",
     "StageStatus": "run_status",
     "Task": "task",
-    "plan": "estimate",
+    "plan": "planning",
     "report": "run_report",
     "run": "runner",
     "status": "run_status",

@@ -288,9 +288,9 @@ class CommandLine:
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
-        from nasx.pipeline.estimate import check_plan, plan, setting_lines, size_lines, stage_lines
         from nasx.pipeline.image_sources import check_folder
         from nasx.pipeline.machine import Machine
+        from nasx.pipeline.planning import check_plan, plan, setting_lines, size_lines, stage_lines
         from nasx.pipeline.runner import check_trainings
         from nasx.train import pick_device
 

@@ -17,8 +17,8 @@ from nasx.pipeline.outputs import check_output
 if TYPE_CHECKING:
     from nasx.arch import Arch
     from nasx.pipeline.exported import ExportedModel
+    from nasx.pipeline.finished_run import FinishedRun
     from nasx.pipeline.images import ImageTask
-    from nasx.pipeline.outcome import FinishedRun
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
     from nasx.pipeline.vit import ViTProblem
@@ -254,7 +254,7 @@ class NetworkCommands:
             import torch
 
             from nasx.pipeline.exported import problem_of_run
-            from nasx.pipeline.outcome import read_run
+            from nasx.pipeline.finished_run import read_run
             from nasx.pipeline.weight_files import load_weights
             from nasx.verify import verify
 
@@ -345,14 +345,14 @@ class NetworkCommands:
 
     def _arch(self, name: str) -> "tuple[Arch, str | None]":
         """Return an architecture by its name, or from a file or run, and the preset that it belongs to, if any."""
-        from nasx.pipeline.records import read_arch
+        from nasx.pipeline.records import ARCH, read_arch
 
         recipe = self.line.recipe()
         if name in recipe.known:
             return recipe.known[name].arch, recipe.known[name].preset
         if (foreign := recipe.foreign(name)) is not None:
             return foreign, None
-        path = Path(name) / "arch.json" if Path(name).is_dir() else Path(name)
+        path = Path(name) / ARCH if Path(name).is_dir() else Path(name)
         if not path.is_file():
             names = f", or one of {', '.join(recipe.known)}" if recipe.known else ""
             raise ValueError(f"there is no architecture {name!r}: name a file or a run{names}")
@@ -361,7 +361,7 @@ class NetworkCommands:
     def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
         """Return an architecture with the problem whose space and ViT config it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
-        from nasx.pipeline.outcome import read_run
+        from nasx.pipeline.finished_run import read_run
 
         recipe = self.line.recipe()
         if recipe.foreign(options.arch) is not None:
@@ -400,8 +400,8 @@ class NetworkCommands:
     def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
         """Return a network with weights, and the settings that its data are read by."""
         from nasx.pipeline.exported import ExportedModel, alone, config_of, open_model, with_weights
+        from nasx.pipeline.finished_run import read_run
         from nasx.pipeline.image_sources import ImageSource, blank_images, class_names, load_images
-        from nasx.pipeline.outcome import read_run
         from nasx.run.stages import RUN
         from nasx.weights import read_state_dict
 

@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli import nearest
-from nasx.pipeline.records import read_asked
+from nasx.pipeline.records import WEIGHTS, read_asked
 from nasx.run.stages import RUN
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def recipe_of(path: Path) -> str | None:
     if (path / RUN).is_file():
         name = read_asked(path)["config"].get("recipe")
         return None if name is None else str(name)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         return None
     with file.open("rb") as opened:  # the header of safetensors: its length, then JSON; torch is not needed

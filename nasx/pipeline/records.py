@@ -11,7 +11,7 @@ from nasx.run.directory import LOST
 from nasx.run.files import DamagedFile, read_record
 from nasx.run.stages import JOURNAL, RUN
 
-SUMMARY, ARCH = "summary.json", "arch.json"
+SUMMARY, ARCH, WEIGHTS = "summary.json", "arch.json", "model.safetensors"
 SETTINGS = "settings.json"
 """In a stage's folder: the settings that it ran with, and how it failed."""
 

@@ -28,9 +28,10 @@ from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.estimate import Measure, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
 from nasx.pipeline.fingerprint import up_to_rounding
+from nasx.pipeline.finished_run import is_whole
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
-from nasx.pipeline.outcome import is_whole, outcome_of, versions, write_outcome
+from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.run_facts import write_facts

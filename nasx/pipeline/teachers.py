@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx.pipeline.records import read_arch
+from nasx.pipeline.records import ARCH, WEIGHTS, read_arch
 from nasx.pipeline.weight_files import load_weights
 from nasx.weights import read_state_dict
 
@@ -54,7 +54,7 @@ def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if spec.startswith(TIMM):
         return timm_teacher(spec, problem)
     folder = Path(spec)
-    arch, weights = folder / "arch.json", folder / "model.safetensors"
+    arch, weights = folder / ARCH, folder / WEIGHTS
     if not (arch.is_file() and weights.is_file()):
         raise ValueError(
             f"a teacher is timm:NAME=WEIGHTS.safetensors, or a folder with arch.json and model.safetensors, but got "

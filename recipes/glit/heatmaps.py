@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx import Arch
+from nasx.pipeline.finished_run import read_run
 from nasx.pipeline.image_sources import ImageSource, load_images
-from nasx.pipeline.outcome import read_run
 from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.report.figures import heat_maps
 

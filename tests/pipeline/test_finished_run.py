@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasx.__main__ import main as nasx_main
-from nasx.pipeline.outcome import read_run
+from nasx.pipeline.finished_run import read_run
 from nasx.pipeline.records import stage_results
 from nasx.pipeline.stage_reports import supernet_report
 from nasx.run import Journal
