@@ -14,7 +14,7 @@ import torch
 from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.nn import Subnet
-from nasx.pipeline.config import Retraining, Training
+from nasx.pipeline.config import Retraining, TrainingSettings
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import races
@@ -100,7 +100,7 @@ class Measure:
         """Where it is measured."""
         return pick_device(self.machine.device)
 
-    def steps(self, training: Training, factor: float = 1.0) -> int:
+    def steps(self, training: TrainingSettings, factor: float = 1.0) -> int:
         """Return how many steps a training takes."""
         return steps_of(training, self.problem.task.counts["train"] // training.batch_size, factor)
 
@@ -175,7 +175,7 @@ class Measure:
             self._networks[key] = self._time_networks(training)
         return self._networks[key]
 
-    def _step_seconds(self, training: Training, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
+    def _step_seconds(self, training: TrainingSettings, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
         """Return the seconds of training steps for one sample; a CPU gets small batches where they take long enough."""
         whole = training.batch_size
         sizes = sorted({min(_FEW, whole), min(_TIMED_ON_CPU, whole)}) if self.device.type == "cpu" else [whole]
@@ -185,7 +185,7 @@ class Measure:
                 break
         return seconds / size
 
-    def _batches(self, training: Training, size: int) -> Iterator[Any]:
+    def _batches(self, training: TrainingSettings, size: int) -> Iterator[Any]:
         """Return one real batch of a size again and again, because reading is not what is timed."""
         changes: dict[str, Any] = {"batch_size": size, "mix_group": None, "batch_norm_group": None}
         steps = self.problem.task.train_batches(training.model_copy(update=changes), seed=0).steps(0, 1)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from nasx.data import Augment, Dataset, ImageArray, Images, Photos, TrainBatches, channel_statistics, eval_batches
 from nasx.data.dataset import Indices
 from nasx.data.joined import joined_images
-from nasx.pipeline.config import Augmentation, Data, RunConfig, Training, with_settings_named
-from nasx.pipeline.samples import Steps
+from nasx.pipeline.config import Augmentation, Data, RunConfig, TrainingSettings, with_settings_named
+from nasx.pipeline.samples import StepBatches
 from nasx.pipeline.task import BaseTask, PartName
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
 
@@ -95,7 +95,7 @@ class ImageTask(BaseTask):
 
     def train_batches(
         self,
-        training: Training,
+        training: TrainingSettings,
         *,
         seed: int,
         part: tuple[int, int] = (0, 1),
@@ -122,7 +122,7 @@ class ImageTask(BaseTask):
             workers=workers,
         )
 
-    def check(self, training: Training) -> None:
+    def check(self, training: TrainingSettings) -> None:
         """Refuse what the images cannot be augmented or mixed by."""
         padding, size = training.augment.pad_crop, self.dataset.image_size
         if padding >= size:
@@ -134,7 +134,9 @@ class ImageTask(BaseTask):
             self.train_batches(training, seed=0)
         except ValueError as error:
             named = with_settings_named(str(error), f"{training.section}.augment", tuple(Augmentation.model_fields))
-            raise ValueError(with_settings_named(named, training.section, tuple(Training.model_fields))) from error
+            raise ValueError(
+                with_settings_named(named, training.section, tuple(TrainingSettings.model_fields))
+            ) from error
 
     def check_recalibration(self, config: RunConfig) -> None:
         """Refuse what the images cannot be augmented by."""
@@ -144,7 +146,7 @@ class ImageTask(BaseTask):
             names = tuple(Augmentation.model_fields)
             raise ValueError(with_settings_named(str(error), "search.recalibration_augment", names)) from error
 
-    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
+    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> StepBatches:
         """Return training batches that are cropped and flipped, but neither mixed nor erased (SPOS)."""
         augment = config.search.recalibration_augment or config.supernet.augment.crops_and_flips()
         mean, std = self.statistics

@@ -42,6 +42,7 @@ from nasx.train import (
     Evaluation,
     Group,
     Precision,
+    Training,
     adamw,
     compiled_blocks,
     ema,
@@ -52,7 +53,6 @@ from nasx.train import (
     use_deterministic_algorithms,
     use_precision,
 )
-from nasx.train import Training as Steps
 from nasx.train.compiled import missing_for_compilation
 
 Result = dict[str, Any]
@@ -130,7 +130,7 @@ def train_network(
     state = TrainingState(model, optimizer, schedule, average)
     distillation = distillation_of(config, shared.teacher, device)
 
-    def steps_from(start: int) -> Steps:
+    def steps_from(start: int) -> Training:
         return train(
             model,
             seeded(batches.steps(start, end), job.seed, start),

@@ -19,7 +19,7 @@ from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton, check_builder
-from nasx.pipeline.config import RunConfig, Training
+from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.fingerprint import fingerprint
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
@@ -215,7 +215,7 @@ class Problem(Generic[Configured]):
         counts = {"params": self.params(arch), "macs": self.macs(arch)}
         return {**counts, **(self._describe(arch) if self._describe else {})}
 
-    def teacher_of(self, training: Training) -> nn.Module | None:
+    def teacher_of(self, training: TrainingSettings) -> nn.Module | None:
         """Return the network that a training learns from, or None; a ValueError says why one cannot be opened."""
         if training.teacher is None:
             return self._teachers.get(training.section)

@@ -62,8 +62,7 @@ from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
 from nasx.search import Halving
 from nasx.space import ArchSet, Space
-from nasx.train import Step, evaluate, recalibrate, seeded, train_supernet, use_threads
-from nasx.train import Training as Steps
+from nasx.train import Step, Training, evaluate, recalibrate, seeded, train_supernet, use_threads
 
 Inputs = Mapping[str, Any]
 
@@ -202,7 +201,7 @@ class SupernetStage(RunStage):
         paths = supernet_paths(config, archs, problem.cost, seed)
         distillation = distillation_of(config, problem.teacher_of(config), context.device)
 
-        def steps_from(start: int) -> Steps:
+        def steps_from(start: int) -> Training:
             return train_supernet(
                 supernet,
                 seeded(batches.steps(start, total), seed, start),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from nasx.pipeline.config import SupernetTraining, Training
+from nasx.pipeline.config import SupernetTraining, TrainingSettings
 from nasx.pipeline.errors import Diverged, NotEnoughSpace
 from nasx.pipeline.metrics_file import MetricsFile
 from nasx.run import Interrupted
@@ -26,13 +26,13 @@ from nasx.train import (
     NotFinite,
     Recovery,
     Step,
+    Training,
     Unpacked,
     WeightAverage,
     adamw,
     cosine_schedule,
     nesterov_sgd,
 )
-from nasx.train import Training as Steps
 from nasx.train.distillation import check_distillation
 from nasx.train.losses import name_of, targets_like
 from nasx.train.modes import evaluating
@@ -78,7 +78,7 @@ class TrainingState:
 def resumable(
     checkpoints: Checkpoints,
     state: TrainingState,
-    steps_from: Callable[[int], Steps],
+    steps_from: Callable[[int], Training],
     total: int,
     on_step: Callable[[Step], bool],
     group: Group = ALONE,
@@ -133,7 +133,9 @@ def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.o
     return nesterov_sgd(supernet, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay)
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, config: Training, steps: int, steps_per_epoch: int) -> LRScheduler:
+def schedule_of(
+    optimizer: torch.optim.Optimizer, config: TrainingSettings, steps: int, steps_per_epoch: int
+) -> LRScheduler:
     """Return the schedule that a configuration asks for."""
     return cosine_schedule(
         optimizer,
@@ -146,12 +148,12 @@ def schedule_of(optimizer: torch.optim.Optimizer, config: Training, steps: int, 
     )
 
 
-def steps_of(config: Training, steps_per_epoch: int, factor: float = 1.0) -> int:
+def steps_of(config: TrainingSettings, steps_per_epoch: int, factor: float = 1.0) -> int:
     """Return how many steps a training takes, at least one."""
     return max(1, round(config.epochs * factor * steps_per_epoch))
 
 
-def distillation_of(config: Training, teacher: nn.Module | None, device: torch.device) -> Distillation | None:
+def distillation_of(config: TrainingSettings, teacher: nn.Module | None, device: torch.device) -> Distillation | None:
     """Return how a training learns from a teacher, None without one."""
     if teacher is None:
         return None
@@ -163,7 +165,7 @@ def distillation_of(config: Training, teacher: nn.Module | None, device: torch.d
     )
 
 
-def check_distillation_of(config: Training, loss: Loss) -> None:
+def check_distillation_of(config: TrainingSettings, loss: Loss) -> None:
     """Raise ValueError where a training cannot learn from its teacher in the way that is set."""
     try:
         check_distillation(loss, config.distillation, config.distillation_temperature)
@@ -182,7 +184,9 @@ def check_sandwich(loss: Loss) -> None:
         ) from error
 
 
-def check_teacher(config: Training, teacher: nn.Module, network: nn.Module, batch: Unpacked, loss: Loss) -> None:
+def check_teacher(
+    config: TrainingSettings, teacher: nn.Module, network: nn.Module, batch: Unpacked, loss: Loss
+) -> None:
     """Raise ValueError where a network cannot learn from a teacher on a batch, on the CPU."""
     distillation = distillation_of(config, teacher, torch.device("cpu"))
     assert distillation is not None
@@ -227,7 +231,7 @@ def _restored(checkpoints: Checkpoints, state: TrainingState, group: Group) -> t
 def _run(
     checkpoints: Checkpoints,
     state: TrainingState,
-    steps: Steps,
+    steps: Training,
     total: int,
     on_step: Callable[[Step], bool],
     losses: list[float],
