@@ -11,11 +11,11 @@ from nasx.pipeline.stages import (
     EvaluationStage,
     FinetuneStage,
     InheritStage,
+    Level,
     Pick,
     RefitStage,
     RetrainStage,
     RunStage,
-    Searched,
     SearchStage,
     SupernetStage,
     TrustStage,
@@ -24,7 +24,7 @@ from nasx.pipeline.stages import (
 
 def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
     """Return the stages of a search of one level, which may have a name: supernet, search, retraining, comparison."""
-    searched = Searched(lambda inputs: problem.inside)
+    searched = Level(lambda inputs: problem.inside)
     return [
         *level_stages(problem, level, searched, finetune=True),
         *final_stages(problem, found_in(problem, level)),
@@ -34,7 +34,7 @@ def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
 def level_stages(
     problem: Problem[Any],
     name: str,
-    level: Searched,
+    level: Level,
     *,
     epochs_factor: float = 1.0,
     retrain: bool = True,

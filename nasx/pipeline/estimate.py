@@ -80,7 +80,7 @@ class Timing:
 
 
 @dataclass(slots=True)
-class Measure:
+class Estimator:
     """What an estimate is made with: a problem, stand-ins for the results of earlier stages, and a clock.
 
     What takes real steps is timed once for each kind of work; `on_timing` is called with its name.
@@ -243,12 +243,12 @@ class Measure:
         return Timing(sum(seconds) / len(seconds), None, self._peak())
 
 
-def estimates(measure: Measure) -> list[StageEstimate]:
+def estimates(estimator: Estimator) -> list[StageEstimate]:
     """Return the estimates of a problem's stages, in order; refuses what a later stage would refuse after hours."""
     found: dict[str, StageEstimate] = {}
-    for stage in measure.problem.stages():
-        measure.inputs = {name: found[name].result for name in stage.inputs}
-        found[stage.name] = stage.estimate(measure)
+    for stage in estimator.problem.stages():
+        estimator.inputs = {name: found[name].result for name in stage.inputs}
+        found[stage.name] = stage.estimate(estimator)
     return list(found.values())
 
 

@@ -464,7 +464,7 @@ def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | No
     if run is not None:
         for stage in reversed(problem.stages()):
             if isinstance(stage, SupernetStage) and set(stage.inputs) <= run.results.keys():
-                archs = stage.searched.archs({name: run.results[name] for name in stage.inputs})
+                archs = stage.level.archs({name: run.results[name] for name in stage.inputs})
                 if arch in archs.space:
                     return archs.space, stage.name
     return problem.space, None

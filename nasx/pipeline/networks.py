@@ -293,7 +293,7 @@ def _remove_checkpoints(job: NetworkJob, group: Group) -> None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
-def merit(network: Mapping[str, Any]) -> tuple[float, float]:
+def validation_key(network: Mapping[str, Any]) -> tuple[float, float]:
     """Return what decides between networks: the score, and between equal scores the loss."""
     loss = network["val_loss"]
     return network["val_score"], -math.inf if loss is None else -loss

@@ -8,7 +8,7 @@ import numpy as np
 
 from nasx._nested import flattened
 from nasx.pipeline.earlier import check_earlier
-from nasx.pipeline.estimate import Measure, OnTiming, StageEstimate, estimates
+from nasx.pipeline.estimate import Estimator, OnTiming, StageEstimate, estimates
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.report import duration, si
@@ -43,8 +43,8 @@ def plan(
     document = sizes(problem)
     on_sizes(document)
     document["devices"] = devices
-    measure = Measure(problem, machine or Machine.from_environment(), devices, timing, on_timing)
-    found = [_warned(estimate, time_limit) for estimate in estimates(measure)]
+    estimator = Estimator(problem, machine or Machine.from_environment(), devices, timing, on_timing)
+    found = [_warned(estimate, time_limit) for estimate in estimates(estimator)]
     document["stages"] = [{k: v for k, v in asdict(estimate).items() if k != "result"} for estimate in found]
     document["config"] = problem.config.model_dump(mode="json")
     times = [estimate.seconds for estimate in found if estimate.seconds is not None]

@@ -243,7 +243,7 @@ class Problem(Generic[Configured]):
 
     def random_archs(self, count: int, purpose: str = "random") -> list[Arch]:
         """Return networks drawn uniformly from those that are searched, as many as there are at most."""
-        return different(self.inside, count, self.seed(purpose))
+        return distinct_samples(self.inside, count, self.seed(purpose))
 
     def seed(self, name: str) -> int:
         """Return the seed of a purpose, from the run's seed and a name."""
@@ -406,7 +406,7 @@ def _budgets(given: Any) -> tuple[Budget, ...]:
     return budgets
 
 
-def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
+def distinct_samples(archs: ArchSet, count: int, seed: int) -> list[Arch]:
     """Return up to `count` different architectures, drawn uniformly."""
     rng = np.random.default_rng(seed)
     found: dict[Arch, None] = {}

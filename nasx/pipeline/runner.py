@@ -25,8 +25,8 @@ from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
-from nasx.pipeline.estimate import Measure, estimates
-from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
+from nasx.pipeline.estimate import Estimator, estimates
+from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, combined
 from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.finished_run import is_whole
 from nasx.pipeline.loggers import Log, check_log, logging_to
@@ -217,7 +217,7 @@ def run_stages(
                 at = hardware(pick_device(machine.device), group.size)
                 run_directory.note("started", {"command": command, "hardware": at, "versions": versions()})
         with logging_to(log if group.first and not already else None, directory, settings) as logged:
-            hook = both(on_event, logged) if group.first else None
+            hook = combined(on_event, logged) if group.first else None
             context = _Work(problem, machine, group, show, hook)
             own = [Stage(stage.name, context.of(stage), stage.inputs) for stage in stages]
             kinds = {stage.name: stage.kind for stage in stages}
@@ -233,7 +233,7 @@ def is_finished(problem: Problem[Any], directory: Path) -> bool:
 
 def check_stages(problem: Problem[Any], machine: Machine) -> None:
     """Refuse now what a later stage would refuse after hours."""
-    estimates(Measure(problem, machine, timing=False))
+    estimates(Estimator(problem, machine, timing=False))
     check_trainings(problem)
     if problem.config.retrain.compile is True:
         missing = missing_for_compilation(pick_device(machine.device))

@@ -19,9 +19,9 @@ from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Retraining, RunConfig, Search
 from nasx.pipeline.context import Context
-from nasx.pipeline.earlier import is_earlier, take_earlier
+from nasx.pipeline.earlier import earlier_run_has, take_earlier
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
-from nasx.pipeline.estimate import Measure, StageEstimate
+from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import StepTaken
 from nasx.pipeline.fingerprint import digest_of
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
@@ -29,21 +29,21 @@ from nasx.pipeline.networks import (
     NetworkJob,
     NetworkTraining,
     Result,
-    merit,
     train_by_halving,
     train_networks,
+    validation_key,
 )
 from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.scoring import Scoring, networks_to_train
 from nasx.pipeline.search_record import SearchRecord
 from nasx.pipeline.searchers import (
     best_of,
-    countable,
+    count_or_bound,
     evaluations_of,
+    evenly_spaced,
     front_of,
     generations,
     make_searcher,
-    spread_of,
 )
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
@@ -56,7 +56,7 @@ from nasx.pipeline.training import (
     steps_of,
     supernet_optimizer,
 )
-from nasx.pipeline.trust import judged, spread
+from nasx.pipeline.trust import archs_across_costs, rank_statistics
 from nasx.pipeline.weight_files import load_weights, read_weights, write_scores, write_validation, write_weights
 from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
@@ -68,7 +68,7 @@ Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class Level:
     """The architectures that a level searches, which may follow from the results of earlier stages (`needs`)."""
 
     archs: Callable[[Inputs], ArchSet]
@@ -135,7 +135,7 @@ class BetterOf:
         return [network for pick in self.picks for network in pick.all(inputs)]
 
     def _best(self, inputs: Inputs) -> Pick:
-        return max(self.picks, key=lambda pick: merit(pick.network(inputs)))
+        return max(self.picks, key=lambda pick: validation_key(pick.network(inputs)))
 
 
 class RunStage(ABC):
@@ -157,7 +157,7 @@ class RunStage(ABC):
         """Do the stage and return its result, a JSON value."""
 
     @abstractmethod
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return what the stage would cost, with a result that stands for its own in the estimates of later stages."""
 
     def report(self, result: Any) -> StageReport:
@@ -170,7 +170,7 @@ class SupernetStage(RunStage):
     """Train the supernet of a level, for a number of times the configured epochs."""
 
     name: str
-    searched: Searched
+    level: Level
     epochs_factor: float = 1.0
     kind: ClassVar[str] = "supernet"
     sections: ClassVar[tuple[str, ...]] = ("supernet",)
@@ -178,7 +178,7 @@ class SupernetStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs."""
-        return self.searched.needs
+        return self.level.needs
 
     def work(self, context: Context) -> Result:
         """Train, from the last checkpoint on; the result says how many steps, and their losses.
@@ -186,7 +186,7 @@ class SupernetStage(RunStage):
         A supernet of the same space is taken from an earlier run where the settings name one.
         """
         problem, config, group, seed = context.problem, context.problem.config.supernet, context.group, context.seed
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         if config.from_run is not None and (taken := take_earlier(context, archs.space)):
             return taken
         torch.manual_seed(seed)
@@ -245,11 +245,11 @@ class SupernetStage(RunStage):
             "space_sha256": digest_of(archs.space),
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of its steps, or none where an earlier run has trained it."""
-        archs = self.searched.archs(measure.inputs)
-        config = measure.problem.config.supernet
-        if config.from_run is not None and not self.inputs and is_earlier(measure.problem, archs.space):
+        archs = self.level.archs(estimator.inputs)
+        config = estimator.problem.config.supernet
+        if config.from_run is not None and not self.inputs and earlier_run_has(estimator.problem, archs.space):
             return StageEstimate(
                 self.name,
                 detail=f"taken from {config.from_run}",
@@ -258,10 +258,10 @@ class SupernetStage(RunStage):
                 acceptance=acceptance(archs),
                 seconds=0.0,
             )
-        steps = measure.steps(config, self.epochs_factor)
-        paths = supernet_paths(config, archs, measure.problem.cost, 0)
+        steps = estimator.steps(config, self.epochs_factor)
+        paths = supernet_paths(config, archs, estimator.problem.cost, 0)
         trained = steps * config.batch_size * len(paths(0))
-        timing = measure.supernet(archs, paths)
+        timing = estimator.supernet(archs, paths)
         return StageEstimate(
             self.name,
             images=trained,
@@ -269,9 +269,9 @@ class SupernetStage(RunStage):
             detail=number_of(steps, "step"),
             size=archs.space.size,
             feasible_size_bounds=archs.size_bounds,
-            depends_on=self.searched.needs,
+            depends_on=self.level.needs,
             acceptance=acceptance(archs),
-            seconds=timing.training(steps, config.batch_size, measure.devices),
+            seconds=timing.training(steps, config.batch_size, estimator.devices),
             peak_bytes=timing.peak_bytes,
             result={"steps": steps},
         )
@@ -282,7 +282,7 @@ class SearchStage(RunStage):
     """Search a level's architectures with the weights of its supernet."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     kind: ClassVar[str] = "search"
     sections: ClassVar[tuple[str, ...]] = ("search",)
@@ -290,18 +290,18 @@ class SearchStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, and its supernet."""
-        return (*self.searched.needs, self.supernet)
+        return (*self.level.needs, self.supernet)
 
     def work(self, context: Context) -> Result:
         """Search; the result has the best candidates and how many there were, the stage's journal all of them."""
         problem, config = context.problem, context.problem.config.search
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
         record = SearchRecord(context, archs)
         archs = archs.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         costs = problem.search_costs
         searcher = make_searcher(config, archs, costs, context.seed)
-        wanted, there_are = evaluations_of(searcher), countable(archs)
+        wanted, there_are = evaluations_of(searcher), count_or_bound(archs)
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             for generation, asked in enumerate(generations(searcher, archs)):
@@ -330,7 +330,7 @@ class SearchStage(RunStage):
                 "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
             )
         if config.method == "pareto":
-            best = spread_of(front_of(rows), networks_to_train(problem.config))
+            best = evenly_spaced(front_of(rows), networks_to_train(problem.config))
         context.show(len(rows), len(rows), f"best {max(row['score'] for row in best):.4f}")
         failed = sum(math.isnan(row["score"]) for row in rows)
         return {
@@ -345,16 +345,16 @@ class SearchStage(RunStage):
             "racing_error": scoring.error_probability,
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of scoring as many candidates as there will be at most."""
-        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        config, archs = estimator.problem.config, self.level.archs(estimator.inputs)
         _check_top_k(config.search)
-        searcher = make_searcher(config.search, archs, measure.problem.search_costs, 0)  # refuses what does not fit
+        searcher = make_searcher(config.search, archs, estimator.problem.search_costs, 0)  # refuses what does not fit
         wanted = evaluations_of(searcher)
         candidates = None if wanted is None else min(wanted, archs.size_bounds[1])
-        best = [{"arch": dict(arch)} for arch in measure.some(archs, networks_to_train(config))]
+        best = [{"arch": dict(arch)} for arch in estimator.some(archs, networks_to_train(config))]
         together = config.search.population if isinstance(config.search.method, str) else candidates
-        return measure.scoring(self.name, archs, candidates, together=together, result={"best": best})
+        return estimator.scoring(self.name, archs, candidates, together=together, result={"best": best})
 
 
 def _check_top_k(config: Search) -> None:
@@ -371,7 +371,7 @@ class TrustStage(RunStage):
     """Compare a level's supernet with networks trained alone."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     kind: ClassVar[str] = "trust"
     sections: ClassVar[tuple[str, ...]] = ("trust", "retrain", "search")
@@ -379,14 +379,14 @@ class TrustStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, and its supernet."""
-        return (*self.searched.needs, self.supernet)
+        return (*self.level.needs, self.supernet)
 
     def work(self, context: Context) -> Result:
         """Score and train networks spread over the budget; the result has both, and a verdict."""
         problem, config = context.problem, context.problem.config.trust
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
-        chosen = spread(archs, problem.cost, config.n, context.seed)
+        chosen = archs_across_costs(archs, problem.cost, config.n, context.seed)
         with use_threads(problem.config.threads):
             scores = scoring.score_all(
                 chosen, lambda share: context.show(share * len(chosen), len(chosen), of="scores")
@@ -411,19 +411,19 @@ class TrustStage(RunStage):
                 row["accuracy"] = row["trained_score"]
             if not math.isnan(scores[arch]):
                 rows.append(row)
-        return {"architectures": rows, **judged(rows)}
+        return {"architectures": rows, **rank_statistics(rows)}
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of scoring and of training the networks."""
-        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        config, archs = estimator.problem.config, self.level.archs(estimator.inputs)
         networks = min(config.trust.n, archs.size_bounds[1])
         if networks < FEWEST:
             raise ValueError(
                 f"{self.name} judges a ranking by at least {FEWEST} networks, but there are only {networks} to search; "
                 "widen the space or the budget, or set trust.n=0"
             )
-        scoring = measure.scoring(self.name, archs, networks)
-        return scoring.and_then(measure.training(self.name, networks * config.trust.seeds, config.retrain))
+        scoring = estimator.scoring(self.name, archs, networks)
+        return scoring.and_then(estimator.training(self.name, networks * config.trust.seeds, config.retrain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,15 +468,15 @@ class RetrainStage(RunStage):
             return list(self.archs)
         return best_archs(inputs, self.source)[: None if self.halving else config.search.top_k]
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        config = measure.problem.config
-        archs = self._chosen(measure.inputs, config)
+        config = estimator.problem.config
+        archs = self._chosen(estimator.inputs, config)
         whole = float(len(archs))
         if self._halves(config, len(archs)):
             whole = Halving(len(archs), config.search.top_k).trainings
         result = {"networks": [{"arch": dict(arch)} for arch in archs], "winner": dict(archs[0])}
-        return measure.training(self.name, len(archs), config.retrain, whole=whole, result=result)
+        return estimator.training(self.name, len(archs), config.retrain, whole=whole, result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,7 +484,7 @@ class InheritStage(RunStage):
     """Take the best of a level with the supernet's weights as they are."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     source: str
     kind: ClassVar[str] = "inherit"
@@ -493,12 +493,12 @@ class InheritStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, its supernet and its search."""
-        return (*self.searched.needs, self.supernet, self.source)
+        return (*self.level.needs, self.supernet, self.source)
 
     def work(self, context: Context) -> Result:
         """Extract, recalibrate and score; the result is a retraining's."""
         problem, task, config = context.problem, context.problem.task, context.problem.config
-        space = self.searched.archs(context.inputs).space
+        space = self.level.archs(context.inputs).space
         trained = cast("SupernetLike", trained_supernet(context, space, self.supernet))
         shared = retraining(context)
         networks: dict[int, Result] = {}
@@ -517,12 +517,12 @@ class InheritStage(RunStage):
                 context.show(number + 1, len(best), f"{result['val_score']:.4f}")
         return with_winner(context.group.gather(networks))
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of a few scores."""
-        archs = self.searched.archs(measure.inputs)
-        best = measure.inputs[self.source]["best"][: measure.problem.config.search.top_k]
+        archs = self.level.archs(estimator.inputs)
+        best = estimator.inputs[self.source]["best"][: estimator.problem.config.search.top_k]
         result = {"networks": best, "winner": best[0]["arch"]}
-        return measure.scoring(self.name, archs, len(best), result=result)
+        return estimator.scoring(self.name, archs, len(best), result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,10 +554,10 @@ class FinetuneStage(RunStage):
         }
         return with_winner(train_networks(context, retraining(context, self.training), jobs))
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        result = measure.inputs[self.source]
-        return measure.training(self.name, len(result["networks"]), self.training, result=result)
+        result = estimator.inputs[self.source]
+        return estimator.training(self.name, len(result["networks"]), self.training, result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -590,9 +590,9 @@ class RefitStage(RunStage):
         trained = train_networks(context, replace(retraining(context), with_validation=True), jobs)
         return {"networks": dict(zip(before, trained.values(), strict=True))}
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        return measure.training(self.name, len(self.networks), measure.problem.config.retrain)
+        return estimator.training(self.name, len(self.networks), estimator.problem.config.retrain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,7 +668,7 @@ class EvaluationStage(RunStage):
             "test_scores": f"{self.name}/{path.name}",
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return nothing measured: only a run may read the test samples."""
         return StageEstimate(self.name)
 
@@ -725,7 +725,7 @@ def fully_trained(networks: Sequence[Result]) -> list[int]:
 
 def best_number(networks: list[Result], among: list[int]) -> int:
     """Return the number of the best network on validation, of those at some numbers; the first of equals."""
-    return max(among, key=lambda number: merit(networks[number]))
+    return max(among, key=lambda number: validation_key(networks[number]))
 
 
 def picked_from(networks: Mapping[str, Pick | BetterOf]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Recipe
-from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.stages import FinetuneStage, InheritStage, Level, Pick, RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
@@ -62,7 +62,7 @@ def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
     The best networks keep the supernet's weights, are fine-tuned from them, and are retrained from scratch; the paper's
     finding is that the three barely differ (section 4.3).
     """
-    level = Searched(lambda inputs: problem.inside)
+    level = Level(lambda inputs: problem.inside)
     inherit = InheritStage("sizes/inherit", level, "sizes/supernet", "sizes/search")
     ways, tuned = {"searched": inherit.name}, list[RunStage]()
     if problem.config.finetune.epochs:
