@@ -291,7 +291,6 @@ class CommandLine:
         from nasx.pipeline.image_sources import check_folder
         from nasx.pipeline.machine import Machine
         from nasx.pipeline.planning import check_plan, plan, setting_lines, size_lines, stage_lines
-        from nasx.pipeline.runner import check_trainings
         from nasx.train import pick_device
 
         with bad_input():
@@ -307,7 +306,6 @@ class CommandLine:
                     print("\n".join([*size_lines(document), ""]), flush=True)
 
             with bad_input():
-                check_trainings(problem)
                 document = plan(
                     problem,
                     devices=options.devices,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nasx._nested import flattened
-from nasx.pipeline.earlier import check_earlier
+from nasx.pipeline.checks import check
 from nasx.pipeline.estimate import Estimator, OnTiming, StageEstimate, estimates
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
@@ -36,10 +36,11 @@ def plan(
 ) -> dict[str, Any]:
     """Return what `plan` prints, as JSON values; `time_limit` in hours.
 
-    `on_sizes` is called with the part that takes no steps, as soon as it is known.
+    `on_sizes` is called with the part that takes no steps, as soon as it is known. A ValueError says what a run could
+    not do on any machine.
     """
     check_plan(devices, time_limit)
-    check_earlier(problem)
+    check(problem)
     document = sizes(problem)
     on_sizes(document)
     document["devices"] = devices

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nasx.arch import Arch, matches
+from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Budget, Cost, split
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
@@ -22,12 +22,9 @@ from nasx.nn.skeleton import build_skeleton, check_builder
 from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.fingerprint import fingerprint
 from nasx.pipeline.settle import settle
-from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
+from nasx.pipeline.task import BaseTask
 from nasx.report import BlockDrawing
-from nasx.space import ArchSet, Space, name_patterns
-from nasx.train import evaluate
-from nasx.train.batch import batch_size
-from nasx.train.modes import evaluating
+from nasx.space import ArchSet, Space
 
 if TYPE_CHECKING:
     from nasx.pipeline.stages import RunStage
@@ -185,6 +182,11 @@ class Problem(Generic[Configured]):
         make: Any = self.make
         return partial(make, drop_path=drop_path) if self.takes_drop_path else self.make
 
+    @property
+    def derives_supernet(self) -> bool:
+        """Whether a supernet is made of the builder's networks, which then have to fit each other."""
+        return getattr(self._supernet, "func", self._supernet) is Supernet
+
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
         return self._supernet(self.maker(self.config.supernet.drop_path), space)
@@ -261,15 +263,12 @@ class Problem(Generic[Configured]):
 
         What was found to fit is not looked at again.
         """
-        if self._fits:
-            return
-        self._check()
-        self._check_counts()
-        self._check_patterns()
-        arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
-        self._check_network(arch)
-        self._check_supernet()
-        self._fits = True
+        if not self._fits:
+            from nasx.pipeline.checks import check_problem  # which needs problems
+
+            self._check()
+            check_problem(self)
+            self._fits = True
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies a problem beside its settings and data: JSON values of `nasx.pipeline.fingerprint`."""
@@ -284,84 +283,11 @@ class Problem(Generic[Configured]):
                 self._disproof = str(error)
             return counted(kind, self.make, self.space, call, additive=False)
 
-    def _check_counts(self) -> None:
-        config, counts = self.config, self.task.counts
-        train, val = counts["train"], counts["val"]
-        sizes = {
-            "supernet.batch_size": config.supernet.batch_size,
-            "retrain.batch_size": config.retrain.batch_size,
-        }
-        if config.search.recalibration_batches:
-            sizes["search.recalibration_batch_size"] = config.search.recalibration_batch_size
-        for name, size in sizes.items():
-            if size > train:
-                raise ValueError(
-                    f"{name} must be at most the {train:,} training samples, but got {size:,}; lower {name}"
-                )
-        for training in (config.supernet, config.retrain):
-            if training.mixes and training.batch_size % 2:
-                raise ValueError(
-                    f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
-                    f"{training.batch_size}; write {training.batch_size + 1}"
-                )
-            self.task.check(training)
-        if config.search.recalibration_batches:
-            self.task.check_recalibration(config)
-        ones = [name for name, size in sizes.items() if size == 1]
-        if ones and self.has_batch_norm:
-            self._check_single(ones[0])
-        if val < FEWEST_VALIDATION:
-            raise ValueError(
-                f"{val} validation samples are too few to choose a network by; hold out at least {FEWEST_VALIDATION}, "
-                f"better a hundred and more, with {self.task.held_out_by}"
-            )
-
-    def _check_single(self, name: str) -> None:
-        """Train a network on one sample: BatchNorm needs several values of each channel."""
-        args, kwargs, _ = self.task.example()
-        try:
-            with torch.no_grad():
-                self.some_network().train()(*args, **kwargs)
-        except ValueError as error:
-            raise ValueError(f"{name} must be at least 2 for networks with BatchNorm, but got 1: {error}") from error
-
-    def _check_patterns(self) -> None:
-        probability = self.config.search.mutation_probability
-        choices = list(self.space.walk())
-        for pattern in probability if isinstance(probability, dict) else ():
-            if not any(matches(pattern, name) for name, _ in choices):
-                raise ValueError(
-                    f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
-                    f"there are {', '.join(name_patterns(choices))}"
-                )
-
-    def _check_network(self, arch: Arch) -> None:
-        """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
-        task, network = self.task, self.some_network(arch)
-        for name, value in network.state_dict().items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(
-                    f"the state of the networks has {name!r}, which is no tensor, so that it cannot be written with "
-                    "their weights; register it as a buffer, or leave it out of get_extra_state"
-                )
-        batch = task.first_batch(8)
-        evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
-        unpacked = task.unpack(batch)
-        batch_size(unpacked.targets)
-        with torch.no_grad(), evaluating(network):
-            task.check_samples(network(*unpacked.args, **unpacked.kwargs))
-
     def some_network(self, arch: Arch | None = None) -> nn.Module:
         """Return an untrained network for checks, any of those that are searched by default."""
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch)
         return network
-
-    def _check_supernet(self) -> None:
-        """Build the supernet where it is derived from the builder, whose networks may not fit each other."""
-        if getattr(self._supernet, "func", self._supernet) is Supernet:
-            with torch.random.fork_rng(devices=[]):
-                self.supernet(self.space)
 
 
 def _check_arguments(space: Any, make: Any, task: Any, config: Any, supernet: Any, teacher: Any) -> None:

@@ -21,11 +21,10 @@ from nasx.pipeline.changes import (
     recorded_run,
     set_aside_changed,
 )
+from nasx.pipeline.checks import check_run
 from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
-from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
-from nasx.pipeline.estimate import Estimator, estimates
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, combined
 from nasx.pipeline.fingerprint import up_to_rounding
 from nasx.pipeline.finished_run import is_whole
@@ -38,12 +37,10 @@ from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage
 from nasx.pipeline.task import FEW_VALIDATION
-from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
 from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
-from nasx.train.compiled import missing_for_compilation
 
 logger = logging.getLogger(__name__)
 
@@ -188,14 +185,7 @@ def run_stages(
     """Run a problem's stages, or what is missing of them; raises what `run` does."""
     stages = problem.stages()
     try:
-        problem.check()
-        check_stages(problem, machine)
-        if problem.config.supernet.batch_size % group.size:
-            raise ValueError(
-                f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
-                "processes; choose a multiple"
-            )
-        check_earlier(problem, finished_stages(directory))
+        check_run(problem, machine, group.size, finished=finished_stages(directory))
         check_log(log if group.first else None)
         opened = _opened(problem, directory, stages, group, recorded or {})
     except (ConfigChanged, RunLocked):
@@ -229,28 +219,6 @@ def run_stages(
 def is_finished(problem: Problem[Any], directory: Path) -> bool:
     """Return whether a directory holds the results of all of a problem's stages."""
     return {stage.name for stage in problem.stages()} <= set(finished_stages(directory))
-
-
-def check_stages(problem: Problem[Any], machine: Machine) -> None:
-    """Refuse now what a later stage would refuse after hours."""
-    estimates(Estimator(problem, machine, timing=False))
-    check_trainings(problem)
-    if problem.config.retrain.compile is True:
-        missing = missing_for_compilation(pick_device(machine.device))
-        if missing is not None:
-            raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
-
-
-def check_trainings(problem: Problem[Any]) -> None:
-    """Refuse teachers that cannot be opened or cannot teach these networks, and losses that cannot be distilled."""
-    task, config = problem.task, problem.config
-    for training in (config.supernet, config.retrain):
-        teacher = problem.teacher_of(training)
-        if teacher is not None:
-            check_distillation_of(training, task.loss)
-            check_teacher(training, teacher, problem.some_network(), task.example(2), task.loss)
-    if config.supernet.paths == "sandwich" and problem.teacher_of(config.supernet) is None:
-        check_sandwich(task.loss)
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:

@@ -22,20 +22,15 @@ from nasx.train import (
     ALONE,
     Distillation,
     Group,
-    Loss,
     NotFinite,
     Recovery,
     Step,
     Training,
-    Unpacked,
     WeightAverage,
     adamw,
     cosine_schedule,
     nesterov_sgd,
 )
-from nasx.train.distillation import check_distillation
-from nasx.train.losses import name_of, targets_like
-from nasx.train.modes import evaluating
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
@@ -163,43 +158,6 @@ def distillation_of(config: TrainingSettings, teacher: nn.Module | None, device:
         weight=config.distillation_weight,
         temperature=config.distillation_temperature,
     )
-
-
-def check_distillation_of(config: TrainingSettings, loss: Loss) -> None:
-    """Raise ValueError where a training cannot learn from its teacher in the way that is set."""
-    try:
-        check_distillation(loss, config.distillation, config.distillation_temperature)
-    except ValueError as error:
-        raise ValueError(f"{config.section}.distillation: {error}") from error
-
-
-def check_sandwich(loss: Loss) -> None:
-    """Raise ValueError where a sandwich's largest network cannot teach the others by its outputs."""
-    try:
-        targets_like(loss, torch.zeros(1, 2))
-    except ValueError as error:
-        raise ValueError(
-            "supernet.paths=sandwich has the largest network teach the others, which goes with torch's cross-entropy "
-            f"and regression losses, but not with {name_of(loss)}; choose other supernet.paths, such as uniform"
-        ) from error
-
-
-def check_teacher(
-    config: TrainingSettings, teacher: nn.Module, network: nn.Module, batch: Unpacked, loss: Loss
-) -> None:
-    """Raise ValueError where a network cannot learn from a teacher on a batch, on the CPU."""
-    distillation = distillation_of(config, teacher, torch.device("cpu"))
-    assert distillation is not None
-    try:
-        taught = distillation.outputs(batch)
-    except Exception as error:
-        raise ValueError(f"{config.section}.teacher cannot be called with this task's inputs: {error}") from error
-    with torch.no_grad(), evaluating(network):
-        outputs = network(*batch.args, **batch.kwargs)
-        try:
-            distillation.loss(torch.zeros(()), outputs, taught, loss, batch.targets)
-        except ValueError as error:
-            raise ValueError(f"{config.section}.teacher: {error}") from error
 
 
 def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nasx.pipeline import Refused, Task, run
+from nasx.pipeline import Refused, Task, plan, run
 from nasx.pipeline.export_formats import write_safetensors
 from nasx.pipeline.exported import ExportedModel
 from nasx.pipeline.image_sources import ImageSource, load_images
@@ -117,6 +117,8 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
     with pytest.raises(Refused, match=message):
         run(own, tmp_path, machine=MACHINE)
     assert not (tmp_path / "supernet").exists()
+    with pytest.raises(ValueError, match=message):
+        plan(own, machine=MACHINE, timing=False)
 
 
 def test_a_sandwich_with_a_loss_of_ones_own_is_refused(tmp_path: Path) -> None:
