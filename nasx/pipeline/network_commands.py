@@ -107,7 +107,8 @@ class NetworkCommands:
             problem, arch = self._described(options)
             counts = problem.describe(arch)
             if options.picture:
-                save_figure(architecture(problem.draw(arch), problem.drawing_legend), options.picture)
+                shown = problem.presentation
+                save_figure(architecture(shown.draw(arch), shown.legend), options.picture)
         blocks = [dict(part) for part in arch.parts("block")]
         if options.json:
             print_json({**counts, "blocks": blocks})

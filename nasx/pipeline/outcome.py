@@ -106,7 +106,7 @@ def versions() -> dict[str, str]:
 
 def _drawing(problem: Problem[Any], arch: Mapping[str, Any]) -> list[dict[str, Any]]:
     known = Arch(arch)
-    blocks = problem.draw(problem.space.canonical(arch) if known in problem.space else known)
+    blocks = problem.presentation.draw(problem.space.canonical(arch) if known in problem.space else known)
     return [{"title": block.title, "shade": block.shade, "lines": list(block.lines)} for block in blocks]
 
 

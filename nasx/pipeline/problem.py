@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from nasx.arch import Arch
-from nasx.cost import AdditiveCost, Budget, Cost, split
+from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton, check_builder
 from nasx.pipeline.config import RunConfig, TrainingSettings
-from nasx.pipeline.fingerprint import fingerprint
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.settle import settle
 from nasx.pipeline.task import BaseTask
-from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space
 
 if TYPE_CHECKING:
@@ -62,11 +61,12 @@ class Problem(Generic[Configured]):
     - `macs` and `params` are costs of an architecture, counted by default.
     - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
       many random networks as are retrained.
-    - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
     - `stages(problem)` returns the stages of a run, `nasx.pipeline.compose.search_stages` by default.
     - `check()` raises ValueError for what no stage could do, before any of them starts.
     - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
       name one instead (`supernet.teacher`, `retrain.teacher`).
+    - `name` is written down with a run; a problem of another name does not continue it.
+    - `presentation` says how reports and commands show the problem and its networks.
 
     Raises ValueError for an empty budget and for settings that have no effect on the task, TypeError for an argument of
     another kind.
@@ -84,22 +84,19 @@ class Problem(Generic[Configured]):
         macs: Cost | None = None,
         params: Cost | None = None,
         baselines: Mapping[str, Baseline] | None = None,
-        draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
         stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
         teacher: nn.Module | Mapping[str, nn.Module] | None = None,
-        describe: Callable[[Arch], Mapping[str, Any]] | None = None,
         check: Callable[[], object] = lambda: None,
         name: str = "search",
-        title: str = "Architecture",
-        drawing_legend: str = "",
+        presentation: Presentation = Presentation(),  # noqa: B008 - immutable
     ) -> None:
         _check_arguments(space, make, task, config, supernet, teacher)
         self.space, self.task, self.make = space.space, task, make
-        self.name, self.title, self.drawing_legend = name, title, drawing_legend
+        self.name, self.presentation = name, presentation
         self.budgets = _budgets(budget)
         self.inside = space.within(*self.budgets) if self.budgets else space
         self._supernet, self._macs, self._params = supernet, macs, params
-        self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
+        self._baselines, self._stages = baselines, stages
         self._teachers = (
             {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
         )
@@ -208,14 +205,9 @@ class Problem(Generic[Configured]):
         """The least and the greatest cost in the whole space, where it adds up."""
         return None if self.cost is None else attainable(self.space, self.cost)
 
-    def draw(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return the picture of an architecture."""
-        return self._draw(arch) if self._draw else repeated_parts(arch)
-
     def describe(self, arch: Arch) -> dict[str, Any]:
-        """Return what a network costs, as JSON values, and what a recipe says of it beside."""
-        counts = {"params": self.params(arch), "macs": self.macs(arch)}
-        return {**counts, **(self._describe(arch) if self._describe else {})}
+        """Return what a network costs, as JSON values, and what its presentation says beside."""
+        return {"params": self.params(arch), "macs": self.macs(arch), **self.presentation.describe(arch)}
 
     def teacher_of(self, training: TrainingSettings) -> nn.Module | None:
         """Return the network that a training learns from, or None; a ValueError says why one cannot be opened."""
@@ -269,10 +261,6 @@ class Problem(Generic[Configured]):
             self._check()
             check_problem(self)
             self._fits = True
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies a problem beside its settings and data: JSON values of `nasx.pipeline.fingerprint`."""
-        return fingerprint(self)
 
     def _counted(self, kind: Any) -> Cost:
         call = None if kind == "params" else self.task.call
@@ -341,14 +329,3 @@ def distinct_samples(archs: ArchSet, count: int, seed: int) -> list[Arch]:
             break
         found.setdefault(archs.sample(rng))
     return list(found)
-
-
-def repeated_parts(arch: Arch) -> Sequence[BlockDrawing]:
-    """Return a box for each repeated part with its choices, or one for an architecture without repeated parts."""
-    shared, parts = split(arch)
-    if not parts:
-        return (BlockDrawing("network", 0.3, tuple(f"{name} {value}" for name, value in shared.items())),)
-    return tuple(
-        BlockDrawing(f"{name} {index}", 0.3, tuple(f"{key} {value}" for key, value in choices.items()))
-        for (name, index), choices in parts.items()
-    )

@@ -26,7 +26,7 @@ from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, combined
-from nasx.pipeline.fingerprint import up_to_rounding
+from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
 from nasx.pipeline.finished_run import is_whole
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
@@ -314,7 +314,7 @@ def _opened(
         "recipe": problem.name,
         **recorded,
         "config": json.loads(problem.config.model_dump_json()),
-        "problem": up_to_rounding(problem.fingerprint(), before.get("problem"), one_torch=one_torch),
+        "problem": up_to_rounding(fingerprint(problem), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
     changeable = [f"config.{section}" for section in changeable_sections(directory, stages)]

@@ -14,6 +14,7 @@ from nasx.feasible import Feasible
 from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, found_in, level_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import KnownNetwork, Recipe
 from nasx.pipeline.stages import BetterOf, Level, Pick, RetrainStage, RunStage
@@ -90,13 +91,15 @@ def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         params=Params(vit),
         budget=[levels.details_budget, *levels.further],
         baselines={"deit_shaped": Baseline("DeiT-shaped (all heads global)", deit)},
-        draw=partial(block_drawings, num_heads=config.model.num_heads),
-        describe=describe,
         stages=partial(glit_stages, levels),
         one_block=table2(choices.with_blocks(1)),
         name="glit",
-        title="GLiT",
-        drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+        presentation=Presentation(
+            title="GLiT",
+            draw=partial(block_drawings, num_heads=config.model.num_heads),
+            legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+            describe=describe,
+        ),
     )
 
 

@@ -30,7 +30,7 @@ from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
-from nasx.pipeline.fingerprint import up_to_rounding
+from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
@@ -285,7 +285,7 @@ def test_what_differs_is_named_and_nothing_that_follows_from_it(tmp_path: Path) 
 
 
 def test_a_run_goes_on_where_losses_differ_by_rounding() -> None:
-    asked = problem().fingerprint()
+    asked = fingerprint(problem())
     elsewhere = copy.deepcopy(asked)
     elsewhere["untrained"][0]["loss"] *= 1 + 1e-6
     assert up_to_rounding(asked, elsewhere) == elsewhere

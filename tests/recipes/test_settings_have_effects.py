@@ -26,6 +26,7 @@ from nasx.latency import Latency, MeasuredOn
 from nasx.pipeline import networks
 from nasx.pipeline.commands import CommandLine, note_unused
 from nasx.pipeline.estimate import Estimator, estimates
+from nasx.pipeline.fingerprint import fingerprint
 from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
@@ -268,7 +269,7 @@ def computed(recipe: str, config: Any, data: Path, section: str) -> str:
     line = CommandLine(f"recipes.{recipe}", "", presets=("digits",))
     whole = [
         line.run_name(problem.config, None),
-        problem.fingerprint(),
+        fingerprint(problem),
         task.record(),
         task.dataset.classes,
         next(iter(task.eval_batches("val", 4))),
