@@ -32,8 +32,10 @@ def machine() -> Row:
     """Return what results were measured on."""
     import torch
 
+    from nasx.train import device_name
+
     return {
-        "processor": _processor(),
+        "processor": device_name(torch.device("cpu")),
         "cores": os.cpu_count() or 1,
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.machine()}",
@@ -60,13 +62,6 @@ def commit_of(checkout: Path) -> str:
 def _busy() -> bool:
     """Return whether other processes were using more than a quarter of a core in the last minute."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.25
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def same_machine(now: Results, then: Results) -> bool:

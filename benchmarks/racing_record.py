@@ -17,7 +17,8 @@ from nasx import Arch, Budget, Space
 from nasx.feasible import attainable
 from nasx.nn import Subnet, Supernet
 from nasx.pipeline.config import Augmentation
-from nasx.pipeline.images import ImageSource, ImageTask, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
+from nasx.pipeline.images import ImageTask
 from nasx.search import Evolution
 from nasx.train import UniformPaths, adamw, cosine_schedule, recalibrate, seeded, train_supernet, use_threads
 from recipes.glit.config import CIFAR10, Config, Model

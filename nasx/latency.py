@@ -35,7 +35,7 @@ from nasx.feasible import attainable
 from nasx.nn.parts import repeat_names
 from nasx.run import write_json
 from nasx.space import Space
-from nasx.train.device import pick_device
+from nasx.train.device import device_name, pick_device
 from nasx.train.modes import evaluating
 
 logger = logging.getLogger(__name__)
@@ -216,10 +216,10 @@ class Latency(AdditiveCost):
 
 def _check_place(where: MeasuredOn, path: str | os.PathLike[str]) -> None:
     """Refuse what was measured on another device or with other threads, and warn of other versions."""
-    cpu = _device_name(torch.device("cpu"))
+    cpu = device_name(torch.device("cpu"))
     own = {cpu}
     if torch.cuda.is_available():
-        own |= {_device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())}
+        own |= {device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())}
     if where.device not in own:
         raise ValueError(
             f"the latencies in {path} were measured on {where.device!r}, but this machine has "
@@ -458,7 +458,7 @@ def _whole(value: Any) -> int:
 
 def _measured_on(device: torch.device, runtime: OnnxRuntime | None) -> MeasuredOn:
     system = platform.platform()
-    return MeasuredOn(_device_name(device), torch.get_num_threads(), torch.__version__, system, _runtime_name(runtime))
+    return MeasuredOn(device_name(device), torch.get_num_threads(), torch.__version__, system, _runtime_name(runtime))
 
 
 def _runtime_name(runtime: OnnxRuntime | None) -> str:
@@ -478,14 +478,3 @@ def _onnxruntime() -> Any:
         if find_spec(package) is None:
             raise ImportError(f"ONNX Runtime needs {package}: pip install 'nasx[onnx]'")
     return import_module("onnxruntime")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -28,6 +28,7 @@ from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import Call, count_macs, count_params
 from nasx.nn.assembly import placed
+from nasx.nn.skeleton import default_dtype
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -348,13 +349,8 @@ def _exact(module: Any, dtype: torch.dtype | None) -> Any:
 
 def _extract(supernet: Any, arch: Arch, dtype: torch.dtype | None) -> tuple[nn.Module, float]:
     """Return the extracted network in a precision, and the tolerance that this and the one that it came in allow."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or default)
-    try:
-        with torch.random.fork_rng(devices=[]):  # building a network draws weights
-            network = supernet.extract(arch)
-    finally:
-        torch.set_default_dtype(default)
+    with default_dtype(dtype or torch.get_default_dtype()), torch.random.fork_rng(devices=[]):  # building draws weights
+        network = supernet.extract(arch)
     if not isinstance(network, nn.Module):
         raise TypeError(f"`extract` must return a torch module, but got {type(network).__name__}")
     lower = {t.dtype for t in network.state_dict().values() if t.is_floating_point()} - {torch.float64, dtype}

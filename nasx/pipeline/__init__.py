@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nasx.pipeline.config import RunConfig
     from nasx.pipeline.errors import CorruptWeights, Diverged, ExportFailed, NotEnoughSpace, OutOfMemory, Refused
-    from nasx.pipeline.estimate import plan
     from nasx.pipeline.images import ImageTask
     from nasx.pipeline.machine import Machine
+    from nasx.pipeline.planning import plan
+    from nasx.pipeline.presentation import Presentation
     from nasx.pipeline.problem import Baseline, Problem
     from nasx.pipeline.run_report import report
     from nasx.pipeline.run_status import RunStatus, StageStatus, status
@@ -28,6 +29,7 @@ __all__ = [
     "Machine",
     "NotEnoughSpace",
     "OutOfMemory",
+    "Presentation",
     "Problem",
     "Refused",
     "RunConfig",
@@ -51,6 +53,7 @@ _MODULES = {
     "Machine": "machine",
     "NotEnoughSpace": "errors",
     "OutOfMemory": "errors",
+    "Presentation": "presentation",
     "Problem": "problem",
     "Refused": "errors",
     "RunConfig": "config",
@@ -58,7 +61,7 @@ _MODULES = {
     "SearchResult": "runner",
     "StageStatus": "run_status",
     "Task": "task",
-    "plan": "estimate",
+    "plan": "planning",
     "report": "run_report",
     "run": "runner",
     "status": "run_status",

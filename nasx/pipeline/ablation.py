@@ -18,11 +18,13 @@ from rich.table import Table
 
 from nasx.arch import Arch
 from nasx.cli import DONE, INTERRUPTED, BadInput, bad_input, print_json
+from nasx.pipeline.changes import finished_stages
+from nasx.pipeline.checks import check_run
 from nasx.pipeline.commands import CommandLine, attempt
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
-from nasx.pipeline.runner import check_stages, run
+from nasx.pipeline.runner import run
 from nasx.pipeline.stages import EvaluationStage, Pick, RunStage
 from nasx.report import NetworkRow, percent, si
 from nasx.run import write_json
@@ -71,13 +73,12 @@ class Ablation:
     problem: Callable[[Row, int], Problem[Any]]
     facts: Callable[[Problem[Any], Arch], Mapping[str, float]] = _no_facts
 
-    def check(self, machine: Machine, seeds: Sequence[int] = (0,)) -> None:
+    def check(self, run_dir: Path, machine: Machine, seeds: Sequence[int] = (0,)) -> None:
         """Refuse, as ValueError, what no row could do, before any of them is trained."""
         for seed in seeds:
             for row in self.rows:
-                problem = self._staged(row, seed)
-                problem.check()
-                check_stages(problem, machine)
+                finished = finished_stages(_directory(run_dir, row, seed))
+                check_run(self._staged(row, seed), machine, finished=finished)
 
     def run(
         self, run_dir: Path, machine: Machine, show: Progress = silent, seeds: Sequence[int] = (0,)
@@ -90,7 +91,7 @@ class Ablation:
         networks: dict[str, list[dict[str, Any]]] = {row.label: [] for row in self.rows}
         for seed in seeds:
             for row in self.rows:
-                found = self._network(row, seed, run_dir / row.run / f"seed{seed}", machine, show)
+                found = self._network(row, seed, _directory(run_dir, row, seed), machine, show)
                 networks[row.label].append({"seed": seed, **found})
         document = {
             "table": self.name,
@@ -115,6 +116,10 @@ class Ablation:
         seconds = sum(stage["seconds"] for stage in found.summary["stages"].values())
         kept = {key: network[key] for key in ("params", "macs", "val_accuracy", "test_accuracy", "arch")}
         return {"seconds": round(seconds, 2), **self.facts(problem, Arch(network["arch"])), **kept}
+
+
+def _directory(run_dir: Path, row: Row, seed: int) -> Path:
+    return run_dir / row.run / f"seed{seed}"
 
 
 def _described(row: Row) -> dict[str, Any]:
@@ -201,7 +206,7 @@ def ablate(
         seeds = seeds_of(options.seeds) if options.seeds is not None else (config.seed,)
         machine = Machine.from_environment()
         table = ablation(config, data, machine)
-        table.check(machine, seeds)
+        table.check(run_dir, machine, seeds)
 
     def work() -> dict[str, Any]:
         with bars(errors) as show:

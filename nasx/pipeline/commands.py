@@ -169,7 +169,7 @@ class CommandLine:
         errors = Console(stderr=True)
         with bad_input(), progress(errors) as bars, warnings.catch_warnings():
             from nasx.data import DataWarning
-            from nasx.pipeline.images import ImageSource, check_folder, load_images
+            from nasx.pipeline.image_sources import ImageSource, check_folder, load_images
             from nasx.pipeline.machine import Machine
 
             check_folder(config.data, options.data, self._for_folders())
@@ -238,7 +238,6 @@ class CommandLine:
     def _run(self, options: argparse.Namespace) -> int:
         from rich.console import Console
 
-        from nasx.pipeline.outcome import network_rows, read_run, stage_rows
         from nasx.pipeline.run_report import report_of
         from nasx.pipeline.runner import is_finished
         from nasx.report import networks_table, stages_table
@@ -260,11 +259,11 @@ class CommandLine:
         console, summary = Console(), found.summary
         if already:
             console.print("this run was finished before; nothing was trained (choose another --run-dir to start anew)")
-        run = read_run(directory)
-        console.print(networks_table(network_rows(summary), summary["metric"]))
-        for sentence in report_of(directory).found:
+        report = report_of(directory)
+        console.print(networks_table(report.networks, report.metric))
+        for sentence in report.found:
             console.print(sentence, markup=False, highlight=False)
-        console.print(stages_table(stage_rows(run)))
+        console.print(stages_table(report.stages))
         for name, verdict in summary.get("trust", {}).items():
             console.print(f"ranking of {name}: {verdict}")
         console.print(
@@ -289,10 +288,9 @@ class CommandLine:
         errors = Console(stderr=True)
         errors.print("reading settings and images", style="dim")
         config = self.config(options)
-        from nasx.pipeline.estimate import check_plan, plan, setting_lines, size_lines, stage_lines
-        from nasx.pipeline.images import check_folder
+        from nasx.pipeline.image_sources import check_folder
         from nasx.pipeline.machine import Machine
-        from nasx.pipeline.runner import check_trainings
+        from nasx.pipeline.planning import check_plan, plan, setting_lines, size_lines, stage_lines
         from nasx.train import pick_device
 
         with bad_input():
@@ -308,7 +306,6 @@ class CommandLine:
                     print("\n".join([*size_lines(document), ""]), flush=True)
 
             with bad_input():
-                check_trainings(problem)
                 document = plan(
                     problem,
                     devices=options.devices,
@@ -391,7 +388,7 @@ class CommandLine:
 
     def _fitted(self, recipe: "Recipe", options: argparse.Namespace) -> Any:
         from nasx.pipeline.config import RunConfig
-        from nasx.pipeline.images import folder_facts
+        from nasx.pipeline.image_sources import folder_facts
 
         if options.data is None:
             raise BadInput(f"the preset {FOLDER!r} fits itself to an image folder; give --data DIR")

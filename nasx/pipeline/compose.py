@@ -5,16 +5,17 @@ from typing import Any
 
 from nasx.arch import Arch
 from nasx.pipeline.problem import Problem
+from nasx.pipeline.scoring import networks_to_train
 from nasx.pipeline.stages import (
     BetterOf,
     EvaluationStage,
     FinetuneStage,
     InheritStage,
+    Level,
     Pick,
     RefitStage,
     RetrainStage,
     RunStage,
-    Searched,
     SearchStage,
     SupernetStage,
     TrustStage,
@@ -23,7 +24,7 @@ from nasx.pipeline.stages import (
 
 def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
     """Return the stages of a search of one level, which may have a name: supernet, search, retraining, comparison."""
-    searched = Searched(lambda inputs: problem.inside)
+    searched = Level(lambda inputs: problem.inside)
     return [
         *level_stages(problem, level, searched, finetune=True),
         *final_stages(problem, found_in(problem, level)),
@@ -33,7 +34,7 @@ def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:
 def level_stages(
     problem: Problem[Any],
     name: str,
-    level: Searched,
+    level: Level,
     *,
     epochs_factor: float = 1.0,
     retrain: bool = True,
@@ -77,7 +78,7 @@ def final_stages(problem: Problem[Any], found: Mapping[str, Pick | BetterOf]) ->
     config = problem.config
     halving = config.retrain.method == "halving"
     baselines = [baseline.arch for baseline in problem.baselines.values()]
-    drawn = problem.random_archs(max(config.search.top_k, config.retrain.start) if halving else config.search.top_k)
+    drawn = problem.random_archs(networks_to_train(config))
     picks: dict[str, Pick | BetterOf] = dict(found)
     if halving:  # random networks are halved as the searched ones are
         stages: list[RunStage] = [

@@ -234,7 +234,7 @@ def check_rates(section: str, lr: float, final_lr: float, warmup_lr: float = 0.0
             )
 
 
-class Training(Section):
+class TrainingSettings(Section):
     """What the trainings of a supernet and of single networks have in common."""
 
     section: ClassVar[str]
@@ -280,7 +280,7 @@ class Training(Section):
     augment: Augmentation = Field(Augmentation(), description="random changes of training images")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Training":
+    def _consistent(self) -> "TrainingSettings":
         at = self.section
         if "warmup_epochs" in self.model_fields_set and 0 < self.warmup_epochs >= self.epochs:
             raise ValueError(
@@ -331,7 +331,7 @@ class Training(Section):
         return self.label_smoothing if self.mixes else 0.0
 
 
-class SupernetTraining(Training):
+class SupernetTraining(TrainingSettings):
     """Training of a supernet: Nesterov SGD, cosine to 0, one uniformly sampled path a step (SPOS; GLiT, section 4.1).
 
     Small data sets learn faster with AdamW, whose weight decay spares vectors and positions. `paths` says which
@@ -447,7 +447,7 @@ class Trust(Section):
         return {} if self.n else {"seeds": "trust.n is 0"}
 
 
-class Retraining(Training):
+class Retraining(TrainingSettings):
     """Training from scratch, DeiT's recipe.
 
     `top` trains the `search.top_k` best of a search; `halving` starts with `start` of them and lets the better half

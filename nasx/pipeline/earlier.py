@@ -34,7 +34,7 @@ def check_earlier(problem: "Problem[Any]", finished: Collection[str] = ()) -> No
     source = problem.config.supernet.from_run
     for stage in first_supernets(problem.stages()) if source is not None else ():
         if stage.name not in finished:
-            space = stage.searched.archs({}).space
+            space = stage.level.archs({}).space
             if find_earlier(problem, space) is None:
                 raise ValueError(
                     f"supernet.from_run: the run in {source} has trained no supernet of this space of {space.size:,} "
@@ -65,10 +65,10 @@ def find_earlier(problem: "Problem[Any]", space: Space) -> EarlierSupernet | Non
     return found
 
 
-def is_earlier(problem: "Problem[Any]", space: Space) -> bool:
-    """Return whether an earlier run says that it has trained a supernet of a space; one that cannot be read has not.
+def earlier_run_has(problem: "Problem[Any]", space: Space) -> bool:
+    """Return whether the run that `supernet.from_run` names records a trained supernet of a space.
 
-    `check_earlier` says what is wrong, unless the supernet has been taken already.
+    A run that cannot be read has none; `check_earlier` says what is wrong, unless the supernet has been taken already.
     """
     source = problem.config.supernet.from_run
     try:

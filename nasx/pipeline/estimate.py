@@ -1,33 +1,27 @@
-"""What a run would cost: sizes, budgets, and time and memory per stage, from a few seconds of real steps."""
+"""What the stages of a run would cost: samples, time and memory, from a few seconds of real steps."""
 
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from nasx._nested import flattened
 from nasx._words import number_of
 from nasx.arch import Arch
-from nasx.feasible import attainable
 from nasx.nn import Subnet
-from nasx.pipeline.config import Retraining, Training
-from nasx.pipeline.earlier import check_earlier
+from nasx.pipeline.config import Retraining, TrainingSettings
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import races
-from nasx.pipeline.training import supernet_optimizer
-from nasx.report import duration, si
+from nasx.pipeline.training import steps_of, supernet_optimizer
 from nasx.space import ArchSet
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
 
-_BINS, _DRAWS = 10, 2000
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
 _TIMED_ON_CPU = 64  # samples of a timed batch at most, where time grows with them
 _FEW = 16  # samples of a batch at first, which are enough where a step of them is slow
@@ -86,7 +80,7 @@ class Timing:
 
 
 @dataclass(slots=True)
-class Measure:
+class Estimator:
     """What an estimate is made with: a problem, stand-ins for the results of earlier stages, and a clock.
 
     What takes real steps is timed once for each kind of work; `on_timing` is called with its name.
@@ -106,9 +100,9 @@ class Measure:
         """Where it is measured."""
         return pick_device(self.machine.device)
 
-    def steps(self, training: Training, factor: float = 1.0) -> int:
+    def steps(self, training: TrainingSettings, factor: float = 1.0) -> int:
         """Return how many steps a training takes."""
-        return max(1, round(training.epochs * factor * (self.problem.task.counts["train"] // training.batch_size)))
+        return steps_of(training, self.problem.task.counts["train"] // training.batch_size, factor)
 
     def some(self, archs: ArchSet, count: int) -> list[Arch]:
         """Return some architectures of a set."""
@@ -181,7 +175,7 @@ class Measure:
             self._networks[key] = self._time_networks(training)
         return self._networks[key]
 
-    def _step_seconds(self, training: Training, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
+    def _step_seconds(self, training: TrainingSettings, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
         """Return the seconds of training steps for one sample; a CPU gets small batches where they take long enough."""
         whole = training.batch_size
         sizes = sorted({min(_FEW, whole), min(_TIMED_ON_CPU, whole)}) if self.device.type == "cpu" else [whole]
@@ -191,7 +185,7 @@ class Measure:
                 break
         return seconds / size
 
-    def _batches(self, training: Training, size: int) -> Iterator[Any]:
+    def _batches(self, training: TrainingSettings, size: int) -> Iterator[Any]:
         """Return one real batch of a size again and again, because reading is not what is timed."""
         changes: dict[str, Any] = {"batch_size": size, "mix_group": None, "batch_norm_group": None}
         steps = self.problem.task.train_batches(training.model_copy(update=changes), seed=0).steps(0, 1)
@@ -202,7 +196,7 @@ class Measure:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        return process + self.problem.task.bytes_to_keep(self.machine.image_memory_gib * 2**30)
+        return process + self.problem.task.bytes_to_keep(self.machine.image_bytes)
 
     def _time_supernet(self, archs: ArchSet, paths: Paths) -> Timing:
         problem, config, device = self.problem, self.problem.config, self.device
@@ -249,143 +243,13 @@ class Measure:
         return Timing(sum(seconds) / len(seconds), None, self._peak())
 
 
-def estimates(measure: Measure) -> list[StageEstimate]:
+def estimates(estimator: Estimator) -> list[StageEstimate]:
     """Return the estimates of a problem's stages, in order; refuses what a later stage would refuse after hours."""
     found: dict[str, StageEstimate] = {}
-    for stage in measure.problem.stages():
-        measure.inputs = {name: found[name].result for name in stage.inputs}
-        found[stage.name] = stage.estimate(measure)
+    for stage in estimator.problem.stages():
+        estimator.inputs = {name: found[name].result for name in stage.inputs}
+        found[stage.name] = stage.estimate(estimator)
     return list(found.values())
-
-
-def check_plan(devices: int, time_limit: float | None) -> None:
-    """Refuse, as ValueError, numbers that no plan can be made for."""
-    if devices < 1:
-        raise ValueError(f"`devices` (--devices) must be at least 1, but got {devices}")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
-
-
-def plan(
-    problem: Problem[Any],
-    *,
-    machine: Machine | None = None,
-    devices: int = 1,
-    time_limit: float | None = None,
-    timing: bool = True,
-    on_timing: OnTiming = lambda what: None,
-    on_sizes: Callable[[Mapping[str, Any]], object] = lambda document: None,
-) -> dict[str, Any]:
-    """Return what `plan` prints, as JSON values; `time_limit` in hours.
-
-    `on_sizes` is called with the part that takes no steps, as soon as it is known.
-    """
-    check_plan(devices, time_limit)
-    check_earlier(problem)
-    document = sizes(problem)
-    on_sizes(document)
-    document["devices"] = devices
-    measure = Measure(problem, machine or Machine.from_environment(), devices, timing, on_timing)
-    found = [_warned(estimate, time_limit) for estimate in estimates(measure)]
-    document["stages"] = [{k: v for k, v in asdict(estimate).items() if k != "result"} for estimate in found]
-    document["config"] = problem.config.model_dump(mode="json")
-    times = [estimate.seconds for estimate in found if estimate.seconds is not None]
-    document["seconds"] = sum(times) if times else None
-    return document
-
-
-def sizes(problem: Problem[Any]) -> dict[str, Any]:
-    """Return the part of a plan that takes no steps: the space, the budget, the baselines, the data."""
-    space, cost = problem.space, problem.cost
-    low, high = problem.inside.size_bounds
-    counted: dict[str, Any] = {}
-    if cost is not None:
-        reach = attainable(space, cost)
-        costs = [cost(arch) for arch in space.sample(0, _DRAWS)]
-        counts, edges = np.histogram(costs, bins=_BINS, range=(reach.low, max(reach.high, reach.low + 1)))
-        counted = {
-            "cost_min": reach.low,
-            "cost_max": reach.high,
-            "cost": cost.unit,
-            "cost_histogram": {
-                "edges": [float(edge) for edge in edges],
-                "shares": [round(float(count) / len(costs), 4) for count in counts],
-                "of": f"{len(costs)} architectures drawn uniformly from the whole space",
-            },
-        }
-    counts_of = problem.task.counts
-    return {
-        "size": space.size,
-        "feasible_size": high if low == high else None,
-        "feasible_size_bounds": [low, high],
-        **counted,
-        "budgets": [str(budget) for budget in problem.inside.budgets],
-        "baselines": {
-            name: {"macs": problem.macs(baseline.arch), "params": problem.params(baseline.arch)}
-            for name, baseline in problem.baselines.items()
-        },
-        "images": {"train": counts_of["train"], "val": counts_of["val"]},
-    }
-
-
-def size_lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a plan that need no timing."""
-    low, high = document["feasible_size_bounds"]
-    feasible = f"{high:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-    reach = ""
-    if "cost" in document:
-        reach = f", {document['cost_min']:,} to {document['cost_max']:,} {document['cost']}"
-    yield f"whole space   {document['size']:.4g} networks{reach}"
-    if document["budgets"]:
-        yield f"inside        {feasible} networks: {'; '.join(document['budgets'])}"
-    for name, counts in document["baselines"].items():
-        yield f"{name:<13} {counts['macs']:,} MACs, {counts['params']:,} parameters"
-    images = document["images"]
-    yield f"samples       {images['train']:,} train, {images['val']:,} validation"
-    if "cost" in document:
-        yield ""
-        histogram = document["cost_histogram"]
-        yield f"costs in {document['cost']} of {histogram['of']}"
-        for left, right, share in zip(histogram["edges"], histogram["edges"][1:], histogram["shares"], strict=False):
-            yield f"{si(left):>9} to {si(right):<9} {share:7.2%} {'#' * round(60 * share)}"
-
-
-def stage_lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of a plan about its stages."""
-    for stage in document["stages"]:
-        details = [stage["detail"]]
-        if stage["seconds"] is not None:
-            details.append(f"about {duration(stage['seconds'])}")
-        if stage["peak_bytes"]:
-            details.append(f"up to {stage['peak_bytes'] / 2**20:,.0f} MiB")
-        if stage["size"] is not None:
-            inside = f"{stage['feasible_size_bounds'][1]:.4g} of {stage['size']:.4g} networks inside the budget"
-            given = " and ".join(stage["depends_on"])
-            details.append(f"{inside}, for one result of {given}" if given else inside)
-            if stage["acceptance"] < 1:
-                details.append(f"{stage['acceptance']:.2%} of draws from it met every budget")
-        yield f"{stage['name']:<18} {'; '.join(filter(None, details))}"
-        if stage["warning"]:
-            yield f"  warning: {stage['warning']}"
-    if document["seconds"] is not None:
-        plural = "" if document["devices"] == 1 else "s"
-        yield f"all                about {duration(document['seconds'])} on {document['devices']} device{plural}"
-
-
-def setting_lines(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every setting as `section.field = value`."""
-    for name, value in flattened(config):
-        yield f"{name} = {'none' if value is None else value}"
-
-
-def _warned(estimate: StageEstimate, time_limit: float | None) -> StageEstimate:
-    if time_limit is None or estimate.seconds is None or estimate.seconds <= 3600 * time_limit:
-        return estimate
-    warning = (
-        f"would take about {duration(estimate.seconds)}, more than the {time_limit:g} h given: "
-        "use more devices, fewer epochs or candidates, or continue the run in several jobs"
-    )
-    return replace(estimate, warning=warning)
 
 
 def _seconds_each(work: Iterator[object], device: torch.device) -> float:

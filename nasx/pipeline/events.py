@@ -74,7 +74,7 @@ OnEvent = Callable[[Event], object]
 can then be continued."""
 
 
-def both(*hooks: OnEvent | None) -> OnEvent | None:
+def combined(*hooks: OnEvent | None) -> OnEvent | None:
     """Return a hook that calls several in turn; None where there is none."""
     given = [hook for hook in hooks if hook is not None]
     if len(given) < 2:

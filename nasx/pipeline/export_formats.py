@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import save
 
 from nasx.pipeline.errors import ExportFailed
-from nasx.pipeline.exported import KEY, WEIGHTS, ExportedModel
+from nasx.pipeline.exported import KEY, ExportedModel
 from nasx.pipeline.model_card import CARD, MARK, Format, card
 from nasx.pipeline.onnx_files import add_metadata, add_preprocessing
 from nasx.pipeline.outputs import keep_runs
+from nasx.pipeline.records import ARCH, WEIGHTS
 from nasx.pipeline.timm_config import timm_config
 from nasx.run import write_bytes
 from nasx.verify import compare_onnx, export_onnx
 
-ARCH, CLASSES, CONFIG, ONNX, PT2 = "arch.json", "classes.json", "config.json", "model.onnx", "model.pt2"
+CLASSES, CONFIG, ONNX, PT2 = "classes.json", "config.json", "model.onnx", "model.pt2"
 DESCRIPTION = "nasx.json"
 """The extra file of a pt2 archive that describes the network."""
 

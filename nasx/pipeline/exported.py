@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.measure import count_macs, count_params
-from nasx.pipeline.images import recorded_images
-from nasx.pipeline.networks import read_weights
-from nasx.pipeline.outcome import FinishedRun, read_run
+from nasx.pipeline.finished_run import FinishedRun, read_run
+from nasx.pipeline.image_sources import recorded_images
 from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import Recipe, no_network, one_network, open_recipe, recipe_names
+from nasx.pipeline.records import WEIGHTS
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
+from nasx.pipeline.weight_files import read_weights
 from nasx.run.stages import RUN
 from nasx.train import device_of
 from nasx.weights import fit_weights
 
-WEIGHTS = "model.safetensors"
 KEY = "nasx"
 """The one key of the weights' metadata, because safetensors orders several at random."""
 

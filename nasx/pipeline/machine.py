@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nasx.cli import validation_message
+from nasx.train.device import device_name
 
 PREFIX = "NASX_"
 
@@ -49,6 +50,11 @@ class Machine(BaseModel):
                 raise ValueError(f"{variable}: {rule}") from error
         return cls.model_validate({fields[variable]: value for variable, value in given.items()})
 
+    @property
+    def image_bytes(self) -> int:
+        """The decoded images that a process keeps of each part, in bytes, at most."""
+        return int(self.image_memory_gib * 2**30)
+
     def processes_for(self, device: torch.device) -> int:
         """Return how many networks to train side by side on a device."""
         return self.processes or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
@@ -58,12 +64,12 @@ def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Return what this machine is, as JSON values: processor, cores, memory, device, and the processes of a run."""
     found: dict[str, Any] = {
         "system": platform.platform(terse=True),
-        "processor": _processor(),
+        "processor": device_name(torch.device("cpu")),
         "cores": os.cpu_count(),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found["device"] = device.type if device.type == "cpu" else device_name(device)
     found["processes"] = processes
     return found
 
@@ -78,12 +84,3 @@ def memory_mib(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # the peak, in bytes, where there is no /proc
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -17,8 +17,8 @@ from nasx.pipeline.outputs import check_output
 if TYPE_CHECKING:
     from nasx.arch import Arch
     from nasx.pipeline.exported import ExportedModel
+    from nasx.pipeline.finished_run import FinishedRun
     from nasx.pipeline.images import ImageTask
-    from nasx.pipeline.outcome import FinishedRun
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.recipe import Recipe
     from nasx.pipeline.vit import ViTProblem
@@ -107,7 +107,8 @@ class NetworkCommands:
             problem, arch = self._described(options)
             counts = problem.describe(arch)
             if options.picture:
-                save_figure(architecture(problem.draw(arch), problem.drawing_legend), options.picture)
+                shown = problem.presentation
+                save_figure(architecture(shown.draw(arch), shown.legend), options.picture)
         blocks = [dict(part) for part in arch.parts("block")]
         if options.json:
             print_json({**counts, "blocks": blocks})
@@ -186,7 +187,7 @@ class NetworkCommands:
         with bad_input(), warnings.catch_warnings():
             from nasx.data import DataWarning
             from nasx.pipeline.exported import check_classes
-            from nasx.pipeline.images import held_out_images
+            from nasx.pipeline.image_sources import held_out_images
             from nasx.pipeline.machine import Machine
 
             if (options.mean is None) != (options.std is None):
@@ -201,7 +202,7 @@ class NetworkCommands:
                 image_size=model.vit["image_size"],
                 channels=model.vit["in_channels"],
                 classes=model.classes if isinstance(model.classes, tuple) else None,
-                max_bytes=int(machine.image_memory_gib * 2**30),
+                machine=machine,
             )
             check_classes(model, images.classes)
             for remark in images.remarks:
@@ -254,7 +255,8 @@ class NetworkCommands:
             import torch
 
             from nasx.pipeline.exported import problem_of_run
-            from nasx.pipeline.outcome import read_run
+            from nasx.pipeline.finished_run import read_run
+            from nasx.pipeline.weight_files import load_weights
             from nasx.verify import verify
 
             if (options.run is None) == (options.arch is None):
@@ -273,7 +275,7 @@ class NetworkCommands:
             supernet: Any = problem.supernet(space)
             weights = run.supernet(stage) if run and stage else None
             if weights:
-                supernet.load_state_dict(weights)
+                load_weights(supernet, weights)
             vit = problem.vit
             generator = torch.Generator().manual_seed(problem.config.seed)
             images = torch.randn(2, vit.in_channels, vit.image_size, vit.image_size, generator=generator)
@@ -344,14 +346,14 @@ class NetworkCommands:
 
     def _arch(self, name: str) -> "tuple[Arch, str | None]":
         """Return an architecture by its name, or from a file or run, and the preset that it belongs to, if any."""
-        from nasx.pipeline.records import read_arch
+        from nasx.pipeline.records import ARCH, read_arch
 
         recipe = self.line.recipe()
         if name in recipe.known:
             return recipe.known[name].arch, recipe.known[name].preset
         if (foreign := recipe.foreign(name)) is not None:
             return foreign, None
-        path = Path(name) / "arch.json" if Path(name).is_dir() else Path(name)
+        path = Path(name) / ARCH if Path(name).is_dir() else Path(name)
         if not path.is_file():
             names = f", or one of {', '.join(recipe.known)}" if recipe.known else ""
             raise ValueError(f"there is no architecture {name!r}: name a file or a run{names}")
@@ -360,7 +362,7 @@ class NetworkCommands:
     def _described(self, options: argparse.Namespace) -> "tuple[ViTProblem[Any], Arch]":
         """Return an architecture with the problem whose space and ViT config it has: its run's, or a preset's."""
         from nasx.pipeline.exported import problem_of_run
-        from nasx.pipeline.outcome import read_run
+        from nasx.pipeline.finished_run import read_run
 
         recipe = self.line.recipe()
         if recipe.foreign(options.arch) is not None:
@@ -384,7 +386,7 @@ class NetworkCommands:
 
     def _preset_problem(self, recipe: "Recipe", options: argparse.Namespace, preset: str | None) -> "ViTProblem[Any]":
         """Return the problem of a preset, without images and without bounds on its networks."""
-        from nasx.pipeline.images import blank_images
+        from nasx.pipeline.image_sources import blank_images
 
         config = self._preset(recipe, options, preset)
         if options.classes is not None and options.classes < 1:
@@ -399,8 +401,8 @@ class NetworkCommands:
     def _model(self, options: argparse.Namespace) -> "tuple[ExportedModel, Any]":
         """Return a network with weights, and the settings that its data are read by."""
         from nasx.pipeline.exported import ExportedModel, alone, config_of, open_model, with_weights
-        from nasx.pipeline.images import ImageSource, blank_images, class_names, load_images
-        from nasx.pipeline.outcome import read_run
+        from nasx.pipeline.finished_run import read_run
+        from nasx.pipeline.image_sources import ImageSource, blank_images, class_names, load_images
         from nasx.run.stages import RUN
         from nasx.weights import read_state_dict
 
@@ -463,7 +465,7 @@ def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | No
     if run is not None:
         for stage in reversed(problem.stages()):
             if isinstance(stage, SupernetStage) and set(stage.inputs) <= run.results.keys():
-                archs = stage.searched.archs({name: run.results[name] for name in stage.inputs})
+                archs = stage.level.archs({name: run.results[name] for name in stage.inputs})
                 if arch in archs.space:
                     return archs.space, stage.name
     return problem.space, None

@@ -1,7 +1,5 @@
 """Networks trained one by one: side by side in several processes, or each by all ranks together."""
 
-import hashlib
-import io
 import json
 import logging
 import math
@@ -13,17 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.pipeline.config import Retraining
 from nasx.pipeline.context import Context
-from nasx.pipeline.errors import CorruptWeights
 from nasx.pipeline.events import NetworkTrained
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
@@ -38,16 +32,17 @@ from nasx.pipeline.training import (
     schedule_of,
     steps_of,
 )
+from nasx.pipeline.weight_files import load_weights, read_weights, write_validation, write_weights
 from nasx.pipeline.workers import run_side_by_side
 from nasx.run import Interrupted
 from nasx.run.checkpoints import Checkpoints
-from nasx.run.files import write_bytes
 from nasx.search import Halving
 from nasx.train import (
     ALONE,
     Evaluation,
     Group,
     Precision,
+    Training,
     adamw,
     compiled_blocks,
     ema,
@@ -58,7 +53,6 @@ from nasx.train import (
     use_deterministic_algorithms,
     use_precision,
 )
-from nasx.train import Training as Steps
 from nasx.train.compiled import missing_for_compilation
 
 Result = dict[str, Any]
@@ -136,7 +130,7 @@ def train_network(
     state = TrainingState(model, optimizer, schedule, average)
     distillation = distillation_of(config, shared.teacher, device)
 
-    def steps_from(start: int) -> Steps:
+    def steps_from(start: int) -> Training:
         return train(
             model,
             seeded(batches.steps(start, end), job.seed, start),
@@ -170,7 +164,7 @@ def train_network(
     with use_precision(shared.precision):
         kept, network, scored = _kept(shared, job.keep or config.keep, model, average)
     if scored is not None:
-        result |= validated(job.weights, scored, group)
+        result |= write_validation(job.weights, scored, group)
     return {**result, "kept": kept, "sha256": write_weights(job.weights, network, group)}
 
 
@@ -210,56 +204,6 @@ def _kept(
     scored = {name: shared.evaluate(network) for name, network in candidates.items()}
     best = max(scored, key=lambda name: scored[name].score)  # the weights themselves where both are as good
     return best, candidates[best], scored[best]
-
-
-def validated(weights: Path, scored: Evaluation, group: Group = ALONE) -> Result:
-    """Return what a result says of a validation; the score of every sample goes to a file beside the weights."""
-    path = weights.with_suffix(".val.npy")
-    if group.first:
-        write_scores(path, scored.scores)
-    return {
-        "val_score": scored.score,
-        "val_loss": scored.loss if math.isfinite(scored.loss) else None,
-        "val_scores": path.name,
-    }
-
-
-def write_scores(path: Path, scores: NDArray[np.float64]) -> None:
-    """Write the score of every sample, in the order of the data, as an array that `numpy.load` reads."""
-    content = io.BytesIO()
-    np.save(content, scores.astype(np.float32), allow_pickle=False)
-    write_bytes(path, content.getvalue())
-
-
-def write_weights(path: Path, network: nn.Module, group: Group = ALONE) -> str:
-    """Write a network's weights, the first rank of a group, and return the SHA-256 of the file."""
-    # copies, because parts of one tensor, and tied ones, may not be written as they are
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    content = save(tensors)
-    if group.first:
-        write_bytes(path, content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Put weights that `write_weights` wrote into a network, and return it; a ValueError names what does not fit."""
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if missing:
-        raise ValueError(f"the weights do not fit the network: {missing[0]!r} is missing")
-    if unexpected:
-        raise ValueError(f"the weights do not fit the network: it has no {unexpected[0]!r}")
-    return network
-
-
-def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Return the weights in a file of a run; CorruptWeights where they are not those that were written."""
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise CorruptWeights(
-            f"the weights in {path} are {'not those that were written' if content else 'missing'}; put the file back, "
-            "or start again in a new run directory"
-        )
-    return load(content)
 
 
 def train_networks(context: Context, shared: NetworkTraining, jobs: Mapping[int, NetworkJob]) -> dict[int, Result]:
@@ -349,7 +293,7 @@ def _remove_checkpoints(job: NetworkJob, group: Group) -> None:
         shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
-def merit(network: Mapping[str, Any]) -> tuple[float, float]:
+def validation_key(network: Mapping[str, Any]) -> tuple[float, float]:
     """Return what decides between networks: the score, and between equal scores the loss."""
     loss = network["val_loss"]
     return network["val_score"], -math.inf if loss is None else -loss

@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its stages: summary, architecture, weights, picture and report; reading it back."""
+"""What a finished run leaves beside its stages: summary, architecture, weights, picture and report."""
 
 import logging
 import platform
@@ -12,28 +12,14 @@ from safetensors.torch import save
 
 import nasx
 from nasx.arch import Arch
-from nasx.pipeline.earlier import trained_supernet_of
 from nasx.pipeline.images import ImageTask
-from nasx.pipeline.networks import read_weights
 from nasx.pipeline.problem import Problem
-from nasx.pipeline.records import (
-    AGAIN,
-    ARCH,
-    SUMMARY,
-    read_arch,
-    read_asked,
-    read_summary,
-    stage_results,
-)
-from nasx.pipeline.run_facts import FACTS, labels, write_facts
-from nasx.pipeline.run_status import RecordedStage, read_stages
+from nasx.pipeline.records import ARCH, SUMMARY, WEIGHTS
+from nasx.pipeline.run_facts import labels, write_facts
 from nasx.pipeline.searchers import front_of
-from nasx.pipeline.stage_reports import REPORTS
-from nasx.report import NetworkRow, StageRow
-from nasx.run.checkpoints import unflatten_state
-from nasx.run.files import read_record, write_bytes, write_json, write_text
+from nasx.pipeline.weight_files import read_weights
+from nasx.run.files import write_bytes, write_json, write_text
 
-_NEEDED = (SUMMARY, ARCH, "model.safetensors")
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "safetensors")
 _SUMMARISED = ("params", "macs", "val_score", "test_score", "val_accuracy", "test_accuracy", "arch", "weights_kept")
 
@@ -91,7 +77,7 @@ def _costed(problem: Problem[Any], network: Mapping[str, Any]) -> dict[str, Any]
     return {**network, "costs": [float(cost(arch)) for cost in problem.search_costs]}
 
 
-def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, Any], outcome: Outcome) -> None:
+def write_outcome(directory: Path, problem: Problem[Any], outcome: Outcome) -> None:
     """Write summary.json, arch.json, model.safetensors and, where they can be made, report.html and its figures."""
     from nasx.pipeline.run_report import write_run_report
 
@@ -99,113 +85,12 @@ def write_outcome(directory: Path, problem: Problem[Any], results: Mapping[str, 
     arch = problem.space.canonical(winner["arch"])
     write_json(directory / SUMMARY, outcome.summary)
     write_text(directory / ARCH, arch.to_json())
-    write_bytes(directory / "model.safetensors", save(read_weights(directory / winner["weights"], winner["sha256"])))
+    write_bytes(directory / WEIGHTS, save(read_weights(directory / winner["weights"], winner["sha256"])))
     write_facts(directory, problem)  # with the images that training found broken
     try:
         write_run_report(directory)
     except ImportError as error:
         logger.warning("no report was written: %s; then `report` writes it", error)
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """A finished run, read back: what it was asked for, the stages' results, the summary and the network it found.
-
-    `asked` is what a command recorded beside the settings, such as the architecture that it trained.
-    """
-
-    directory: Path
-    recipe: str
-    asked: Mapping[str, Any]
-    config: Mapping[str, Any]
-    split: Mapping[str, Any]
-    stages: Sequence[RecordedStage]
-    results: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    arch: Arch
-
-    @property
-    def weights(self) -> Path:
-        """The file of the network's weights."""
-        return self.directory / "model.safetensors"
-
-    @property
-    def winner(self) -> Mapping[str, Any]:
-        """The result of the network that was found, with its weights' digest."""
-        last = [stage for stage in self.stages if stage.kind == "evaluation"][-1]
-        found: Mapping[str, Any] = next(iter(self.results[last.name]["networks"].values()))
-        return found
-
-    def supernet(self, stage: str) -> dict[str, Any] | None:
-        """Return the state dict of the supernet that a stage trained, or None where there is none any more."""
-        if stage not in self.results:
-            return None
-        checkpoint = trained_supernet_of(self.directory, stage, self.results[stage])
-        if checkpoint is None:
-            return None
-        state: dict[str, Any] = unflatten_state(checkpoint.tensors, checkpoint.state)["model"]
-        return state
-
-
-def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
-    """Return a finished run; a ValueError says that it is none, not finished, damaged, or another recipe's."""
-    asked = read_asked(directory)["config"]
-    if recipe is not None and asked.get("recipe") != recipe:
-        raise ValueError(f"{directory} is a run of the recipe {asked.get('recipe')!r}; read it with that one")
-    if missing := [name for name in _NEEDED if not (directory / name).is_file()]:
-        raise ValueError(f"the run in {directory} is not finished, for it has no {missing[0]}; continue it first")
-    results = stage_results(directory)
-    stages = read_stages(directory)
-    evaluated = [stage.name for stage in stages if stage.kind == "evaluation" and stage.name in results]
-    if not evaluated:
-        raise ValueError(f"the run in {directory} is not finished, for it has evaluated no network; continue it first")
-    networks = results[evaluated[-1]]["networks"]
-    summary = read_summary(directory, networks)
-    for key, ordered in (
-        ("networks", networks),
-        ("stages", results),
-    ):  # the file's keys are sorted
-        summary[key] = {name: summary[key][name] for name in ordered if name in summary[key]}
-    return FinishedRun(
-        directory=directory,
-        recipe=str(asked.get("recipe")),
-        asked={key: value for key, value in asked.items() if key not in ("recipe", "config", "split", "problem")},
-        config=asked["config"],
-        split=asked["split"],
-        stages=stages,
-        results=results,
-        summary=summary,
-        arch=read_arch(directory / ARCH),
-    )
-
-
-def is_whole(directory: Path) -> bool:
-    """Return whether the files that `write_outcome` wrote beside the stages are there and can be read."""
-    try:
-        read_summary(directory)
-        read_arch(directory / ARCH)
-        read_record(directory / FACTS, AGAIN)
-    except (OSError, ValueError):
-        return False
-    return all((directory / name).is_file() for name in _NEEDED)
-
-
-def network_rows(summary: Mapping[str, Any]) -> tuple[NetworkRow, ...]:
-    """Return the summary's networks as table rows."""
-    named = summary["labels"]
-    return tuple(
-        NetworkRow(named.get(name, name), n["params"], n["macs"], n["val_score"], n["test_score"])
-        for name, n in summary["networks"].items()
-    )
-
-
-def stage_rows(run: FinishedRun) -> tuple[StageRow, ...]:
-    """Return a run's stages as table rows."""
-    kinds = {stage.name: stage.kind for stage in run.stages}
-    return tuple(
-        StageRow(name, stage["seconds"], REPORTS[kinds[name]](name, run.results[name]).detail)
-        for name, stage in run.summary["stages"].items()
-    )
 
 
 def versions() -> dict[str, str]:
@@ -221,7 +106,7 @@ def versions() -> dict[str, str]:
 
 def _drawing(problem: Problem[Any], arch: Mapping[str, Any]) -> list[dict[str, Any]]:
     known = Arch(arch)
-    blocks = problem.draw(problem.space.canonical(arch) if known in problem.space else known)
+    blocks = problem.presentation.draw(problem.space.canonical(arch) if known in problem.space else known)
     return [{"title": block.title, "shade": block.shade, "lines": list(block.lines)} for block in blocks]
 
 

@@ -10,23 +10,21 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
-from nasx.arch import Arch, matches
+from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.skeleton import build_skeleton, check_builder
 from nasx.nn.survey import Survey, kept_surveys
-from nasx.pipeline.config import RunConfig, Training
+from nasx.pipeline.config import RunConfig, TrainingSettings
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.settle import settle
-from nasx.pipeline.task import FEWEST_VALIDATION, BaseTask
-from nasx.report import BlockDrawing
-from nasx.space import ArchSet, Space, name_patterns
-from nasx.train import evaluate
-from nasx.train.batch import batch_size
-from nasx.train.modes import evaluating
+from nasx.pipeline.task import BaseTask
+from nasx.space import ArchSet, Space
 
 if TYPE_CHECKING:
     from nasx.pipeline.stages import RunStage
@@ -64,11 +62,12 @@ class Problem(Generic[Configured]):
     - `macs` and `params` are costs of an architecture, counted by default.
     - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
       many random networks as are retrained.
-    - `draw(arch)` returns the picture of an architecture, a box for each repeated part by default.
     - `stages(problem)` returns the stages of a run, `nasx.pipeline.compose.search_stages` by default.
     - `check()` raises ValueError for what no stage could do, before any of them starts.
     - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may
       name one instead (`supernet.teacher`, `retrain.teacher`).
+    - `name` is written down with a run; a problem of another name does not continue it.
+    - `presentation` says how reports and commands show the problem and its networks.
 
     Raises ValueError for an empty budget and for settings that have no effect on the task, TypeError for an argument of
     another kind.
@@ -86,27 +85,23 @@ class Problem(Generic[Configured]):
         macs: Cost | None = None,
         params: Cost | None = None,
         baselines: Mapping[str, Baseline] | None = None,
-        draw: "Callable[[Arch], Sequence[BlockDrawing]] | None" = None,
         stages: "Callable[[Problem[Any]], Sequence[RunStage]] | None" = None,
         teacher: nn.Module | Mapping[str, nn.Module] | None = None,
-        open_teacher: "Callable[[str, Problem[Any]], nn.Module] | None" = None,
-        describe: Callable[[Arch], Mapping[str, Any]] | None = None,
         check: Callable[[], object] = lambda: None,
         name: str = "search",
-        title: str = "Architecture",
-        drawing_legend: str = "",
+        presentation: Presentation = Presentation(),  # noqa: B008 - immutable
     ) -> None:
         _check_arguments(space, make, task, config, supernet, teacher)
         self.space, self.task, self.make = space.space, task, make
-        self.name, self.title, self.drawing_legend = name, title, drawing_legend
+        self.name, self.presentation = name, presentation
         self.budgets = _budgets(budget)
         self.inside = space.within(*self.budgets) if self.budgets else space
         self._supernet, self._macs, self._params = supernet, macs, params
-        self._baselines, self._draw, self._stages, self._describe = baselines, draw, stages, describe
+        self._baselines, self._stages = baselines, stages
         self._teachers = (
             {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
         )
-        self._open_teacher, self._check = open_teacher, check
+        self._check = check
         self._opened: dict[str, tuple[str, nn.Module]] = {}
         self._surveys: dict[Hashable, Survey] = {}
         self._disproof = ""  # why the MACs do not add up
@@ -186,6 +181,11 @@ class Problem(Generic[Configured]):
         make: Any = self.make
         return partial(make, drop_path=drop_path) if self.takes_drop_path else self.make
 
+    @property
+    def derives_supernet(self) -> bool:
+        """Whether a supernet is made of the builder's networks, which then have to fit each other."""
+        return getattr(self._supernet, "func", self._supernet) is Supernet
+
     def supernet(self, space: Space) -> nn.Module:
         """Return an untrained supernet for a space of the run."""
         with kept_surveys(self._surveys):  # for the stages that make it again
@@ -196,26 +196,23 @@ class Problem(Generic[Configured]):
         """The networks to compare with, random ones aside."""
         if self._baselines is not None:
             return self._baselines
-        if self.cost is None:
+        if self.reach is None:
             return {}
-        reach = attainable(self.space, self.cost)
-        return {"largest": Baseline("largest", reach.high_arch), "smallest": Baseline("smallest", reach.low_arch)}
+        return {
+            "largest": Baseline("largest", self.reach.high_arch),
+            "smallest": Baseline("smallest", self.reach.low_arch),
+        }
 
     @cached_property
     def reach(self) -> Attainable | None:
         """The least and the greatest cost in the whole space, where it adds up."""
         return None if self.cost is None else attainable(self.space, self.cost)
 
-    def draw(self, arch: Arch) -> Sequence[BlockDrawing]:
-        """Return the picture of an architecture."""
-        return self._draw(arch) if self._draw else repeated_parts(arch)
-
     def describe(self, arch: Arch) -> dict[str, Any]:
-        """Return what a network costs, as JSON values, and what a recipe says of it beside."""
-        counts = {"params": self.params(arch), "macs": self.macs(arch)}
-        return {**counts, **(self._describe(arch) if self._describe else {})}
+        """Return what a network costs, as JSON values, and what its presentation says beside."""
+        return {"params": self.params(arch), "macs": self.macs(arch), **self.presentation.describe(arch)}
 
-    def teacher_of(self, training: Training) -> nn.Module | None:
+    def teacher_of(self, training: TrainingSettings) -> nn.Module | None:
         """Return the network that a training learns from, or None; a ValueError says why one cannot be opened."""
         if training.teacher is None:
             return self._teachers.get(training.section)
@@ -223,7 +220,7 @@ class Problem(Generic[Configured]):
             from nasx.pipeline.teachers import open_teacher
 
             try:
-                opened = (self._open_teacher or open_teacher)(training.teacher, self)
+                opened = open_teacher(training.teacher, self)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{training.section}.teacher: {error}") from error
             self._opened[training.section] = training.teacher, opened
@@ -243,7 +240,7 @@ class Problem(Generic[Configured]):
 
     def random_archs(self, count: int, purpose: str = "random") -> list[Arch]:
         """Return networks drawn uniformly from those that are searched, as many as there are at most."""
-        return different(self.inside, count, self.seed(purpose))
+        return distinct_samples(self.inside, count, self.seed(purpose))
 
     def seed(self, name: str) -> int:
         """Return the seed of a purpose, from the run's seed and a name."""
@@ -261,15 +258,12 @@ class Problem(Generic[Configured]):
 
         What was found to fit is not looked at again.
         """
-        if self._fits:
-            return
-        self._check()
-        self._check_counts()
-        self._check_patterns()
-        arch = self.inside.sample(0)  # budgets that filter may be met by no network at all
-        self._check_network(arch)
-        self._check_supernet()
-        self._fits = True
+        if not self._fits:
+            from nasx.pipeline.checks import check_problem  # which needs problems
+
+            self._check()
+            check_problem(self)
+            self._fits = True
 
     def _counted(self, kind: Any) -> Cost:
         call = None if kind == "params" else self.task.call
@@ -280,92 +274,11 @@ class Problem(Generic[Configured]):
                 self._disproof = str(error)
             return counted(kind, self.make, self.space, call, additive=False)
 
-    def _check_counts(self) -> None:
-        config, counts = self.config, self.task.counts
-        train, val = counts["train"], counts["val"]
-        sizes = {
-            "supernet.batch_size": config.supernet.batch_size,
-            "retrain.batch_size": config.retrain.batch_size,
-        }
-        if config.search.recalibration_batches:
-            sizes["search.recalibration_batch_size"] = config.search.recalibration_batch_size
-        for name, size in sizes.items():
-            if size > train:
-                raise ValueError(
-                    f"{name} must be at most the {train:,} training samples, but got {size:,}; lower {name}"
-                )
-        for training in (config.supernet, config.retrain):
-            if training.mixes and training.batch_size % 2:
-                raise ValueError(
-                    f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
-                    f"{training.batch_size}; write {training.batch_size + 1}"
-                )
-            self.task.check(training)
-        if config.search.recalibration_batches:
-            self.task.check_recalibration(config)
-        ones = [name for name, size in sizes.items() if size == 1]
-        if ones and self.has_batch_norm:
-            self._check_single(ones[0])
-        if val < FEWEST_VALIDATION:
-            raise ValueError(
-                f"{val} validation samples are too few to choose a network by; hold out at least {FEWEST_VALIDATION}, "
-                f"better a hundred and more, with {self.task.held_out_by}"
-            )
-
-    def _check_single(self, name: str) -> None:
-        """Train a network on one sample: BatchNorm needs several values of each channel."""
-        import torch
-
-        args, kwargs, _ = self.task.example()
-        try:
-            with torch.no_grad():
-                self.some_network().train()(*args, **kwargs)
-        except ValueError as error:
-            raise ValueError(f"{name} must be at least 2 for networks with BatchNorm, but got 1: {error}") from error
-
-    def _check_patterns(self) -> None:
-        probability = self.config.search.mutation_probability
-        choices = list(self.space.walk())
-        for pattern in probability if isinstance(probability, dict) else ():
-            if not any(matches(pattern, name) for name, _ in choices):
-                raise ValueError(
-                    f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
-                    f"there are {', '.join(name_patterns(choices))}"
-                )
-
-    def _check_network(self, arch: Arch) -> None:
-        """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
-        import torch
-
-        task, network = self.task, self.some_network(arch)
-        for name, value in network.state_dict().items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(
-                    f"the state of the networks has {name!r}, which is no tensor, so that it cannot be written with "
-                    "their weights; register it as a buffer, or leave it out of get_extra_state"
-                )
-        batch = task.first_batch(8)
-        evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
-        unpacked = task.unpack(batch)
-        batch_size(unpacked.targets)
-        with torch.no_grad(), evaluating(network):
-            task.check_samples(network(*unpacked.args, **unpacked.kwargs))
-
     def some_network(self, arch: Arch | None = None) -> nn.Module:
         """Return an untrained network for checks, any of those that are searched by default."""
-        import torch
-
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch)
         return network
-
-    def _check_supernet(self) -> None:
-        """Build the supernet where it is derived from the builder, whose networks may not fit each other."""
-        import torch
-
-        if getattr(self._supernet, "func", self._supernet) is Supernet:
-            with torch.random.fork_rng(devices=[]):
-                self.supernet(self.space)
 
 
 def _check_arguments(space: Any, make: Any, task: Any, config: Any, supernet: Any, teacher: Any) -> None:
@@ -410,7 +323,7 @@ def _budgets(given: Any) -> tuple[Budget, ...]:
     return budgets
 
 
-def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
+def distinct_samples(archs: ArchSet, count: int, seed: int) -> list[Arch]:
     """Return up to `count` different architectures, drawn uniformly."""
     rng = np.random.default_rng(seed)
     found: dict[Arch, None] = {}
@@ -419,16 +332,3 @@ def different(archs: ArchSet, count: int, seed: int) -> list[Arch]:
             break
         found.setdefault(archs.sample(rng))
     return list(found)
-
-
-def repeated_parts(arch: Arch) -> Sequence[BlockDrawing]:
-    """Return a box for each repeated part with its choices, or one for an architecture without repeated parts."""
-    from nasx.cost import split
-
-    shared, parts = split(arch)
-    if not parts:
-        return (BlockDrawing("network", 0.3, tuple(f"{name} {value}" for name, value in shared.items())),)
-    return tuple(
-        BlockDrawing(f"{name} {index}", 0.3, tuple(f"{key} {value}" for key, value in choices.items()))
-        for (name, index), choices in parts.items()
-    )

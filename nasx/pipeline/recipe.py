@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from nasx.cli import nearest
-from nasx.pipeline.records import read_asked
+from nasx.pipeline.records import WEIGHTS, read_asked
 from nasx.run.stages import RUN
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from nasx.arch import Arch
     from nasx.nn import ImageConfig
-    from nasx.pipeline.images import FolderFacts, ImageTask
+    from nasx.pipeline.image_sources import FolderFacts
+    from nasx.pipeline.images import ImageTask
     from nasx.pipeline.problem import Problem
     from nasx.pipeline.stages import RunStage
     from nasx.pipeline.vit import ViTProblem, ViTRunConfig
@@ -71,11 +72,6 @@ class Recipe:
     free: Sequence[str] = ("budget.at_least=null", "budget.at_most=null")
     """Changes of the settings that leave every network of the space alone: what training one network takes."""
 
-    def register_with_timm(self) -> str:
-        """Let `timm.create_model` build the recipe's networks, by its module `timm`; return the name to ask it for."""
-        recipe_module(self.name, "timm")
-        return f"nasx_{self.name}"
-
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
@@ -119,7 +115,7 @@ def recipe_of(path: Path) -> str | None:
     if (path / RUN).is_file():
         name = read_asked(path)["config"].get("recipe")
         return None if name is None else str(name)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         return None
     with file.open("rb") as opened:  # the header of safetensors: its length, then JSON; torch is not needed

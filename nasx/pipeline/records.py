@@ -11,7 +11,7 @@ from nasx.run.directory import LOST
 from nasx.run.files import DamagedFile, read_record
 from nasx.run.stages import JOURNAL, RUN
 
-SUMMARY, ARCH = "summary.json", "arch.json"
+SUMMARY, ARCH, WEIGHTS = "summary.json", "arch.json", "model.safetensors"
 SETTINGS = "settings.json"
 """In a stage's folder: the settings that it ran with, and how it failed."""
 
@@ -38,9 +38,12 @@ def read_asked(directory: Path, **more: type | UnionType) -> dict[str, Any]:
 
 
 def stage_results(directory: Path) -> dict[str, Any]:
-    """Return the results of a run's finished stages by name, in order; none where there is no journal."""
+    """Return the results of a run's finished stages by name, in order; none where there is no journal.
+
+    The journal stays as it is, for another process may append to it.
+    """
     path = directory / JOURNAL
-    records = Journal(path) if path.is_file() else ()
+    records = Journal(path, read_only=True) if path.is_file() else ()
     return {record["stage"]: record["result"] for record in records if record.get("event") == "stage_done"}
 
 

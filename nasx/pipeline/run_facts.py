@@ -20,7 +20,7 @@ def facts_of(problem: Problem[Any]) -> dict[str, Any]:
     low, high = problem.inside.size_bounds
     reach = problem.reach
     facts: dict[str, Any] = {
-        "title": problem.title,
+        "title": problem.presentation.title,
         "metric": problem.task.metric_name,
         "hits": problem.task.scores_hits,
         "loss": problem.task.loss_name,
@@ -29,7 +29,7 @@ def facts_of(problem: Problem[Any]) -> dict[str, Any]:
         "reach": None if reach is None or problem.cost is None else [reach.low, reach.high, problem.cost.unit],
         "samples": dict(problem.task.counts),
         "labels": labels(problem),
-        "legend": problem.drawing_legend,
+        "legend": problem.presentation.legend,
     }
     if isinstance(problem.task, ImageTask):
         dataset = problem.task.dataset

@@ -1,7 +1,7 @@
 """The report of a run, finished or not, from its directory alone; and of several runs side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -289,16 +289,13 @@ def _found(run: RunReader, rows: Sequence[NetworkRow]) -> Iterator[str]:
         f"{score(found.test_accuracy, metric)}{sure}."
     )
     for row in rows[1:]:
-        if row.versus_found is not None:
-            yield f"{_capital(_reversed(row.versus_found).sentence('the network found', row.label))}."
+        if (against := row.versus_found) is not None:
+            of_found = replace(against, value=-against.value, low=-against.high, high=-against.low)
+            yield f"{_capital(of_found.sentence('the network found', row.label))}."
 
 
 def _between(found: Interval, metric: str) -> str:
     return f"{score(found.low, metric)} to {score(found.high, metric)}"
-
-
-def _reversed(d: Difference) -> Difference:
-    return Difference(-d.value, -d.high, -d.low, d.pairs, d.confidence, d.of_hits)
 
 
 def _capital(sentence: str) -> str:
@@ -308,7 +305,7 @@ def _capital(sentence: str) -> str:
 def _stage_rows(run: RunReader) -> Iterator[StageRow]:
     for stage in status(run.directory).stages:
         if stage.name in run.done:
-            detail = REPORTS[stage.kind](stage.name, run.done[stage.name]["result"]).detail
+            detail = REPORTS[stage.kind](run.done[stage.name]["result"]).detail
             yield StageRow(stage.name, stage.seconds, detail)
         else:
             yield StageRow(

@@ -21,29 +21,27 @@ from nasx.pipeline.changes import (
     recorded_run,
     set_aside_changed,
 )
+from nasx.pipeline.checks import check_run
 from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
-from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
-from nasx.pipeline.estimate import Measure, estimates
-from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, both
+from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, combined
 from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
+from nasx.pipeline.finished_run import is_whole
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
-from nasx.pipeline.networks import load_weights, read_weights
-from nasx.pipeline.outcome import is_whole, outcome_of, versions, write_outcome
+from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
 from nasx.pipeline.stages import EvaluationStage, RunStage, first_supernets
 from nasx.pipeline.task import FEW_VALIDATION
-from nasx.pipeline.training import check_distillation_of, check_sandwich, check_teacher
+from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.pipeline.workers import IMPORTED
 from nasx.run import ConfigChanged, RunDirectory, RunLocked, Stage, StageContext
 from nasx.run.files import Json
 from nasx.train import Group, pick_device, process_group, use_deterministic_algorithms, use_precision
-from nasx.train.compiled import missing_for_compilation
 from nasx.train.jobs import prepare_workers
 
 logger = logging.getLogger(__name__)
@@ -134,7 +132,7 @@ def run(
         if group.first:
             outcome = outcome_of(problem, finished.results, finished.seconds)
             if not finished.already or not is_whole(directory):
-                write_outcome(directory, problem, finished.results, outcome)
+                write_outcome(directory, problem, outcome)
             found = outcome.summary, outcome.winner, outcome.front, outcome.tests
         summary, winner, front, tests = group.from_first(found)
     arch = problem.space.canonical(winner["arch"])
@@ -189,14 +187,7 @@ def run_stages(
     """Run a problem's stages, or what is missing of them; raises what `run` does."""
     stages = problem.stages()
     try:
-        problem.check()
-        check_stages(problem, machine)
-        if problem.config.supernet.batch_size % group.size:
-            raise ValueError(
-                f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {group.size} "
-                "processes; choose a multiple"
-            )
-        check_earlier(problem, finished_stages(directory))
+        check_run(problem, machine, group.size, finished=finished_stages(directory))
         check_log(log if group.first else None)
         opened = _opened(problem, directory, stages, group, recorded or {})
     except (ConfigChanged, RunLocked):
@@ -221,7 +212,7 @@ def run_stages(
                 at = hardware(device, group.size)
                 run_directory.note("started", {"command": command, "hardware": at, "versions": versions()})
         with logging_to(log if group.first and not already else None, directory, settings) as logged:
-            hook = both(on_event, logged) if group.first else None
+            hook = combined(on_event, logged) if group.first else None
             context = _Work(problem, machine, group, show, hook)
             own = [Stage(stage.name, context.of(stage), stage.inputs) for stage in stages]
             kinds = {stage.name: stage.kind for stage in stages}
@@ -233,28 +224,6 @@ def run_stages(
 def is_finished(problem: Problem[Any], directory: Path) -> bool:
     """Return whether a directory holds the results of all of a problem's stages."""
     return {stage.name for stage in problem.stages()} <= set(finished_stages(directory))
-
-
-def check_stages(problem: Problem[Any], machine: Machine) -> None:
-    """Refuse now what a later stage would refuse after hours."""
-    estimates(Measure(problem, machine, timing=False))
-    check_trainings(problem)
-    if problem.config.retrain.compile is True:
-        missing = missing_for_compilation(pick_device(machine.device))
-        if missing is not None:
-            raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
-
-
-def check_trainings(problem: Problem[Any]) -> None:
-    """Refuse teachers that cannot be opened or cannot teach these networks, and losses that cannot be distilled."""
-    task, config = problem.task, problem.config
-    for training in (config.supernet, config.retrain):
-        teacher = problem.teacher_of(training)
-        if teacher is not None:
-            check_distillation_of(training, task.loss)
-            check_teacher(training, teacher, problem.some_network(), task.example(2), task.loss)
-    if config.supernet.paths == "sandwich" and problem.teacher_of(config.supernet) is None:
-        check_sandwich(task.loss)
 
 
 def notes(problem: Problem[Any]) -> Iterator[str]:
@@ -346,7 +315,7 @@ def _opened(
         return nullcontext()
     before, written_by = recorded_run(directory)
     one_torch = written_by.get("torch") == versions()["torch"]
-    spaces = [stage.searched.archs({}).space for stage in first_supernets(stages)]
+    spaces = [stage.level.archs({}).space for stage in first_supernets(stages)]
     asked: dict[str, Any] = {
         "recipe": problem.name,
         **recorded,

@@ -33,7 +33,7 @@ class Samples(Protocol):
         """Return a sample: a tuple that ends in the target, or a mapping that holds it."""
 
 
-class Steps(Protocol):
+class StepBatches(Protocol):
     """Training batches by step."""
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasx.arch import Arch
 from nasx.nn import Subnet
-from nasx.pipeline.config import Search
+from nasx.pipeline.config import RunConfig, Search
 from nasx.pipeline.context import Context
 from nasx.pipeline.task import BaseTask
 from nasx.run import Interrupted
@@ -135,7 +135,7 @@ class Scoring:
             archs,
             scores_of,
             self.validation,
-            keep=max(kept(self.context.problem.config), config.parents),
+            keep=max(networks_to_train(self.context.problem.config), config.parents),
             error_probability=config.racing_error,
             seed=self.context.seed + number,
         )
@@ -200,7 +200,7 @@ def races(config: Search, task: BaseTask) -> bool:
     return known and config.racing_error > 0 and task.counts["val"] >= FEWEST_SAMPLES
 
 
-def kept(config: Any) -> int:
+def networks_to_train(config: RunConfig) -> int:
     """Return how many of a search's best are trained from scratch, at least at first."""
     retrain = config.retrain
     return max(config.search.top_k, retrain.start) if retrain.method == "halving" else config.search.top_k

@@ -49,7 +49,7 @@ def generations(searcher: AskTell, archs: ArchSet) -> Iterator[list[Arch]]:
     """Yield the candidates that a searcher asks for, until it is done; it is told their scores in between."""
     done = searcher.done
     while not done:
-        asked = [candidate(arch, archs) for arch in searcher.ask()]
+        asked = [checked_candidate(arch, archs) for arch in searcher.ask()]
         done = searcher.done  # also where it looked for more candidates and there are none
         if asked:
             yield asked
@@ -102,10 +102,10 @@ def _check_inside(own: Any, archs: ArchSet) -> None:
     """Raise ValueError where a searcher that was made over a set of its own draws from outside of what is searched."""
     if isinstance(own, Space | Feasible):
         for arch in own.with_fresh_counts().sample(0, _LOOKED_AT):
-            candidate(arch, archs)
+            checked_candidate(arch, archs)
 
 
-def candidate(arch: Arch, archs: ArchSet) -> Arch:
+def checked_candidate(arch: Arch, archs: ArchSet) -> Arch:
     """Return an architecture that a searcher asks for as the space has it; a ValueError says why it is outside."""
     if arch in archs:
         return archs.space.canonical(arch)
@@ -126,7 +126,7 @@ def evaluations_of(searcher: AskTell) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def countable(archs: ArchSet) -> int:
+def count_or_bound(archs: ArchSet) -> int:
     """Return how many architectures there are to search: exactly where they are few, else an upper bound."""
     low, high = archs.size_bounds
     # of a copy, so that its acceptance stays that of the draws
@@ -149,7 +149,7 @@ def front_of(rows: Sequence[dict[str, Any]], score: str = "score") -> list[dict[
     return sorted(front, key=lambda row: tuple(row["costs"]))
 
 
-def spread_of(front: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def evenly_spaced(front: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Return up to `count` rows of a front, its ends and others at equal steps between, the costliest first."""
     if len(front) <= count:
         return list(reversed(front))

@@ -4,7 +4,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nasx.pipeline.config import Augmentation, Data, RunConfig, Training
+from nasx.pipeline.config import Augmentation, Data, RunConfig, TrainingSettings
 from nasx.pipeline.task import BaseTask
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _note_unused(config: RunConfig, problem: "Problem[Any]") -> None:
             logger.warning("%s=%r has no effect, because %s", path, value, why)
 
 
-def _without_unused(training: Training, task: BaseTask, problem: "Problem[Any]") -> Training:
+def _without_unused(training: TrainingSettings, task: BaseTask, problem: "Problem[Any]") -> TrainingSettings:
     neutral_values = {name: NEUTRAL[name] for name in task.unused_settings}
     if not problem.takes_drop_path:
         neutral_values["drop_path"] = 0.0
@@ -100,7 +100,7 @@ def _without_unused(training: Training, task: BaseTask, problem: "Problem[Any]")
     return _set(training, neutral_values)
 
 
-def _fitted(training: Training, samples: int) -> Training:
+def _fitted(training: TrainingSettings, samples: int) -> TrainingSettings:
     given = training.model_fields_set
     changes: dict[str, Any] = {}
     size = training.batch_size if "batch_size" in given else fitting_batch_size(samples)
@@ -117,7 +117,7 @@ def _fitted(training: Training, samples: int) -> Training:
     return _set(training, changes)
 
 
-def _with_short_warmup(training: Training) -> Training:
+def _with_short_warmup(training: TrainingSettings) -> TrainingSettings:
     if "warmup_epochs" not in training.model_fields_set and training.warmup_epochs >= training.epochs:
         return _set(training, {"warmup_epochs": training.epochs / 10})
     return training
@@ -136,7 +136,7 @@ def _fitted_search(config: RunConfig, task: BaseTask, problem: "Problem[Any]") -
     return search.model_copy(update=changes)
 
 
-def _set(training: Training, changes: dict[str, Any]) -> Training:
+def _set(training: TrainingSettings, changes: dict[str, Any]) -> TrainingSettings:
     """Return a training with changes that do not count as set by anybody."""
     changed = training.model_copy(update=changes)
     changed.__pydantic_fields_set__.intersection_update(training.model_fields_set)

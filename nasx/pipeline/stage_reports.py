@@ -16,14 +16,14 @@ class StageReport:
     verdict: str = ""
 
 
-def supernet_report(name: str, result: Mapping[str, Any]) -> StageReport:
+def supernet_report(result: Mapping[str, Any]) -> StageReport:
     """Return how long a supernet was trained."""
     skipped = f", {result['skipped_steps']:,} left out" if result["skipped_steps"] else ""
     earlier = ", taken from an earlier run" if result.get("earlier") else ""
     return StageReport(f"{number_of(result['steps'], 'step')}{skipped}{earlier}")
 
 
-def search_report(name: str, result: Mapping[str, Any]) -> StageReport:
+def search_report(result: Mapping[str, Any]) -> StageReport:
     """Return how many candidates a search scored, and what racing took."""
     found = {key: value for key, value in result.items() if key != "best"}
     detail = f"{found['evaluations']} of at most {number_of(int(found['feasible_at_most']), 'candidate')}"
@@ -38,23 +38,22 @@ def search_report(name: str, result: Mapping[str, Any]) -> StageReport:
     return StageReport(detail, search=found)
 
 
-def trust_report(name: str, result: Mapping[str, Any]) -> StageReport:
+def trust_report(result: Mapping[str, Any]) -> StageReport:
     """Return what a ranking is worth in words."""
     return StageReport(verdict=result["verdict"])
 
 
-def training_report(name: str, result: Mapping[str, Any]) -> StageReport:
+def training_report(result: Mapping[str, Any]) -> StageReport:
     """Return how many networks were trained."""
-    count = len(result["networks"])
-    return StageReport(f"{count} network{'' if count == 1 else 's'}")
+    return StageReport(number_of(len(result["networks"]), "network"))
 
 
-def silent_report(name: str, result: Mapping[str, Any]) -> StageReport:
+def silent_report(result: Mapping[str, Any]) -> StageReport:
     """Return nothing."""
     return StageReport()
 
 
-REPORTS: Mapping[str, Callable[[str, Any], StageReport]] = {
+REPORTS: Mapping[str, Callable[[Any], StageReport]] = {
     "supernet": supernet_report,
     "search": search_report,
     "trust": trust_report,

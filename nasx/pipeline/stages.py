@@ -19,9 +19,9 @@ from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Retraining, RunConfig, Search
 from nasx.pipeline.context import Context
-from nasx.pipeline.earlier import is_earlier, take_earlier
+from nasx.pipeline.earlier import earlier_run_has, take_earlier
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
-from nasx.pipeline.estimate import Measure, StageEstimate
+from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import StepTaken
 from nasx.pipeline.fingerprint import digest_of, sharing_of
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
@@ -29,26 +29,21 @@ from nasx.pipeline.networks import (
     NetworkJob,
     NetworkTraining,
     Result,
-    load_weights,
-    merit,
-    read_weights,
     train_by_halving,
     train_networks,
-    validated,
-    write_scores,
-    write_weights,
+    validation_key,
 )
 from nasx.pipeline.paths import supernet_paths
-from nasx.pipeline.scoring import Scoring, kept
+from nasx.pipeline.scoring import Scoring, networks_to_train
 from nasx.pipeline.search_record import SearchRecord
 from nasx.pipeline.searchers import (
     best_of,
-    countable,
+    count_or_bound,
     evaluations_of,
+    evenly_spaced,
     front_of,
     generations,
     make_searcher,
-    spread_of,
 )
 from nasx.pipeline.stage_reports import REPORTS, StageReport
 from nasx.pipeline.training import (
@@ -61,19 +56,19 @@ from nasx.pipeline.training import (
     steps_of,
     supernet_optimizer,
 )
-from nasx.pipeline.trust import judged, spread
+from nasx.pipeline.trust import archs_across_costs, rank_statistics
+from nasx.pipeline.weight_files import load_weights, read_weights, write_scores, write_validation, write_weights
 from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
 from nasx.search import Halving
 from nasx.space import ArchSet, Space
-from nasx.train import Step, evaluate, recalibrate, seeded, train_supernet, use_threads
-from nasx.train import Training as Steps
+from nasx.train import Step, Training, evaluate, recalibrate, seeded, train_supernet, use_threads
 
 Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class Level:
     """The architectures that a level searches, which may follow from the results of earlier stages (`needs`)."""
 
     archs: Callable[[Inputs], ArchSet]
@@ -110,8 +105,7 @@ class Pick:
         return [self._placed(inputs, number) for number in self._numbers(inputs[self.stage]["networks"])]
 
     def _numbers(self, networks: Sequence[Result]) -> list[int]:
-        finished = [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
-        return [n for n in finished if self.among is None or n in self.among]
+        return [n for n in fully_trained(networks) if self.among is None or n in self.among]
 
     def _placed(self, inputs: Inputs, number: int) -> Result:
         return {**inputs[self.stage]["networks"][number], "weights": f"{self.stage}/{number}.safetensors"}
@@ -141,7 +135,7 @@ class BetterOf:
         return [network for pick in self.picks for network in pick.all(inputs)]
 
     def _best(self, inputs: Inputs) -> Pick:
-        return max(self.picks, key=lambda pick: merit(pick.network(inputs)))
+        return max(self.picks, key=lambda pick: validation_key(pick.network(inputs)))
 
 
 class RunStage(ABC):
@@ -163,12 +157,12 @@ class RunStage(ABC):
         """Do the stage and return its result, a JSON value."""
 
     @abstractmethod
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return what the stage would cost, with a result that stands for its own in the estimates of later stages."""
 
     def report(self, result: Any) -> StageReport:
         """Return what reports show of the stage's result."""
-        return REPORTS[self.kind](self.name, result)
+        return REPORTS[self.kind](result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +170,7 @@ class SupernetStage(RunStage):
     """Train the supernet of a level, for a number of times the configured epochs."""
 
     name: str
-    searched: Searched
+    level: Level
     epochs_factor: float = 1.0
     kind: ClassVar[str] = "supernet"
     sections: ClassVar[tuple[str, ...]] = ("supernet",)
@@ -184,7 +178,7 @@ class SupernetStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs."""
-        return self.searched.needs
+        return self.level.needs
 
     def work(self, context: Context) -> Result:
         """Train, from the last checkpoint on; the result says how many steps, and their losses.
@@ -192,7 +186,7 @@ class SupernetStage(RunStage):
         A supernet of the same space is taken from an earlier run where the settings name one.
         """
         problem, config, group, seed = context.problem, context.problem.config.supernet, context.group, context.seed
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         if config.from_run is not None and (taken := take_earlier(context, archs.space)):
             return taken
         torch.manual_seed(seed)
@@ -207,7 +201,7 @@ class SupernetStage(RunStage):
         paths = supernet_paths(config, archs, problem.cost, seed)
         distillation = distillation_of(config, problem.teacher_of(config), context.device)
 
-        def steps_from(start: int) -> Steps:
+        def steps_from(start: int) -> Training:
             return train_supernet(
                 supernet,
                 seeded(batches.steps(start, total), seed, start),
@@ -252,11 +246,11 @@ class SupernetStage(RunStage):
             "sharing_sha256": sharing_of(supernet, archs.space),
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of its steps, or none where an earlier run has trained it."""
-        archs = self.searched.archs(measure.inputs)
-        config = measure.problem.config.supernet
-        if config.from_run is not None and not self.inputs and is_earlier(measure.problem, archs.space):
+        archs = self.level.archs(estimator.inputs)
+        config = estimator.problem.config.supernet
+        if config.from_run is not None and not self.inputs and earlier_run_has(estimator.problem, archs.space):
             return StageEstimate(
                 self.name,
                 detail=f"taken from {config.from_run}",
@@ -265,10 +259,10 @@ class SupernetStage(RunStage):
                 acceptance=acceptance(archs),
                 seconds=0.0,
             )
-        steps = measure.steps(config, self.epochs_factor)
-        paths = supernet_paths(config, archs, measure.problem.cost, 0)
+        steps = estimator.steps(config, self.epochs_factor)
+        paths = supernet_paths(config, archs, estimator.problem.cost, 0)
         trained = steps * config.batch_size * len(paths(0))
-        timing = measure.supernet(archs, paths)
+        timing = estimator.supernet(archs, paths)
         return StageEstimate(
             self.name,
             images=trained,
@@ -276,9 +270,9 @@ class SupernetStage(RunStage):
             detail=number_of(steps, "step"),
             size=archs.space.size,
             feasible_size_bounds=archs.size_bounds,
-            depends_on=self.searched.needs,
+            depends_on=self.level.needs,
             acceptance=acceptance(archs),
-            seconds=timing.training(steps, config.batch_size, measure.devices),
+            seconds=timing.training(steps, config.batch_size, estimator.devices),
             peak_bytes=timing.peak_bytes,
             result={"steps": steps},
         )
@@ -289,7 +283,7 @@ class SearchStage(RunStage):
     """Search a level's architectures with the weights of its supernet."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     kind: ClassVar[str] = "search"
     sections: ClassVar[tuple[str, ...]] = ("search",)
@@ -297,18 +291,18 @@ class SearchStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, and its supernet."""
-        return (*self.searched.needs, self.supernet)
+        return (*self.level.needs, self.supernet)
 
     def work(self, context: Context) -> Result:
         """Search; the result has the best candidates and how many there were, the stage's journal all of them."""
         problem, config = context.problem, context.problem.config.search
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
         record = SearchRecord(context, archs)
         archs = archs.with_fresh_counts()  # so that its acceptance is this search's, also after an interruption
         costs = problem.search_costs
         searcher = make_searcher(config, archs, costs, context.seed)
-        wanted, there_are = evaluations_of(searcher), countable(archs)
+        wanted, there_are = evaluations_of(searcher), count_or_bound(archs)
         rows: list[dict[str, Any]] = []
         with use_threads(problem.config.threads):
             for generation, asked in enumerate(generations(searcher, archs)):
@@ -330,14 +324,14 @@ class SearchStage(RunStage):
                     found = {"arch": arch, "generation": generation, "score": scores[arch]}
                     rows.append({**found, "costs": [cost(arch) for cost in costs]})
                 record.add(generation, {arch: scores[arch] for arch in asked})
-        best = best_of(rows, kept(problem.config))
+        best = best_of(rows, networks_to_train(problem.config))
         if not best:
             raise SupernetDiverged(
                 f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr or set "
                 "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
             )
         if config.method == "pareto":
-            best = spread_of(front_of(rows), kept(problem.config))
+            best = evenly_spaced(front_of(rows), networks_to_train(problem.config))
         context.show(len(rows), len(rows), f"best {max(row['score'] for row in best):.4f}")
         failed = sum(math.isnan(row["score"]) for row in rows)
         return {
@@ -352,16 +346,16 @@ class SearchStage(RunStage):
             "racing_error": scoring.error_probability,
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of scoring as many candidates as there will be at most."""
-        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        config, archs = estimator.problem.config, self.level.archs(estimator.inputs)
         _check_top_k(config.search)
-        searcher = make_searcher(config.search, archs, measure.problem.search_costs, 0)  # refuses what does not fit
+        searcher = make_searcher(config.search, archs, estimator.problem.search_costs, 0)  # refuses what does not fit
         wanted = evaluations_of(searcher)
         candidates = None if wanted is None else min(wanted, archs.size_bounds[1])
-        best = [{"arch": dict(arch)} for arch in measure.some(archs, kept(config))]
+        best = [{"arch": dict(arch)} for arch in estimator.some(archs, networks_to_train(config))]
         together = config.search.population if isinstance(config.search.method, str) else candidates
-        return measure.scoring(self.name, archs, candidates, together=together, result={"best": best})
+        return estimator.scoring(self.name, archs, candidates, together=together, result={"best": best})
 
 
 def _check_top_k(config: Search) -> None:
@@ -378,7 +372,7 @@ class TrustStage(RunStage):
     """Compare a level's supernet with networks trained alone."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     kind: ClassVar[str] = "trust"
     sections: ClassVar[tuple[str, ...]] = ("trust", "retrain", "search")
@@ -386,14 +380,14 @@ class TrustStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, and its supernet."""
-        return (*self.searched.needs, self.supernet)
+        return (*self.level.needs, self.supernet)
 
     def work(self, context: Context) -> Result:
         """Score and train networks spread over the budget; the result has both, and a verdict."""
         problem, config = context.problem, context.problem.config.trust
-        archs = self.searched.archs(context.inputs)
+        archs = self.level.archs(context.inputs)
         scoring = Scoring(context, archs.space, trained_supernet(context, archs.space, self.supernet))
-        chosen = spread(archs, problem.cost, config.n, context.seed)
+        chosen = archs_across_costs(archs, problem.cost, config.n, context.seed)
         with use_threads(problem.config.threads):
             scores = scoring.score_all(
                 chosen, lambda share: context.show(share * len(chosen), len(chosen), of="scores")
@@ -418,19 +412,19 @@ class TrustStage(RunStage):
                 row["accuracy"] = row["trained_score"]
             if not math.isnan(scores[arch]):
                 rows.append(row)
-        return {"architectures": rows, **judged(rows)}
+        return {"architectures": rows, **rank_statistics(rows)}
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of scoring and of training the networks."""
-        config, archs = measure.problem.config, self.searched.archs(measure.inputs)
+        config, archs = estimator.problem.config, self.level.archs(estimator.inputs)
         networks = min(config.trust.n, archs.size_bounds[1])
         if networks < FEWEST:
             raise ValueError(
                 f"{self.name} judges a ranking by at least {FEWEST} networks, but there are only {networks} to search; "
                 "widen the space or the budget, or set trust.n=0"
             )
-        scoring = measure.scoring(self.name, archs, networks)
-        return scoring.and_then(measure.training(self.name, networks * config.trust.seeds, config.retrain))
+        scoring = estimator.scoring(self.name, archs, networks)
+        return scoring.and_then(estimator.training(self.name, networks * config.trust.seeds, config.retrain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,15 +469,15 @@ class RetrainStage(RunStage):
             return list(self.archs)
         return best_archs(inputs, self.source)[: None if self.halving else config.search.top_k]
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        config = measure.problem.config
-        archs = self._chosen(measure.inputs, config)
+        config = estimator.problem.config
+        archs = self._chosen(estimator.inputs, config)
         whole = float(len(archs))
         if self._halves(config, len(archs)):
             whole = Halving(len(archs), config.search.top_k).trainings
         result = {"networks": [{"arch": dict(arch)} for arch in archs], "winner": dict(archs[0])}
-        return measure.training(self.name, len(archs), config.retrain, whole=whole, result=result)
+        return estimator.training(self.name, len(archs), config.retrain, whole=whole, result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,7 +485,7 @@ class InheritStage(RunStage):
     """Take the best of a level with the supernet's weights as they are."""
 
     name: str
-    searched: Searched
+    level: Level
     supernet: str
     source: str
     kind: ClassVar[str] = "inherit"
@@ -500,12 +494,12 @@ class InheritStage(RunStage):
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the level needs, its supernet and its search."""
-        return (*self.searched.needs, self.supernet, self.source)
+        return (*self.level.needs, self.supernet, self.source)
 
     def work(self, context: Context) -> Result:
         """Extract, recalibrate and score; the result is a retraining's."""
         problem, task, config = context.problem, context.problem.task, context.problem.config
-        space = self.searched.archs(context.inputs).space
+        space = self.level.archs(context.inputs).space
         trained = cast("SupernetLike", trained_supernet(context, space, self.supernet))
         shared = retraining(context)
         networks: dict[int, Result] = {}
@@ -519,17 +513,17 @@ class InheritStage(RunStage):
                     )
                     recalibrate(network, batches.steps(0, config.search.recalibration_batches), unpack=task.unpack)
                 weights = context.directory / f"{number}.safetensors"
-                result = {"arch": dict(arch), "losses": [], **validated(weights, shared.evaluate(network))}
+                result = {"arch": dict(arch), "losses": [], **write_validation(weights, shared.evaluate(network))}
                 networks[number] = {**result, "sha256": write_weights(weights, network)}
                 context.show(number + 1, len(best), f"{result['val_score']:.4f}")
         return with_winner(context.group.gather(networks))
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of a few scores."""
-        archs = self.searched.archs(measure.inputs)
-        best = measure.inputs[self.source]["best"][: measure.problem.config.search.top_k]
+        archs = self.level.archs(estimator.inputs)
+        best = estimator.inputs[self.source]["best"][: estimator.problem.config.search.top_k]
         result = {"networks": best, "winner": best[0]["arch"]}
-        return measure.scoring(self.name, archs, len(best), result=result)
+        return estimator.scoring(self.name, archs, len(best), result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,10 +555,10 @@ class FinetuneStage(RunStage):
         }
         return with_winner(train_networks(context, retraining(context, self.training), jobs))
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        result = measure.inputs[self.source]
-        return measure.training(self.name, len(result["networks"]), self.training, result=result)
+        result = estimator.inputs[self.source]
+        return estimator.training(self.name, len(result["networks"]), self.training, result=result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,9 +591,9 @@ class RefitStage(RunStage):
         trained = train_networks(context, replace(retraining(context), with_validation=True), jobs)
         return {"networks": dict(zip(before, trained.values(), strict=True))}
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""
-        return measure.training(self.name, len(self.networks), measure.problem.config.retrain)
+        return estimator.training(self.name, len(self.networks), estimator.problem.config.retrain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -675,7 +669,7 @@ class EvaluationStage(RunStage):
             "test_scores": f"{self.name}/{path.name}",
         }
 
-    def estimate(self, measure: Measure) -> StageEstimate:
+    def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return nothing measured: only a run may read the test samples."""
         return StageEstimate(self.name)
 
@@ -700,8 +694,7 @@ def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:
         )
     torch.manual_seed(0)  # weights that are replaced at once
     supernet = context.problem.supernet(space)
-    supernet.load_state_dict(unflatten_state(checkpoint.tensors, checkpoint.state)["model"])
-    return supernet.to(context.device)
+    return load_weights(supernet, unflatten_state(checkpoint.tensors, checkpoint.state)["model"]).to(context.device)
 
 
 def load_network(context: Context, arch: Arch, weights: Path, sha256: str) -> nn.Module:
@@ -727,14 +720,18 @@ def retraining(context: Context, training: Retraining | None = None) -> NetworkT
 def with_winner(networks: Mapping[int, Result]) -> Result:
     """Return a stage's result of trained networks, with the best of those that came to the end."""
     ordered = [networks[number] for number in range(len(networks))]
-    finished = [n for n, network in enumerate(ordered) if network.get("share", 1) == 1]
-    winner = best_number(ordered, finished)
-    return {"networks": ordered, "winner_index": winner, "winner": ordered[winner]["arch"]}
+    winner = best_number(ordered, fully_trained(ordered))
+    return {"networks": ordered, "winner": ordered[winner]["arch"]}
+
+
+def fully_trained(networks: Sequence[Result]) -> list[int]:
+    """Return the numbers of the networks that were trained to the end, which halving leaves few of."""
+    return [n for n, network in enumerate(networks) if network.get("share", 1) == 1]
 
 
 def best_number(networks: list[Result], among: list[int]) -> int:
     """Return the number of the best network on validation, of those at some numbers; the first of equals."""
-    return max(among, key=lambda number: merit(networks[number]))
+    return max(among, key=lambda number: validation_key(networks[number]))
 
 
 def picked_from(networks: Mapping[str, Pick | BetterOf]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 from nasx.measure import Call
-from nasx.pipeline.config import RunConfig, Training
-from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, Steps, class_labels, random_split
+from nasx.pipeline.config import RunConfig, TrainingSettings
+from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, StepBatches, class_labels, random_split
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
 from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of
 
@@ -47,19 +47,19 @@ class BaseTask(ABC):
     @abstractmethod
     def train_batches(
         self,
-        training: Training,
+        training: TrainingSettings,
         *,
         seed: int,
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
         with_validation: bool = False,
-    ) -> Steps:
+    ) -> StepBatches:
         """Return the batches that a training takes; `part=(rank, size)` gives one rank's rows of each.
 
         `with_validation` adds the validation samples to the training samples.
         """
 
-    def check(self, training: Training) -> None:  # noqa: B027 - not every task refuses something
+    def check(self, training: TrainingSettings) -> None:  # noqa: B027 - not every task refuses something
         """Refuse settings of a training that its batches cannot be made with; a ValueError names them."""
 
     def check_recalibration(self, config: RunConfig) -> None:  # noqa: B027 - as above
@@ -76,7 +76,7 @@ class BaseTask(ABC):
         return 0
 
     @abstractmethod
-    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> Steps:
+    def recalibration_batches(self, config: RunConfig, *, seed: int, workers: int = 0) -> StepBatches:
         """Return the training batches that BatchNorm statistics are recomputed from."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class BaseTask(ABC):
         """What messages call the loss."""
         return _name(self.loss)
 
-    def loss_of(self, training: Training) -> Loss:
+    def loss_of(self, training: TrainingSettings) -> Loss:
         """Return the loss of a training, with its label smoothing where it applies."""
         smoothing = 0.0 if "label_smoothing" in self.unused_settings else training.loss_smoothing
         return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else self.loss
@@ -205,7 +205,7 @@ class Task(BaseTask):
 
     def train_batches(
         self,
-        training: Training,
+        training: TrainingSettings,
         *,
         seed: int,
         part: tuple[int, int] = (0, 1),

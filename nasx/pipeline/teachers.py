@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasx.pipeline.records import read_arch
+from nasx.pipeline.records import ARCH, WEIGHTS, read_arch
+from nasx.pipeline.weight_files import load_weights
 from nasx.weights import read_state_dict
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if spec.startswith(TIMM):
         return timm_teacher(spec, problem)
     folder = Path(spec)
-    arch, weights = folder / "arch.json", folder / "model.safetensors"
+    arch, weights = folder / ARCH, folder / WEIGHTS
     if not (arch.is_file() and weights.is_file()):
         raise ValueError(
             f"a teacher is timm:NAME=WEIGHTS.safetensors, or a folder with arch.json and model.safetensors, but got "
@@ -62,11 +63,7 @@ def open_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if isinstance(problem.task, ImageTask) and (found := exported_teacher(folder, problem.task)):
         return found
     network = problem.make(read_arch(arch))
-    try:
-        network.load_state_dict(read_state_dict(weights))
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {weights} do not fit the network of {arch}: {_short(error)}") from error
-    return network.eval()
+    return load_weights(network, read_state_dict(weights), f"the weights in {weights}").eval()
 
 
 def exported_teacher(folder: Path, task: "ImageTask") -> nn.Module | None:
@@ -104,10 +101,7 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if isinstance(task, ImageTask):
         settings = {"num_classes": len(task.dataset.classes), "in_chans": task.dataset.channels}
     network: nn.Module = timm.create_model(name, pretrained=False, **settings)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {file} do not fit timm's {name}: {_short(error)}") from error
+    load_weights(network, state, f"the weights in {file}")
     if not isinstance(task, ImageTask):
         return network.eval()
     described: Any = network.pretrained_cfg
@@ -115,21 +109,3 @@ def timm_teacher(spec: str, problem: "Problem[Any]") -> nn.Module:
     if len(expected[0]) != task.dataset.channels:
         return network.eval()
     return Renormalised(network, task.statistics, expected).eval()
-
-
-def _short(error: RuntimeError) -> str:
-    """Return of torch's list of tensors that do not fit the first that is missing, unexpected, or of another size."""
-    kinds: dict[str, str] = {}
-    for fault in str(error).splitlines()[1:]:
-        kinds.setdefault(fault.split()[0], _first_of(fault.strip()))
-    return "; ".join(kinds.values()) or str(error)
-
-
-def _first_of(fault: str) -> str:
-    """Return a line of torch's list with the first of the names in it, and the number of others."""
-    what, colon, names = fault.rstrip(". ").partition(": ")
-    first, *others = names.split(", ")
-    more = f" and {len(others):,} more" if others else ""
-    if not what.endswith("state_dict"):  # a size that differs, in a sentence
-        return fault.rstrip(".")
-    return f"{what[:1].lower()}{what[1:]}{colon}{first}{more}"

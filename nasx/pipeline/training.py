@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from nasx.pipeline.config import SupernetTraining, Training
+from nasx.pipeline.config import SupernetTraining, TrainingSettings
 from nasx.pipeline.errors import Diverged, NotEnoughSpace
 from nasx.pipeline.metrics_file import MetricsFile
 from nasx.run import Interrupted
@@ -22,20 +22,15 @@ from nasx.train import (
     ALONE,
     Distillation,
     Group,
-    Loss,
     NotFinite,
     Recovery,
     Step,
-    Unpacked,
+    Training,
     WeightAverage,
     adamw,
     cosine_schedule,
     nesterov_sgd,
 )
-from nasx.train import Training as Steps
-from nasx.train.distillation import check_distillation
-from nasx.train.losses import name_of, targets_like
-from nasx.train.modes import evaluating
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
@@ -78,7 +73,7 @@ class TrainingState:
 def resumable(
     checkpoints: Checkpoints,
     state: TrainingState,
-    steps_from: Callable[[int], Steps],
+    steps_from: Callable[[int], Training],
     total: int,
     on_step: Callable[[Step], bool],
     group: Group = ALONE,
@@ -133,7 +128,9 @@ def supernet_optimizer(supernet: nn.Module, config: SupernetTraining) -> torch.o
     return nesterov_sgd(supernet, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay)
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, config: Training, steps: int, steps_per_epoch: int) -> LRScheduler:
+def schedule_of(
+    optimizer: torch.optim.Optimizer, config: TrainingSettings, steps: int, steps_per_epoch: int
+) -> LRScheduler:
     """Return the schedule that a configuration asks for."""
     return cosine_schedule(
         optimizer,
@@ -146,12 +143,12 @@ def schedule_of(optimizer: torch.optim.Optimizer, config: Training, steps: int, 
     )
 
 
-def steps_of(config: Training, steps_per_epoch: int, factor: float = 1.0) -> int:
+def steps_of(config: TrainingSettings, steps_per_epoch: int, factor: float = 1.0) -> int:
     """Return how many steps a training takes, at least one."""
     return max(1, round(config.epochs * factor * steps_per_epoch))
 
 
-def distillation_of(config: Training, teacher: nn.Module | None, device: torch.device) -> Distillation | None:
+def distillation_of(config: TrainingSettings, teacher: nn.Module | None, device: torch.device) -> Distillation | None:
     """Return how a training learns from a teacher, None without one."""
     if teacher is None:
         return None
@@ -161,41 +158,6 @@ def distillation_of(config: Training, teacher: nn.Module | None, device: torch.d
         weight=config.distillation_weight,
         temperature=config.distillation_temperature,
     )
-
-
-def check_distillation_of(config: Training, loss: Loss) -> None:
-    """Raise ValueError where a training cannot learn from its teacher in the way that is set."""
-    try:
-        check_distillation(loss, config.distillation, config.distillation_temperature)
-    except ValueError as error:
-        raise ValueError(f"{config.section}.distillation: {error}") from error
-
-
-def check_sandwich(loss: Loss) -> None:
-    """Raise ValueError where a sandwich's largest network cannot teach the others by its outputs."""
-    try:
-        targets_like(loss, torch.zeros(1, 2))
-    except ValueError as error:
-        raise ValueError(
-            "supernet.paths=sandwich has the largest network teach the others, which goes with torch's cross-entropy "
-            f"and regression losses, but not with {name_of(loss)}; choose other supernet.paths, such as uniform"
-        ) from error
-
-
-def check_teacher(config: Training, teacher: nn.Module, network: nn.Module, batch: Unpacked, loss: Loss) -> None:
-    """Raise ValueError where a network cannot learn from a teacher on a batch, on the CPU."""
-    distillation = distillation_of(config, teacher, torch.device("cpu"))
-    assert distillation is not None
-    try:
-        taught = distillation.outputs(batch)
-    except Exception as error:
-        raise ValueError(f"{config.section}.teacher cannot be called with this task's inputs: {error}") from error
-    with torch.no_grad(), evaluating(network):
-        outputs = network(*batch.args, **batch.kwargs)
-        try:
-            distillation.loss(torch.zeros(()), outputs, taught, loss, batch.targets)
-        except ValueError as error:
-            raise ValueError(f"{config.section}.teacher: {error}") from error
 
 
 def loss_curve(losses: Sequence[float], points: int = 100) -> list[tuple[int, float]]:
@@ -227,7 +189,7 @@ def _restored(checkpoints: Checkpoints, state: TrainingState, group: Group) -> t
 def _run(
     checkpoints: Checkpoints,
     state: TrainingState,
-    steps: Steps,
+    steps: Training,
     total: int,
     on_step: Callable[[Step], bool],
     losses: list[float],

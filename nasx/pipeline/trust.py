@@ -9,7 +9,7 @@ from typing import Any
 from nasx.arch import Arch
 from nasx.comparison import Interval
 from nasx.cost import AdditiveCost
-from nasx.pipeline.problem import different
+from nasx.pipeline.problem import distinct_samples
 from nasx.ranking import rank_agreement, verdict
 from nasx.report import RankingPlot, short_labels
 from nasx.run.files import write_json
@@ -21,7 +21,7 @@ COLUMNS = ("score", "trained_score", "macs")
 _TRIES = 100  # for an architecture that was not drawn yet
 
 
-def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def rank_statistics(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the statistics and the verdict in words; the verdict alone where a ranking cannot be judged.
 
     Where every network was trained with several seeds, they tell how well trainings agree (the ceiling).
@@ -39,13 +39,13 @@ def judged(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"agreement": {**statistics, "regret": regret}, "verdict": verdict(agreement)}
 
 
-def spread(archs: ArchSet, cost: AdditiveCost | None, n: int, seed: int) -> list[Arch]:
+def archs_across_costs(archs: ArchSet, cost: AdditiveCost | None, n: int, seed: int) -> list[Arch]:
     """Return up to n different architectures, one from each of n equal spans of the cost inside the budget.
 
     Without a cost that adds up they are drawn uniformly.
     """
     if cost is None:
-        return different(archs, n, seed)
+        return distinct_samples(archs, n, seed)
     bounds = next((budget for budget in archs.budgets if budget.cost == cost), None)
     low, high = (None, None) if bounds is None else (_int(bounds.lower), _int(bounds.upper))
     paths = StratifiedPaths(archs.space, cost, n, seed, at_least=low, at_most=high)

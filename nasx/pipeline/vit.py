@@ -17,7 +17,6 @@ from nasx.nn import ImageConfig
 from nasx.pipeline.config import RunConfig, Section
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.problem import Baseline, Problem
-from nasx.report import BlockDrawing
 from nasx.space import ArchSet, Space
 
 Configured = TypeVar("Configured", bound="ViTRunConfig")
@@ -100,7 +99,6 @@ class ViTProblem(Problem[Configured]):
         params: Cost | None = None,
         budget: Sequence[Budget] | None = None,
         baselines: Mapping[str, Baseline],
-        draw: Callable[[Arch], Sequence[BlockDrawing]],
         one_block: Space | None = None,
         **more: Any,
     ) -> None:
@@ -127,7 +125,6 @@ class ViTProblem(Problem[Configured]):
                 macs=macs,
                 params=params,
                 baselines=baselines,
-                draw=draw,
                 **more,
             )
 

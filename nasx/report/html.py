@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from nasx._nested import flattened
 from nasx.report.figures import GRID, INK, MUTED, PALETTE, accuracy_over_cost, box_colours, svg_text
 from nasx.report.formats import duration, points, score, score_difference, si
 from nasx.report.labels import full_text, short_labels
-from nasx.report.model import ComparedRun, NetworkRow, Report
+from nasx.report.model import ComparedRun, Report
 from nasx.report.panels import (
     ARCHITECTURE,
     CANDIDATES,
@@ -68,7 +69,7 @@ def render_comparison(runs: Sequence[ComparedRun]) -> str:
     if not runs:
         raise ValueError("a comparison needs at least one run")
     metric = runs[0].report.metric
-    found = [_named(run) for run in runs if run.report.networks]
+    found = [replace(run.report.networks[0], label=run.name) for run in runs if run.report.networks]
     drawn = []
     if any(n.macs is not None and (n.val_accuracy, n.test_accuracy) != (None, None) for n in found):
         described = "; ".join(f"{n.label}: {score(n.test_accuracy, metric)} at {si(n.macs)} MACs" for n in found)
@@ -150,19 +151,6 @@ def _inline(svg: str, panel: Panel) -> Markup:
 
 def _variable(light: str) -> str:
     return f"--figure-{light[1:]}"
-
-
-def _named(run: ComparedRun) -> NetworkRow:
-    found = run.report.networks[0]
-    return NetworkRow(
-        run.name,
-        found.params,
-        found.macs,
-        found.val_accuracy,
-        found.test_accuracy,
-        found.val_interval,
-        found.test_interval,
-    )
 
 
 def _different(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, list[str]]]:

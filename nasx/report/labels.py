@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nasx.arch import pattern_of
+from nasx.report.formats import ABSENT
 
 LONGEST = 44
 """Characters of a short name."""
-
-ABSENT = "–"
 
 
 def value_text(value: Any) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from nasx.report.figures import (
     loss_curves,
     option_survival,
     supernet_rankings,
-    svg_text,
 )
 from nasx.report.formats import score, si
 from nasx.report.labels import full_text, short_labels
@@ -73,16 +72,16 @@ def panels(report: Report) -> list[Panel]:
     for panel in found:
         names[panel.name] = names.get(panel.name, 0) + 1
         number = names[panel.name]
-        unique.append(panel if number == 1 else _renamed(panel, f"{panel.name}_{number}"))
+        unique.append(panel if number == 1 else replace(panel, name=f"{panel.name}_{number}"))
     return unique
 
 
-def write_panels(folder: Path, drawn: Sequence[Panel], svgs: Sequence[str] | None = None) -> None:
-    """Write each figure as SVG and its data as CSV into a folder; figures of an earlier report are removed."""
+def write_panels(folder: Path, drawn: Sequence[Panel], svgs: Sequence[str]) -> None:
+    """Write each figure, drawn as SVG, and its data as CSV into a folder; figures of an earlier report are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     written = set()
-    for number, panel in enumerate(drawn):
-        write_text(folder / f"{panel.name}.svg", svgs[number] if svgs else svg_text(panel.figure))
+    for panel, svg in zip(drawn, svgs, strict=True):
+        write_text(folder / f"{panel.name}.svg", svg)
         write_text(folder / f"{panel.name}.csv", panel.data)
         written |= {f"{panel.name}.svg", f"{panel.name}.csv"}
     for path in folder.iterdir():
@@ -257,7 +256,3 @@ def _losses(curves: Sequence[Curve]) -> Iterator[Panel]:
 def _name(kind: str, subject: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "_", subject.lower()).strip("_")
     return f"{kind}_{words[:60]}" if words else kind
-
-
-def _renamed(panel: Panel, name: str) -> Panel:
-    return Panel(panel.kind, name, panel.figure, panel.text, panel.header, panel.rows, panel.tips)

@@ -112,10 +112,6 @@ class RunDirectory:
         """The seconds that each finished stage took, over all its attempts but those that were killed."""
         return {name: done["seconds"] for name, done in self._finished().items()}
 
-    def is_finished(self, stages: Sequence[Stage]) -> bool:
-        """Whether the results of all these stages are there."""
-        return {stage.name for stage in stages} <= self._finished().keys()
-
     def note(self, event: str, facts: Mapping[str, Json]) -> None:
         """Add what happened to the run's journal, durably, with the time; the run itself does not read it back."""
         at = datetime.now(UTC).isoformat(timespec="seconds")

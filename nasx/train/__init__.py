@@ -9,6 +9,7 @@ from nasx.train.compiled import compiled_blocks
 from nasx.train.device import (
     Precision,
     autocast,
+    device_name,
     device_of,
     pick_device,
     use_deterministic_algorithms,
@@ -62,6 +63,7 @@ __all__ = [
     "check_targets",
     "compiled_blocks",
     "cosine_schedule",
+    "device_name",
     "device_of",
     "ema",
     "evaluate",

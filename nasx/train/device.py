@@ -1,10 +1,12 @@
 """Where computation happens, and with how many threads."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -44,6 +46,18 @@ def pick_device(name: str = "auto") -> torch.device:
                 f"the device {name!r} was asked for, but this machine or this PyTorch has none; write cpu, cuda or auto"
             ) from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called by its maker: a CUDA device or the processor; another one by its type."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8", errors="replace").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def device_of(module: nn.Module) -> torch.device:

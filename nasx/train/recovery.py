@@ -31,7 +31,7 @@ class Recovery:
     once. A runner saves and restores it with the model, and
 
     1. trains with `train(..., recovery=recovery)`;
-    2. on NotFinite calls `refuse_again(error)`, which raises it where the training has gone back before;
+    2. on NotFinite reads `gone_back`: where it holds, the training ends with the error;
     3. restores the last checkpoint, calls `go_back(error, optimizer, schedule)`, logs what that returns, and trains on.
 
     An interruption at any time then changes no bit.
@@ -44,15 +44,6 @@ class Recovery:
         """Steps directly before the next one that were not finite; the training keeps it."""
         self.gone_back = False
         """Whether the training has gone back to a checkpoint."""
-
-    def refuse_again(self, error: NotFinite) -> None:
-        """Raise the error if the training has gone back before, with what to do now."""
-        if self.gone_back:
-            error.add_note(
-                "also after going back to the last checkpoint, without these batches and with half the learning rate; "
-                "lower the learning rate"
-            )
-            raise error
 
     def go_back(self, error: NotFinite, optimizer: torch.optim.Optimizer, schedule: LRScheduler | None) -> str:
         """Change a training whose checkpoint has just been restored, and return what to tell about it."""

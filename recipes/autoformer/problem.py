@@ -9,9 +9,10 @@ from torch import nn
 from nasx import Arch, Space
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Recipe
-from nasx.pipeline.stages import FinetuneStage, InheritStage, Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.stages import FinetuneStage, InheritStage, Level, Pick, RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
@@ -37,13 +38,15 @@ def autoformer_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         build=AutoFormer,
         supernet=partial(wide_supernet, choices, config.model.supernet_dim),
         baselines={"deit_shaped": Baseline("DeiT-shaped (smallest, all alike)", alike)},
-        draw=partial(drawings, max(choices.num_heads)),
         one_block=choices.model_copy(update={"depth": (1,)}).space(),
-        describe=lambda arch: {"embed_dim": arch["embed_dim"]},
         stages=autoformer_stages,
         name="autoformer",
-        title="AutoFormer",
-        drawing_legend="darker: more heads; below them the MLP ratio",
+        presentation=Presentation(
+            title="AutoFormer",
+            draw=partial(drawings, max(choices.num_heads)),
+            legend="darker: more heads; below them the MLP ratio",
+            describe=lambda arch: {"embed_dim": arch["embed_dim"]},
+        ),
     )
 
 
@@ -62,7 +65,7 @@ def autoformer_stages(problem: Problem[Any]) -> list[RunStage]:
     The best networks keep the supernet's weights, are fine-tuned from them, and are retrained from scratch; the paper's
     finding is that the three barely differ (section 4.3).
     """
-    level = Searched(lambda inputs: problem.inside)
+    level = Level(lambda inputs: problem.inside)
     inherit = InheritStage("sizes/inherit", level, "sizes/supernet", "sizes/search")
     ways, tuned = {"searched": inherit.name}, list[RunStage]()
     if problem.config.finetune.epochs:

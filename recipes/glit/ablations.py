@@ -10,7 +10,8 @@ from nasx import Arch
 from nasx.cli import BadInput, apply_settings, pick
 from nasx.pipeline.ablation import Ablation, Row, ablate, tested
 from nasx.pipeline.commands import CommandLine
-from nasx.pipeline.images import ImageSource, ImageTask, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
+from nasx.pipeline.images import ImageTask
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.stages import RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem

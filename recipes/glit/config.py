@@ -17,7 +17,7 @@ from nasx.pipeline.config import (
     Search,
     SupernetTraining,
 )
-from nasx.pipeline.images import FolderFacts
+from nasx.pipeline.image_sources import FolderFacts
 from nasx.pipeline.settle import fitting_batch_size, fitting_epochs
 from nasx.pipeline.vit import HeadedModel, ViTRunConfig
 
@@ -27,7 +27,6 @@ from .space import GLiTSpace, SpaceConfig, same_heads
 from .variant import VARIANTS, Variant
 
 Method = Literal["hierarchical", "spos", "random"]
-METHODS: tuple[Method, ...] = ("hierarchical", "spos", "random")
 
 
 class Model(HeadedModel):
@@ -221,9 +220,6 @@ TINY = imagenet("glit-tiny", embed_dim=192, num_heads=3, global_heads=(0, 1, 2, 
 SMALL = imagenet("glit-small", embed_dim=384, num_heads=6, global_heads=(0, 2, 4, 6), paper_macs=4.4e9)
 BASE = imagenet("glit-base", embed_dim=768, num_heads=12, global_heads=(0, 4, 8, 12), paper_macs=17.0e9)
 
-FITTED = "folder"
-"""The preset that `fit` makes of an image folder."""
-
 
 def fit(facts: FolderFacts) -> Config:
     """Return settings that suit an image folder: its number of images, and their size.
@@ -241,7 +237,7 @@ def fit(facts: FolderFacts) -> Config:
     space = SpaceConfig(blocks=12 if large else 6, kernel_size=kernels, held_kernel_size=kernels[1])
     augment = Augmentation(pad_crop=max(1, size // 8), flip=True)
     config = Config(
-        preset=FITTED,
+        preset="folder",
         data=Data(image_size=size, val_fraction=val_fraction),
         model=model,
         space=space,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx import Arch
-from nasx.pipeline.images import ImageSource, load_images
-from nasx.pipeline.networks import read_weights
-from nasx.pipeline.outcome import read_run
+from nasx.pipeline.finished_run import read_run
+from nasx.pipeline.image_sources import ImageSource, load_images
+from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.report.figures import heat_maps
 
 from .config import Config
@@ -68,8 +68,8 @@ def heat_maps_of_run(run_dir: Path, data: Path | None = None, count: int = 8) ->
     ((normalised, _),) = task.eval_batches("val", len(chosen), indices=chosen)
     maps = {}
     for name, label in NETWORKS.items():
-        network = problem.make(Arch(networks[name]["arch"]))
-        network.load_state_dict(read_weights(run_dir / networks[name]["weights"], networks[name]["sha256"]))
+        weights = read_weights(run_dir / networks[name]["weights"], networks[name]["sha256"])
+        network = load_weights(problem.make(Arch(networks[name]["arch"])), weights)
         assert isinstance(network, GLiT)
         maps[label] = token_maps(network, normalised).numpy()
     pictures = shown.permute(0, 2, 3, 1).numpy()

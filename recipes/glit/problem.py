@@ -14,9 +14,10 @@ from nasx.feasible import Feasible
 from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, found_in, level_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import KnownNetwork, Recipe
-from nasx.pipeline.stages import BetterOf, Pick, RetrainStage, RunStage, Searched
+from nasx.pipeline.stages import BetterOf, Level, Pick, RetrainStage, RunStage
 from nasx.pipeline.vit import ViTProblem
 
 from .config import PRESETS, TINY, Budgets, Config, fit
@@ -90,13 +91,15 @@ def glit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
         params=Params(vit),
         budget=[levels.details_budget, *levels.further],
         baselines={"deit_shaped": Baseline("DeiT-shaped (all heads global)", deit)},
-        draw=partial(block_drawings, num_heads=config.model.num_heads),
-        describe=describe,
         stages=partial(glit_stages, levels),
         one_block=table2(choices.with_blocks(1)),
         name="glit",
-        title="GLiT",
-        drawing_legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+        presentation=Presentation(
+            title="GLiT",
+            draw=partial(block_drawings, num_heads=config.model.num_heads),
+            legend="darker: more local heads; G global (attention) and L local (convolution) heads per block",
+            describe=describe,
+        ),
     )
 
 
@@ -120,14 +123,14 @@ def glit_stages(levels: Levels, problem: Problem[Config]) -> list[RunStage]:
 
 def hierarchical_stages(levels: Levels, problem: Problem[Any], *, finetune: bool = False) -> list[RunStage]:
     """Return both levels of the search."""
-    heads = Searched(lambda inputs: levels.heads)
-    details = Searched(levels.details, needs=("heads/retrain",))
+    heads = Level(lambda inputs: levels.heads)
+    details = Level(levels.details, needs=("heads/retrain",))
     return [*level_stages(problem, "heads", heads), *level_stages(problem, "details", details, finetune=finetune)]
 
 
 def joint_stages(problem: Problem[Any], epochs_factor: float = 1, *, finetune: bool = False) -> list[RunStage]:
     """Return one search of all choices at once."""
-    level = Searched(lambda inputs: problem.inside)
+    level = Level(lambda inputs: problem.inside)
     return level_stages(problem, "joint", level, epochs_factor=epochs_factor, finetune=finetune)
 
 

@@ -15,6 +15,7 @@ from nasx.cost import AdditiveCost
 from nasx.measure import count_macs, count_params
 from nasx.nn import ImageConfig
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 
@@ -81,9 +82,8 @@ def timm_problem(config: Config, task: ImageTask, arch: Arch) -> ViTProblem[Conf
         params=_Constant(count_params(network), "parameters"),
         budget=(),
         baselines={},
-        draw=lambda arch: (BlockDrawing(str(arch["timm"]), 0.0, ("timm",)),),
         name="glit",
-        title="GLiT",
+        presentation=Presentation(title="GLiT", draw=lambda arch: (BlockDrawing(str(arch["timm"]), 0.0, ("timm",)),)),
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from nasx import Arch
 from nasx.pipeline.compose import search_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline
 from nasx.pipeline.recipe import KnownNetwork, Recipe
 from nasx.pipeline.vit import ViTProblem
@@ -32,12 +33,14 @@ def localvit_problem(config: Config, task: ImageTask) -> ViTProblem[Config]:
             "deit_shaped": Baseline("DeiT-shaped (no locality)", variant(2, blocks=blocks, local=())),
             "localvit_shaped": Baseline("LocalViT (locality in every block)", variant(2, blocks=blocks)),
         },
-        draw=drawings,
         one_block=locality(config.space.model_copy(update={"blocks": 1})),
         stages=partial(search_stages, level="locality"),
         name="localvit",
-        title="LocalViT",
-        drawing_legend="dark: with the depthwise stage, of kernel K; SE and ECA attend over channels",
+        presentation=Presentation(
+            title="LocalViT",
+            draw=drawings,
+            legend="dark: with the depthwise stage, of kernel K; SE and ECA attend over channels",
+        ),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from nasx.cli import apply_settings
 from nasx.pipeline.context import Context
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.progress import silent
 from nasx.pipeline.recipe import Recipe

@@ -6,7 +6,7 @@ from typing import Any
 
 from nasx.cli import apply_settings
 from nasx.pipeline.context import Context
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, silent

@@ -13,7 +13,7 @@ from nasx import Arch, Space, one_of
 from nasx.data import load_digits
 from nasx.pipeline import ImageTask, Problem, RunConfig
 from nasx.pipeline.config import Data, Retraining
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.networks import NetworkJob, train_networks
 from nasx.pipeline.stages import retraining
 from tests.pipeline.problems import context_of

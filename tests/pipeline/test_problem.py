@@ -15,7 +15,7 @@ from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.measure import CachedCost, count_macs
 from nasx.pipeline import Problem, RunConfig, Task, plan
-from nasx.pipeline.estimate import stage_lines
+from nasx.pipeline.planning import stage_lines
 from tests.pipeline.problems import glit
 from tests.pipeline.searches import SPACE, Perceptron
 

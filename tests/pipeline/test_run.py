@@ -516,7 +516,7 @@ def test_halving_trains_many_for_a_part_and_few_to_the_end(tmp_path: Path) -> No
         finalists = [n for n in results[stage]["networks"] if n["share"] == 1]
         assert results[stage]["winner"] == max(finalists, key=lambda n: n["val_score"])["arch"]
         assert not list((tmp_path / stage).glob("*/*-step*")), "no checkpoint is left"
-    whole = results["retrain"]["networks"][results["retrain"]["winner_index"]]
+    whole = next(n for n in results["retrain"]["networks"] if n["arch"] == results["retrain"]["winner"])
     alone = searched(tmp_path / "alone", changed(retrain={"epochs": 4.0}, search={"generations": 3}))
     same = [n for n in alone.summary["networks"].values() if n["arch"] == whole["arch"]]
     assert len(found.summary["random_all"]) == 2

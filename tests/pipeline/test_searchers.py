@@ -12,7 +12,7 @@ from nasx import Arch, Budget
 from nasx.pipeline import Refused, plan, run
 from nasx.pipeline.config import SEARCH_METHODS, Search
 from nasx.pipeline.scoring import races
-from nasx.pipeline.searchers import candidate, make_searcher
+from nasx.pipeline.searchers import checked_candidate, make_searcher
 from nasx.search import RandomSearch
 from tests.pipeline.searches import CONFIG, SPACE
 from tests.pipeline.test_run import MACHINE, problem
@@ -146,7 +146,7 @@ def test_what_a_searcher_asks_for_is_held_to_the_budget(tmp_path: Path) -> None:
 def test_candidates_are_spelt_as_in_the_space() -> None:
     (arch, *_) = SPACE.sample(0, 1)
     spelt = Arch({name: float(value) for name, value in arch.items()})
-    found = candidate(spelt, SPACE)
+    found = checked_candidate(spelt, SPACE)
     assert [type(value) for value in found.values()] == [type(value) for value in arch.values()]
 
 

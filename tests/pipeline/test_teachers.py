@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nasx.pipeline import Refused, Task, run
+from nasx.pipeline import Refused, Task, plan, run
 from nasx.pipeline.export_formats import write_safetensors
 from nasx.pipeline.exported import ExportedModel
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.recipe import open_recipe
 from nasx.pipeline.teachers import open_teacher
 from recipes.glit.model import GLiTConfig
@@ -94,12 +94,11 @@ def test_weights_that_say_no_recipe_are_of_the_own_builder(tmp_path: Path) -> No
         assert torch.equal(open_teacher(str(tmp_path), own)(images), network.eval()(images))
     wider = exported().network
     save_file(wider.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="do not fit the network of") as raised:
+    with pytest.raises(ValueError, match=r"do not fit: .*'\S+' and \d+ more have other shapes \(\(") as raised:
         open_teacher(str(tmp_path), own)
-    assert str(raised.value).count("size mismatch") == 1
     assert len(str(raised.value)) < 500
     save_file({"x": torch.zeros(1), "y": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r'missing .*: "\S+" and \d+ more; unexpected .*: "x" and 1 more$'):
+    with pytest.raises(ValueError, match=r"'\S+' and \d+ more are missing; 'x' and 1 more are unexpected$"):
         open_teacher(str(tmp_path), own)
 
 
@@ -118,6 +117,8 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
     with pytest.raises(Refused, match=message):
         run(own, tmp_path, machine=MACHINE)
     assert not (tmp_path / "supernet").exists()
+    with pytest.raises(ValueError, match=message):
+        plan(own, machine=MACHINE, timing=False)
 
 
 def test_a_sandwich_with_a_loss_of_ones_own_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from nasx import Arch, Space, one_of
 from nasx.pipeline import Machine, Problem, RunConfig, Task, run
 from nasx.pipeline.config import Retraining, Search, SupernetTraining
-from nasx.pipeline.networks import load_weights, read_weights, write_weights
+from nasx.pipeline.weight_files import load_weights, read_weights, write_weights
 from nasx.run import Interrupted
 
 MACHINE = Machine(device="cpu", processes=1)
@@ -73,6 +73,8 @@ def test_weights_of_tied_networks_are_written_under_every_name(tmp_path: Path) -
     plain.load_state_dict(weights)  # as in a program without nasx
     for loaded in (plain, load_weights(NextWord(Arch({"hidden": 4})), weights)):
         assert torch.equal(loaded(words), network(words))
+    with pytest.raises(ValueError, match=r"'up\.weight' and 2 more have other shapes \(\(4, 8\) where .* \(8, 8"):
+        load_weights(NextWord(Arch({"hidden": 8})), weights)
     del weights["up.bias"]
     with pytest.raises(ValueError, match=r"'up\.bias' is missing"):
         load_weights(NextWord(Arch({"hidden": 4})), weights)

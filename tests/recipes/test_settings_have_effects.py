@@ -25,9 +25,9 @@ from nasx.cost import split
 from nasx.latency import Latency, MeasuredOn
 from nasx.pipeline import networks
 from nasx.pipeline.commands import CommandLine, note_unused
-from nasx.pipeline.estimate import Measure, estimates
+from nasx.pipeline.estimate import Estimator, estimates
 from nasx.pipeline.fingerprint import fingerprint
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.runner import run_stages
@@ -265,7 +265,7 @@ def computed(recipe: str, config: Any, data: Path, section: str) -> str:
     """Return the digest of what a run computes, its stages run as far as they can depend on a section."""
     problem = problem_of(recipe, config, data)
     task: Any = problem.task
-    found = estimates(Measure(problem, MACHINE, timing=False))
+    found = estimates(Estimator(problem, MACHINE, timing=False))
     line = CommandLine(f"recipes.{recipe}", "", presets=("digits",))
     whole = [
         line.run_name(problem.config, None),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from nasx import Arch
 from nasx.cli import BadInput, apply_settings
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from recipes.autoformer.__main__ import main
 from recipes.autoformer.config import PRESETS
 from recipes.autoformer.cost import Params

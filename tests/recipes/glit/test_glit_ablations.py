@@ -122,14 +122,14 @@ def test_an_interrupted_table_goes_on_with_the_same_result(tmp_path: Path) -> No
     assert document == whole
 
 
-def test_what_a_row_cannot_do_is_said_before_anything_is_trained() -> None:
-    ablation("table6", DIGITS, None, MACHINE).check(MACHINE)
+def test_what_a_row_cannot_do_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    ablation("table6", DIGITS, None, MACHINE).check(tmp_path, MACHINE)
     nothing = ["budget.heads_at_most=1e8", "budget.details_at_least=1e7", "budget.details_at_most=2e7"]
     with pytest.raises(ValueError, match="attainable"):
-        ablation("table5", apply_settings(DIGITS, nothing), None, MACHINE).check(MACHINE)
+        ablation("table5", apply_settings(DIGITS, nothing), None, MACHINE).check(tmp_path, MACHINE)
     for setting in ("supernet.paths=fair", 'search.mutation_probability={"block.*.global_heads": 0.2}'):
         with pytest.raises(ValueError, match=r"open subspaces|for the gene 'block\.0\.\w+'"):
-            ablation("table5", apply_settings(DIGITS, [setting]), None, MACHINE).check(MACHINE)
+            ablation("table5", apply_settings(DIGITS, [setting]), None, MACHINE).check(tmp_path, MACHINE)
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,7 @@ def test_a_run_and_its_continuation(
         return once(data)
 
     monkeypatch.setattr(Dataset, "open_test", counted)
-    monkeypatch.setattr("nasx.pipeline.images._loaded", {})  # as in a process that has read no images yet
+    monkeypatch.setattr("nasx.pipeline.image_sources._loaded", {})  # as in a process that has read no images yet
     command = ["run", "--method", method, "--run-dir", str(tmp_path / "run"), "--json", *TINY_RUN]
     assert main(command) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -15,7 +15,7 @@ from nasx import Arch
 from nasx.data import load_digits
 from nasx.data.photos import PhotoSet
 from nasx.pipeline.config import Data
-from nasx.pipeline.images import ImageSource, load_images
+from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.machine import Machine
 from recipes.glit.__main__ import main
 from tests.data.packed import write_shards, write_table

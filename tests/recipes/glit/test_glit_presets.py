@@ -21,7 +21,7 @@ from nasx import Arch
 from nasx.cli import BadInput, apply_settings
 from nasx.data import load_digits
 from nasx.pipeline.config import Data
-from nasx.pipeline.images import FolderFacts, folder_facts
+from nasx.pipeline.image_sources import FolderFacts, folder_facts
 from nasx.verify import verify
 from recipes.glit.__main__ import LINE, main, parse
 from recipes.glit.config import PRESETS, Config, fit
@@ -224,7 +224,7 @@ def test_settings_of_a_folder_fine_tune_where_images_are_few() -> None:
 def test_settings_fit_shards_and_tables_as_they_fit_folders(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "folder", {"train": 12, "test": 3}, ["ant", "bee"], size=(40, 36))
     shards, table = write_shards(folder, tmp_path / "shards"), write_table(folder, tmp_path / "table")
-    facts = folder_facts(folder)
+    facts = folder_facts(folder, Data())
     assert facts == FolderFacts(train=24, classes=2, shorter_side=36)
     assert folder_facts(shards, Data(source="shards")) == facts
     assert folder_facts(table, Data(source="hf")) == facts

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from nasx.__main__ import main as nasx_main
-from nasx.pipeline.outcome import read_run
+from nasx.pipeline.finished_run import read_run
+from nasx.pipeline.records import stage_results
 from nasx.pipeline.stage_reports import supernet_report
+from nasx.run import Journal
 from recipes.glit.__main__ import main
 
 TINY_RUN = [
@@ -157,6 +159,16 @@ def test_a_damaged_journal_is_named(finished: Path, tmp_path: Path, capsys: pyte
         assert str(journal) in capsys.readouterr().err
 
 
+def test_results_are_read_while_another_process_writes_a_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for stage in ("supernet", "search"):
+        journal.append({"event": "stage_done", "stage": stage, "result": {"steps": 3}})
+    half_a_line = journal.path.read_bytes()[:-20]
+    journal.path.write_bytes(half_a_line)
+    assert stage_results(tmp_path) == {"supernet": {"steps": 3}}
+    assert journal.path.read_bytes() == half_a_line
+
+
 def test_counts_of_one_have_their_noun_in_the_singular() -> None:
     for steps, words in ((1, "1 step"), (1200, "1,200 steps")):
-        assert supernet_report("supernet", {"steps": steps, "skipped_steps": 0}).detail == words
+        assert supernet_report({"steps": steps, "skipped_steps": 0}).detail == words

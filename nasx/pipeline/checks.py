@@ -1,0 +1,174 @@
+"""What is looked at before a run starts, so that no stage refuses after hours what was known from the start."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasx.arch import Arch, matches
+from nasx.pipeline.config import TrainingSettings
+from nasx.pipeline.earlier import check_earlier
+from nasx.pipeline.estimate import Estimator, estimates
+from nasx.pipeline.machine import Machine
+from nasx.pipeline.problem import Problem
+from nasx.pipeline.task import FEWEST_VALIDATION
+from nasx.pipeline.training import distillation_of
+from nasx.space import name_patterns
+from nasx.train import Loss, Unpacked, evaluate, pick_device
+from nasx.train.batch import batch_size
+from nasx.train.compiled import missing_for_compilation
+from nasx.train.distillation import check_distillation
+from nasx.train.losses import name_of, targets_like
+from nasx.train.modes import evaluating
+
+
+def check_run(problem: Problem[Any], machine: Machine, processes: int = 1, *, finished: Collection[str] = ()) -> None:
+    """Refuse, as ValueError, what a run on a machine, in some processes together, could not do.
+
+    Stages that are `finished` need no earlier run any more.
+    """
+    check(problem, finished=finished)
+    estimates(Estimator(problem, machine, timing=False))
+    if problem.config.retrain.compile is True and (missing := missing_for_compilation(pick_device(machine.device))):
+        raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
+    if problem.config.supernet.batch_size % processes:
+        raise ValueError(
+            f"supernet.batch_size {problem.config.supernet.batch_size} does not divide among {processes} processes; "
+            "choose a multiple"
+        )
+
+
+def check(problem: Problem[Any], *, finished: Collection[str] = ()) -> None:
+    """Refuse, as ValueError, what no machine could do; the estimates of the stages refuse what is left."""
+    problem.check()
+    _check_trainings(problem)
+    check_earlier(problem, finished)
+
+
+def check_problem(problem: Problem[Any]) -> None:
+    """Refuse, as ValueError, data, settings and networks that do not fit each other; `Problem.check` asks once."""
+    _check_counts(problem)
+    _check_patterns(problem)
+    _check_network(problem, problem.inside.sample(0))  # budgets that filter may be met by no network at all
+    if problem.derives_supernet:
+        with torch.random.fork_rng(devices=[]):
+            problem.supernet(problem.space)
+
+
+def _check_counts(problem: Problem[Any]) -> None:
+    config, counts = problem.config, problem.task.counts
+    train, val = counts["train"], counts["val"]
+    sizes = {
+        "supernet.batch_size": config.supernet.batch_size,
+        "retrain.batch_size": config.retrain.batch_size,
+    }
+    if config.search.recalibration_batches:
+        sizes["search.recalibration_batch_size"] = config.search.recalibration_batch_size
+    for name, size in sizes.items():
+        if size > train:
+            raise ValueError(f"{name} must be at most the {train:,} training samples, but got {size:,}; lower {name}")
+    for training in (config.supernet, config.retrain):
+        if training.mixes and training.batch_size % 2:
+            raise ValueError(
+                f"{training.section}.batch_size must be even, because mixup and cutmix mix pairs, but got "
+                f"{training.batch_size}; write {training.batch_size + 1}"
+            )
+        problem.task.check(training)
+    if config.search.recalibration_batches:
+        problem.task.check_recalibration(config)
+    ones = [name for name, size in sizes.items() if size == 1]
+    if ones and problem.has_batch_norm:
+        _check_single(problem, ones[0])
+    if val < FEWEST_VALIDATION:
+        raise ValueError(
+            f"{val} validation samples are too few to choose a network by; hold out at least {FEWEST_VALIDATION}, "
+            f"better a hundred and more, with {problem.task.held_out_by}"
+        )
+
+
+def _check_single(problem: Problem[Any], name: str) -> None:
+    """Train a network on one sample: BatchNorm needs several values of each channel."""
+    args, kwargs, _ = problem.task.example()
+    try:
+        with torch.no_grad():
+            problem.some_network().train()(*args, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{name} must be at least 2 for networks with BatchNorm, but got 1: {error}") from error
+
+
+def _check_patterns(problem: Problem[Any]) -> None:
+    probability = problem.config.search.mutation_probability
+    choices = list(problem.space.walk())
+    for pattern in probability if isinstance(probability, dict) else ():
+        if not any(matches(pattern, name) for name, _ in choices):
+            raise ValueError(
+                f"search.mutation_probability has the pattern {pattern!r}, which fits no choice of the space; "
+                f"there are {', '.join(name_patterns(choices))}"
+            )
+
+
+def _check_network(problem: Problem[Any], arch: Arch) -> None:
+    """Score an untrained network on a few samples: loss, metric and targets must fit each other."""
+    task, network = problem.task, problem.some_network(arch)
+    for name, value in network.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"the state of the networks has {name!r}, which is no tensor, so that it cannot be written with "
+                "their weights; register it as a buffer, or leave it out of get_extra_state"
+            )
+    batch = task.first_batch(8)
+    evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+    unpacked = task.unpack(batch)
+    batch_size(unpacked.targets)
+    with torch.no_grad(), evaluating(network):
+        task.check_samples(network(*unpacked.args, **unpacked.kwargs))
+
+
+def _check_trainings(problem: Problem[Any]) -> None:
+    """Refuse teachers that cannot be opened or cannot teach these networks, and losses that cannot be distilled."""
+    task, config = problem.task, problem.config
+    for training in (config.supernet, config.retrain):
+        teacher = problem.teacher_of(training)
+        if teacher is not None:
+            _check_distillation(training, task.loss)
+            _check_teacher(training, teacher, problem.some_network(), task.example(2), task.loss)
+    if config.supernet.paths == "sandwich" and problem.teacher_of(config.supernet) is None:
+        _check_sandwich(task.loss)
+
+
+def _check_distillation(config: TrainingSettings, loss: Loss) -> None:
+    """Raise ValueError where a training cannot learn from its teacher in the way that is set."""
+    try:
+        check_distillation(loss, config.distillation, config.distillation_temperature)
+    except ValueError as error:
+        raise ValueError(f"{config.section}.distillation: {error}") from error
+
+
+def _check_sandwich(loss: Loss) -> None:
+    """Raise ValueError where a sandwich's largest network cannot teach the others by its outputs."""
+    try:
+        targets_like(loss, torch.zeros(1, 2))
+    except ValueError as error:
+        raise ValueError(
+            "supernet.paths=sandwich has the largest network teach the others, which goes with torch's cross-entropy "
+            f"and regression losses, but not with {name_of(loss)}; choose other supernet.paths, such as uniform"
+        ) from error
+
+
+def _check_teacher(
+    config: TrainingSettings, teacher: nn.Module, network: nn.Module, batch: Unpacked, loss: Loss
+) -> None:
+    """Raise ValueError where a network cannot learn from a teacher on a batch, on the CPU."""
+    distillation = distillation_of(config, teacher, torch.device("cpu"))
+    assert distillation is not None
+    try:
+        taught = distillation.outputs(batch)
+    except Exception as error:
+        raise ValueError(f"{config.section}.teacher cannot be called with this task's inputs: {error}") from error
+    with torch.no_grad(), evaluating(network):
+        outputs = network(*batch.args, **batch.kwargs)
+        try:
+            distillation.loss(torch.zeros(()), outputs, taught, loss, batch.targets)
+        except ValueError as error:
+            raise ValueError(f"{config.section}.teacher: {error}") from error
