@@ -18,6 +18,7 @@ from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
+from nasx.nn.parts import Parts
 from nasx.nn.skeleton import build_skeleton, check_builder
 from nasx.nn.survey import Survey, kept_surveys
 from nasx.pipeline.config import RunConfig, TrainingSettings
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 Make = Callable[[Arch], nn.Module]
 """Returns the network of an architecture, untrained; with a keyword `drop_path` where it has stochastic depth."""
 
-SupernetMaker = Callable[[Make, Space], nn.Module]
-"""Returns an untrained supernet of a space, such as `nasx.nn.Supernet` is."""
+SupernetMaker = Callable[..., nn.Module]
+"""Returns an untrained supernet of a builder and a space, such as `nasx.nn.Supernet` does."""
 
 Configured = TypeVar("Configured", bound=RunConfig)
 
@@ -59,6 +60,8 @@ class Problem(Generic[Configured]):
       combinations of their sums occur and else the first; the others filter (`nasx.feasible.Feasible`).
     - `config` are the settings; those that are unset are fitted to data and networks (`nasx.pipeline.settle`).
     - `supernet(make, space)` returns the supernet, `nasx.nn.Supernet` by default.
+    - `parts` maps a repeat of the space to its module list, such as `{"block": "encoder.layer"}`, where that is not
+      called `block` or `blocks`; the supernet gets it as a keyword.
     - `macs` and `params` are costs of an architecture, counted by default.
     - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
       many random networks as are retrained.
@@ -82,6 +85,7 @@ class Problem(Generic[Configured]):
         budget: Budget | Sequence[Budget] | None = None,
         config: Configured = RunConfig(),  # type: ignore[assignment]  # noqa: B008 - immutable
         supernet: SupernetMaker = Supernet,
+        parts: Parts | None = None,
         macs: Cost | None = None,
         params: Cost | None = None,
         baselines: Mapping[str, Baseline] | None = None,
@@ -96,7 +100,8 @@ class Problem(Generic[Configured]):
         self.name, self.presentation = name, presentation
         self.budgets = _budgets(budget)
         self.inside = space.within(*self.budgets) if self.budgets else space
-        self._supernet, self._macs, self._params = supernet, macs, params
+        self._supernet = supernet if parts is None else partial(supernet, parts=parts)
+        self._macs, self._params, self._parts = macs, params, parts
         self._baselines, self._stages = baselines, stages
         self._teachers = (
             {"supernet": teacher, "retrain": teacher} if isinstance(teacher, nn.Module) else dict(teacher or {})
@@ -268,11 +273,11 @@ class Problem(Generic[Configured]):
     def _counted(self, kind: Any) -> Cost:
         call = None if kind == "params" else self.task.call
         try:
-            return counted(kind, self.make, self.space, call)
+            return counted(kind, self.make, self.space, call, parts=self._parts)
         except ValueError as error:  # networks whose parts do not add up
             if kind == "macs":
                 self._disproof = str(error)
-            return counted(kind, self.make, self.space, call, additive=False)
+            return counted(kind, self.make, self.space, call, parts=self._parts, additive=False)
 
     def some_network(self, arch: Arch | None = None) -> nn.Module:
         """Return an untrained network for checks, any of those that are searched by default."""

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class FrontNetwork:
     val_score: float
     test_score: float
     weights: Path
+    make: Callable[[Arch], nn.Module] = field(repr=False, compare=False)
+    sha256: str = field(repr=False)
+
+    def load(self) -> nn.Module:
+        """Return the network with its trained weights, on the CPU, in evaluation mode; CorruptWeights if damaged."""
+        return load_weights(self.make(self.arch), read_weights(self.weights, self.sha256)).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,8 @@ def run(
             arch=problem.space.canonical(row["arch"]),
             costs=tuple(row["costs"]),
             weights=directory / row["weights"],
+            make=problem.make,
+            sha256=row["sha256"],
             **{key: row[key] for key in ("params", "macs", "val_score", "test_score")},
         )
         for row in front

@@ -196,3 +196,29 @@ def test_a_plan_says_of_a_later_level_that_its_size_depends_on_what_is_found() -
     lines = "\n".join(stage_lines(document))
     assert lines.count("networks inside the budget, for one result of heads/retrain") == 1
     assert lines.count("networks inside the budget") == 2
+
+
+class Towers(nn.Module):
+    """Two rows of layers over one input, which lie below `first` and `second`."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Module() for _ in range(2))
+        for tower, name in ((self.first, "u"), (self.second, "v")):
+            tower.layers = nn.ModuleList(nn.Linear(4, int(part["out"])) for part in arch.parts(name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [layer for tower in (self.first, self.second) for layer in tower.get_submodule("layers").children()]
+        means = torch.stack([layer(x).mean(1) for layer in layers]).sum(0)
+        return torch.stack([means, -means, means**2], dim=1)
+
+
+def test_repeats_whose_module_lists_have_other_names_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    towers = Space(**{name: repeat(Space(out=one_of(2, 4)), one_of(1, 2)) for name in ("u", "v")})
+    data = TensorDataset(torch.randn(200, 4), torch.arange(200) % 3)
+    named: Problem[RunConfig] = Problem(towers, Towers, Task(data), parts={"u": "first.layers", "v": "second.layers"})
+    assert set(named.baselines) == {"largest", "smallest"}, "because costs add up"
+    named.check()
+    named.supernet(towers)
+    assert not caplog.messages
+    assert set(Problem(towers, Towers, Task(data)).baselines) == set()

@@ -123,6 +123,9 @@ def test_a_run_returns_the_network_with_its_weights(finished: Any) -> None:
     assert evaluate(finished.network, own.eval_batches("val", 100)).score == searched["val_accuracy"]
     assert not finished.network.training
     assert [network.arch for network in finished.front] == [finished.arch]
+    (loaded,) = (network.load() for network in finished.front)
+    assert not loaded.training
+    torch.testing.assert_close(loaded.state_dict(), finished.network.state_dict(), rtol=0, atol=0)
     assert len(finished.summary["random_all"]) == 2
     best = max(finished.summary["random_all"], key=lambda network: network["val_score"])
     assert finished.summary["networks"]["random"]["val_score"] == best["val_score"]
