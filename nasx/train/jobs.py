@@ -27,7 +27,6 @@ Result = TypeVar("Result")
 Report = Callable[[int, int], bool]
 """Called by a job with the steps done and their total; returns whether the job is to save and raise Interrupted."""
 
-_FORKS = sys.platform == "linux"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """The signals by which terminals and schedulers end a program."""
 _reports: Any = None  # a worker's end of the queue
@@ -69,8 +68,7 @@ def run_jobs(
                 finished(number, results[number])
         return [results[number] for number in range(len(jobs))]
 
-    prepare_workers()
-    context = _Forking() if _FORKS else _Spawning()
+    context = _Forking() if prepare_workers() else _Spawning()
     reports, stop = context.Queue(), context.Event()
     started_with = reports, stop, threads, dict(os.environ)
     pool = ProcessPoolExecutor(min(processes, len(jobs)), context, initializer=_start, initargs=started_with)
@@ -109,24 +107,26 @@ def run_jobs(
     return [results[number] for number in range(len(jobs))]
 
 
-def prepare_workers(*modules: str) -> None:
+def prepare_workers(*modules: str) -> bool:
     """Import modules in a process that workers will be forked from, beside what goes on here.
 
     Workers then start in an instant and share the memory of what is imported. That process computes nothing and has no
-    threads: a forked copy of this one could hang. It ends with this one. Only on Linux; elsewhere workers import all
-    themselves.
+    threads: a forked copy of this one could hang. It ends with this one. Returns whether there is such a process: on
+    Linux, unless this program is itself a fork of one that has it. Workers import all themselves where there is none.
     """
-    if not _FORKS:
-        return
-    multiprocessing.set_forkserver_preload(
-        [f"{__package__}.fork_server", *modules]
-    )  # and not the program's main module
+    if sys.platform != "linux":
+        return False
+    # without the program's main module, which would be imported otherwise
+    multiprocessing.set_forkserver_preload([f"{__package__}.fork_server", *modules])
     resource_tracker.ensure_running()  # which would lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         forkserver.ensure_running()  # with signals blocked
+    except ChildProcessError:
+        return False
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return True
 
 
 class _Starting:

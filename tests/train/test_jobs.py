@@ -109,6 +109,18 @@ def test_workers_are_forked_from_a_process_that_outlives_signals(monkeypatch: py
     assert found == [(None, True), ("1", True), (None, True)], "with the environment of now"
 
 
+def test_jobs_run_in_a_fork_of_a_program_that_has_run_some() -> None:
+    expected = run_jobs(train_one, [1, 2], processes=2)
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: theirs.send(run_jobs(train_one, [1, 2], processes=2))
+    )
+    child.start()
+    theirs.close()
+    assert ours.recv() == expected
+    child.join()
+
+
 def lasting(folder: str, report: Report) -> None:
     while True:
         for process in (os.getpid(), *([os.getppid()] if sys.platform == "linux" else [])):
