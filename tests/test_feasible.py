@@ -489,7 +489,7 @@ def test_what_filters_is_asked_once_for_an_architecture() -> None:
 
 def test_threads_may_filter_draws_of_one_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered of filters is forgotten at times, which another thread must not notice."""
-    monkeypatch.setattr("nasx.feasible._MAX_KNOWN", 1)
+    monkeypatch.setattr("nasx._filters._MAX_KNOWN", 1)
     inside = Space(w=one_of(*range(100))).where(lambda arch: True)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

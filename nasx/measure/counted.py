@@ -1,14 +1,11 @@
 """Costs of a space's networks, counted on networks that its builder makes instead of written as formulas."""
 
-import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
+from itertools import islice, product
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -17,13 +14,12 @@ from torch import nn
 
 from nasx._arguments import canonical_in
 from nasx._cases import Case, cases_of, shared_space
-from nasx.arch import Arch, Value
-from nasx.cost import AdditiveCost
+from nasx.arch import Arch
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
+from nasx.measure.tables import CachedCost, CountedCost, PartKey, Place
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
 from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder, refuse_shared
-from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 
 Kind = Literal["macs", "params", "activations", "peak_memory"]
@@ -34,101 +30,11 @@ UNITS: Mapping[str, str] = {
     "activations": "elements written",
     "peak_memory": "bytes",
 }
-_FORMAT = 1
 _CHECKED = 16  # networks drawn that the sum of parts is compared with
 _ALL = 256  # networks of a space that are all compared, where they have few modules
 _MODULES = 10_000  # of all networks compared: seconds
 _FEW = 200  # passes that are made to count each repeat anew beside every count of the others
 _SHOWN = 2  # times that an option is counted where it is taken for independent of the counts of other repeats
-
-PartKey = tuple[str, int, Arch, Arch]
-"""A part's name, its number (0 where that does not matter), the shared choices that matter to it, and its own."""
-
-
-@dataclass(frozen=True)
-class CountedCost(AdditiveCost):
-    """A cost as a table: what stands around the repeated parts, and every part that the space has.
-
-    `counted` makes one. An architecture of another space is a ValueError.
-    """
-
-    fixed_counts: Mapping[Arch, int] = field(repr=False)
-    """The cost outside the repeated parts, by the shared choices."""
-
-    part_counts: Mapping[PartKey, int] = field(repr=False)
-    """The cost of a repeated part, by its name, its number, the shared choices and its own."""
-
-    by_index: bool = False
-    """Whether parts of equal choices cost different amounts at different places."""
-    own_counts: frozenset[str] = field(default=frozenset(), repr=False)
-    """Counts, by their full names, that matter to the parts of their own repeat alone."""
-    unit: str = ""
-    """What is counted, in words, such as `MACs`."""
-
-    def fixed(self, shared: Mapping[str, Value]) -> int:
-        """Return the cost outside the repeated parts."""
-        return _found(self.fixed_counts, Arch(shared), shared)
-
-    def part(self, name: str, index: int, shared: Mapping[str, Value], choices: Mapping[str, Value]) -> int:
-        """Return the cost of one part."""
-        key = *self.place(name, index, shared), Arch(choices)
-        return _found(self.part_counts, key, {**shared, **choices})
-
-    def place(self, name: str, index: int, shared: Mapping[str, Value]) -> tuple[str, int, Arch]:
-        """Return what the cost of a part goes by beside its own choices, as in `part_counts`."""
-        others = self.own_counts - {f"{name}.count"}
-        seen = {entry: value for entry, value in shared.items() if entry not in others}
-        return name, index if self.by_index else 0, Arch(seen)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON; `load` reads it."""
-        fixed = [{"shared": dict(shared), "count": count} for shared, count in self.fixed_counts.items()]
-        parts = [
-            {"name": name, "index": index, "shared": dict(shared), "choices": dict(choices), "count": count}
-            for (name, index, shared, choices), count in self.part_counts.items()
-        ]
-        settings = {"unit": self.unit, "by_index": self.by_index, "own_counts": sorted(self.own_counts)}
-        write_json(path, {"counted": _FORMAT, **settings, "fixed": fixed, "parts": parts})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "CountedCost":
-        """Read what `save` wrote; a ValueError says what else was found."""
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or document.get("counted") != _FORMAT:
-            raise ValueError(f"{os.fspath(path)} holds no counted cost of format {_FORMAT}")
-        try:
-            return cls(
-                {Arch(row["shared"]): int(row["count"]) for row in document["fixed"]},
-                {
-                    (row["name"], int(row["index"]), Arch(row["shared"]), Arch(row["choices"])): int(row["count"])
-                    for row in document["parts"]
-                },
-                bool(document["by_index"]),
-                frozenset(map(str, document["own_counts"])),
-                str(document["unit"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)} holds no counted cost: {error!r}") from error
-
-
-@dataclass(frozen=True)
-class CachedCost:
-    """A cost that is counted for each architecture that is asked for, once; it can filter, but not count a space."""
-
-    unit: str
-    """What is counted, in words, such as `bytes`."""
-
-    count: Callable[[Arch], int] = field(repr=False)
-    """Returns an architecture's cost."""
-
-    known: dict[Arch, int] = field(default_factory=dict, repr=False, compare=False)
-    """The costs counted so far."""
-
-    def __call__(self, arch: Arch) -> int:
-        """Return the architecture's cost."""
-        if arch not in self.known:
-            self.known[arch] = self.count(arch)
-        return self.known[arch]
 
 
 @overload
@@ -255,35 +161,74 @@ def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:
 
 
 def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCost:
+    """Return the first table that holds, of those that tell more and more parts apart."""
     lists = module_lists(counter.make, space, given)
     if missing := [name for name in repeat_names(space) if name not in lists]:
         raise ValueError(
             f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be counted one by one; "
             f"say which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}, or count with additive=False"
         )
-    if (shared := shared_space(space).size) > MOST:
-        raise _too_many(shared)
-    if (options := max((part.size for part in repeated_parts(space)), default=0)) > MOST * 100:
-        raise _too_many(options)
+    _refuse_huge(space)
     cases = list(cases_of(space))
-    wrong, reason = None, "a part's cost may depend on another part"
-    for cost in _simplest_first(cases, UNITS[counter.kind]):
-        plan = list(islice(_networks(cases, cost), MOST + 1)) if (passes := _least_passes(cases, cost)) <= MOST else []
-        if (passes := max(passes, len(plan))) > MOST:
-            if wrong is None:
-                raise _too_many(passes)
-            reason = f"a table that tells more parts apart would take {passes:,} passes, but at most {MOST:,} are made"
-            break
-        cost, wrong = _count_parts(counter, plan, lists, cost)
-        wrong = wrong or _disproof(cost, counter, space, {case.decode(filling) for case, filling in plan})
-        if wrong is None:
-            return cost
-    assert wrong is not None
-    arch, summed, found = wrong
-    raise ValueError(
-        f"{UNITS[counter.kind]} do not add up over the repeated parts: those of {dict(arch)} are {found:,}, but the "
-        f"sum is {summed:,}; {reason}. Count with additive=False, which can filter"
+    disproof: _Disproof | None = None
+    for candidate in _simplest_first(cases, UNITS[counter.kind]):
+        try:
+            plan = _plan(cases, candidate)
+        except _TooManyPasses as error:
+            if disproof is None:
+                raise _too_many(error.passes) from None
+            raise disproof.error(
+                f"a table that tells more parts apart would take {error.passes:,} passes, but at most {MOST:,} are made"
+            ) from None
+        filled, disproof = _count(counter, plan, lists, candidate)
+        if disproof is None:
+            disproof = _compare(filled, counter, space, {case.decode(options) for case, options in plan})
+        if disproof is None:
+            return filled
+    assert disproof is not None
+    raise disproof.error("a part's cost may depend on another part")
+
+
+@dataclass(frozen=True, slots=True)
+class _Disproof:
+    """A network whose cost is not the sum over its parts."""
+
+    arch: Arch
+    summed: int
+    found: int
+    unit: str
+
+    def error(self, reason: str) -> ValueError:
+        return ValueError(
+            f"{self.unit} do not add up over the repeated parts: those of {dict(self.arch)} are {self.found:,}, but "
+            f"the sum is {self.summed:,}; {reason}. Count with additive=False, which can filter"
+        )
+
+
+class _TooManyPasses(Exception):
+    """A table would take more than MOST passes: so many, or more."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__(passes)
+        self.passes = passes
+
+
+def _too_many(passes: int) -> ValueError:
+    return ValueError(
+        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made, and each "
+        "combination of the choices outside repeated parts, their counts included, takes one: offer fewer of them, put "
+        "choices that add up into a repeat, or count with additive=False, which can filter"
     )
+
+
+def _refuse_huge(space: Space) -> None:
+    """Refuse a space whose cases or options are too many to be listed."""
+    combinations = shared_space(space).size
+    if combinations > MOST:
+        raise _too_many(combinations)
+    options = max((part.size for part in repeated_parts(space)), default=0)
+    if options > MOST * 100:
+        raise _too_many(options)
 
 
 def _simplest_first(cases: Sequence[Case], unit: str) -> Iterator[CountedCost]:
@@ -301,85 +246,102 @@ def _simplest_first(cases: Sequence[Case], unit: str) -> Iterator[CountedCost]:
     yield CountedCost({}, {}, by_index=True, unit=unit)
 
 
-def _least_passes(cases: Sequence[Case], cost: CountedCost) -> int:
+Pass = tuple[Case, list[int]]
+"""A network that is counted: its case, and the number of the option that each slot has."""
+
+
+def _plan(cases: Sequence[Case], table: CountedCost) -> list[Pass]:
+    """Return the passes that fill a table."""
+    least = _least_passes(cases, table)
+    if least > MOST:
+        raise _TooManyPasses(least)
+    plan = list(islice(_Passes(cases, table), MOST + 1))
+    if len(plan) > MOST:
+        raise _TooManyPasses(len(plan))
+    return plan
+
+
+def _least_passes(cases: Sequence[Case], table: CountedCost) -> int:
     """Return a number of passes below which not every part is counted."""
-    passes: dict[tuple[str, int], dict[Arch, int]] = defaultdict(dict)
+    least: dict[tuple[str, int], dict[Arch, int]] = defaultdict(dict)
     for case in cases:
-        options: dict[tuple[str, int, Arch], list[int]] = defaultdict(list)
+        options: dict[Place, list[int]] = defaultdict(list)
         for slot in case.slots:
-            options[cost.place(slot.name, slot.index, case.shared)].append(len(slot.options))
+            options[table.place(slot.name, slot.index, case.shared)].append(len(slot.options))
         for (name, index, seen), sizes in options.items():
-            passes[name, index][seen] = -(-max(sizes) // len(sizes))
-    return max(len(cases), *(sum(of_place.values()) for of_place in passes.values()), 0)
+            least[name, index][seen] = -(-max(sizes) // len(sizes))
+    return max(len(cases), *(sum(of_place.values()) for of_place in least.values()), 0)
 
 
-def _networks(cases: Sequence[Case], cost: CountedCost) -> Iterator[tuple[Case, list[int]]]:
-    """Yield cases with options of their slots, which between them show every case, and every part that is told apart.
+class _Passes:
+    """Passes that between them show every case, and every option of a part that a table tells apart; iterate once.
 
-    What remains open is drawn, so that the passes also compare parts that a table takes for equal.
+    Slots for which no option waits to be shown get a drawn one, so that the passes also compare parts that the table
+    takes for equal.
     """
-    rng = np.random.default_rng(0)
-    times = _SHOWN if cost.own_counts else 1
-    places = [[cost.place(slot.name, slot.index, case.shared) for slot in case.slots] for case in cases]
-    waiting: dict[tuple[str, int, Arch], dict[tuple[int, Arch], None]] = {}
-    for case, of_case in zip(cases, places, strict=True):
-        for slot, place in zip(case.slots, of_case, strict=True):
-            shows = ((time, option) for time in range(times) for option in slot.options)
-            waiting.setdefault(place, {}).update(dict.fromkeys(shows))
 
-    def waits(number: int) -> bool:
-        return any(waiting[place] for place in places[number])
+    def __init__(self, cases: Sequence[Case], table: CountedCost) -> None:
+        self._rng = np.random.default_rng(0)
+        self._case_by_case = not table.own_counts
+        self._cases = [(case, [table.place(s.name, s.index, case.shared) for s in case.slots]) for case in cases]
+        self._waiting: dict[Place, dict[tuple[int, Arch], None]] = defaultdict(dict)
+        times = range(_SHOWN if table.own_counts else 1)
+        for case, places in self._cases:
+            for slot, place in zip(case.slots, places, strict=True):
+                self._waiting[place].update(dict.fromkeys(product(times, slot.options)))
 
-    def filled(number: int) -> tuple[Case, list[int]]:
-        shown = zip(cases[number].slots, places[number], strict=True)
-        return cases[number], [_next(waiting[place], slot.options, rng) for slot, place in shown]
+    def __iter__(self) -> Iterator[Pass]:
+        numbers = range(len(self._cases))
+        for number in self._rng.permutation(len(numbers)).tolist():  # so that what disproves a table is met early
+            yield self._fill(number)
+            while self._case_by_case and self._waits(number):
+                yield self._fill(number)
+        while left := [number for number in numbers if self._waits(number)]:
+            yield from (self._fill(number) for number in left if self._waits(number))
 
-    for number in rng.permutation(len(cases)).tolist():  # so that what disproves a table is met early
-        yield filled(number)
-        while not cost.own_counts and waits(number):
-            yield filled(number)
-    while left := [number for number in range(len(cases)) if waits(number)]:
-        yield from (filled(number) for number in left if waits(number))
+    def _waits(self, number: int) -> bool:
+        _, places = self._cases[number]
+        return any(self._waiting[place] for place in places)
+
+    def _fill(self, number: int) -> Pass:
+        case, places = self._cases[number]
+        return case, [self._show(place, slot.options) for slot, place in zip(case.slots, places, strict=True)]
+
+    def _show(self, place: Place, options: Sequence[Arch]) -> int:
+        """Return the number of the first option that waits, which waits no longer, or of any."""
+        waiting = self._waiting[place]
+        for time, option in waiting:
+            if option in options:
+                del waiting[time, option]
+                return options.index(option)
+        return int(self._rng.integers(len(options)))
 
 
-def _next(waiting: dict[tuple[int, Arch], None], options: Sequence[Arch], rng: np.random.Generator) -> int:
-    """Return the number of the first option that waits, which waits no longer, or of any."""
-    for show in waiting:
-        if show[1] in options:
-            del waiting[show]
-            return options.index(show[1])
-    return int(rng.integers(len(options)))
-
-
-Disproof = tuple[Arch, int, int]
-"""An architecture whose cost is not the sum, with the sum and the cost."""
-
-
-def _count_parts(
-    counter: _Counter, plan: Sequence[tuple[Case, list[int]]], lists: Mapping[str, str], cost: CountedCost
-) -> tuple[CountedCost, Disproof | None]:
+def _count(
+    counter: _Counter, plan: Sequence[Pass], lists: Mapping[str, str], table: CountedCost
+) -> tuple[CountedCost, _Disproof | None]:
     """Return the table of what some networks cost, or the first of them that disproves it."""
     fixed: dict[Arch, int] = {}
-    found: dict[PartKey, int] = {}
-    for case, filling in plan:
-        arch = case.decode(filling)
+    parts: dict[PartKey, int] = {}
+    for case, options in plan:
+        arch = case.decode(options)
         counts = counter.by_module(arch)
         of_parts = summed = 0
-        for slot, option in zip(case.slots, filling, strict=True):
+        for slot, option in zip(case.slots, options, strict=True):
             count = counts[f"{lists[slot.name]}.{slot.index}"]
-            key = *cost.place(slot.name, slot.index, case.shared), slot.options[option]
-            of_parts, summed = of_parts + count, summed + found.setdefault(key, count)
+            key = *table.place(slot.name, slot.index, case.shared), slot.options[option]
+            of_parts, summed = of_parts + count, summed + parts.setdefault(key, count)
         summed += fixed.setdefault(case.shared, counts[""] - of_parts)
         if summed != counts[""]:
-            return cost, (arch, summed, counts[""])
-    return replace(cost, fixed_counts=fixed, part_counts=found), None
+            return table, _Disproof(arch, summed, counts[""], table.unit)
+    return replace(table, fixed_counts=fixed, part_counts=parts), None
 
 
-def _disproof(cost: CountedCost, counter: _Counter, space: Space, known: Set[Arch]) -> Disproof | None:
+def _compare(table: CountedCost, counter: _Counter, space: Space, known: Set[Arch]) -> _Disproof | None:
     """Compare the sum with all networks of a small space, or with some of a large one; `known` have been compared."""
     for arch in space if _is_small(counter, space) else space.sample(0, _CHECKED):
-        if arch not in known and (summed := cost(arch)) != (found := counter.total(arch)):
-            return arch, summed, found
+        if arch not in known and (summed := table(arch)) != (found := counter.total(arch)):
+            return _Disproof(arch, summed, found, table.unit)
     return None
 
 
@@ -388,17 +350,3 @@ def _is_small(counter: _Counter, space: Space) -> bool:
         return space.size <= _CHECKED
     modules = max(sum(1 for _ in build_skeleton(counter.make, space[at]).modules()) for at in (0, space.size - 1))
     return space.size * modules <= _MODULES
-
-
-def _too_many(passes: int) -> ValueError:
-    return ValueError(
-        f"a table of this cost would take {passes:,} passes or more, but at most {MOST:,} are made, and each "
-        "combination of the choices outside repeated parts, their counts included, takes one: offer fewer of them, put "
-        "choices that add up into a repeat, or count with additive=False, which can filter"
-    )
-
-
-def _found(counts: Mapping[Any, int], key: Any, choices: Mapping[str, Value]) -> int:
-    if key not in counts:
-        raise ValueError(f"no network of the counted space has {dict(choices)}; count its own space")
-    return counts[key]

@@ -33,6 +33,7 @@ from nasx.train.losses import (
 from nasx.train.paths import Paths
 from nasx.train.recovery import NotFinite, Recovery
 from nasx.train.update import Update
+from nasx.train.whole_batch import Rows
 
 Batch = TypeVar("Batch")
 
@@ -154,23 +155,18 @@ def train(
     recovery = recovery or Recovery()
     device = _prepared(model, distillation, loss)
     update = Update(model, optimizer, schedule, clip_norm, average)
+    objective = _Objective(loss, distillation)
 
-    def steps() -> Iterator[_StepResult]:
-        network = data_parallel(group, model)
+    def passes(network: nn.Module, step: int, batch: Unpacked) -> Iterator[_ForwardPass]:
+        with autocast(device):
+            taught = objective.taught(batch)
+            outputs = network(*batch.args, **batch.kwargs)
+            value = objective.loss_of(outputs, batch.targets, taught)
+        yield _ForwardPass(value)
 
-        def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
-            with autocast(device):
-                taught = distillation.outputs(batch) if distillation else None
-                outputs = network(*batch.args, **batch.kwargs)
-                value = _loss_of(loss, outputs, batch.targets, unchecked, distillation, taught)
-            yield _ForwardPass(value)
-
-        yield from _steps(
-            model, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group,
-            reduced=group.size > 1,
-        )  # fmt: skip
-
-    return Training(steps(), recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
+    loop = _Loop(model, update, unpack, batch_norm_group, start_step, recovery, group)
+    taken = loop.steps(batches, passes, reduced=True)
+    return Training(taken, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
 def train_supernet(
@@ -219,29 +215,29 @@ def train_supernet(
     recovery = recovery or Recovery()
     device = _prepared(supernet, distillation, loss)
     update = Update(supernet, optimizer, schedule, clip_norm, average)
+    of_targets = _Objective(loss, distillation)
 
-    def passes(step: int, batch: Unpacked, unchecked: Any) -> Iterator[_ForwardPass]:
-        archs, targets, of_path = _checked_archs(paths(step), step), batch.targets, loss
+    def passes(network: nn.Module, step: int, batch: Unpacked) -> Iterator[_ForwardPass]:
+        archs = _checked_archs(paths(step), step)
         weight = 1.0 if reduction == "sum" else 1 / len(archs)
+        objective, targets = of_targets, batch.targets
         with autocast(device):
-            taught = distillation.outputs(batch) if distillation else None
+            taught = objective.taught(batch)
         for number, arch in enumerate(archs):
             with autocast(device):
                 try:
-                    outputs = supernet(*batch.args, arch=arch, **batch.kwargs)
-                    value = _loss_of(of_path, outputs, targets, unchecked, distillation, taught)
+                    outputs = network(*batch.args, arch=arch, **batch.kwargs)
+                    value = objective.loss_of(outputs, targets, taught)
                 except Exception as error:
                     error.add_note(f"with the architecture {dict(arch)}")
                     raise
             yield _ForwardPass(value, weight, 1 / len(archs), arch)
-            unchecked = _NOTHING
             if distill and number == 0:
-                targets, of_path = targets_like(loss, outputs, targets), for_outputs(loss)
+                objective, targets = of_targets.for_outputs(), targets_like(loss, outputs, targets)
 
-    steps = _steps(
-        supernet, batches, passes, update, unpack, batch_norm_group, start_step, recovery, group, reduced=False
-    )
-    return Training(steps, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
+    loop = _Loop(supernet, update, unpack, batch_norm_group, start_step, recovery, group)
+    taken = loop.steps(batches, passes, reduced=False)
+    return Training(taken, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
 
 def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
@@ -277,20 +273,33 @@ def _checked_archs(archs: object, step: int) -> Sequence[Arch]:
     return archs
 
 
-_NOTHING = object()
+@dataclass(slots=True)
+class _Objective:
+    """What outputs are trained for: a loss, which is checked with the first of them, and perhaps a teacher."""
 
+    loss: Loss
+    distillation: Distillation | None = None
+    checked: bool = False
 
-def _loss_of(
-    loss: Loss, outputs: Any, targets: Any, unchecked: Any, distillation: Distillation | None, taught: Tensor | None
-) -> Tensor:
-    if unchecked is not _NOTHING:
-        check_targets(outputs, unchecked, loss)
-    looked_at, some = with_labels(loss, targets)
-    value = compute_loss(loss, outputs, looked_at)
-    if unchecked is not _NOTHING:
-        check_scalar(value)
-    value = value if some is None else value * some
-    return value if distillation is None or taught is None else distillation.loss(value, outputs, taught, loss, targets)
+    def taught(self, batch: Unpacked) -> Tensor | None:
+        return self.distillation.outputs(batch) if self.distillation else None
+
+    def loss_of(self, outputs: Any, targets: Any, taught: Tensor | None) -> Tensor:
+        if not self.checked:
+            check_targets(outputs, targets.cpu() if isinstance(targets, Tensor) else targets, self.loss)
+        looked_at, some = with_labels(self.loss, targets)
+        value = compute_loss(self.loss, outputs, looked_at)
+        if not self.checked:
+            check_scalar(value)
+        self.checked = True
+        value = value if some is None else value * some
+        if self.distillation is None or taught is None:
+            return value
+        return self.distillation.loss(value, outputs, taught, self.loss, targets)
+
+    def for_outputs(self) -> "_Objective":
+        """Return the objective whose targets are made of a network's outputs."""
+        return _Objective(for_outputs(self.loss), checked=True)
 
 
 def _prepared(model: nn.Module, distillation: Distillation | None, loss: Loss) -> torch.device:
@@ -338,42 +347,53 @@ class _StepResult:
         return Step(self.step, loss, self.lr, self.archs, skipped=bool(broken))
 
 
-def _steps(
-    model: nn.Module,
-    batches: Batches,
-    passes: "Callable[[int, Unpacked, Any], Iterator[_ForwardPass]]",
-    update: Update,
-    unpack: Unpack,
-    batch_norm_group: int | None,
-    start_step: int,
-    recovery: Recovery,
-    group: Group,
-    *,
-    reduced: bool,
-) -> Iterator[_StepResult]:
-    device, unchecked = device_of(model), True
-    model.train()
-    for step, batch in enumerate(batches, start_step):
-        if step == start_step:  # now that every rank has read a batch, for which the first time takes longest
-            check_same_start(group, model, start_step)
-        lr = update.lr
-        if step in recovery.skip_steps:
-            update.advance()
-            yield _StepResult(step, lr)
-            continue
-        unpacked = unpack(batch)
-        rows = rows_of(group, batch_size(unpacked.targets))
-        first = unpacked.targets if unchecked else _NOTHING
-        args, kwargs, targets = move(tuple(unpacked), device)
-        update.begin()
+_Passes = Callable[[nn.Module, int, Unpacked], Iterator[_ForwardPass]]
+"""Yields the forward passes of a network in a step; each is differentiated before the next is computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What every step does, whatever forward passes it has."""
+
+    model: nn.Module
+    update: Update
+    unpack: Unpack
+    batch_norm_group: int | None
+    start_step: int
+    recovery: Recovery
+    group: Group
+
+    def steps(self, batches: Batches, passes: _Passes, *, reduced: bool) -> Iterator[_StepResult]:
+        """Take a step for each batch; `reduced` lets DistributedDataParallel average gradients over the ranks."""
+        network = data_parallel(self.group, self.model) if reduced else self.model
+        device = device_of(self.model)
+        self.model.train()
+        for step, batch in enumerate(batches, self.start_step):
+            if step == self.start_step:  # now that every rank has read a batch, for which the first time takes longest
+                check_same_start(self.group, self.model, step)
+            lr = self.update.lr
+            if step in self.recovery.skip_steps:
+                self.update.advance()
+                yield _StepResult(step, lr)
+                continue
+            unpacked = self.unpack(batch)
+            rows = rows_of(self.group, batch_size(unpacked.targets))
+            moved = Unpacked(*move(tuple(unpacked), device))
+            self.update.begin()
+            loss, archs = self._differentiate(passes(network, step, moved), rows, device)
+            average_over(self.group, [loss] if reduced else [loss, *self.update.gradients()])
+            broken = self.update.apply(loss)
+            yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]))
+
+    def _differentiate(
+        self, passes: Iterator[_ForwardPass], rows: Rows, device: torch.device
+    ) -> tuple[Tensor, tuple[Arch, ...]]:
+        """Compute the gradients of the rows of this rank, and return their part of the loss and the paths."""
+        scale = rows.count * self.group.size / rows.whole if self.group.size > 1 else 1.0
         loss, archs = torch.zeros((), device=device), []
-        scale = rows.count * group.size / rows.whole if group.size > 1 else 1.0
-        with whole_batch(group, rows, batch_norm_group):
-            for part in passes(step, Unpacked(args, kwargs, targets), first):
-                (part.loss * (part.weight * scale)).backward()  # type: ignore[no-untyped-call]
-                loss += part.loss.detach() * (part.share * scale)
-                archs += [part.arch] if part.arch is not None else []
-        unchecked = False
-        average_over(group, [loss] if reduced else [loss, *update.gradients()])
-        broken = update.apply(loss)
-        yield _StepResult(step, lr, tuple(archs), torch.stack([loss.float(), broken.float()]))
+        with whole_batch(self.group, rows, self.batch_norm_group):
+            for each in passes:
+                (each.loss * (each.weight * scale)).backward()  # type: ignore[no-untyped-call]
+                loss += each.loss.detach() * (each.share * scale)
+                archs += [each.arch] if each.arch is not None else []
+        return loss, tuple(archs)
