@@ -1,6 +1,6 @@
 """Situations that people reported in public of such tools, each made again by a script; what each must end in.
 
-The scripts lie beside the checkout, in `../shared/cases`, or where NASX_CASES says.
+The scripts lie beside the checkout, in `../shared/cases`, or where CASES_DIR says.
 """
 
 import os
@@ -14,14 +14,14 @@ from types import MappingProxyType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CASES = Path(os.environ.get("NASX_CASES", ROOT.parent / "shared" / "cases"))
+CASES = Path(os.environ.get("CASES_DIR", ROOT.parent / "shared" / "cases"))
 
 PROGRAMS = ("07", "08")
 """Cases that call the library from Python, where a refusal is an exception."""
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not CASES.is_dir(), reason="needs the scripts of ../shared/cases, or NASX_CASES"),
+    pytest.mark.skipif(not CASES.is_dir(), reason="needs the scripts of ../shared/cases, or CASES_DIR"),
 ]
 
 
