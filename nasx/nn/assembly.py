@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasx.arch import Arch
-from nasx.cost import split
+from nasx.arch import Arch, split
 from nasx.nn.layout import Index, put, take
 
 Placement = tuple[torch.device, torch.dtype | None]
