@@ -20,9 +20,10 @@ from nasx._cases import Case, cases_of, shared_space
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
+from nasx.nn.builders import check_builder
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder, refuse_shared
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, refuse_shared
 from nasx.run.files import write_json
 from nasx.space import ArchSet, Space
 

@@ -16,10 +16,12 @@ from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
 from nasx.nn.advice import warn_of_groups, warn_of_projections, warn_of_queries, warn_of_stacks
 from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
+from nasx.nn.blueprint import TensorInfo
+from nasx.nn.builders import check_builder
 from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype, refuse_shared
+from nasx.nn.skeleton import Make, build_skeleton, call_builder, default_dtype, refuse_shared
 from nasx.nn.survey import Survey, survey
 from nasx.nn.watched import Reads
 from nasx.space import ArchSet, Space

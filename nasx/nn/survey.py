@@ -1,6 +1,6 @@
 """Learning the names and the largest sizes of a space's tensors from networks that a builder makes."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,23 +8,14 @@ from functools import cache, partial
 from itertools import islice, product
 
 import torch
-from torch import nn
 
 from nasx.arch import Arch, Value, matches
 from nasx.nn import probes
+from nasx.nn.blueprint import Blueprint, TensorInfo, blueprint, computed_buffers
+from nasx.nn.builders import check_repeatable, refuse_shifting_names
 from nasx.nn.layout import Shape
 from nasx.nn.naming import Naming
-from nasx.nn.skeleton import (
-    Blueprint,
-    Make,
-    Site,
-    TensorInfo,
-    blueprint,
-    build_skeleton,
-    check_repeatable,
-    computed_buffers,
-    construction_sites,
-)
+from nasx.nn.skeleton import Make, build_skeleton
 from nasx.nn.watched import Reads
 from nasx.space import Space, name_patterns
 
@@ -122,7 +113,7 @@ def _surveyed(make: Make, space: Space, naming: Naming) -> Survey:
         visited.climb()
     computed = computed_buffers(visited.networks.values())
     found = [network.without(computed) for network in visited.networks.values()]
-    _refuse_shifting_names(make, space, naming, found)
+    refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
     whole = list(visited.networks.values())
     return Survey(found, tied, *_sizes(found, naming, tied), visited.reads, (whole[0], whole[-1]))
@@ -293,64 +284,3 @@ def _tied_names(found: Sequence[Blueprint]) -> dict[str, str]:
                     f"{dict(network.arch)}; tie it for all or for none"
                 )
     return {name: first for name, first in tied.items() if name != first}
-
-
-def _refuse_shifting_names(make: Make, space: Space, naming: Naming, found: Sequence[Blueprint]) -> None:
-    """Refuse containers in which what follows a variable number of layers has no number of its own.
-
-    Where a container is longer for one architecture than for another, the modules that one line of the builder makes
-    must stand at the same places in both; otherwise their weights would be others in every depth.
-    """
-    longest: dict[str, Blueprint] = {}
-    varying: set[str] = set()
-    for network in found:
-        for container, length in network.containers.items():
-            known = longest.setdefault(container, network)
-            if known.containers[container] != length:
-                varying.add(container)
-            if known.containers[container] < length:
-                longest[container] = network
-    for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
-        for pattern, changed in probes.changes(space, arch):
-            with construction_sites() as site_of:
-                networks = [build_skeleton(make, a) for a in (arch, changed)]
-                for container in varying:
-                    members = [_members(network, container, site_of) for network in networks]
-                    _compare(naming, container, members[0], members[1], pattern)
-
-
-_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
-"""The members of a container by the place in the builder's code that made them, in order, with their names."""
-
-
-def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
-    found: _Members = {}
-    try:
-        members = list(network.get_submodule(container).named_children())
-    except AttributeError:  # this architecture has no such container
-        return found
-    for name, module in members:
-        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
-    return found
-
-
-def _compare(naming: Naming, container: str, members: _Members, others: _Members, pattern: str) -> None:
-    if sum(map(len, members.values())) == sum(map(len, others.values())):
-        return
-    for site, own in members.items():
-        for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
-            if name != other and any(
-                _is_shared(naming, *member, pattern) for member in ((name, module), (other, other_module))
-            ):
-                raise ValueError(
-                    f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
-                    f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows a "
-                    "variable number of layers in one container; give it a name of its own outside of that"
-                )
-
-
-def _is_shared(naming: Naming, name: str, module: nn.Module, pattern: str) -> bool:
-    """Return whether a module has weights without a copy for each value of a choice."""
-    choice = pattern.split("*.")[-1]
-    weights = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
-    return any(choice not in naming.choices(weight) for weight in weights)
