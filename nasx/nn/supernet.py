@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
 from nasx.nn.advice import warn_of_groups, warn_of_projections, warn_of_queries, warn_of_stacks
-from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
 from nasx.nn.blueprint import TensorInfo
+from nasx.nn.bound import BoundNetwork, Placement, Slot, placed
 from nasx.nn.builders import check_builder
-from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
+from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, rule_of, take
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
+from nasx.nn.reuse import BlockCache
 from nasx.nn.skeleton import Make, build_skeleton, call_builder, default_dtype, refuse_shared
 from nasx.nn.survey import Survey, survey
 from nasx.nn.watched import Reads
@@ -28,7 +29,7 @@ from nasx.space import ArchSet, Space
 
 logger = logging.getLogger(__name__)
 
-_KEPT_MODULES = 20_000  # of skeletons, in each thread
+_KEPT_MODULES = 20_000  # of networks, in each thread
 _KEPT_INDICES = 100_000  # of tensors in one shape each
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
 
@@ -52,12 +53,12 @@ class _Node(nn.Module):
     """A place in the tree of the store's names."""
 
 
-class _Cache:
-    """What a supernet can make again: where each tensor is, its indices by shape, and each thread's skeletons."""
+class _Lookup:
+    """Where a supernet's tensors are, and which of their elements a network uses; all threads share it."""
 
     def __init__(self, supernet: nn.Module, space: Space) -> None:
         self.places: dict[str, tuple[dict[str, Any], str]] = {}
-        self._indices: dict[Any, tuple[Index | None, ...] | None] = {}
+        """The dictionary and the name that hold each tensor: moving a supernet puts other tensors there."""
         for prefix, node in supernet.named_modules():
             dotted = f"{prefix}." if prefix else ""
             for source in (node._parameters, node._buffers):
@@ -65,20 +66,24 @@ class _Cache:
         if not self.places:
             raise ValueError("the networks of this space have no weights, so there is nothing that they could share")
         floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
-        self.reference = next(floating, next(iter(self.places.values())))
+        self._reference = next(floating, next(iter(self.places.values())))
+        self._indices: dict[Any, tuple[Index | None, ...] | None] = {}
         self._types: dict[str, type | None] = {}  # of each choice's values, None where they have several
         for name, choice in space.walk():
             for value in choice.values:
                 if self._types.setdefault(name, type(value)) is not type(value):
                     self._types[name] = None
-        self._local = threading.local()
 
     @property
-    def skeletons(self) -> "OrderedDict[Arch, Assembly]":
-        found: OrderedDict[Arch, Assembly] | None = getattr(self._local, "skeletons", None)
-        if found is None:
-            found = self._local.skeletons = OrderedDict()
-        return found
+    def reference(self) -> Tensor:
+        """The tensor whose device and precision stand for all."""
+        source, leaf = self._reference
+        tensor: Tensor = source[leaf]
+        return tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the store: every tensor by its name."""
+        return {key: source[leaf] for key, (source, leaf) in self.places.items()}
 
     def written_as_in(self, space: Space, arch: Arch) -> Arch:
         """Return an architecture with the space's types of numbers, and one of another space as it is."""
@@ -100,20 +105,37 @@ class _Cache:
         found = self._indices[key] = _indices(name, rule, largest, wanted, choices)
         return found
 
-    def assembler(self, lists: Mapping[str, str]) -> Assembler:
-        found: Assembler | None = getattr(self._local, "assembler", None)
-        if found is None:
-            found = self._local.assembler = Assembler(lists, _KEPT_MODULES)
+
+class _Networks(threading.local):
+    """The networks that a thread runs: each thread has its own, since a network holds one slice at a time."""
+
+    def __init__(self, lists: Mapping[str, str]) -> None:
+        self.kept: OrderedDict[Arch, BoundNetwork] = OrderedDict()
+        """The networks that ran, the most recent last."""
+        self.blocks = BlockCache(lists)
+        self._holding: list[BoundNetwork] = []
+        """The networks that may hold copies of weights, the most recent last."""
+
+    def get(self, arch: Arch) -> BoundNetwork | None:
+        """Return the network of an architecture where it is kept."""
+        found = self.kept.get(arch)
+        if found is not None:
+            self.kept.move_to_end(arch)
         return found
 
-    def hold(self, skeleton: Assembly) -> None:
-        """Note that a skeleton is about to run, and let go of the copies that the least recent one holds."""
-        recent: list[Assembly] = self._local.__dict__.setdefault("recent", [])
-        if skeleton in recent:
-            recent.remove(skeleton)
-        recent.append(skeleton)
-        if len(recent) > _HELD:
-            recent.pop(0).release()
+    def keep(self, arch: Arch, network: BoundNetwork) -> None:
+        """Keep the network of an architecture, and drop the least recent ones where there are too many modules."""
+        self.kept[arch] = network
+        while len(self.kept) > 1 and sum(kept.module_count for kept in self.kept.values()) > _KEPT_MODULES:
+            self.kept.popitem(last=False)
+
+    def hold(self, network: BoundNetwork) -> None:
+        """Note that a network is about to run, and let go of the copies that the least recent one holds."""
+        if network in self._holding:
+            self._holding.remove(network)
+        self._holding.append(network)
+        if len(self._holding) > _HELD:
+            self._holding.pop(0).release()
 
 
 class Supernet(nn.Module):
@@ -188,8 +210,8 @@ class Supernet(nn.Module):
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
-        self._cache = _Cache(self, self.space)
-        self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
+        self._start()
+        self._built_dtype = self._lookup.reference.dtype
         self._fill(found)
         self._warn_of_tables(found)
         if weights is not None:
@@ -206,14 +228,14 @@ class Supernet(nn.Module):
             if len(args) < 2 or not isinstance(args[1], Mapping):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
-        skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
-        if skeleton.network.training != self.training:
-            skeleton.network.train(self.training)
-        self._cache.hold(skeleton)
-        skeleton.place(self._placement())
-        skeleton.bind_parameters()
-        skeleton.bind_buffers()
-        return skeleton.run(args, kwargs)
+        bound = self._network_of(arch if isinstance(arch, Arch) else Arch(arch))
+        if bound.network.training != self.training:
+            bound.network.train(self.training)
+        self._networks.hold(bound)
+        bound.place(self._placement())
+        bound.bind_parameters()
+        bound.bind_buffers()
+        return bound.run(args, kwargs)
 
     def extract(self, arch: Arch) -> nn.Module:
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
@@ -225,15 +247,13 @@ class Supernet(nn.Module):
             network._apply(partial(placed, where=self._placement()))  # type: ignore[no-untyped-call]
             copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
             for slot in self._slots(network, arch):
-                whole = slot.whole
                 if slot.key not in copies:
-                    value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
-                    copies[slot.key] = value.clone(memory_format=torch.contiguous_format)
+                    copies[slot.key] = slot.read().detach().clone(memory_format=torch.contiguous_format)
                 value = copies[slot.key]
                 held = slot.holder[slot.leaf]
                 if isinstance(held, nn.Parameter):
                     held.data = value
-                    held.requires_grad_(whole.requires_grad)
+                    held.requires_grad_(slot.whole.requires_grad)
                 else:
                     slot.holder[slot.leaf] = value
             for module in network.modules():
@@ -254,7 +274,7 @@ class Supernet(nn.Module):
                 "weights=network.state_dict()"
             )
         copies: dict[str, list[str]] = {}
-        own = self._stored()
+        own = self._lookup.tensors()
         for key in own:
             copies.setdefault(plain_name(key), []).append(key)
         if not any(name in copies for name in weights):
@@ -293,19 +313,19 @@ class Supernet(nn.Module):
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """Return a parameter by its name in the state dict."""
-        source, leaf = self._cache.places.get(target, ({}, ""))
+        source, leaf = self._lookup.places.get(target, ({}, ""))
         found = source.get(leaf)
         return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
 
     def get_buffer(self, target: str) -> Tensor:
         """Return a buffer by its name in the state dict."""
-        source, leaf = self._cache.places.get(target, ({}, ""))
+        source, leaf = self._lookup.places.get(target, ({}, ""))
         found = source.get(leaf)
         return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the network's own method of this name spares, as timm's models have it."""
-        network = self._skeleton(self.space[0]).network
+        network = self._network_of(self.space[0]).network
         return set(getattr(network, "no_weight_decay", set)())
 
     def extra_repr(self) -> str:
@@ -317,11 +337,11 @@ class Supernet(nn.Module):
         return f"Supernet({self.extra_repr()})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_cache"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_lookup", "_networks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._cache = _Cache(self, self.space)
+        self._start()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Supernet":
         same = type(self).__new__(type(self))
@@ -333,47 +353,44 @@ class Supernet(nn.Module):
 
     # Running
 
-    def _stored(self) -> dict[str, Tensor]:
-        """Return the store: every tensor by its name."""
-        return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
+    def _start(self) -> None:
+        """Set up what follows from the store, and is made again where a supernet is copied or loaded."""
+        self._lookup = _Lookup(self, self.space)
+        self._networks = _Networks(self._naming.lists if self._reuse else {})
 
     def _placement(self) -> Placement:
-        source, leaf = self._cache.reference
-        tensor: Tensor = source[leaf]
+        tensor = self._lookup.reference
         kept = tensor.dtype == self._built_dtype or not tensor.is_floating_point()
         return tensor.device, None if kept else tensor.dtype
 
     def _own(self, arch: Mapping[str, Value]) -> Arch:
         """Return an architecture as the builder takes it: of the space's own, those with its types of numbers."""
-        return self._cache.written_as_in(self.space, arch if isinstance(arch, Arch) else Arch(arch))
+        return self._lookup.written_as_in(self.space, arch if isinstance(arch, Arch) else Arch(arch))
 
-    def _skeleton(self, arch: Arch) -> Assembly:
-        cache = self._cache.skeletons
-        found = cache.get(arch)
+    def _network_of(self, arch: Arch) -> BoundNetwork:
+        """Return the network that runs an architecture: one that is kept, put together of known blocks, or built."""
+        networks = self._networks
+        found = networks.get(arch)
         if found is not None:
-            cache.move_to_end(arch)
             return found
         arch = self._own(arch)
-        assembler = self._cache.assembler(self._naming.lists if self._reuse else {})
         try:
-            found = assembler.put_together(arch, lambda: self._built(arch))
+            found = networks.blocks.put_together(arch, lambda: self._built(arch))
         except ValueError:
-            cache.clear()  # of which others may be wrong
+            networks.kept.clear()  # of which others may be wrong
             raise
         if found is not None:
             found.network.train(self.training)
         else:
-            found = self._make_skeleton(arch)
-            assembler.learn(arch, found)
-        cache[arch] = found
-        while len(cache) > 1 and sum(kept.modules for kept in cache.values()) > _KEPT_MODULES:
-            cache.popitem(last=False)
+            found = self._build_bound(arch)
+            networks.blocks.learn(arch, found)
+        networks.keep(arch, found)
         return found
 
-    def _make_skeleton(self, arch: Arch) -> Assembly:
+    def _build_bound(self, arch: Arch) -> BoundNetwork:
         network = self._built(arch)
         network.train(self.training)  # a constructor may have left modules in another mode
-        return assemble(network, list(self._slots(network, arch)))
+        return BoundNetwork.of(network, list(self._slots(network, arch)))
 
     def _built(self, arch: Arch) -> nn.Module:
         with default_dtype(self._default_dtype):
@@ -381,7 +398,7 @@ class Supernet(nn.Module):
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
-        names, places = self._naming.of(arch), self._cache.places
+        names, places = self._naming.of(arch), self._lookup.places
         for prefix, module in network.named_modules(remove_duplicate=False):
             dotted = f"{prefix}." if prefix else ""
             for holder in (module._parameters, module._buffers):
@@ -398,7 +415,7 @@ class Supernet(nn.Module):
                         )
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
-                    indices = self._cache.indices(first, self._rules[first], largest, wanted, names.values(first))
+                    indices = self._lookup.indices(first, self._rules[first], largest, wanted, names.values(first))
                     copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
                     yield Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
 
@@ -444,8 +461,7 @@ class Supernet(nn.Module):
                 network, chosen = call_builder(self.make, arch), set(keys)
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
-                        value = slot.holder[slot.leaf]
-                        put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
+                        slot.write(slot.holder[slot.leaf])
 
     def _warn_of_tables(self, found: Survey) -> None:
         """Say which frozen parameters are tables that the builder computes for each network, other than slices are."""
@@ -480,11 +496,7 @@ class Supernet(nn.Module):
                 slots = self._slots(call_builder(self.make, arch), arch)
                 return {slot.key: (slot, slot.holder[slot.leaf]) for slot in slots if slot.key in keys}
 
-        differing = {
-            key: own
-            for key, (slot, own) in built(0).items()
-            if not _equal(slot.whole if slot.indices is None else take(slot.whole, slot.indices), own)
-        }
+        differing = {key: own for key, (slot, own) in built(0).items() if not _equal(slot.read(), own)}
         again = built(1) if differing else {}
         return [plain_name(key) for key, own in differing.items() if _equal(own, again[key][1])]
 
@@ -565,32 +577,32 @@ class Subnet(nn.Module):
         super().__init__()
         arch = arch if isinstance(arch, Arch) else Arch(arch)
         self.arch = supernet._own(arch) if isinstance(supernet, Supernet) else arch
-        self._skeleton: Assembly | None = None
+        self._bound: BoundNetwork | None = None
         if isinstance(supernet, Supernet):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
-            self._skeleton = supernet._make_skeleton(self.arch)
-            self.network = self._skeleton.network
+            self._bound = supernet._build_bound(self.arch)
+            self.network = self._bound.network
             with torch.inference_mode(False), torch.no_grad():
-                self._bind(self._skeleton, supernet)
+                self._bind(self._bound, supernet._placement())
         else:
             self.supernet = supernet
         self.train(supernet.training)
 
-    def _bind(self, skeleton: Assembly, supernet: Supernet) -> None:
-        where = supernet._placement()
-        if skeleton.placed != where:
-            skeleton.place(where)
-            skeleton.bind_buffers()
-        skeleton.refresh_buffers()
-        skeleton.bind_parameters()
+    @staticmethod
+    def _bind(bound: BoundNetwork, where: Placement) -> None:
+        if bound.placed != where:
+            bound.place(where)
+            bound.bind_buffers()
+        bound.refresh_buffers()
+        bound.bind_parameters()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the architecture's network."""
-        if self._skeleton is None:
+        if self._bound is None:
             return self.supernet(*args, arch=self.arch, **kwargs)
         assert isinstance(self.supernet, Supernet)
-        self._bind(self._skeleton, self.supernet)
-        return self._skeleton.run(args, kwargs)
+        self._bind(self._bound, self.supernet._placement())
+        return self._bound.run(args, kwargs)
 
     def __reduce__(self) -> tuple[type["Subnet"], tuple[nn.Module, Arch]]:
         return type(self), (self.supernet, self.arch)
