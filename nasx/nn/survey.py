@@ -56,9 +56,9 @@ class Survey:
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """Build as many networks of a space as it takes to see every name and every largest size.
 
-    A small space is visited in all combinations of the choices outside repeated parts with those of each part. In one
-    of more than `probes.MOST` of them, a size that depends on several choices at once is found where each of them alone
-    leads towards it, and so is one that depends on several parts.
+    A small space is visited in all combinations of the choices outside repeated parts with those of each part. One with
+    more than `probes.MOST` combinations is searched by changing one choice at a time, as long as sizes grow: a size
+    that depends on several choices, or on several parts, is found where each of them alone leads towards it.
 
     A ValueError says where names shift between architectures, where one name is two kinds of tensor, trained or frozen
     included, or where the builder gives different networks for one architecture.
@@ -75,10 +75,10 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
 
 @contextmanager
 def kept_surveys(kept: MutableMapping[Hashable, Survey]) -> Iterator[None]:
-    """Let what supernets learn of a space's networks be kept, and serve others of the same space and builder.
+    """Keep the surveys of supernets in a mapping, `kept`, for later supernets of the same space and builder.
 
-    Of those, only the first and the last network that were visited are built again, to see that the builder is what it
-    was.
+    A later one builds only the first and the last of the networks that were visited, to see that the builder has not
+    changed.
     """
     outer = _kept.set(kept)
     try:
@@ -91,7 +91,7 @@ _kept: ContextVar[MutableMapping[Hashable, Survey] | None] = ContextVar("kept_su
 
 
 def _identity(make: Make) -> Hashable:
-    """Return what builders of the same networks have in common, also partials that were made anew; None for others."""
+    """Return a key that equal builders share, such as partials of one function and arguments; None without one."""
     found: Hashable = make
     if isinstance(make, partial):
         found = _identity(make.func), make.args, tuple(sorted(make.keywords.items()))
@@ -127,9 +127,11 @@ class _VisitedNetworks:
         self.networks: dict[Arch, Blueprint] = {}
         self.reads = Reads()
         self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
+        """The largest size of each dimension of each tensor, with the architecture that has it."""
         self._examples = dict.fromkeys((name for name in name_patterns(space.walk()) if "*" in name), 0)
         """How often each choice in parts was changed alone, to see whether other parts follow."""
         self._reach: set[str] = set()
+        """Those of these patterns of which other parts do follow."""
 
     def visit(self, archs: Iterable[Arch]) -> None:
         """Build networks that have not been looked at, as long as there are not too many."""
@@ -137,12 +139,16 @@ class _VisitedNetworks:
             if arch in self.networks or len(self.networks) >= probes.MOST:
                 continue
             self.networks[arch] = self._blueprint(arch)
-            names = self.naming.of(arch)
-            for name, info in self.networks[arch].tensors.items():
-                key = names.stored(name)
-                for dim, size in enumerate(info.shape or (1,)):
-                    if size > self._best.get((key, dim), (-1, arch))[0]:
-                        self._best[key, dim] = size, arch
+            self._note_sizes(self.networks[arch])
+
+    def _note_sizes(self, found: Blueprint) -> None:
+        """Remember an architecture for each dimension that is larger in it than in all before."""
+        names = self.naming.of(found.arch)
+        for name, info in found.tensors.items():
+            key = names.stored(name)
+            for dim, size in enumerate(info.shape or (1,)):
+                if size > self._best.get((key, dim), (-1, found.arch))[0]:
+                    self._best[key, dim] = size, found.arch
 
     def ascend(self) -> None:
         """Climb from a few architectures that are far apart, and from each copy of a tensor."""
@@ -173,7 +179,7 @@ class _VisitedNetworks:
     def _reaching(self, archs: Sequence[Arch]) -> list[str]:
         """Return the patterns of choices in parts on which a tensor outside of the part depends, as far as is known.
 
-        Two more examples are looked at, until `_EXAMPLES` have shown that a choice belongs to its part alone.
+        Each call looks at two more examples of a pattern, until `_EXAMPLES` have shown that it belongs to its part.
         """
         genes_of = cache(self.space.genes)
         for pattern, examples in self._examples.items():
@@ -186,6 +192,7 @@ class _VisitedNetworks:
         return [pattern for pattern in self._examples if pattern in self._reach]
 
     def _reaches(self, arch: Arch, gene: str) -> bool:
+        """Return whether another value of a choice in a part changes any shape outside of that part."""
         name, _, number = probes.part_of(gene).rpartition(".")
         own = f"{self.naming.lists[name]}.{number}." if name in self.naming.lists else None
 
@@ -197,6 +204,7 @@ class _VisitedNetworks:
         return any(outside(changed) != outside(arch) for changed in probes.values_of(self.space, arch, [gene]))
 
     def _blueprint(self, arch: Arch) -> Blueprint:
+        """Build a network and note what the builder reads."""
         network = build_skeleton(self.make, self.reads.watch(arch))
         self.reads.note_kept(network)
         return blueprint(network, arch)
@@ -227,7 +235,7 @@ def _separated(space: Space, naming: Naming) -> list[Arch]:
 def _sizes(
     found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]
 ) -> tuple[dict[str, tuple[TensorInfo, Shape]], dict[Arch, dict[str, Shape]]]:
-    """Return what the store holds, and what each network needs of it."""
+    """Return what the store holds (`Survey.stored`), and what each network needs of it (`Survey.needed`)."""
     stored: dict[str, tuple[TensorInfo, Shape]] = {}
     needed: dict[Arch, dict[str, Shape]] = {}
     origins: dict[str, Arch] = {}
