@@ -82,9 +82,9 @@ class BoundNetwork:
         self.network, self.computed, self.module_count = network, computed, len(modules)
         self.parameters = [slot for slot in slots if isinstance(slot.holder[slot.leaf], nn.Parameter)]
         self.buffers = [slot for slot in slots if not isinstance(slot.holder[slot.leaf], nn.Parameter)]
-        self.recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
-        self.placed: Placement | None = None
-        self.agreed: dict[int, int] = {}
+        self._recurrent = [module for module in modules if isinstance(module, nn.RNNBase)]
+        self._placed: Placement | None = None
+        self._agreed: dict[int, int] = {}
         """The version of each copied buffer when it last held the same numbers as the store."""
         self._released: list[tuple[dict[str, Any], str, Tensor]] | None = None
         """What stands for copied parameters while the network does not run."""
@@ -101,19 +101,19 @@ class BoundNetwork:
         ]
         return cls(network, slots, computed)
 
-    def place(self, where: Placement) -> None:
-        """Move the network's own buffers to where the weights are."""
-        if self.placed != where:
-            with torch.inference_mode(False):
-                for module, leaf, buffer in self.computed:
-                    module._buffers[leaf] = placed(buffer, where)
-            self.placed = where
+    def bind(self, where: Placement) -> None:
+        """Put slices of the store into the network, its own buffers beside them; gradients flow to the store."""
+        self._place(where)
+        self._bind_parameters()
+        self._bind_buffers()
 
-    def bind_parameters(self) -> None:
-        """Put slices of the parameters into the network; gradients flow to the store."""
-        _bind(self.parameters)
-        for module in self.recurrent:  # which keep a list of their weights beside the parameters
-            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+    def refresh(self, where: Placement) -> None:
+        """Bind a network again, but keep what was changed in its copies of buffers."""
+        if self._placed != where:
+            self._place(where)
+            self._bind_buffers()
+        self._refresh_buffers()
+        self._bind_parameters()
 
     def release(self) -> None:
         """Let go of the parameters that are copies rather than views."""
@@ -122,23 +122,8 @@ class BoundNetwork:
             self._released = [(holder, leaf, torch.empty_like(holder[leaf], device="meta")) for holder, leaf in copied]
         for holder, leaf, nothing in self._released:
             holder[leaf] = nothing
-        for module in self.recurrent:
+        for module in self._recurrent:
             module._flat_weights = []
-
-    def bind_buffers(self) -> None:
-        """Put slices of the shared buffers into the network; those that are copies agree with the store again."""
-        with torch.inference_mode(False):
-            _bind(self.buffers)
-        self.agreed = {place: slot.version for place, slot in enumerate(self.buffers) if slot.copies}
-
-    def refresh_buffers(self) -> None:
-        """Take copied buffers from the store again, other than those that were changed here."""
-        for place, version in self.agreed.items():
-            slot = self.buffers[place]
-            if slot.version == version:
-                with torch.inference_mode(False):
-                    _bind([slot])
-                self.agreed[place] = slot.version
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs of the network, and keep what it did to buffers."""
@@ -151,16 +136,45 @@ class BoundNetwork:
                 raise ValueError(_changed(module, leaf, empty=before[1] == 0))
         return outputs
 
+    def _place(self, where: Placement) -> None:
+        """Move the network's own buffers to where the weights are."""
+        if self._placed != where:
+            with torch.inference_mode(False):
+                for module, leaf, buffer in self.computed:
+                    module._buffers[leaf] = placed(buffer, where)
+            self._placed = where
+
+    def _bind_parameters(self) -> None:
+        """Put slices of the parameters into the network."""
+        _bind(self.parameters)
+        for module in self._recurrent:  # which keep a list of their weights beside the parameters
+            module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]
+
+    def _bind_buffers(self) -> None:
+        """Put slices of the shared buffers into the network; those that are copies agree with the store again."""
+        with torch.inference_mode(False):
+            _bind(self.buffers)
+        self._agreed = {place: slot.version for place, slot in enumerate(self.buffers) if slot.copies}
+
+    def _refresh_buffers(self) -> None:
+        """Take copied buffers from the store again, other than those that were changed here."""
+        for place, version in self._agreed.items():
+            slot = self.buffers[place]
+            if slot.version == version:
+                with torch.inference_mode(False):
+                    _bind([slot])
+                self._agreed[place] = slot.version
+
     def _store_buffers(self, bound: Sequence[Tensor]) -> None:
         """Write shared buffers that changed back to the store; `bound` are those that the network had before it ran."""
         for place, (slot, before) in enumerate(zip(self.buffers, bound, strict=True)):
             now = slot.holder[slot.leaf]
             # BatchNorm changes its statistics without a new version
-            changed = slot.copies and (slot.module.training or slot.version != self.agreed[place])
+            changed = slot.copies and (slot.module.training or slot.version != self._agreed[place])
             if changed or now is not before:
                 slot.write(now)
             if slot.copies:
-                self.agreed[place] = slot.version
+                self._agreed[place] = slot.version
             elif now is not before:
                 _bind([slot])
 

@@ -95,7 +95,7 @@ class BlockCache:
         early = self._joined_count <= self.FIRST
         due = early or self._joined_count % self.LATER == 0 or not all(piece.compared for piece in known)
         if due:
-            if not alike(whole, build()):
+            if not _alike(whole, build()):
                 self._stop()
                 if early:
                     return None
@@ -232,7 +232,7 @@ def _copied(
     return _Piece(copy, moved, own, len(copies))
 
 
-def alike(joined: BoundNetwork, built: nn.Module) -> bool:
+def _alike(joined: BoundNetwork, built: nn.Module) -> bool:
     """Return whether a network that was put together is the one that was built, before either runs.
 
     Modules, what they hold, computed buffers, and shape and type of all other tensors must be the same. Networks that
