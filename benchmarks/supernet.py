@@ -39,9 +39,9 @@ def steps(seconds: float = 8.0) -> list[Row]:
 
 def _put_together(whole: Supernet, archs: Sequence[Arch]) -> None:
     """Make what runs some paths again, of blocks that are known."""
-    whole._cache.skeletons.clear()
+    whole._networks.kept.clear()
     for arch in archs:
-        whole._skeleton(arch)
+        whole._network_of(arch)
 
 
 def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
@@ -60,7 +60,7 @@ def compared(case: Case, sharing: Sharing, archs: Any, seconds: float) -> Row:
         "known": partial(_put_together, whole, archs),
     }
     # the first networks that are put together are compared with built ones, which takes as long as building
-    compared_first = whole._cache.assembler(whole._naming.lists).FIRST
+    compared_first = whole._networks.blocks.FIRST
     for _ in range(compared_first):
         _put_together(whole, archs)
     timed = alternate(functions, seconds=seconds)

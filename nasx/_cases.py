@@ -1,6 +1,6 @@
 """A space as sums of costs: each assignment of the shared choices leaves slots, one for every repeated part.
 
-The first segment of a name that is a number marks a repeated part (`nasx.cost.split`). What stands outside the parts
+The first segment of a name that is a number marks a repeated part (`nasx.arch.split`). What stands outside the parts
 is shared. A `Case` is one assignment of all shared choices; its slots hold the options of the parts that it has, with
 their costs.
 """

@@ -187,3 +187,19 @@ class Arch(Mapping[str, Value]):
             return cls(entries)
         except TypeError as error:
             raise ValueError(str(error)) from None
+
+
+def split(arch: Mapping[str, Value]) -> tuple[Arch, dict[tuple[str, int], Arch]]:
+    """Return an architecture's shared entries, and the entries of each repeated part by (name, index).
+
+    The first segment that is a number marks a part: `block.3.mlp_ratio` belongs to ("block", 3) as `mlp_ratio`.
+    """
+    shared: dict[str, Value] = {}
+    parts: dict[tuple[str, int], dict[str, Value]] = {}
+    for full, value in arch.items():
+        if found := split_name(full):
+            name, index, inner = found
+            parts.setdefault((name, index), {})[inner] = value
+        else:
+            shared[full] = value
+    return Arch.joined(shared), {key: Arch.joined(choices) for key, choices in parts.items()}

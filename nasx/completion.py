@@ -13,8 +13,8 @@ from itertools import islice
 import numpy as np
 
 from nasx._cases import cases_of, parts_of, shared_space
-from nasx.arch import Arch, Value, matches
-from nasx.cost import AdditiveCost, Budget, split
+from nasx.arch import Arch, Value, matches, split
+from nasx.cost import AdditiveCost, Budget
 from nasx.feasible import MAX_BYTES, Feasible
 from nasx.space import ArchSet, EmptySet, Space, name_patterns
 from nasx.sums import SumTable

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from nasx._numbers import finite_number
-from nasx.arch import Arch, Value, split_name
+from nasx.arch import Arch, Value, split
 
 if TYPE_CHECKING:
     from nasx.space import Space
@@ -62,22 +62,6 @@ def amount_of(cost: Cost, arch: Arch) -> float:
             f"a cost must be a finite number, but {cost!r} gave {given!r}, a {type(given).__name__}, for {dict(arch)}"
         )
     return amount
-
-
-def split(arch: Mapping[str, Value]) -> tuple[Arch, dict[tuple[str, int], Arch]]:
-    """Return an architecture's shared entries, and the entries of each repeated part by (name, index).
-
-    The first segment that is a number marks a part: `block.3.mlp_ratio` belongs to ("block", 3) as `mlp_ratio`.
-    """
-    shared: dict[str, Value] = {}
-    parts: dict[tuple[str, int], dict[str, Value]] = {}
-    for full, value in arch.items():
-        if found := split_name(full):
-            name, index, inner = found
-            parts.setdefault((name, index), {})[inner] = value
-        else:
-            shared[full] = value
-    return Arch.joined(shared), {key: Arch.joined(choices) for key, choices in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)

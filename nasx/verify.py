@@ -27,7 +27,7 @@ from nasx._modules import copied
 from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import Call, count_macs, count_params
-from nasx.nn.assembly import placed
+from nasx.nn.bound import placed
 from nasx.nn.skeleton import default_dtype
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasx import Arch
-from nasx.arch import matches, pattern_of, split_name
+from nasx import Arch, Space
+from nasx.arch import matches, pattern_of, split, split_name
+from tests.strategies import spaces
 
 NAMES = st.lists(st.sampled_from(["a", "block", "0", "1", "mlp_ratio"]), min_size=1, max_size=4).map(".".join)
 VALUES = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -164,3 +165,13 @@ def test_a_missing_entry_is_named_in_words() -> None:
     with pytest.raises(KeyError):
         arch["depth"]
     assert arch.get("depth", 7) == 7
+
+
+@settings(max_examples=60)
+@given(spaces(), st.integers(0, 10**6))
+def test_splitting_loses_nothing(space: Space, seed: int) -> None:
+    arch = space.sample(seed)
+    shared, parts = split(arch)
+    joined = dict(shared) | {f"{name}.{i}.{n}": v for (name, i), part in parts.items() for n, v in part.items()}
+    assert Arch(joined) == arch
+    assert not any(segment.isdigit() for name in shared for segment in name.split("."))

@@ -19,7 +19,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from nasx import Arch, Budget, Space, one_of
-from nasx.cost import split
+from nasx.arch import split
 from nasx.nn import Supernet
 from nasx.search import Evolution
 from nasx.space import Choice, Repeat

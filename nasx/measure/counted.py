@@ -17,9 +17,10 @@ from nasx._cases import Case, cases_of, shared_space
 from nasx.arch import Arch
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.measure.tables import CachedCost, CountedCost, PartKey, Place
+from nasx.nn.builders import check_builder
 from nasx.nn.parts import Parts, module_lists, repeat_names
 from nasx.nn.probes import MOST, repeated_parts
-from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, check_builder, refuse_shared
+from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, refuse_shared
 from nasx.space import ArchSet, Space
 
 Kind = Literal["macs", "params", "activations", "peak_memory"]

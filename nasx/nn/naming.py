@@ -2,8 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from nasx.arch import Arch, Value
-from nasx.cost import split
+from nasx.arch import Arch, Value, split
 from nasx.nn.layout import most_exact
 
 Separate = Mapping[str, str | Sequence[str]]

@@ -15,20 +15,26 @@ from torch import Tensor, nn
 from nasx._arguments import canonical_in
 from nasx.arch import Arch, Value
 from nasx.nn.advice import warn_of_groups, warn_of_projections, warn_of_queries, warn_of_stacks
-from nasx.nn.assembly import Assembler, Assembly, Placement, Slot, assemble, placed
-from nasx.nn.layout import Index, Layout, Rule, Shape, SliceRule, is_whole, most_exact, names, put, rule_of, take
+from nasx.nn.blueprint import TensorInfo
+from nasx.nn.bound import BoundNetwork, Placement, Slot, placed
+from nasx.nn.builders import check_builder
+from nasx.nn.filling import filling_order
+from nasx.nn.layout import Layout, Shape, most_exact, rule_of
 from nasx.nn.naming import Naming, Separate, plain_name
 from nasx.nn.parts import Parts, module_lists
-from nasx.nn.skeleton import Make, TensorInfo, build_skeleton, call_builder, check_builder, default_dtype, refuse_shared
+from nasx.nn.patterns import check_patterns
+from nasx.nn.reuse import BlockCache
+from nasx.nn.skeleton import Make, build_skeleton, call_builder, default_dtype, refuse_shared
+from nasx.nn.store import Indices, Store
 from nasx.nn.survey import Survey, survey
-from nasx.nn.watched import Reads
+from nasx.nn.watched import warn_of_unread
 from nasx.space import ArchSet, Space
 
 logger = logging.getLogger(__name__)
 
-_KEPT_MODULES = 20_000  # of skeletons, in each thread
-_KEPT_INDICES = 100_000  # of tensors in one shape each
+_KEPT_MODULES = 20_000  # of networks, in each thread
 _HELD = 4  # networks whose copies of weights stay, so that gradient checkpoints of a few passes can be recomputed
+_DERIVED = ("_store", "_value_types", "_networks")  # made again where a supernet is copied or loaded
 
 
 class SupernetLike(Protocol):
@@ -50,68 +56,55 @@ class _Node(nn.Module):
     """A place in the tree of the store's names."""
 
 
-class _Cache:
-    """What a supernet can make again: where each tensor is, its indices by shape, and each thread's skeletons."""
+class _ValueTypes:
+    """The types of a space's values: equal architectures may be written with others, such as 4.0 for 4."""
 
-    def __init__(self, supernet: nn.Module, space: Space) -> None:
-        self.places: dict[str, tuple[dict[str, Any], str]] = {}
-        self._indices: dict[Any, tuple[Index | None, ...] | None] = {}
-        for prefix, node in supernet.named_modules():
-            dotted = f"{prefix}." if prefix else ""
-            for source in (node._parameters, node._buffers):
-                self.places |= {dotted + leaf: (source, leaf) for leaf in source}
-        if not self.places:
-            raise ValueError("the networks of this space have no weights, so there is nothing that they could share")
-        floating = (place for place in self.places.values() if place[0][place[1]].is_floating_point())
-        self.reference = next(floating, next(iter(self.places.values())))
+    def __init__(self, space: Space) -> None:
+        self._space = space
         self._types: dict[str, type | None] = {}  # of each choice's values, None where they have several
         for name, choice in space.walk():
             for value in choice.values:
                 if self._types.setdefault(name, type(value)) is not type(value):
                     self._types[name] = None
-        self._local = threading.local()
 
-    @property
-    def skeletons(self) -> "OrderedDict[Arch, Assembly]":
-        found: OrderedDict[Arch, Assembly] | None = getattr(self._local, "skeletons", None)
-        if found is None:
-            found = self._local.skeletons = OrderedDict()
-        return found
-
-    def written_as_in(self, space: Space, arch: Arch) -> Arch:
+    def written(self, arch: Arch) -> Arch:
         """Return an architecture with the space's types of numbers, and one of another space as it is."""
         # those that a space hands out have them, which is seen much faster than an architecture is looked up
         if all(self._types.get(name) is type(value) for name, value in arch.items()):
             return arch
-        return canonical_in(space, arch)
+        return canonical_in(self._space, arch)
 
-    def indices(
-        self, name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
-    ) -> tuple[Index | None, ...] | None:
-        """Return the indices of a tensor's slice, None for the whole; architectures that agree in it share them."""
-        seen = () if isinstance(rule, SliceRule) else tuple(choices.items())
-        key = name, largest, wanted, seen
-        if key in (kept := self._indices):
-            return kept[key]
-        if len(kept) >= _KEPT_INDICES:
-            self._indices = {}  # a new one, since another thread may be reading
-        found = self._indices[key] = _indices(name, rule, largest, wanted, choices)
+
+class _Networks(threading.local):
+    """The networks that one thread runs; each has its own, so that several can run one supernet at once."""
+
+    def __init__(self, lists: Mapping[str, str]) -> None:
+        self.kept: OrderedDict[Arch, BoundNetwork] = OrderedDict()
+        """The networks that ran, the most recent last."""
+        self.blocks = BlockCache(lists)
+        self._holding: list[BoundNetwork] = []
+        """The networks that may hold copies of weights, the most recent last."""
+
+    def get(self, arch: Arch) -> BoundNetwork | None:
+        """Return the network of an architecture where it is kept."""
+        found = self.kept.get(arch)
+        if found is not None:
+            self.kept.move_to_end(arch)
         return found
 
-    def assembler(self, lists: Mapping[str, str]) -> Assembler:
-        found: Assembler | None = getattr(self._local, "assembler", None)
-        if found is None:
-            found = self._local.assembler = Assembler(lists, _KEPT_MODULES)
-        return found
+    def keep(self, arch: Arch, network: BoundNetwork) -> None:
+        """Keep the network of an architecture, and drop the least recent ones where there are too many modules."""
+        self.kept[arch] = network
+        while len(self.kept) > 1 and sum(kept.module_count for kept in self.kept.values()) > _KEPT_MODULES:
+            self.kept.popitem(last=False)
 
-    def hold(self, skeleton: Assembly) -> None:
-        """Note that a skeleton is about to run, and let go of the copies that the least recent one holds."""
-        recent: list[Assembly] = self._local.__dict__.setdefault("recent", [])
-        if skeleton in recent:
-            recent.remove(skeleton)
-        recent.append(skeleton)
-        if len(recent) > _HELD:
-            recent.pop(0).release()
+    def hold(self, network: BoundNetwork) -> None:
+        """Note that a network is about to run, and let go of the copies that the least recent one holds."""
+        if network in self._holding:
+            self._holding.remove(network)
+        self._holding.append(network)
+        if len(self._holding) > _HELD:
+            self._holding.pop(0).release()
 
 
 class Supernet(nn.Module):
@@ -140,13 +133,15 @@ class Supernet(nn.Module):
     notice. Pass `reuse=False` for a builder of that kind, or make the part depend on its own choices and the shared
     ones alone; `extract` always builds, so its outputs show a difference.
 
-    An architecture of another space is run, too, where its tensors are slices of those that the space needs.
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
-    state dict has the builder's own names. BatchNorm's statistics, and buffers that start from one number everywhere
-    and in every network, are stored and sliced as parameters are, and updated in place; all others are computed by the
-    builder and belong to each network. A parameter is sliced even if it is frozen, so a computed table should be a
-    buffer; it must be frozen in all architectures or in none. Of parametrizations, `weight_norm` works; `spectral_norm`
-    and `orthogonal`, which compute tensors from weights when a network is built, are refused.
+    state dict has the builder's own names. An architecture of another space is run, too, where its tensors are slices
+    of those that the space needs.
+
+    BatchNorm's statistics, and buffers that start from one number everywhere and in every network, are stored and
+    sliced as parameters are, and updated in place; all others are computed by the builder and belong to each network.
+    A parameter is sliced even if it is frozen, so a computed table should be a buffer; it must be frozen in all
+    architectures or in none. Of parametrizations, `weight_norm` works; `spectral_norm` and `orthogonal`, which compute
+    tensors from weights when a network is built, are refused.
 
     Raises ValueError where names shift between architectures, where no rule gives a wanted shape, where the builder
     gives different networks for one architecture or one module to several networks (copy a pretrained backbone inside
@@ -174,10 +169,10 @@ class Supernet(nn.Module):
         lists = module_lists(make, self.space, dict(parts or {}))
         self._naming = Naming(separate or {}, lists)
         found = survey(make, self.space, self._naming)
-        self._check_patterns(found)
+        check_patterns(self.space, self._naming, self._layout, found)
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
-        self._warn_of_unread(found.reads)
+        warn_of_unread(found.reads, self.space)
         warn_of_stacks(found, self._layout)
         warn_of_groups(found, self._layout, self._naming)
         warn_of_queries(found, self._layout, self._naming)
@@ -186,8 +181,8 @@ class Supernet(nn.Module):
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
             self._register(key, info, shape)
-        self._cache = _Cache(self, self.space)
-        self._built_dtype = self._cache.reference[0][self._cache.reference[1]].dtype
+        self._derive()
+        self._built_dtype = self._store.reference.dtype
         self._fill(found)
         self._warn_of_tables(found)
         if weights is not None:
@@ -204,14 +199,12 @@ class Supernet(nn.Module):
             if len(args) < 2 or not isinstance(args[1], Mapping):
                 raise TypeError("a supernet is called as supernet(x, arch, ...) or supernet(..., arch=arch)")
             arch, args = args[1], (args[0], *args[2:])
-        skeleton = self._skeleton(arch if isinstance(arch, Arch) else Arch(arch))
-        if skeleton.network.training != self.training:
-            skeleton.network.train(self.training)
-        self._cache.hold(skeleton)
-        skeleton.place(self._placement())
-        skeleton.bind_parameters()
-        skeleton.bind_buffers()
-        return skeleton.run(args, kwargs)
+        bound = self._network_of(arch if isinstance(arch, Arch) else Arch(arch))
+        if bound.network.training != self.training:
+            bound.network.train(self.training)
+        self._networks.hold(bound)
+        bound.bind(self._placement())
+        return bound.run(args, kwargs)
 
     def extract(self, arch: Arch) -> nn.Module:
         """Return an architecture's network as plain torch, with copies of its weights, in the supernet's mode."""
@@ -221,19 +214,7 @@ class Supernet(nn.Module):
                 network = call_builder(self.make, arch)
             refuse_shared(network)
             network._apply(partial(placed, where=self._placement()))  # type: ignore[no-untyped-call]
-            copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
-            for slot in self._slots(network, arch):
-                whole = slot.whole
-                if slot.key not in copies:
-                    value = (whole if slot.indices is None else take(whole, slot.indices)).detach()
-                    copies[slot.key] = value.clone(memory_format=torch.contiguous_format)
-                value = copies[slot.key]
-                held = slot.holder[slot.leaf]
-                if isinstance(held, nn.Parameter):
-                    held.data = value
-                    held.requires_grad_(whole.requires_grad)
-                else:
-                    slot.holder[slot.leaf] = value
+            self._copy_tensors(network, arch)
             for module in network.modules():
                 if isinstance(module, nn.RNNBase):
                     module.flatten_parameters()
@@ -251,35 +232,15 @@ class Supernet(nn.Module):
                 f"`weights` must be a mapping from names to tensors, but got {type(weights).__name__}; write "
                 "weights=network.state_dict()"
             )
-        copies: dict[str, list[str]] = {}
-        own = self._stored()
-        for key in own:
-            copies.setdefault(plain_name(key), []).append(key)
-        if not any(name in copies for name in weights):
-            raise ValueError(
-                f"the weights have none of the supernet's names; theirs start with {', '.join(list(weights)[:3])}, the "
-                f"supernet's with {', '.join(list(copies)[:3])}"
-            )
-        fitting = {
-            key: tensor
-            for name, tensor in weights.items()
-            for key in copies.get(name, ())
-            if own[key].shape == tensor.shape
-        }
-        for name, tensor in weights.items():
-            if name in copies and not any(key in fitting for key in copies[name]):
-                shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[name][:3])
-                raise ValueError(
-                    f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
-                    f"it as {shapes}; give the weights of the architecture with the largest sizes"
-                )
+        own = self._store.tensors()
+        fitting = _fitting(weights, own)
         with torch.no_grad():
             for key, tensor in fitting.items():
                 own[key].copy_(tensor)
         filled = {id(own[key]) for key in fitting}
         return tuple(key for key, tensor in own.items() if id(tensor) not in filled)
 
-    def slices(self, arch: Arch) -> dict[str, tuple[Index | None, ...] | None]:
+    def slices(self, arch: Arch) -> dict[str, Indices]:
         """Return the stored tensors that an architecture's network uses, by name, with its elements of each dimension.
 
         None stands for all elements of a dimension, or of a tensor.
@@ -291,19 +252,19 @@ class Supernet(nn.Module):
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """Return a parameter by its name in the state dict."""
-        source, leaf = self._cache.places.get(target, ({}, ""))
+        source, leaf = self._store.places.get(target, ({}, ""))
         found = source.get(leaf)
         return found if isinstance(found, nn.Parameter) else super().get_parameter(target)
 
     def get_buffer(self, target: str) -> Tensor:
         """Return a buffer by its name in the state dict."""
-        source, leaf = self._cache.places.get(target, ({}, ""))
+        source, leaf = self._store.places.get(target, ({}, ""))
         found = source.get(leaf)
         return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
         """Return the names that the network's own method of this name spares, as timm's models have it."""
-        network = self._skeleton(self.space[0]).network
+        network = self._network_of(self.space[0]).network
         return set(getattr(network, "no_weight_decay", set)())
 
     def extra_repr(self) -> str:
@@ -315,11 +276,11 @@ class Supernet(nn.Module):
         return f"Supernet({self.extra_repr()})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_cache"}
+        return {key: value for key, value in self.__dict__.items() if key not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._cache = _Cache(self, self.space)
+        self._derive()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Supernet":
         same = type(self).__new__(type(self))
@@ -331,55 +292,54 @@ class Supernet(nn.Module):
 
     # Running
 
-    def _stored(self) -> dict[str, Tensor]:
-        """Return the store: every tensor by its name."""
-        return {key: source[leaf] for key, (source, leaf) in self._cache.places.items()}
+    def _derive(self) -> None:
+        """Make what follows from the store and the space."""
+        self._store, self._value_types = Store(self), _ValueTypes(self.space)
+        self._networks = _Networks(self._naming.lists if self._reuse else {})
 
     def _placement(self) -> Placement:
-        source, leaf = self._cache.reference
-        tensor: Tensor = source[leaf]
+        tensor = self._store.reference
         kept = tensor.dtype == self._built_dtype or not tensor.is_floating_point()
         return tensor.device, None if kept else tensor.dtype
 
     def _own(self, arch: Mapping[str, Value]) -> Arch:
-        """Return an architecture as the builder takes it: of the space's own, those with its types of numbers."""
-        return self._cache.written_as_in(self.space, arch if isinstance(arch, Arch) else Arch(arch))
+        """Return an architecture as the builder gets it: with the space's types of numbers, where it is of that."""
+        return self._value_types.written(arch if isinstance(arch, Arch) else Arch(arch))
 
-    def _skeleton(self, arch: Arch) -> Assembly:
-        cache = self._cache.skeletons
-        found = cache.get(arch)
+    def _network_of(self, arch: Arch) -> BoundNetwork:
+        """Return the network that runs an architecture: kept since it ran last, put together of blocks, or built."""
+        networks = self._networks
+        found = networks.get(arch)
         if found is not None:
-            cache.move_to_end(arch)
             return found
         arch = self._own(arch)
-        assembler = self._cache.assembler(self._naming.lists if self._reuse else {})
         try:
-            found = assembler.put_together(arch, lambda: self._built(arch))
+            found = networks.blocks.put_together(arch, lambda: self._built(arch))
         except ValueError:
-            cache.clear()  # of which others may be wrong
+            networks.kept.clear()  # of which others may be wrong
             raise
         if found is not None:
             found.network.train(self.training)
         else:
-            found = self._make_skeleton(arch)
-            assembler.learn(arch, found)
-        cache[arch] = found
-        while len(cache) > 1 and sum(kept.modules for kept in cache.values()) > _KEPT_MODULES:
-            cache.popitem(last=False)
+            found = self._build_bound(arch)
+            networks.blocks.learn(arch, found)
+        networks.keep(arch, found)
         return found
 
-    def _make_skeleton(self, arch: Arch) -> Assembly:
+    def _build_bound(self, arch: Arch) -> BoundNetwork:
+        """Build the network of an architecture, with its places in the store."""
         network = self._built(arch)
         network.train(self.training)  # a constructor may have left modules in another mode
-        return assemble(network, list(self._slots(network, arch)))
+        return BoundNetwork.of(network, list(self._slots(network, arch)))
 
     def _built(self, arch: Arch) -> nn.Module:
+        """Return the skeleton of an architecture's network."""
         with default_dtype(self._default_dtype):
             return build_skeleton(self.make, arch)
 
     def _slots(self, network: nn.Module, arch: Arch) -> Iterator[Slot]:
         """Yield the places of a network's tensors; a ValueError names one that the store cannot fill."""
-        names, places = self._naming.of(arch), self._cache.places
+        names, places = self._naming.of(arch), self._store.places
         for prefix, module in network.named_modules(remove_duplicate=False):
             dotted = f"{prefix}." if prefix else ""
             for holder in (module._parameters, module._buffers):
@@ -396,9 +356,23 @@ class Supernet(nn.Module):
                         )
                     source, source_leaf = places[key]
                     largest, wanted = tuple(source[source_leaf].shape), tuple(tensor.shape)
-                    indices = self._cache.indices(first, self._rules[first], largest, wanted, names.values(first))
+                    indices = self._store.indices(first, self._rules[first], largest, wanted, names.values(first))
                     copies = indices is not None and any(not isinstance(index, slice | None) for index in indices)
                     yield Slot(module, holder, leaf, key, source, source_leaf, indices, copies)
+
+    def _copy_tensors(self, network: nn.Module, arch: Arch) -> None:
+        """Give the network of an architecture copies of its slices."""
+        copies: dict[str, Tensor] = {}  # one for all places of a tied tensor
+        for slot in self._slots(network, arch):
+            if slot.key not in copies:
+                copies[slot.key] = slot.read().detach().clone(memory_format=torch.contiguous_format)
+            value = copies[slot.key]
+            held = slot.holder[slot.leaf]
+            if isinstance(held, nn.Parameter):
+                held.data = value
+                held.requires_grad_(slot.whole.requires_grad)
+            else:
+                slot.holder[slot.leaf] = value
 
     # Building the store
 
@@ -423,30 +397,16 @@ class Supernet(nn.Module):
         return node
 
     def _fill(self, found: Survey) -> None:
-        """Draw first values: those of networks that have a tensor at its largest size, or of several that share it."""
-        waiting = {key: shape for key, (_, shape) in found.stored.items()}
-        order: list[tuple[Arch, list[str]]] = []
-        while waiting:
-            # the network that has the most tensors at their largest size is built next
-            whole = {
-                arch: [k for k, shape in own.items() if waiting.get(k) == shape] for arch, own in found.needed.items()
-            }
-            arch = max(whole, key=lambda arch: len(whole[arch]))
-            if not whole[arch]:
-                break
-            order.append((arch, whole[arch]))
-            for key in whole[arch]:
-                del waiting[key]
+        """Give the store its first values: those that the builder gives some networks."""
         with torch.no_grad():
-            for arch, keys in [*_pieces(waiting, found.needed), *order]:
+            for arch, keys in filling_order(found):
                 network, chosen = call_builder(self.make, arch), set(keys)
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
-                        value = slot.holder[slot.leaf]
-                        put(slot.whole, slot.indices or (None,) * value.ndim, value.detach())
+                        slot.write(slot.holder[slot.leaf])
 
     def _warn_of_tables(self, found: Survey) -> None:
-        """Say which frozen parameters are tables that the builder computes for each network, other than slices are."""
+        """Say which frozen parameters are tables: the builder gives a network other values than its slices have."""
         frozen = {
             key
             for key, (info, _) in found.stored.items()
@@ -470,7 +430,7 @@ class Supernet(nn.Module):
             )
 
     def _computed(self, arch: Arch, keys: Set[str]) -> list[str]:
-        """Return the names of a network's tensors, of some keys, that are no slices of the store's and not random."""
+        """Return the names of a network's tensors, of some keys, whose values are neither the store's nor random."""
 
         def built(seed: int) -> dict[str, tuple[Slot, Tensor]]:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -478,66 +438,35 @@ class Supernet(nn.Module):
                 slots = self._slots(call_builder(self.make, arch), arch)
                 return {slot.key: (slot, slot.holder[slot.leaf]) for slot in slots if slot.key in keys}
 
-        differing = {
-            key: own
-            for key, (slot, own) in built(0).items()
-            if not _equal(slot.whole if slot.indices is None else take(slot.whole, slot.indices), own)
-        }
+        differing = {key: own for key, (slot, own) in built(0).items() if not _equal(slot.read(), own)}
         again = built(1) if differing else {}
         return [plain_name(key) for key, own in differing.items() if _equal(own, again[key][1])]
 
-    def _warn_of_unread(self, reads: Reads) -> None:
-        """Say which choices the builder does not read, such as those of a repeat that it calls by another name."""
-        unread = reads.unread(self.space)
-        if unread:
-            names = [name for name in reads.missing if not any(n.startswith(f"{name}.") for n in reads.active)]
-            asked = f"; it asks for the parts {', '.join(map(repr, names))}, which no architecture has" if names else ""
-            logger.warning(
-                "the builder reads nothing of %s, so architectures that differ only there are the same network%s; read "
-                "these choices in the builder, or leave them out of the space",
-                ", ".join(map(repr, unread)),
-                asked,
+
+def _fitting(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that fit a supernet's own tensors, by the names of the tensors that they fill."""
+    copies: dict[str, list[str]] = {}
+    for key in own:
+        copies.setdefault(plain_name(key), []).append(key)
+    if not any(name in copies for name in weights):
+        raise ValueError(
+            f"the weights have none of the supernet's names; theirs start with {', '.join(list(weights)[:3])}, the "
+            f"supernet's with {', '.join(list(copies)[:3])}"
+        )
+    fitting = {
+        key: tensor
+        for name, tensor in weights.items()
+        for key in copies.get(name, ())
+        if own[key].shape == tensor.shape
+    }
+    for name, tensor in weights.items():
+        if name in copies and not any(key in fitting for key in copies[name]):
+            shapes = ", ".join(str(tuple(own[key].shape)) for key in copies[name][:3])
+            raise ValueError(
+                f"the weights do not fit: {name!r} has the shape {tuple(tensor.shape)}, but the supernet holds "
+                f"it as {shapes}; give the weights of the architecture with the largest sizes"
             )
-
-    def _check_patterns(self, found: Survey) -> None:
-        known = found.names
-        for what, patterns in (("separate", self._naming.separate), ("layout", self._layout)):
-            for pattern in patterns:
-                if not any(names(pattern, name) for name in known):
-                    raise ValueError(
-                        f"the pattern {pattern!r} of `{what}` matches no parameter or module; "
-                        f"names are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
-                    )
-        genes = {gene for gene, _ in self.space.walk()}
-        for pattern, choices in self._naming.separate.items():
-            for choice in choices:
-                if not any(gene == choice or gene.endswith(f".{choice}") for gene in genes):
-                    raise ValueError(
-                        f"`separate` names the choice {choice!r} for {pattern!r}, but the space has none of that name"
-                    )
-                held = [key for key in found.stored if f"{choice}=" in key and names(pattern, plain_name(key))]
-                if held and all(f"{choice}=None" in key for key in held):
-                    raise ValueError(
-                        f"`separate` names the choice {choice!r} for {pattern!r}, but no matching module belongs to a "
-                        f"part that has it; say which module list a repeat is: parts={{'block': 'encoder.layer'}}"
-                    )
-
-
-def _pieces(
-    waiting: Mapping[str, Shape], needed: Mapping[Arch, Mapping[str, Shape]]
-) -> Iterator[tuple[Arch, list[str]]]:
-    """Yield networks that fill tensors which no network has at the largest size, the smallest slices first."""
-    steps: dict[tuple[int, Arch], list[str]] = {}
-    for key in waiting:
-        shapes: dict[Shape, Arch] = {}
-        for arch, own in needed.items():
-            if key in own:
-                shapes.setdefault(own[key], arch)
-        outer = [shape for shape in shapes if not any(_is_inside(shape, other) for other in shapes)]
-        for place, shape in enumerate(sorted(outer, key=math.prod)):
-            steps.setdefault((place, shapes[shape]), []).append(key)
-    for (_, arch), keys in sorted(steps.items(), key=lambda step: step[0][0]):
-        yield arch, keys
+    return fitting
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
@@ -545,10 +474,6 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     if not first.is_complex():
         first, second = first.double(), second.double()
     return bool(torch.isclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True).all())
-
-
-def _is_inside(shape: Shape, other: Shape) -> bool:
-    return shape != other and all(size <= limit for size, limit in zip(shape, other, strict=True))
 
 
 class Subnet(nn.Module):
@@ -563,59 +488,27 @@ class Subnet(nn.Module):
         super().__init__()
         arch = arch if isinstance(arch, Arch) else Arch(arch)
         self.arch = supernet._own(arch) if isinstance(supernet, Supernet) else arch
-        self._skeleton: Assembly | None = None
+        self._bound: BoundNetwork | None = None
         if isinstance(supernet, Supernet):
             self.__dict__["supernet"] = supernet  # not as a submodule: its weights are here as slices
-            self._skeleton = supernet._make_skeleton(self.arch)
-            self.network = self._skeleton.network
+            self._bound = supernet._build_bound(self.arch)
+            self.network = self._bound.network
             with torch.inference_mode(False), torch.no_grad():
-                self._bind(self._skeleton, supernet)
+                self._bound.refresh(supernet._placement())
         else:
             self.supernet = supernet
         self.train(supernet.training)
 
-    def _bind(self, skeleton: Assembly, supernet: Supernet) -> None:
-        where = supernet._placement()
-        if skeleton.placed != where:
-            skeleton.place(where)
-            skeleton.bind_buffers()
-        skeleton.refresh_buffers()
-        skeleton.bind_parameters()
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs of the architecture's network."""
-        if self._skeleton is None:
+        if self._bound is None:
             return self.supernet(*args, arch=self.arch, **kwargs)
         assert isinstance(self.supernet, Supernet)
-        self._bind(self._skeleton, self.supernet)
-        return self._skeleton.run(args, kwargs)
+        self._bound.refresh(self.supernet._placement())
+        return self._bound.run(args, kwargs)
 
     def __reduce__(self) -> tuple[type["Subnet"], tuple[nn.Module, Arch]]:
         return type(self), (self.supernet, self.arch)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Subnet":
         return type(self)(copy.deepcopy(self.supernet, memo), self.arch)
-
-
-def _indices(
-    name: str, rule: Rule, largest: Shape, wanted: Shape, choices: Mapping[str, Value]
-) -> tuple[Index | None, ...] | None:
-    if len(largest) != len(wanted) or any(w > s for w, s in zip(wanted, largest, strict=True)):
-        raise ValueError(
-            f"{name!r} is wanted in the shape {wanted}, but the supernet holds it as {largest}; no network that was "
-            "built to size the supernet was as large. Is the builder a function of the architecture alone?"
-        )
-    try:
-        indices = tuple(rule(name, largest, wanted, choices))
-    except ValueError as error:
-        raise ValueError(f"the layout of {name!r} gives no {wanted} of {largest}: {error}") from error
-    if len(indices) != len(largest):
-        raise ValueError(
-            f"the layout of {name!r} gives {len(indices)} indices, but a tensor of the shape {largest} needs "
-            f"{len(largest)}, one per dimension"
-        )
-    shape = tuple(take(torch.empty(largest, device="meta"), indices).shape)
-    if shape != wanted:
-        raise ValueError(f"the layout of {name!r} gives the shape {shape} of {largest}, but {wanted} is wanted")
-    needed = tuple(None if is_whole(index, size) else index for index, size in zip(indices, largest, strict=True))
-    return needed if any(index is not None for index in needed) else None

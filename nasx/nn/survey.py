@@ -1,6 +1,6 @@
 """Learning the names and the largest sizes of a space's tensors from networks that a builder makes."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,23 +8,14 @@ from functools import cache, partial
 from itertools import islice, product
 
 import torch
-from torch import nn
 
 from nasx.arch import Arch, Value, matches
 from nasx.nn import probes
+from nasx.nn.blueprint import Blueprint, TensorInfo, blueprint, computed_buffers
+from nasx.nn.builders import check_repeatable, refuse_shifting_names
 from nasx.nn.layout import Shape
 from nasx.nn.naming import Naming
-from nasx.nn.skeleton import (
-    Blueprint,
-    Make,
-    Site,
-    TensorInfo,
-    blueprint,
-    build_skeleton,
-    check_repeatable,
-    computed_buffers,
-    construction_sites,
-)
+from nasx.nn.skeleton import Make, build_skeleton
 from nasx.nn.watched import Reads
 from nasx.space import Space, name_patterns
 
@@ -65,9 +56,9 @@ class Survey:
 def survey(make: Make, space: Space, naming: Naming) -> Survey:
     """Build as many networks of a space as it takes to see every name and every largest size.
 
-    A small space is visited in all combinations of the choices outside repeated parts with those of each part. In one
-    of more than `probes.MOST` of them, a size that depends on several choices at once is found where each of them alone
-    leads towards it, and so is one that depends on several parts.
+    A small space is visited in all combinations of the choices outside repeated parts with those of each part. One with
+    more than `probes.MOST` combinations is searched by changing one choice at a time, as long as sizes grow: a size
+    that depends on several choices, or on several parts, is found where each of them alone leads towards it.
 
     A ValueError says where names shift between architectures, where one name is two kinds of tensor, trained or frozen
     included, or where the builder gives different networks for one architecture.
@@ -84,10 +75,10 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
 
 @contextmanager
 def kept_surveys(kept: MutableMapping[Hashable, Survey]) -> Iterator[None]:
-    """Let what supernets learn of a space's networks be kept, and serve others of the same space and builder.
+    """Keep the surveys of supernets in a mapping, `kept`, for later supernets of the same space and builder.
 
-    Of those, only the first and the last network that were visited are built again, to see that the builder is what it
-    was.
+    A later one builds only the first and the last of the networks that were visited, to see that the builder has not
+    changed.
     """
     outer = _kept.set(kept)
     try:
@@ -100,7 +91,7 @@ _kept: ContextVar[MutableMapping[Hashable, Survey] | None] = ContextVar("kept_su
 
 
 def _identity(make: Make) -> Hashable:
-    """Return what builders of the same networks have in common, also partials that were made anew; None for others."""
+    """Return a key that equal builders share, such as partials of one function and arguments; None without one."""
     found: Hashable = make
     if isinstance(make, partial):
         found = _identity(make.func), make.args, tuple(sorted(make.keywords.items()))
@@ -122,7 +113,7 @@ def _surveyed(make: Make, space: Space, naming: Naming) -> Survey:
         visited.climb()
     computed = computed_buffers(visited.networks.values())
     found = [network.without(computed) for network in visited.networks.values()]
-    _refuse_shifting_names(make, space, naming, found)
+    refuse_shifting_names(make, space, naming, found)
     tied = _tied_names(found)
     whole = list(visited.networks.values())
     return Survey(found, tied, *_sizes(found, naming, tied), visited.reads, (whole[0], whole[-1]))
@@ -136,9 +127,11 @@ class _VisitedNetworks:
         self.networks: dict[Arch, Blueprint] = {}
         self.reads = Reads()
         self._best: dict[tuple[str, int], tuple[int, Arch]] = {}
+        """The largest size of each dimension of each tensor, with the architecture that has it."""
         self._examples = dict.fromkeys((name for name in name_patterns(space.walk()) if "*" in name), 0)
         """How often each choice in parts was changed alone, to see whether other parts follow."""
         self._reach: set[str] = set()
+        """Those of these patterns of which other parts do follow."""
 
     def visit(self, archs: Iterable[Arch]) -> None:
         """Build networks that have not been looked at, as long as there are not too many."""
@@ -146,12 +139,16 @@ class _VisitedNetworks:
             if arch in self.networks or len(self.networks) >= probes.MOST:
                 continue
             self.networks[arch] = self._blueprint(arch)
-            names = self.naming.of(arch)
-            for name, info in self.networks[arch].tensors.items():
-                key = names.stored(name)
-                for dim, size in enumerate(info.shape or (1,)):
-                    if size > self._best.get((key, dim), (-1, arch))[0]:
-                        self._best[key, dim] = size, arch
+            self._note_sizes(self.networks[arch])
+
+    def _note_sizes(self, found: Blueprint) -> None:
+        """Remember an architecture for each dimension that is larger in it than in all before."""
+        names = self.naming.of(found.arch)
+        for name, info in found.tensors.items():
+            key = names.stored(name)
+            for dim, size in enumerate(info.shape or (1,)):
+                if size > self._best.get((key, dim), (-1, found.arch))[0]:
+                    self._best[key, dim] = size, found.arch
 
     def ascend(self) -> None:
         """Climb from a few architectures that are far apart, and from each copy of a tensor."""
@@ -182,7 +179,7 @@ class _VisitedNetworks:
     def _reaching(self, archs: Sequence[Arch]) -> list[str]:
         """Return the patterns of choices in parts on which a tensor outside of the part depends, as far as is known.
 
-        Two more examples are looked at, until `_EXAMPLES` have shown that a choice belongs to its part alone.
+        Each call looks at two more examples of a pattern, until `_EXAMPLES` have shown that it belongs to its part.
         """
         genes_of = cache(self.space.genes)
         for pattern, examples in self._examples.items():
@@ -195,6 +192,7 @@ class _VisitedNetworks:
         return [pattern for pattern in self._examples if pattern in self._reach]
 
     def _reaches(self, arch: Arch, gene: str) -> bool:
+        """Return whether another value of a choice in a part changes any shape outside of that part."""
         name, _, number = probes.part_of(gene).rpartition(".")
         own = f"{self.naming.lists[name]}.{number}." if name in self.naming.lists else None
 
@@ -206,6 +204,7 @@ class _VisitedNetworks:
         return any(outside(changed) != outside(arch) for changed in probes.values_of(self.space, arch, [gene]))
 
     def _blueprint(self, arch: Arch) -> Blueprint:
+        """Build a network and note what the builder reads."""
         network = build_skeleton(self.make, self.reads.watch(arch))
         self.reads.note_kept(network)
         return blueprint(network, arch)
@@ -236,7 +235,7 @@ def _separated(space: Space, naming: Naming) -> list[Arch]:
 def _sizes(
     found: Sequence[Blueprint], naming: Naming, tied: Mapping[str, str]
 ) -> tuple[dict[str, tuple[TensorInfo, Shape]], dict[Arch, dict[str, Shape]]]:
-    """Return what the store holds, and what each network needs of it."""
+    """Return what the store holds (`Survey.stored`), and what each network needs of it (`Survey.needed`)."""
     stored: dict[str, tuple[TensorInfo, Shape]] = {}
     needed: dict[Arch, dict[str, Shape]] = {}
     origins: dict[str, Arch] = {}
@@ -293,64 +292,3 @@ def _tied_names(found: Sequence[Blueprint]) -> dict[str, str]:
                     f"{dict(network.arch)}; tie it for all or for none"
                 )
     return {name: first for name, first in tied.items() if name != first}
-
-
-def _refuse_shifting_names(make: Make, space: Space, naming: Naming, found: Sequence[Blueprint]) -> None:
-    """Refuse containers in which what follows a variable number of layers has no number of its own.
-
-    Where a container is longer for one architecture than for another, the modules that one line of the builder makes
-    must stand at the same places in both; otherwise their weights would be others in every depth.
-    """
-    longest: dict[str, Blueprint] = {}
-    varying: set[str] = set()
-    for network in found:
-        for container, length in network.containers.items():
-            known = longest.setdefault(container, network)
-            if known.containers[container] != length:
-                varying.add(container)
-            if known.containers[container] < length:
-                longest[container] = network
-    for arch in dict.fromkeys(longest[container].arch for container in longest if container in varying):
-        for pattern, changed in probes.changes(space, arch):
-            with construction_sites() as site_of:
-                networks = [build_skeleton(make, a) for a in (arch, changed)]
-                for container in varying:
-                    members = [_members(network, container, site_of) for network in networks]
-                    _compare(naming, container, members[0], members[1], pattern)
-
-
-_Members = dict[tuple[Site, type], list[tuple[str, nn.Module]]]
-"""The members of a container by the place in the builder's code that made them, in order, with their names."""
-
-
-def _members(network: nn.Module, container: str, site_of: Callable[[nn.Module], Site]) -> _Members:
-    found: _Members = {}
-    try:
-        members = list(network.get_submodule(container).named_children())
-    except AttributeError:  # this architecture has no such container
-        return found
-    for name, module in members:
-        found.setdefault((site_of(module), type(module)), []).append((f"{container}.{name}".lstrip("."), module))
-    return found
-
-
-def _compare(naming: Naming, container: str, members: _Members, others: _Members, pattern: str) -> None:
-    if sum(map(len, members.values())) == sum(map(len, others.values())):
-        return
-    for site, own in members.items():
-        for (name, module), (other, other_module) in zip(own, others.get(site, ()), strict=False):
-            if name != other and any(
-                _is_shared(naming, *member, pattern) for member in ((name, module), (other, other_module))
-            ):
-                raise ValueError(
-                    f"the names in {container or 'the network'!r} shift: a {type(module).__name__} is {name!r} for "
-                    f"some architectures and {other!r} for others that differ in {pattern!r}, because it follows a "
-                    "variable number of layers in one container; give it a name of its own outside of that"
-                )
-
-
-def _is_shared(naming: Naming, name: str, module: nn.Module, pattern: str) -> bool:
-    """Return whether a module has weights without a copy for each value of a choice."""
-    choice = pattern.split("*.")[-1]
-    weights = (f"{name}.{leaf}" for leaf, _ in module.named_parameters(remove_duplicate=False))
-    return any(choice not in naming.choices(weight) for weight in weights)

@@ -1,9 +1,13 @@
 """Which choices a builder reads: those that it does not read make no difference to its networks."""
 
+import logging
+
 from torch import nn
 
 from nasx.arch import Arch, Value, matches
 from nasx.space import Space, name_patterns
+
+logger = logging.getLogger(__name__)
 
 
 class Reads:
@@ -77,3 +81,17 @@ class WatchedArch(Arch):
         if not found:
             self._reads.missing[f"{self._prefix}{name}"] = None
         return [WatchedArch(part, self._reads, f"{self._prefix}{name}.{i}.") for i, part in enumerate(found)]
+
+
+def warn_of_unread(reads: Reads, space: Space) -> None:
+    """Say which choices the builder does not read, such as those of a repeat that it calls by another name."""
+    unread = reads.unread(space)
+    if unread:
+        names = [name for name in reads.missing if not any(n.startswith(f"{name}.") for n in reads.active)]
+        asked = f"; it asks for the parts {', '.join(map(repr, names))}, which no architecture has" if names else ""
+        logger.warning(
+            "the builder reads nothing of %s, so architectures that differ only there are the same network%s; read "
+            "these choices in the builder, or leave them out of the space",
+            ", ".join(map(repr, unread)),
+            asked,
+        )

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nasx.arch import Arch
-from nasx.cost import split
+from nasx.arch import Arch, split
 from nasx.report import BlockDrawing
 
 

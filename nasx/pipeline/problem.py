@@ -18,8 +18,9 @@ from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
+from nasx.nn.builders import check_builder
 from nasx.nn.parts import Parts
-from nasx.nn.skeleton import build_skeleton, check_builder
+from nasx.nn.skeleton import build_skeleton
 from nasx.nn.survey import Survey, kept_surveys
 from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.presentation import Presentation

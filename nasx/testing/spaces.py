@@ -8,8 +8,8 @@ from unittest import SkipTest
 
 import numpy as np
 
-from nasx.arch import Arch
-from nasx.cost import AdditiveCost, Budget, Cost, split
+from nasx.arch import Arch, split
+from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import attainable
 from nasx.space import ArchSet, Space
 from nasx.testing.subjects import assert_raises, some_archs, some_numbers

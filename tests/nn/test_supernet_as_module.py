@@ -344,7 +344,7 @@ class Plain(Network):
 
 
 def test_networks_that_ran_hold_no_copies_of_the_weights() -> None:
-    """However many there were: skeletons are kept, but what was copied for them is let go."""
+    """However many there were: networks are kept, but what was copied for them is let go."""
     space = Space(**{f"w{i}": one_of(*range(2, 18, 2)) for i in range(3)})
 
     def chain(arch: Arch) -> nn.Module:

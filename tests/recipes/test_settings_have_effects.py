@@ -20,8 +20,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nasx.arch import split
 from nasx.cli import BadInput, apply_settings, field_names
-from nasx.cost import split
 from nasx.latency import Latency, MeasuredOn
 from nasx.pipeline import networks
 from nasx.pipeline.commands import CommandLine, note_unused

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasx import Arch, Budget, Space
-from nasx.cost import split
+from nasx.arch import split
 from nasx.feasible import attainable
 from recipes.autoformer.cost import macs, params
 from recipes.autoformer.space import (

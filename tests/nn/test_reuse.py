@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Supernet
 from nasx.nn import supernet as module
-from nasx.nn.assembly import Assembler
+from nasx.nn.reuse import BlockCache
 from tests.families import FAMILIES, RECIPES, Family
 
 SPACE = Space(width=one_of(4, 6), block=repeat(Space(hidden=one_of(2, 3, 5), norm=one_of(False, True)), 3))
@@ -85,14 +85,14 @@ ARCHS = list(SPACE.sample(1, 150))
 
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every network be built."""
-    monkeypatch.setattr(Assembler, "put_together", lambda self, arch, build: None)
+    monkeypatch.setattr(BlockCache, "put_together", lambda self, arch, build: None)
 
 
 def test_blocks_are_built_once_and_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     supernet, built = counted(Network)
     found = outputs(supernet, ARCHS)
     # 2 x 6 kinds of each block, and those that are compared at first
-    assert Assembler.FIRST < len(built) < Assembler.FIRST + 50 < len(set(ARCHS))
+    assert BlockCache.FIRST < len(built) < BlockCache.FIRST + 50 < len(set(ARCHS))
     with monkeypatch.context() as patched:
         never(patched)
         supernet, built = counted(Network)
@@ -303,13 +303,13 @@ def test_tied_tensors_with_copies_are_those_of_their_own_choices() -> None:
 def test_networks_of_the_recipes_can_be_put_together(family: Family) -> None:
     supernet = family.make_supernet()
     for arch in family.space.sample(0, 2):
-        supernet._skeleton(arch)
-    assert supernet._cache.assembler(supernet._naming.lists).works
+        supernet._network_of(arch)
+    assert supernet._networks.blocks.works
 
 
 def test_a_difference_that_is_met_late_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Assembler, "FIRST", 0)
-    monkeypatch.setattr(Assembler, "LATER", 5)
+    monkeypatch.setattr(BlockCache, "FIRST", 0)
+    monkeypatch.setattr(BlockCache, "LATER", 5)
     supernet, _ = counted(partial(Looking, how="rate"))
     with pytest.raises(ValueError, match="depend on choices of other parts"):
         outputs(supernet, ARCHS)
@@ -364,7 +364,7 @@ def test_each_network_has_modes_of_its_own() -> None:
         for training in (False, True):
             supernet.train(training)
             supernet(X, arch)
-            network = supernet._skeleton(arch).network
+            network = supernet._network_of(arch).network
             assert {part.training for part in network.modules()} == {training}
 
 
@@ -425,7 +425,7 @@ def last(name: str, largest: tuple[int, ...], wanted: tuple[int, ...], choices: 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_every_family_gives_what_its_extracted_networks_do(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Assembler, "FIRST", 4)  # fewer comparisons: what is put together is used, and later refused
+    monkeypatch.setattr(BlockCache, "FIRST", 4)  # fewer comparisons: what is put together is used, and later refused
     torch.manual_seed(0)
     supernet = family.make_supernet().eval()
     archs = list(family.space.sample(5, 12))
