@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MOST = 32  # networks that identify a builder
 _DRAWS = 100  # among which those networks are looked for
-_FEW = 3  # architectures that identify costs, and how weights are shared
+_FEW = 3  # architectures that identify costs and how weights are shared, and a builder at least
 _SAMPLES = 8
 _NOISE = 0.02  # added to weights, so that branches that start at zero show
 _TOLERANCE = 1e-4  # rounding of other machines stays below
@@ -34,7 +34,7 @@ def fingerprint(problem: "Problem[Any]", supernets: Iterable[Space] = ()) -> dic
     """Return what identifies a problem beside its settings and data, as JSON values.
 
     It covers the space, the budgets, the teachers, how the supernets of some spaces share weights, and of networks that
-    between them take every option, 32 at most, the classes of modules with their rates and other fractions, names and
+    between them take every option, 3 to 32, the classes of modules with their rates and other fractions, names and
     shapes of tensors, and loss and score on a few samples before training, the loss in training mode too.
     """
     inside = problem.inside
@@ -67,13 +67,13 @@ def fingerprint(problem: "Problem[Any]", supernets: Iterable[Space] = ()) -> dic
 
 
 def _with_every_option(networks: ArchSet) -> list[Arch]:
-    """Return a few architectures that between them take every option that draws find."""
+    """Return a few architectures, three at least, that between them take every option that draws find."""
     shown: set[tuple[str, Any]] = set()
     found: list[Arch] = []
     for seed in range(_DRAWS):
         arch = networks.sample_per_choice(np.random.default_rng(seed))
         options = {(pattern_of(name), value) for name, value in arch.items()}
-        if not found or not options <= shown:
+        if len(found) < _FEW or not options <= shown:
             shown |= options
             found.append(arch)
     return found[:_MOST]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasx import Arch, Space, one_of
+from nasx import Arch, Space, one_of, repeat
 from nasx.nn import Supernet, stacked
 from nasx.pipeline import Problem, Refused, run
 from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
@@ -51,6 +51,11 @@ def started(directory: Path, **more: Any) -> None:
 def test_every_option_is_compared(replaced: str) -> None:
     found = [fingerprint(Problem(ONE_OF_EIGHT, partial(layer, replaced=name), task())) for name in ("", replaced)]
     assert found[0]["network"] != found[1]["network"]
+
+
+def test_several_networks_are_compared_where_one_has_every_option() -> None:
+    space = Space(block=repeat(Space(hidden=one_of(4, 8)), 8))
+    assert len(fingerprint(Problem(space, partial(Perceptron, inputs=4, outputs=3), task()))["untrained"]) >= 3
 
 
 @pytest.mark.parametrize("supernet", [STACKS, COPIES])
