@@ -26,6 +26,11 @@ _INPUTS = "in_proj"
 
 _ANY_PARTS = "layout={%r: stacked(PARTS)} (nasx.nn.stacked), where PARTS is how many parts `forward` cuts its rows into"
 
+_AROUND = (
+    "stacked({count}) for the layers that make its inputs and the norms around it, and stacked({count}, dim=1) for the "
+    "layers that read its outputs"
+)
+
 _GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 _LEAF = re.compile(r"(?P<packed>\w+)_(weight|bias)")
 _LAYER = re.compile(r"weight_ih_l(\d+)(_reverse)?")
@@ -84,7 +89,7 @@ def warn_of_groups(found: Survey, layout: Layout, naming: Naming) -> None:
         name = plain_name(key)
         if len(of_group) > 1 and counts[key] != {1} and most_exact(layout, name) is None:
             groups.setdefault(name.rpartition(".")[0], set()).update(counts[key])
-    advice = {module: _of_groups(sorted(of_module)) for module, of_module in groups.items()}
+    advice = {module: _of_groups("a convolution of", sorted(own), _AROUND) for module, own in groups.items()}
     _warn(advice, found.names, "its first rows, which belong to other groups")
 
 
@@ -101,7 +106,8 @@ def warn_of_queries(found: Survey, layout: Layout, naming: Naming) -> None:
     for key, rows in counts.items():
         name = plain_name(key)
         if len(set.union(*rows.values())) > 1 and most_exact(layout, name) is None:
-            advice[name.rpartition(".")[0]] = _of_queries(sorted(rows))
+            note = "stacked({count}, dim=1) for the layer that reads the heads' outputs"
+            advice[name.rpartition(".")[0]] = _of_groups("a projection of queries in", sorted(rows), note)
     _warn(advice, found.names, "its first heads, which attend to other keys and values")
 
 
@@ -136,25 +142,13 @@ def _warn(advice: Mapping[str, _Advice], known: Iterable[str], slices: str) -> N
         )
 
 
-def _of_groups(groups: Sequence[int]) -> _Advice:
-    kind = f"a convolution of {' or '.join(map(str, groups))} groups"
+def _of_groups(kind: str, groups: Sequence[int], note: str) -> _Advice:
+    """Return the advice for a layer in some numbers of groups; `note` says what it is for others."""
+    described = f"{kind} {' or '.join(map(str, groups))} groups"
     if len(groups) > 1:
-        return _Advice(kind, (), "separate={%r: CHOICE}, where CHOICE is the choice that decides the groups")
-    rule = f"stacked({groups[0]})"
-    return _Advice(
-        kind,
-        (("", rule),),
-        f"{rule} for the layers that make its inputs and the norms around it, and stacked({groups[0]}, dim=1) for the "
-        "layers that read its outputs",
-    )
-
-
-def _of_queries(groups: Sequence[int]) -> _Advice:
-    kind = f"a projection of queries in {' or '.join(map(str, groups))} groups"
-    if len(groups) > 1:
-        return _Advice(kind, (), "separate={%r: CHOICE}, where CHOICE is the choice that decides the groups")
-    rule = f"stacked({groups[0]})"
-    return _Advice(kind, (("", rule),), f"stacked({groups[0]}, dim=1) for the layer that reads the heads' outputs")
+        return _Advice(described, (), "separate={%r: CHOICE}, where CHOICE is the choice that decides the groups")
+    (count,) = groups
+    return _Advice(described, (("", f"stacked({count})"),), note.format(count=count))
 
 
 def _of_packed(module: str, tensors: Mapping[str, _Tensor]) -> _Advice | None:

@@ -19,7 +19,7 @@ from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Retraining, RunConfig, Search
 from nasx.pipeline.context import Context
-from nasx.pipeline.earlier import earlier_run_has, take_earlier
+from nasx.pipeline.earlier import earlier_run_has, take_earlier, trained_supernet_of
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
 from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import StepTaken
@@ -686,8 +686,8 @@ def first_supernets(stages: Iterable[RunStage]) -> Iterator[SupernetStage]:
 
 def trained_supernet(context: Context, space: Space, stage: str) -> nn.Module:
     """Return a level's supernet with the weights that its training stage, an input of this one, kept."""
-    checkpoint = context.stage.checkpoints_of(stage).latest()
-    if checkpoint is None or checkpoint.step != context.inputs[stage]["steps"]:
+    checkpoint = trained_supernet_of(context.stage.run_directory, stage, context.inputs[stage])
+    if checkpoint is None:
         raise CorruptWeights(
             f"the trained supernet of {stage} is damaged or missing in {context.stage.stage_directory(stage)}; "
             "start again in a new run directory"

@@ -9,6 +9,6 @@ from functools import partial
 
 import torch._dynamo  # noqa: F401 - which the first optimizer imports otherwise
 
-from nasx.train.jobs import ENDING
+from nasx.run.signals import SIGNALS
 
-os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, ENDING))
+os.register_at_fork(after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS))

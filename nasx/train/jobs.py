@@ -19,7 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnC
 from typing import Any, TypeVar
 
 from nasx._memory import keep_freed_memory
-from nasx.run.signals import Interrupted
+from nasx.run.signals import SIGNALS, Interrupted
 from nasx.train.device import use_threads
 
 Job = TypeVar("Job")
@@ -27,8 +27,6 @@ Result = TypeVar("Result")
 Report = Callable[[int, int], bool]
 """Called by a job with the steps done and their total; returns whether the job is to save and raise Interrupted."""
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""The signals by which terminals and schedulers end a program."""
 _reports: Any = None  # a worker's end of the queue
 _stop: Any = None  # the event that asks all workers to stop
 
@@ -119,7 +117,7 @@ def prepare_workers(*modules: str) -> bool:
     # without the program's main module, which would be imported otherwise
     multiprocessing.set_forkserver_preload([f"{__package__}.fork_server", *modules])
     resource_tracker.ensure_running()  # which would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         forkserver.ensure_running()  # with signals blocked
     except ChildProcessError:
@@ -156,7 +154,7 @@ class _Forking(_Starting, ForkServerContext):  # type: ignore[misc]
 def _start(reports: Any, stop: Any, threads: int, environment: Mapping[str, str]) -> None:
     global _reports, _stop
     _reports, _stop = reports, stop
-    for signum in ENDING:
+    for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)  # a terminal or scheduler tells the whole group; the parent ends workers
     # a killed parent cannot end its workers, and a run that is started again must find nobody writing
     threading.Thread(target=_end_with_parent, daemon=True).start()
