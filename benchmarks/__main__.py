@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compare import MACHINE, compared, machine, same_machine
+from benchmarks.compare import MACHINE, OtherPrograms, compared, machine, same_machine
 
-BASELINE = Path(__file__).with_name("baseline.json")
+BASELINE = Path(__file__).with_name("results") / "cpu.json"
 
 BENCHMARKS = (
     "blocks.shares",
@@ -117,8 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()  # as the commands that train do
     console = Console(stderr=options.json)
     results: dict[str, Any] = {MACHINE: machine()}
+    others = OtherPrograms()
     for name in names:
         results[name] = run(name, options.data)
+        results[MACHINE] |= others.row()
         if not options.json:
             show(name, results[name], console)
     if then is not None:

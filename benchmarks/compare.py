@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -43,8 +44,33 @@ def machine() -> Row:
         "torch": torch.__version__,
         "date": date.today().isoformat(),
         "commit": commit_of(Path(__file__).parents[1]),
-        "busy": _busy(),
     }
+
+
+class OtherPrograms:
+    """What other programs took of this machine's CPU from now on, hypervisors included; Linux alone tells."""
+
+    def __init__(self) -> None:
+        self._start = _taken()
+
+    def row(self) -> Row:
+        """Return how many cores they used on average, and whether that disturbs: more than a tenth of a core does."""
+        if self._start is None or (now := _taken()) is None:
+            return {"cores of others": None, "busy": False}
+        wall, everybody, own = (after - before for after, before in zip(now, self._start, strict=True))
+        cores = max(0.0, everybody - own) / wall
+        return {"cores of others": round(cores, 3), "busy": cores > 0.1}
+
+
+def _taken() -> tuple[float, float, float] | None:
+    """Return in seconds: now, what all had of the CPU, and what this process and its ended children had of it."""
+    try:
+        ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupts, soft, stolen = ticks
+    everybody = (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    return time.monotonic(), everybody, sum(os.times()[:4])
 
 
 def commit_of(checkout: Path) -> str:
@@ -57,11 +83,6 @@ def commit_of(checkout: Path) -> str:
             return "unknown"
         answers.append(done.stdout.strip())
     return answers[0] + ("+" if answers[1] else "")
-
-
-def _busy() -> bool:
-    """Return whether other processes were using more than a quarter of a core in the last minute."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.25
 
 
 def same_machine(now: Results, then: Results) -> bool:

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.__main__ import show
 from benchmarks.cases import Row
-from benchmarks.compare import MACHINE, commit_of, machine
+from benchmarks.compare import MACHINE, OtherPrograms, commit_of, machine
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("supernet.epochs=10", "retrain.epochs=12", "search.generations=2")
@@ -116,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"{checkout} is no checkout of nasx: it has no recipes/glit")
     settings = options.set or SHORT
     measured_on = {**machine(), "before": commit_of(options.before), "settings": list(settings)}
+    others = OtherPrograms()
     rows = compared(options.before, options.now, settings, options.rounds)
     show("main job on the digits, before / now", rows, Console())
     if options.json:
-        options.json.write_text(json.dumps({MACHINE: measured_on, "main_job": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps({MACHINE: measured_on | others.row(), "main_job": rows}, indent=1) + "\n")
     return 0
 
 

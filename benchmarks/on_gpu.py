@@ -33,7 +33,7 @@ from rich.console import Console
 from benchmarks import gpu
 from benchmarks.__main__ import show
 from benchmarks.cases import Row, digits_case
-from benchmarks.compare import MACHINE, machine
+from benchmarks.compare import MACHINE, OtherPrograms, machine
 
 ROOT = Path(__file__).parents[1]
 COMPILING = 90.0
@@ -103,12 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tail = (options.out / "tests.txt").read_text().splitlines()[-15:]
         console.print("\n".join(tail), markup=False, highlight=False)
     results: dict[str, Any] = {MACHINE: machine()}
+    others = OtherPrograms()
     for name, function in benchmarks(options.device, left).items():
         rows: list[Row] = []
         try:
             for row in function():  # those measured before the time is over are kept
                 rows.append(row)
                 results[name] = rows
+                results[MACHINE] |= others.row()
                 (options.out / "gpu.json").write_text(json.dumps(results, indent=1))
         except Exception as error:  # the others are wanted all the same
             failed = True

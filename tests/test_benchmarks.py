@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import main_job, page
+from benchmarks import compare, main_job, page
 from benchmarks.budget import draws
 from benchmarks.cases import digits_case, forward_pass, tiny_case, training_step
-from benchmarks.compare import MACHINE, compared, machine
+from benchmarks.compare import MACHINE, OtherPrograms, compared, machine
 from benchmarks.networks import plain
 from benchmarks.operators import KINDS, is_of, shares_of
 from benchmarks.pairs import Timings, alternate
@@ -57,6 +57,24 @@ def test_the_shares_of_a_step_are_those_of_its_operators() -> None:
     assert not is_of("aten::mm_like", ("::mm_other",))
     step = training_step(digits_case().network(), *digits_case().images(4))
     assert all(0 < share < 1 for share in shares_of(step, 1).values())
+
+
+def test_results_are_compared_with_those_that_come_with_the_repository() -> None:
+    assert json.loads(command.BASELINE.read_text())[MACHINE]
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="only Linux tells what all programs use of the CPU")
+def test_what_other_programs_use_of_the_machine_is_told_from_what_a_benchmark_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = iter([(0.0, 100.0, 10.0), (10.0, 112.0, 20.0), (20.0, 125.0, 30.0), None])
+    monkeypatch.setattr(compare, "_taken", lambda: next(taken))
+    others = OtherPrograms()
+    assert others.row() == {"cores of others": 0.2, "busy": True}  # 12 s were used in 10 s, 10 of them by this program
+    assert others.row() == {"cores of others": 0.25, "busy": True}
+    assert others.row() == {"cores of others": None, "busy": False}
+    monkeypatch.undo()
+    assert OtherPrograms().row()["cores of others"] >= 0
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
