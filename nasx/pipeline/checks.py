@@ -1,15 +1,19 @@
 """What is looked at before a run starts, so that no stage refuses after hours what was known from the start."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nasx.arch import Arch, matches
+from nasx.data.seeding import globals_kept
 from nasx.pipeline.config import TrainingSettings
 from nasx.pipeline.earlier import check_earlier
 from nasx.pipeline.estimate import Estimator, estimates
+from nasx.pipeline.fingerprint import untrained_network
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.task import FEWEST_VALIDATION
@@ -18,9 +22,13 @@ from nasx.space import name_patterns
 from nasx.train import Loss, Unpacked, evaluate, pick_device
 from nasx.train.batch import batch_size
 from nasx.train.compiled import missing_for_compilation
+from nasx.train.dataset_metrics import is_dataset_metric, on_few_samples
 from nasx.train.distillation import check_distillation
 from nasx.train.losses import name_of, targets_like
 from nasx.train.modes import evaluating
+
+_SOME = 256
+"""Validation samples that show whether a metric of a whole data set can be computed."""
 
 
 def check_run(problem: Problem[Any], machine: Machine, processes: int = 1, *, finished: Collection[str] = ()) -> None:
@@ -118,11 +126,25 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
                 "their weights; register it as a buffer, or leave it out of get_extra_state"
             )
     batch = task.first_batch(8)
-    evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+    evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
+    if is_dataset_metric(task.metric):
+        _check_dataset_metric(problem, arch)
     unpacked = task.unpack(batch)
     batch_size(unpacked.targets)
     with torch.no_grad(), evaluating(network):
         task.check_samples(network(*unpacked.args, **unpacked.kwargs))
+
+
+def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:
+    """Have a metric score some validation samples, or all where some are not enough for it."""
+    task, size = problem.task, problem.config.search.eval_batch_size
+    with globals_kept():
+        network = untrained_network(problem, arch)
+    some = np.unique(np.linspace(0, task.counts["val"] - 1, _SOME, dtype=np.int64))
+    batches = task.eval_batches("val", size, indices=some)
+    scored = evaluate(network, batches, loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
+    if not math.isfinite(scored.score):
+        task.evaluate(network, task.eval_batches("val", size))
 
 
 def _check_trainings(problem: Problem[Any]) -> None:

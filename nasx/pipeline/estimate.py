@@ -21,6 +21,7 @@ from nasx.pipeline.scoring import races
 from nasx.pipeline.training import steps_of, supernet_optimizer
 from nasx.space import ArchSet
 from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
+from nasx.train.dataset_metrics import on_few_samples
 
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
 _TIMED_ON_CPU = 64  # samples of a timed batch at most, where time grows with them
@@ -219,11 +220,12 @@ class Estimator:
             count = min(config.search.eval_batch_size, task.counts["val"], max(_FEW, int(_SECONDS / step_seconds)))
             batch = task.first_batch(count)
             subnets = [Subnet(supernet, arch) for arch in self.some(archs, 4)]
+            metric = on_few_samples(task.metric)
 
             def scores() -> Iterator[object]:
                 while True:
                     for subnet in subnets:
-                        yield evaluate(subnet, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+                        yield evaluate(subnet, [batch], loss=task.loss, metric=metric, unpack=task.unpack)
 
             per_batch = _seconds_each(scores(), device)
         return Timing(step_seconds, per_batch / count, self._peak())

@@ -17,6 +17,7 @@ from nasx.nn.skeleton import build_skeleton
 from nasx.pipeline.samples import add_to
 from nasx.space import ArchSet, Space
 from nasx.train import evaluate, use_precision, use_threads
+from nasx.train.dataset_metrics import on_few_samples
 from nasx.train.losses import compute_loss
 
 if TYPE_CHECKING:
@@ -132,18 +133,25 @@ def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
     """Return loss and score of an untrained network on the first validation samples, and its loss in training mode."""
     task = problem.task
     with globals_kept(), use_threads(1), use_precision("float32"):
-        seed_globals(0)
-        network = problem.make(arch)
-        seed_globals(0)
-        for parameter in network.parameters():
-            if parameter.is_floating_point():
-                parameter.add_(_NOISE * torch.randn(parameter.shape).to(parameter))
+        network = untrained_network(problem, arch)
         batch = task.first_batch(_SAMPLES)
-        found = evaluate(network, [batch], loss=task.loss, metric=task.metric, unpack=task.unpack)
+        found = evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
         seed_globals(0)
         args, kwargs, targets = task.unpack(batch)
         trained = compute_loss(task.loss, network.train()(*args, **kwargs), targets)
     return {"loss": _number(found.loss), "score": _number(found.score), "training loss": _number(float(trained))}
+
+
+@torch.no_grad()
+def untrained_network(problem: "Problem[Any]", arch: Arch) -> nn.Module:
+    """Return a network with the same weights each time, none of them zero; it sets the global generators."""
+    seed_globals(0)
+    network = problem.make(arch)
+    seed_globals(0)
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            parameter.add_(_NOISE * torch.randn(parameter.shape).to(parameter))
+    return network
 
 
 def _number(value: float) -> float | str:

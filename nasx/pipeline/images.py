@@ -13,7 +13,7 @@ from nasx.data.dataset import Indices
 from nasx.data.joined import joined_images
 from nasx.pipeline.config import Augmentation, Data, RunConfig, TrainingSettings, with_settings_named
 from nasx.pipeline.samples import StepBatches
-from nasx.pipeline.task import BaseTask, PartName
+from nasx.pipeline.task import BaseTask, PartName, check_metric
 from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class ImageTask(BaseTask):
         self.dataset, self.source = dataset, source
         # what the images turned out to be, so that the settings of a run hold it
         self.data = data.model_copy(update={"channels": dataset.channels, "image_size": dataset.image_size})
+        check_metric(metric)
         self.loss: Loss = F.cross_entropy
         self.metric = metric
         self.unpack: Unpack = unpack

@@ -46,7 +46,6 @@ from nasx.train import (
     adamw,
     compiled_blocks,
     ema,
-    evaluate,
     pick_device,
     seeded,
     train,
@@ -77,7 +76,7 @@ class NetworkTraining:
     def evaluate(self, network: nn.Module) -> Evaluation:
         """Score a network on the validation samples."""
         batches = self.task.eval_batches("val", self.eval_batch_size, workers=self.machine.workers)
-        return evaluate(network, batches, loss=self.task.loss, metric=self.task.metric, unpack=self.task.unpack)
+        return self.task.evaluate(network, batches)
 
 
 @dataclass(frozen=True, slots=True)

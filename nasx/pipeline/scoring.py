@@ -22,6 +22,7 @@ from nasx.search import race
 from nasx.search.racing import FEWEST_SAMPLES
 from nasx.space import Space
 from nasx.train import Evaluation, evaluate, recalibrate
+from nasx.train.dataset_metrics import is_dataset_metric
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -34,8 +35,8 @@ class Scoring:
     """Scores architectures on the validation samples with a supernet's weights, their BatchNorm statistics recomputed.
 
     What was found is kept in the stage's journal, so an interruption loses no evaluation, and none is done twice. The
-    ranks of a group share the candidates out; the scores do not depend on their number. A candidate whose outputs are
-    not finite, or that runs out of memory even at a batch of one sample, has failed and scores NaN.
+    ranks of a group share the candidates out; the scores do not depend on their number. A candidate whose outputs or
+    score are not finite, or that runs out of memory even at a batch of one sample, has failed and scores NaN.
     """
 
     context: Context
@@ -160,6 +161,9 @@ class Scoring:
                 size //= 2
                 logger.warning("a candidate ran out of memory; scoring %d samples at a time", size)
                 continue
+            if math.isfinite(scored.loss) and not math.isfinite(scored.score):
+                logger.warning("a candidate failed, for the metric %s of it is %s", task.metric_name, scored.score)
+                return FAILED
             return scored if math.isfinite(scored.loss) else FAILED
 
     def _scores_of(self, arch: Arch, samples: Ints) -> Floats | None:
@@ -194,9 +198,9 @@ def races(config: Search, task: BaseTask) -> bool:
     """Return whether the candidates of a search race: asked for, with enough validation samples.
 
     A Pareto search needs the scores of all, for it keeps more than the best; what a searcher of one's own does with
-    them is not known.
+    them is not known. A metric of the whole data set says nothing about a part of it.
     """
-    known = config.method in ("evolution", "random", "local")
+    known = config.method in ("evolution", "random", "local") and not is_dataset_metric(task.metric)
     return known and config.racing_error > 0 and task.counts["val"] >= FEWEST_SAMPLES
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasx.pipeline.config import Augmentation, Data, RunConfig, TrainingSettings
 from nasx.pipeline.task import BaseTask
+from nasx.train.dataset_metrics import is_dataset_metric, metric_name
 
 if TYPE_CHECKING:
     from nasx.pipeline.problem import Problem
@@ -75,7 +76,10 @@ def _data(config: RunConfig, images: Data | None) -> Data:
 
 def _note_unused(config: RunConfig, problem: "Problem[Any]") -> None:
     """Log what somebody set without effect; presets set many fields, for whatever else is chosen."""
-    for path, why in config.unused().items():
+    found = config.unused()
+    if is_dataset_metric(metric := problem.task.metric) and config.search.racing_error:
+        found["search.racing_error"] = f"{metric_name(metric)} is a metric of the whole data set"
+    for path, why in found.items():
         *sections, field = path.split(".")
         section: Any = config
         for name in sections:

@@ -62,7 +62,7 @@ from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
 from nasx.search import Halving
 from nasx.space import ArchSet, Space
-from nasx.train import Step, Training, evaluate, recalibrate, seeded, train_supernet, use_threads
+from nasx.train import Step, Training, recalibrate, seeded, train_supernet, use_threads
 
 Inputs = Mapping[str, Any]
 
@@ -327,7 +327,7 @@ class SearchStage(RunStage):
         best = best_of(rows, networks_to_train(problem.config))
         if not best:
             raise SupernetDiverged(
-                f"all {len(rows)} candidates failed: no output of the supernet was finite; lower supernet.lr or set "
+                f"all {len(rows)} candidates failed: no score was a finite number; lower supernet.lr or set "
                 "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
             )
         if config.method == "pareto":
@@ -408,7 +408,7 @@ class TrustStage(RunStage):
                 "trained_scores": trained,
                 "macs": problem.macs(arch),
             }
-            if problem.task.metric == "accuracy":
+            if problem.task.scores_accuracy:
                 row["accuracy"] = row["trained_score"]
             if not math.isnan(scores[arch]):
                 rows.append(row)
@@ -644,29 +644,30 @@ class EvaluationStage(RunStage):
         trained = load_network(context, arch, context.stage.run_directory / network["weights"], network["sha256"])
         size = problem.config.search.eval_batch_size
         batches = task.eval_batches("test", size, workers=context.machine.workers)
-        scored = evaluate(trained, batches, loss=task.loss, metric=task.metric, unpack=task.unpack)
-        path = context.directory / f"{number}.test.npy"
-        write_scores(path, scored.scores)
+        scored = task.evaluate(trained, batches)
         result = {
             "params": problem.params(arch),
             "macs": problem.macs(arch),
             "val_score": network["val_score"],
             "test_score": scored.score,
         }
-        if task.metric == "accuracy":
+        if task.scores_accuracy:
             result |= {"val_accuracy": network["val_score"], "test_accuracy": scored.score}
         kept = {"weights_kept": network["kept"]} if "kept" in network else {}
-        validation = (
-            Path(network["weights"]).with_name(network["val_scores"]).as_posix() if "val_scores" in network else None
-        )
+        files: dict[str, str | None] = {"val_scores": None, "test_scores": None}
+        if "val_scores" in network:
+            files["val_scores"] = Path(network["weights"]).with_name(network["val_scores"]).as_posix()
+        if len(scored.scores):
+            path = context.directory / f"{number}.test.npy"
+            write_scores(path, scored.scores)
+            files["test_scores"] = f"{self.name}/{path.name}"
         return {
             **result,
             "arch": network["arch"],
             **kept,
             "weights": network["weights"],
             "sha256": network["sha256"],
-            "val_scores": validation,
-            "test_scores": f"{self.name}/{path.name}",
+            **files,
         }
 
     def estimate(self, estimator: Estimator) -> StageEstimate:

@@ -1,5 +1,6 @@
 """What networks learn: data, loss and metric."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
@@ -7,16 +8,28 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, StepBatches, class_labels, random_split
-from nasx.train import Loss, Metric, Unpack, Unpacked, unpack
-from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of
+from nasx.train import (
+    Batches,
+    Evaluation,
+    Loss,
+    Metric,
+    Unpack,
+    Unpacked,
+    evaluate,
+    unpack,
+)
+from nasx.train.dataset_metrics import is_dataset_metric, metric_name
+from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, name_of
 
 PartName = Literal["train", "val", "test"]
 
+_METRICS = ("accuracy", "top5")
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
 _CHECKED = 1_000  # samples whose labels are looked at together
@@ -103,7 +116,12 @@ class BaseTask(ABC):
     @property
     def metric_name(self) -> str:
         """What tables call the metric."""
-        return self.metric if isinstance(self.metric, str) else _name(self.metric)
+        return metric_name(self.metric)
+
+    @property
+    def scores_accuracy(self) -> bool:
+        """Whether the metric is the accuracy, by name."""
+        return isinstance(self.metric, str) and self.metric == "accuracy"  # a metric of torchmetrics equals all things
 
     @cached_property
     def scores_hits(self) -> bool:
@@ -114,7 +132,17 @@ class BaseTask(ABC):
     @property
     def loss_name(self) -> str:
         """What messages call the loss."""
-        return _name(self.loss)
+        return name_of(self.loss)
+
+    def evaluate(self, network: nn.Module, batches: Batches) -> Evaluation:
+        """Score a network; ValueError where the metric is not finite though the loss is."""
+        scored = evaluate(network, batches, loss=self.loss, metric=self.metric, unpack=self.unpack)
+        if math.isfinite(scored.loss) and not math.isfinite(scored.score):
+            raise ValueError(
+                f"the metric {self.metric_name} is {scored.score} for a network whose loss is finite; have it return a "
+                "number there too, such as the worst there is; a run that has started continues with it"
+            )
+        return scored
 
     def loss_of(self, training: TrainingSettings) -> Loss:
         """Return the loss of a training, with its label smoothing where it applies."""
@@ -133,9 +161,10 @@ class Task(BaseTask):
       has the transforms of `train`; where those augment, give a `val` and a `test` that do not.
     - `loss(outputs, targets)` is the mean over a batch. It is called in evaluation mode, too.
     - `metric` is "accuracy", "top5", or a function of outputs and targets that returns a finite score for each sample,
-      shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several. Scores
-      of a whole set, such as F1 or AUC, are no means over samples and cannot be a metric, nor can those that depend on
-      the other samples of a batch, such as recall among them.
+      shape (batch,), higher is better; the mean is the score. Average over positions where a sample has several, and do
+      not look at the other samples of the batch. Scores of a whole data set, such as F1, AUC or mIoU, are objects with
+      `reset`, `update` and `compute`, as in torchmetrics, or functions in `nasx.train.over_dataset`; with them, all
+      candidates see all samples (no racing), and reports give no intervals.
     - `collate_fn` makes a batch of a list of samples, `unpack` takes a batch apart.
 
     Transforms may draw from the global generators of Python, numpy and torch: they are seeded for every sample, so
@@ -162,8 +191,7 @@ class Task(BaseTask):
         if not callable(loss):
             raise TypeError(f"`loss` must be a function of outputs and targets, but got {loss!r}")
         check_trained(loss)
-        if not callable(metric) and metric not in ("accuracy", "top5"):
-            raise ValueError(f"`metric` must be 'accuracy', 'top5' or a function, but got {metric!r}")
+        check_metric(metric)
         if not 0 < val_fraction < 0.5:
             raise ValueError(f"`0 < val_fraction < 0.5` must hold, but got {val_fraction}")
         self.train, self.val, self.test = train, val, test
@@ -256,6 +284,17 @@ class Task(BaseTask):
         return Part(both, np.concatenate([train.indices, len(self.train) + val.indices]), self.collate_fn)
 
 
+def check_metric(metric: Any) -> None:
+    """Refuse what is no metric, and one of which less is better, with a ValueError."""
+    if isinstance(metric, type) or not (callable(metric) or is_dataset_metric(metric) or metric in _METRICS):
+        raise ValueError(
+            "`metric` must be 'accuracy', 'top5', a function, or an object with `reset`, `update` and `compute`, but "
+            f"got {metric!r}"
+        )
+    if getattr(metric, "higher_is_better", None) is False:  # as torchmetrics says
+        raise ValueError(f"of a metric more must be better, but of {metric_name(metric)} less is; pass its negative")
+
+
 def _check_dataset(name: str, dataset: object) -> None:
     if dataset is None and name != "train":
         return
@@ -278,9 +317,3 @@ def _check_dataset(name: str, dataset: object) -> None:
         )
     if not len(dataset):
         raise ValueError(f"`{name}` has no samples")
-
-
-def _name(function: Any) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    return str(getattr(function, "__name__", type(function).__name__))

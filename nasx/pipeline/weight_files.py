@@ -18,15 +18,17 @@ from nasx.train import ALONE, Evaluation, Group
 
 
 def write_validation(weights: Path, scored: Evaluation, group: Group = ALONE) -> dict[str, Any]:
-    """Write the score of every validation sample beside the weights; return what a result says of the validation."""
+    """Write the score of every validation sample beside the weights, where samples have scores of their own.
+
+    Returns what a result says of the validation.
+    """
+    found = {"val_score": scored.score, "val_loss": scored.loss if math.isfinite(scored.loss) else None}
+    if not len(scored.scores):
+        return found
     path = weights.with_suffix(".val.npy")
     if group.first:
         write_scores(path, scored.scores)
-    return {
-        "val_score": scored.score,
-        "val_loss": scored.loss if math.isfinite(scored.loss) else None,
-        "val_scores": path.name,
-    }
+    return {**found, "val_scores": path.name}
 
 
 def write_scores(path: Path, scores: NDArray[np.float64]) -> None:

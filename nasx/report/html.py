@@ -108,6 +108,10 @@ def _report_page(report: Report, drawn: Sequence[Panel], svgs: Sequence[str]) ->
     )
 
 
+def _with_intervals(*reports: Report) -> bool:
+    return any(row.val_interval or row.test_interval for report in reports for row in report.networks)
+
+
 def _page(template: str, drawn: Sequence[Panel], svgs: Sequence[str], **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -126,6 +130,7 @@ def _page(template: str, drawn: Sequence[Panel], svgs: Sequence[str], **values: 
         flat=_flat,
         box=lambda shade: "background:{};color:{}".format(*box_colours(shade)),
     )
+    environment.globals.update(with_intervals=_with_intervals)
     shown = [(panel, _inline(svg, panel)) for panel, svg in zip(drawn, svgs, strict=True) if panel.kind != ARCHITECTURE]
     return environment.get_template(template).render(
         figures={

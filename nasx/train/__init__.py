@@ -6,6 +6,7 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.batchnorm_groups import BatchNormGroups
 from nasx.train.compiled import compiled_blocks
+from nasx.train.dataset_metrics import DatasetMetric, over_dataset
 from nasx.train.device import (
     Precision,
     autocast,
@@ -34,6 +35,7 @@ __all__ = [
     "ALONE",
     "BatchNormGroups",
     "Batches",
+    "DatasetMetric",
     "Distillation",
     "Evaluation",
     "FairPaths",
@@ -73,6 +75,7 @@ __all__ = [
     "logits_of",
     "move",
     "nesterov_sgd",
+    "over_dataset",
     "pick_device",
     "process_group",
     "recalibrate",

@@ -1,19 +1,18 @@
 """Scoring a network on labelled data."""
 
-import math
 from dataclasses import dataclass, field
+from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, is_empty, move, unpack
 from nasx.train.batchnorm import recalibrate
+from nasx.train.dataset_metrics import DatasetScore, is_dataset_metric
 from nasx.train.device import autocast, device_of
 from nasx.train.losses import Loss, check_mean, check_scalar, check_targets, compute_loss, label_weight, labelled
-from nasx.train.metrics import Metric, sample_scores
+from nasx.train.metrics import Floats, Metric, SampleMetric, SampleScores
 from nasx.train.modes import evaluating
 
 
@@ -22,12 +21,13 @@ class Evaluation:
     """A network's score on some data, its loss, and on how many samples."""
 
     score: float
-    """Mean of the metric; for `accuracy` and `top5` the share of samples that are right, in 0..1."""
+    """Mean of the metric over samples, for `accuracy` and `top5` the share that is right, in 0..1; of a metric of the
+    whole data set its value."""
     loss: float
     """Mean loss; of cross-entropy in nats."""
     samples: int
-    scores: npt.NDArray[np.float64] = field(repr=False, compare=False)
-    """The metric of each sample (samples,), in the order of the batches."""
+    scores: Floats = field(repr=False, compare=False)
+    """The metric of each sample (samples,), in the order of the batches; empty for one of the whole data set."""
 
 
 @torch.no_grad()
@@ -42,15 +42,18 @@ def evaluate(
     """Return a model's score and loss in evaluation mode; modes are restored.
 
     `metric` is `"accuracy"`, `"top5"`, or a function of outputs and targets that returns a finite score for each
-    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. Positions that
-    a cross-entropy ignores (`ignore_index`) count neither in the loss nor in the score of their sample by the named
-    metrics, by which a sample without any label is wrong. One whose outputs are not finite is wrong too, and makes the
-    loss NaN. Raises ValueError for targets that do not fit the loss or the metric, for a loss of torch's that
-    is a sum, and for scores that are not finite where the loss is.
+    sample, (B,), higher is better; the score is their mean. Loss and score weigh samples, not batches. A
+    `DatasetMetric`, such as those of `torchmetrics`, is given all batches and computes the score itself; it may be NaN.
+    Positions that a cross-entropy ignores (`ignore_index`) count neither in the loss nor in the score of their sample
+    by the named metrics, by which a sample without any label is wrong. One whose outputs are not finite is wrong too,
+    and makes the loss NaN, as it makes the score of a `DatasetMetric`. Raises ValueError for targets that do not fit
+    the loss or the metric, for a loss of torch's that is a sum, for scores of samples that are not finite where the
+    loss is, and for what a `DatasetMetric` raises.
     """
     check_mean(loss)
     device = device_of(model)
-    found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
+    scores = DatasetScore(metric, device) if is_dataset_metric(metric) else SampleScores(cast("SampleMetric", metric))
+    seen = 0
     total, weight = torch.zeros(2, dtype=torch.float64, device=device)
     with evaluating(model):
         for batch in batches:
@@ -61,7 +64,7 @@ def evaluate(
             args, kwargs, moved = move((args, kwargs, targets), device)
             with autocast(device):
                 outputs = model(*args, **kwargs)
-                if not found:
+                if not seen:
                     check_targets(outputs, targets, loss)
                 value = compute_loss(loss, outputs, moved)
             check_scalar(value)
@@ -73,17 +76,13 @@ def evaluate(
                 share = label_weight(loss, moved, counted)
                 total += torch.where(share > 0, value.double() * share, 0.0)  # a mean over nothing is NaN
                 weight += share
-            found.append(sample_scores(metric, outputs, moved, counted))
-    if not found:
+            seen += samples
+            scores.add(outputs, moved, counted)
+    if not seen:
         raise ValueError("there is no data to evaluate on: the batches hold no samples")
-    scores = torch.cat(found).double().cpu().numpy()
     mean_loss = float(total / weight)
-    broken = np.flatnonzero(~np.isfinite(scores))
-    if len(broken) and math.isfinite(mean_loss):
-        raise ValueError(
-            f"the metric must be finite, but got {scores[broken[0]]} for sample {broken[0]}, whose loss is finite"
-        )
-    return Evaluation(float(scores.mean()), mean_loss, len(scores), scores)
+    score, of_samples = scores.result(mean_loss)
+    return Evaluation(score, mean_loss, seen, of_samples)
 
 
 def recalibrate_and_evaluate(

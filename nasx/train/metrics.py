@@ -1,19 +1,49 @@
-"""Metrics: one score a sample, higher is better."""
+"""Metrics, of which higher is better: one score a sample, or one of a whole data set."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from nasx.train.batch import batch_size
+from nasx.train.dataset_metrics import DatasetMetric
 from nasx.train.losses import logits_of
 
-Metric = Literal["accuracy", "top5"] | Callable[[Any, Any], Tensor]
-"""A metric by name, or a function of outputs and targets that returns a finite score for each sample, (B,)."""
+Floats = npt.NDArray[np.float64]
+SampleMetric = Literal["accuracy", "top5"] | Callable[[Any, Any], Tensor]
+
+Metric = SampleMetric | DatasetMetric
+"""A metric by name, a function of outputs and targets that returns a finite score for each sample, (B,), or a
+DatasetMetric."""
 
 
-def sample_scores(metric: Metric, outputs: Any, targets: Any, counted: Tensor | None = None) -> Tensor:
+class SampleScores:
+    """Collects the scores of samples, whose mean is the score of all."""
+
+    def __init__(self, metric: SampleMetric) -> None:
+        self._metric = metric
+        self._found: list[Tensor] = []  # stays on the device until the end, so that no batch waits for the one before
+
+    def add(self, outputs: Any, targets: Any, counted: Tensor | None) -> None:
+        """Take a batch; `counted` says which positions a named metric looks at."""
+        self._found.append(sample_scores(self._metric, outputs, targets, counted))
+
+    def result(self, loss: float) -> tuple[float, Floats]:
+        """Return the mean and each sample's score; ValueError where one is not finite though the mean loss is."""
+        scores = torch.cat(self._found).double().cpu().numpy()
+        broken = np.flatnonzero(~np.isfinite(scores))
+        if len(broken) and math.isfinite(loss):
+            raise ValueError(
+                f"the metric must be finite, but got {scores[broken[0]]} for sample {broken[0]}, whose loss is finite"
+            )
+        return float(scores.mean()), scores
+
+
+def sample_scores(metric: SampleMetric, outputs: Any, targets: Any, counted: Tensor | None = None) -> Tensor:
     """Return the score of each sample of a batch, (B,), floating.
 
     By name a score is 1 where the sample's class is the network's first choice (`accuracy`) or among its first five

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
+from torchmetrics.classification import BinaryAUROC
 
 from nasx import Arch, Space, one_of, repeat
 from nasx.pipeline import Problem, RunConfig, Task, run
@@ -138,7 +139,24 @@ def tokens() -> Problem[RunConfig]:
     return Problem(SPACE, Tagger, task, config=CONFIG)
 
 
-SEARCHES = {"regression": regression, "multilabel": multilabel, "tokens": tokens}
+class Margin(BinaryAUROC):
+    """The area under the ROC curve of two logits' difference."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(outputs[:, 1] - outputs[:, 0], targets)
+
+
+def area() -> Problem[RunConfig]:
+    x = vectors(300, 5)
+    data = TensorDataset(x, (x[:, 0] + x[:, 1] + x.sum(dim=1).mul(100).cos() > 1).long())  # a part cannot be learned
+
+    def make(arch: Arch) -> nn.Module:
+        return Perceptron(arch, inputs=4, outputs=2)
+
+    return Problem(SPACE, make, Task(data, metric=Margin()), config=CONFIG)
+
+
+SEARCHES = {"regression": regression, "multilabel": multilabel, "tokens": tokens, "area": area}
 
 if __name__ == "__main__":
     found = run(SEARCHES[sys.argv[1]](), sys.argv[2])
