@@ -1,9 +1,11 @@
 """Runs in TensorBoard, Weights & Biases and MLflow, each through its own library (`--log`, `run(..., log=...)`).
 
-Losses are logged as means of up to 20 steps.
+Losses are logged as means of up to 20 steps. What a library raises while a run goes on, as where its server does not
+answer, is a warning: the run goes on, and after three failures in a row without its log.
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -25,6 +27,9 @@ Log = Literal["tensorboard", "wandb", "mlflow"]
 LOGS: tuple[Log, ...] = get_args(Log)
 
 _STEPS = 20  # whose mean is one point
+_FAILURES = 3  # in a row, after which nothing is logged any more: each may have waited for minutes
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(ABC):
@@ -118,15 +123,35 @@ class MLflow(Sink):
 
 
 class EventLog:
-    """Turns the events of a run into numbers for a sink."""
+    """Turns the events of a run into numbers for a sink; one that fails ends no run."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._steps: list[StepTaken] = []
         self._since = time.monotonic()
+        self._failures = 0
 
     def __call__(self, event: Event) -> None:
-        """Log an event."""
+        """Log an event, where the sink has not failed several times in a row."""
+        if self._failures == _FAILURES:
+            return
+        try:
+            self._log(event)
+        except Exception as error:  # of whichever class a library has
+            self._failures += 1
+            ends = "; nothing more is logged" if self._failures == _FAILURES else ""
+            logger.warning("%s could not be logged (%s)%s", type(event).__name__, _reason(error), ends)
+        else:
+            self._failures = 0
+
+    def close(self) -> None:
+        """Have the sink write what is left."""
+        try:
+            self._sink.close()
+        except Exception as error:
+            logger.warning("the end of the log could not be written (%s)", _reason(error))
+
+    def _log(self, event: Event) -> None:
         match event:
             case StageStarted():
                 self._since = time.monotonic()
@@ -155,9 +180,9 @@ class EventLog:
         values = {"lr": last.lr, "samples_per_second": samples / max(now - self._since, 1e-9)}
         if losses:
             values["loss"] = sum(losses) / len(losses)
-        self._sink.write(last.stage, values, last.step)
         self._steps.clear()
         self._since = now
+        self._sink.write(last.stage, values, last.step)
 
 
 @contextmanager
@@ -178,10 +203,11 @@ def logging_to(log: Log | None, directory: Path, settings: Mapping[str, Any]) ->
                 sink = WeightsAndBiases(directory, settings)
             case "mlflow":
                 sink = MLflow(directory, settings)
+    events = EventLog(sink)
     try:
-        yield EventLog(sink)
+        yield events
     finally:
-        sink.close()
+        events.close()
 
 
 def check_log(log: Log | None) -> None:
@@ -214,8 +240,12 @@ def _starting(log: Log) -> Iterator[None]:
     except (ImportError, OSError):
         raise
     except Exception as error:  # of whichever class a library has
-        reason = validation_message(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
-        raise Refused(f"--log {log} cannot start ({reason[:300].rstrip('.')}); {_MENDS[log]}") from error
+        raise Refused(f"--log {log} cannot start ({_reason(error)}); {_MENDS[log]}") from error
+
+
+def _reason(error: Exception) -> str:
+    reason = validation_message(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+    return reason[:300].rstrip(".") or type(error).__name__
 
 
 def _has_server() -> bool:

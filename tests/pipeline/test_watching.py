@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from nasx.pipeline import Refused, report, run, status
 from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, StageFinished, StageStarted, StepTaken
-from nasx.pipeline.loggers import logging_to
+from nasx.pipeline.loggers import EventLog, Sink, TensorBoard, logging_to
 from nasx.pipeline.progress import silent
 from nasx.pipeline.run_report import report_of
 from nasx.pipeline.run_status import ProgressFile, read_events, status_lines
@@ -262,6 +263,57 @@ def test_mlflow_is_logged_into_the_run_directory(tmp_path: Path, monkeypatch: py
     assert mlflow.MlflowClient().get_run(known).data.params == {"seed": "0", "search.population": "4"}
     assert (tmp_path / "mlflow.db").stat().st_size
     assert not (Path.cwd() / "mlruns").exists()
+
+
+class Server(Sink):
+    """Fails at some calls, all of which it counts."""
+
+    def __init__(self, failing: range) -> None:
+        self.failing, self.calls, self.written = failing, 0, list[float]()
+
+    def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
+        self.calls += 1
+        if self.calls - 1 in self.failing:
+            raise RuntimeError("503 Service Unavailable.\nRetry later")
+        self.written.append(values["score"])
+
+    def close(self) -> None:
+        if self.calls - 1 in self.failing:
+            raise RuntimeError("503")
+
+
+@pytest.mark.parametrize(
+    ("failing", "written", "warnings"),
+    [(range(1, 3), [0, 3, 4, 5], 2), (range(1, 9), [0], 4)],
+    ids=["for a moment", "for good"],
+)
+def test_a_server_that_fails_while_a_run_goes_on_ends_no_run(
+    failing: range, written: list[float], warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(failing)
+    events = EventLog(server)
+    for number in range(6):
+        events(CandidateScored("search", 0, number, SPACE[0], 5.0, float(number), 0.5))
+    events.close()
+    assert server.written == written
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warnings
+    assert messages[0] == "CandidateScored could not be logged (503 Service Unavailable. Retry later)"
+    if warnings == 4:
+        assert messages[2].endswith("; nothing more is logged")
+        assert messages[3] == "the end of the log could not be written (503)"
+        assert server.calls == 4
+
+
+def test_a_run_whose_log_fails_finds_the_same(
+    watched: tuple[Any, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: TensorBoard, stage: str, values: Mapping[str, float], step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoard, "write", full)
+    found = run(problem(), tmp_path, machine=MACHINE, progress=silent, log="tensorboard")
+    assert found.summary["networks"] == watched[0].summary["networks"]
 
 
 @pytest.mark.parametrize(
