@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
@@ -83,16 +83,23 @@ def use_precision(precision: Precision) -> Iterator[None]:
         _precision.reset(token)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that a forward pass and its loss run in: bfloat16 autocast, or nothing; see `use_precision`.
+@contextmanager
+def autocast(device: torch.device) -> Iterator[None]:
+    """Run a forward pass and its loss in bfloat16 autocast, or as they are; see `use_precision`.
 
-    The default precision depends on the type of `device`. An autocast that the caller has entered stays in force.
+    The default precision depends on the type of `device`. An autocast that the caller has entered stays in force. What
+    autocast keeps of weights in bfloat16 is dropped at the end, for they may have changed before the next pass: inside
+    another autocast, even one that is switched off, torch would keep it.
     """
     precision = _precision.get()
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if native else "float32"
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    try:
+        with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
+            yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def seed_generators(seed: int) -> None:

@@ -597,6 +597,13 @@ def test_the_precision_reaches_every_forward_pass(tmp_path: Path) -> None:
         run(Problem(SPACE, noting, task(), config=config), tmp_path / precision, machine=MACHINE, progress=silent)
         assert {kind for kind in seen if kind[0]} == {(True, dtype)}
         assert (False, dtype) in seen, "candidates and networks are scored in it"
+    for number in range(4):
+        halved, whole = (
+            load_file(tmp_path / precision / "baselines" / f"{number}.safetensors")
+            for precision in ("bfloat16", "float32")
+        )
+        for name, tensor in whole.items():
+            torch.testing.assert_close(halved[name], tensor, atol=0.02, rtol=0, msg=f"{name} of network {number}")
 
 
 def test_a_teacher_is_learned_from(finished: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -54,6 +55,19 @@ def test_the_precision_is_that_of_the_innermost_context() -> None:
         assert dtype() == torch.bfloat16, "the caller's own autocast stays"
     with pytest.raises(ValueError, match="one of auto, float32, bfloat16, but got 'half'"), use_precision("half"):  # type: ignore[arg-type]
         pass
+
+
+@pytest.mark.parametrize("enabled", [None, False, True])
+def test_weights_that_change_between_two_passes_are_seen_in_bfloat16(enabled: bool | None) -> None:
+    layer, x = nn.Linear(8, 8, bias=False), torch.ones(1, 8)
+    outer = nullcontext() if enabled is None else torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+    with outer, use_precision("float32" if enabled else "bfloat16"):
+        for value in (1.0, 2.0):
+            nn.init.constant_(layer.weight, value)
+            with autocast(torch.device("cpu")):
+                outputs = layer(x)
+            assert outputs.dtype == torch.bfloat16
+            assert outputs.tolist() == [[8 * value] * 8]
 
 
 FAULTS = """
