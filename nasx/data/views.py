@@ -26,6 +26,7 @@ def random_views(
     crop the largest centred square is taken. `mean`, of images in 0..1, fills what a rotation or a shift uncovers.
     """
     transform = view_transform(photos.image_size, augment, mean)
+    mixes = photos.channels == 1 and (augment.auto_augment or "").startswith("augmix")  # of three channels only
     views = torch.zeros((len(indices), photos.channels, photos.image_size, photos.image_size), dtype=torch.uint8)
     faults: dict[int, BrokenImage] = {}
     with globals_kept():
@@ -37,7 +38,9 @@ def random_views(
                 faults[index] = error.broken[0]
                 continue
             seed_globals(derived_seed(*seeds, index, *([copy] if copy else [])))
-            views[row] = transform(photo)
+            if mixes:
+                photo = photo.convert("RGB")
+            views[row] = transform(photo)[: photos.channels]
     return views, faults
 
 

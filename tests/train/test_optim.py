@@ -89,8 +89,8 @@ def test_adamw_spares_what_a_model_lists_by_full_names_as_timm_does(listed: str,
     model = Tables(listed)
     ours = {id(p): group["weight_decay"] > 0 for group in adamw(model, lr=1e-3, weight_decay=0.05).param_groups
             for p in group["params"]}  # fmt: skip
-    theirs = {id(p): group["weight_decay"] > 0 for group in param_groups_weight_decay(model, 0.05, True, {listed})
-              for p in group["params"]}  # fmt: skip
+    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list={listed})
+    theirs = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
     table = id(model.inner["rel_pos_embed"])
     assert ours[table] is theirs[table] is not spared
     assert not ours[id(model.inner["pos_embed"])]
