@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,10 +15,10 @@ from nasx.pipeline.estimate import Estimator, estimates
 from nasx.pipeline.fingerprint import untrained_network
 from nasx.pipeline.machine import Machine
 from nasx.pipeline.problem import Problem
-from nasx.pipeline.task import FEWEST_VALIDATION
+from nasx.pipeline.task import FEWEST_VALIDATION, PartName
 from nasx.pipeline.training import distillation_of
 from nasx.space import name_patterns
-from nasx.train import Loss, Unpacked, evaluate, pick_device
+from nasx.train import Loss, Unpacked, evaluate, pick_device, use_precision
 from nasx.train.batch import batch_size
 from nasx.train.compiled import missing_for_compilation
 from nasx.train.dataset_metrics import is_dataset_metric, on_few_samples
@@ -27,8 +26,7 @@ from nasx.train.distillation import check_distillation
 from nasx.train.losses import name_of, targets_like
 from nasx.train.modes import evaluating
 
-_SOME = 256
-"""Validation samples that show whether a metric of a whole data set can be computed."""
+_PARTS = {"val": "validation", "test": "test"}
 
 
 def check_run(problem: Problem[Any], machine: Machine, processes: int = 1, *, finished: Collection[str] = ()) -> None:
@@ -136,15 +134,23 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
 
 
 def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:
-    """Have a metric score some validation samples, or all where some are not enough for it."""
-    task, size = problem.task, problem.config.search.eval_batch_size
+    """Have a metric score some samples of each part, or all where some are not enough for it, in the run's precision.
+
+    Test images of an `ImageTask` stay unread.
+    """
+    task, size, precision = problem.task, problem.config.search.eval_batch_size, problem.config.precision
     with globals_kept():
         network = untrained_network(problem, arch)
-    some = np.unique(np.linspace(0, task.counts["val"] - 1, _SOME, dtype=np.int64))
-    batches = task.eval_batches("val", size, indices=some)
-    scored = evaluate(network, batches, loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
-    if not math.isfinite(scored.score):
-        task.evaluate(network, task.eval_batches("val", size))
+    if precision == "auto" and torch.cuda.is_available():
+        precision = "bfloat16"
+    with use_precision(precision):
+        parts: tuple[PartName, ...] = ("val", "test") if "test" in task.counts else ("val",)
+        for part in parts:
+            if not math.isfinite(task.score_of_some(network, part)):
+                try:
+                    task.evaluate(network, task.eval_batches(part, size))
+                except ValueError as error:
+                    raise ValueError(f"{error} (on the {_PARTS[part]} data)") from error
 
 
 def _check_trainings(problem: Problem[Any]) -> None:

@@ -16,8 +16,8 @@ from nasx.nn.layout import Index, Stack
 from nasx.nn.skeleton import build_skeleton
 from nasx.pipeline.samples import add_to
 from nasx.space import ArchSet, Space
-from nasx.train import evaluate, use_precision, use_threads
-from nasx.train.dataset_metrics import on_few_samples
+from nasx.train import Metric, evaluate, use_precision, use_threads
+from nasx.train.dataset_metrics import is_dataset_metric, metric_name, metric_settings, on_few_samples
 from nasx.train.losses import compute_loss
 
 if TYPE_CHECKING:
@@ -62,9 +62,14 @@ def fingerprint(problem: "Problem[Any]", supernets: Iterable[Space] = ()) -> dic
         "sharing": [sharing_of(problem.supernet(space), space) for space in supernets],
         "teachers": {section: _weights_of(teacher) for section, teacher in teachers},
         "loss": problem.task.loss_name,
-        "metric": problem.task.metric_name,
+        "metric": _metric(problem.task.metric),
         "untrained": [_untrained(problem, arch) for arch in archs],
     }
+
+
+def _metric(metric: Metric) -> str:
+    settings = ", ".join(f"{name}={value!r}" for name, value in metric_settings(metric).items())
+    return f"{metric_name(metric)}({settings})" if settings else metric_name(metric)
 
 
 def _with_every_option(networks: ArchSet) -> list[Arch]:
@@ -136,10 +141,11 @@ def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
         network = untrained_network(problem, arch)
         batch = task.first_batch(_SAMPLES)
         found = evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
+        score = task.score_of_some(network) if is_dataset_metric(task.metric) else found.score
         seed_globals(0)
         args, kwargs, targets = task.unpack(batch)
         trained = compute_loss(task.loss, network.train()(*args, **kwargs), targets)
-    return {"loss": _number(found.loss), "score": _number(found.score), "training loss": _number(float(trained))}
+    return {"loss": _number(found.loss), "score": _number(score), "training loss": _number(float(trained))}
 
 
 @torch.no_grad()

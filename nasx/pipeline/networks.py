@@ -200,7 +200,14 @@ def _kept(
     if shared.with_validation:  # what is better was decided before
         name, network = next(iter(candidates.items()))
         return name, network, None
-    scored = {name: shared.evaluate(network) for name, network in candidates.items()}
+    scored: dict[str, Evaluation] = {}
+    for name, network in candidates.items():
+        try:
+            scored[name] = shared.evaluate(network)
+        except ValueError as error:  # of a metric that has no number for it
+            if name == list(candidates)[-1] and not scored:
+                raise
+            logger.warning("the weights %r are left out: %s", name, error)
     best = max(scored, key=lambda name: scored[name].score)  # the weights themselves where both are as good
     return best, candidates[best], scored[best]
 

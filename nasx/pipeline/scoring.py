@@ -22,7 +22,7 @@ from nasx.search import race
 from nasx.search.racing import FEWEST_SAMPLES
 from nasx.space import Space
 from nasx.train import Evaluation, evaluate, recalibrate
-from nasx.train.dataset_metrics import is_dataset_metric
+from nasx.train.dataset_metrics import MetricFailed, is_dataset_metric
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -154,6 +154,9 @@ class Scoring:
                 self._recalibrate(subnet)
                 batches = task.eval_batches("val", size, indices=samples, workers=self.context.machine.workers)
                 scored = evaluate(subnet, batches, loss=task.loss, metric=task.metric, unpack=task.unpack)
+            except MetricFailed as error:  # it was tried before the run, so this is about the candidate
+                logger.warning("a candidate failed: %s", error)
+                return FAILED
             except torch.OutOfMemoryError:
                 if size == 1:
                     logger.warning("a candidate ran out of memory even sample by sample: %s", dict(arch))

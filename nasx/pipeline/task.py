@@ -24,7 +24,7 @@ from nasx.train import (
     evaluate,
     unpack,
 )
-from nasx.train.dataset_metrics import is_dataset_metric, metric_name
+from nasx.train.dataset_metrics import is_dataset_metric, metric_name, on_few_samples
 from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, name_of
 
 PartName = Literal["train", "val", "test"]
@@ -32,6 +32,7 @@ PartName = Literal["train", "val", "test"]
 _METRICS = ("accuracy", "top5")
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
+_SOME = 256  # samples that tell metrics of a whole data set apart
 _CHECKED = 1_000  # samples whose labels are looked at together
 FEW_VALIDATION = 100
 """Validation samples below which a run says how coarse its scores are."""
@@ -140,9 +141,18 @@ class BaseTask(ABC):
         if math.isfinite(scored.loss) and not math.isfinite(scored.score):
             raise ValueError(
                 f"the metric {self.metric_name} is {scored.score} for a network whose loss is finite; have it return a "
-                "number there too, such as the worst there is; a run that has started continues with it"
+                "number there too, such as the worst there is; a run that has started continues with it under the same "
+                "name"
             )
         return scored
+
+    def score_of_some(self, network: nn.Module, part: PartName = "val") -> float:
+        """Return the score of some samples of a part by a metric of a whole data set; NaN where they are not enough."""
+        count = self.counts[part]
+        some = np.unique(np.linspace(0, count - 1, _SOME, dtype=np.int64))
+        batches = self.eval_batches(part, max(1, len(some) * 2 // 5), indices=some)  # the last one is smaller
+        metric = on_few_samples(self.metric)
+        return evaluate(network, batches, loss=self.loss, metric=metric, unpack=self.unpack).score
 
     def loss_of(self, training: TrainingSettings) -> Loss:
         """Return the loss of a training, with its label smoothing where it applies."""

@@ -1,6 +1,7 @@
 """Batches of any structure: what a network is called with, what its outputs are held against, and where both lie."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -55,23 +56,44 @@ def unpack(batch: Any) -> Unpacked:
 def move(value: Any, device: torch.device) -> Any:
     """Return a nested value with every tensor on a device, and anything else that has a method `to`.
 
-    Tuples, lists and mappings keep their structure; everything else is unchanged. Copies from the CPU to CUDA go
-    through pinned memory, so that they wait for nothing that the device still computes.
+    Tuples, lists, mappings and dataclasses keep their structure; everything else is unchanged. Copies from the CPU to
+    CUDA go through pinned memory, so that they wait for nothing that the device still computes.
     """
-    if isinstance(value, Tensor):
-        if device.type == "cuda" and value.device.type == "cpu":
-            value = value.pin_memory()
-        return value.to(device, non_blocking=True)
-    if hasattr(value, "to"):
-        return value.to(device)
+
+    def to_device(inner: Any) -> Any:
+        if not isinstance(inner, Tensor):
+            return inner.to(device) if hasattr(inner, "to") else inner
+        if device.type == "cuda" and inner.device.type == "cpu":
+            inner = inner.pin_memory()
+        return inner.to(device, non_blocking=True)
+
+    return mapped(to_device, value)
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a nested value with a function applied to every tensor, and to all that is no structure of others."""
+    if isinstance(value, Tensor) or hasattr(value, "to"):
+        return function(value)
+    if is_dataclass(value) and not isinstance(value, type):  # before mappings, for outputs of `transformers` are both
+        inner = {part.name: mapped(function, getattr(value, part.name)) for part in fields(value) if part.init}
+        try:
+            return replace(value, **inner)
+        except TypeError:  # its class has an `__init__` of its own
+            return value
     if isinstance(value, Mapping):
-        return {key: move(inner, device) for key, inner in value.items()}
+        return {key: mapped(function, inner) for key, inner in value.items()}
     if isinstance(value, tuple):
-        moved = [move(inner, device) for inner in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+        entries = [mapped(function, inner) for inner in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
     if isinstance(value, list):
-        return [move(inner, device) for inner in value]
-    return value
+        return [mapped(function, inner) for inner in value]
+    return function(value)
+
+
+def in_float32(value: Any) -> Any:
+    """Return a nested value with tensors of half precision as float32."""
+    halves = torch.float16, torch.bfloat16
+    return mapped(lambda inner: inner.float() if isinstance(inner, Tensor) and inner.dtype in halves else inner, value)
 
 
 def batch_size(targets: Any) -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, is_empty, move, unpack
+from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, in_float32, is_empty, move, unpack
 from nasx.train.batchnorm import recalibrate
 from nasx.train.dataset_metrics import DatasetScore, is_dataset_metric
 from nasx.train.device import autocast, device_of
@@ -48,7 +48,7 @@ def evaluate(
     by the named metrics, by which a sample without any label is wrong. One whose outputs are not finite is wrong too,
     and makes the loss NaN, as it makes the score of a `DatasetMetric`. Raises ValueError for targets that do not fit
     the loss or the metric, for a loss of torch's that is a sum, for scores of samples that are not finite where the
-    loss is, and for what a `DatasetMetric` raises.
+    loss is, and for what a `DatasetMetric` raises. Metrics are given outputs of half precision as float32.
     """
     check_mean(loss)
     device = device_of(model)
@@ -77,7 +77,7 @@ def evaluate(
                 total += torch.where(share > 0, value.double() * share, 0.0)  # a mean over nothing is NaN
                 weight += share
             seen += samples
-            scores.add(outputs, moved, counted)
+            scores.add(in_float32(outputs), moved, counted)
     if not seen:
         raise ValueError("there is no data to evaluate on: the batches hold no samples")
     mean_loss = float(total / weight)

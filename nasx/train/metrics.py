@@ -21,6 +21,9 @@ Metric = SampleMetric | DatasetMetric
 DatasetMetric."""
 
 
+_OF_ALL = "for one number of a whole data set, pass nasx.train.over_dataset(metric)"
+
+
 class SampleScores:
     """Collects the scores of samples, whose mean is the score of all."""
 
@@ -57,11 +60,14 @@ def sample_scores(metric: SampleMetric, outputs: Any, targets: Any, counted: Ten
     scores = metric(outputs, targets)
     samples = batch_size(targets)
     if not isinstance(scores, Tensor):
-        raise ValueError(f"the metric must return a tensor with one score a sample, but got {type(scores).__name__}")
+        raise ValueError(
+            f"the metric must return a tensor with one score a sample, but got {type(scores).__name__}; {_OF_ALL}"
+        )
     if scores.shape != (samples,):
+        mend = "average over all other dimensions" if scores.ndim else _OF_ALL
         raise ValueError(
             f"the metric must return one score for each sample, shape ({samples},), but got shape "
-            f"{tuple(scores.shape)}; average over all other dimensions"
+            f"{tuple(scores.shape)}; {mend}"
         )
     if scores.is_complex() or not (scores.is_floating_point() or scores.dtype == torch.bool):
         raise ValueError(f"the scores of a metric must be floating-point numbers, but got {scores.dtype}")

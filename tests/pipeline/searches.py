@@ -139,11 +139,20 @@ def tokens() -> Problem[RunConfig]:
     return Problem(SPACE, Tagger, task, config=CONFIG)
 
 
-class Margin(BinaryAUROC):
+class Margin:
     """The area under the ROC curve of two logits' difference."""
 
+    def __init__(self) -> None:
+        self.area = BinaryAUROC()
+
+    def reset(self) -> None:
+        self.area.reset()
+
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        super().update(outputs[:, 1] - outputs[:, 0], targets)
+        self.area.update((outputs[:, 1] - outputs[:, 0]).sigmoid(), targets)
+
+    def compute(self) -> Tensor:
+        return self.area.compute()
 
 
 def area() -> Problem[RunConfig]:

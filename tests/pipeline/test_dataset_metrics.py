@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchmetrics import MeanSquaredError
-from torchmetrics.classification import BinaryAUROC, MulticlassF1Score
+from torchmetrics.classification import BinaryAUROC, MulticlassF1Score, MulticlassFBetaScore
 
 from nasx.pipeline import Machine, Problem, RunConfig, Task, plan, run
 from nasx.pipeline.scoring import races
 from nasx.report.formats import score
-from nasx.run import Interrupted
+from nasx.run import ConfigChanged, Interrupted
 from nasx.train import over_dataset
 from nasx.train.dataset_metrics import is_dataset_metric
 from tests.pipeline.searches import CONFIG, SPACE, Perceptron, area, vectors
@@ -156,6 +156,82 @@ def test_a_candidate_that_it_is_no_number_for_has_failed(tmp_path: Path, caplog:
     assert found.summary["searches"]["search"]["failed"] == 2
     assert "a candidate failed, for the metric Twice of it is nan" in caplog.text
     assert np.isfinite(found.summary["networks"]["searched"]["test_score"])
+
+
+def test_a_candidate_that_it_raises_for_has_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Raising(Spread):
+        left = 2
+
+        def compute(self) -> float:
+            if Raising.left > 0 and (tmp_path / "search").exists():
+                Raising.left -= 1
+                raise RuntimeError("constant input")
+            return super().compute()
+
+    found = run(problem(Task(labelled(100, 0), metric=Raising())), tmp_path, machine=HERE)
+    assert found.summary["searches"]["search"]["failed"] == 2
+    assert "a candidate failed: the metric Raising failed: RuntimeError: constant input" in caplog.text
+
+
+def test_an_average_that_it_is_no_number_for_leaves_the_weights_themselves(tmp_path: Path) -> None:
+    class OnAverages(Spread):
+        """Not a number for every second evaluation of trained networks, which is that of the average."""
+
+        count = 0
+
+        def fails(self) -> bool:
+            OnAverages.count += (tmp_path / "retrain").exists() and not (tmp_path / "evaluation").exists()
+            return OnAverages.count > 0 and OnAverages.count % 2 == 0 and not (tmp_path / "evaluation").exists()
+
+    config = CONFIG.model_copy(update={"retrain": CONFIG.retrain.model_copy(update={"ema": 0.9})})
+    found = run(problem(Task(labelled(100, 0), metric=OnAverages()), config=config), tmp_path, machine=HERE)
+    assert {network["weights_kept"] for network in found.summary["networks"].values()} == {"raw"}
+
+
+def test_a_test_part_that_it_is_no_number_for_is_refused_before_training() -> None:
+    x, y = labelled(400, 0).tensors
+    one_class = TensorDataset(x[y == 0], y[y == 0])
+    metric = over_dataset(lambda outputs, targets: roc_auc_score(targets, outputs[:, 1]) if targets.any() else math.nan)
+    with pytest.raises(ValueError, match=r"the metric metric is nan .*\(on the test data\)"):
+        problem(Task(TensorDataset(x, y), TensorDataset(x, y), one_class, metric=metric)).check()
+
+
+def test_a_run_is_not_continued_with_other_arguments_of_it(tmp_path: Path) -> None:
+    x = vectors(600, 0)
+    rare = TensorDataset(x, (torch.arange(600) % 100 == 0).long())  # of which untrained networks find none
+
+    def beta(value: float) -> Problem[RunConfig]:
+        return problem(Task(rare, rare, rare, metric=MulticlassFBetaScore(value, 2)))
+
+    def stop(event: Any) -> None:
+        raise Interrupted("stopped at once")
+
+    with pytest.raises(Interrupted):
+        run(beta(1.0), tmp_path, machine=HERE, on_event=stop)
+    with pytest.raises(ConfigChanged, match=r"another metric \(MulticlassFBetaScore\(.*beta=1.0.*now .*beta=2.0"):
+        run(beta(2.0), tmp_path, machine=HERE)
+
+
+def test_arguments_that_are_not_plain_are_told_by_what_they_compute(tmp_path: Path) -> None:
+    def own(sign: int) -> Problem[RunConfig]:
+        metric = over_dataset(lambda outputs, targets: sign * float(outputs[:, 0].std()))
+        return problem(Task(labelled(100, 0), metric=metric))
+
+    def stop(event: Any) -> None:
+        raise Interrupted("stopped at once")
+
+    with pytest.raises(Interrupted):
+        run(own(1), tmp_path, machine=HERE, on_event=stop)
+    with pytest.raises(ConfigChanged, match="a metric that compute something else"):
+        run(own(-1), tmp_path, machine=HERE)
+
+
+def test_it_is_given_full_precision_whatever_the_network_computes_in() -> None:
+    def spread(outputs: Tensor, targets: Tensor) -> float:
+        return float(outputs.numpy().std())  # numpy knows no bfloat16
+
+    config = CONFIG.model_copy(update={"precision": "bfloat16"})
+    problem(Task(labelled(100, 0), metric=over_dataset(spread)), config=config).check()
 
 
 def test_a_trained_network_that_it_is_no_number_for_ends_the_run_which_continues_with_another(tmp_path: Path) -> None:
