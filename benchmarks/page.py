@@ -47,7 +47,7 @@ class Measured:
         if m["busy"]:
             text += (
                 "\n\n!!! warning\n    Other programs were using this machine meanwhile. Ratios hold, with a wider "
-                "spread; seconds and rates are too bad."
+                "spread; times and rates are worse than on an idle machine."
             )
         return text
 

@@ -11,7 +11,7 @@ from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.network_commands import NetworkCommands
 from nasx.pipeline.recipe import no_network, recipe_module, recipe_names, recipe_of
 
-_OF_RUNS = {"status": "show how far a run is", "report": "write the report of a run again"}
+_OF_RUNS = {"status": "show the progress of a run", "report": "write the report of a run again"}
 _OF_NETWORKS = {
     "predict": "classes and probabilities of image files",
     "export": "write a network as safetensors, ONNX or torch.export's pt2",

@@ -687,8 +687,8 @@ def one_of(*options: Any) -> Choice:
     """Return a choice between `options`: values, or the keys of one dict that map to the subspaces they open.
 
     A subspace's names stand beside the choice; None opens nothing. Values are strings, numbers or bools, all different,
-    else a ValueError; another value, and an option that opens anything but a `Space`, is a TypeError. What is no such
-    value, such as a class or a tuple, gets a name here, and the builder looks the name up.
+    else a ValueError; another value, and an option that opens anything but a `Space`, is a TypeError. For anything
+    else, such as a class or a tuple, use a name as the option, and look the name up in the builder.
 
     Examples:
         >>> one_of(3, 5, 7).size

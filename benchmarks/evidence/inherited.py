@@ -106,9 +106,9 @@ def sentence(truth: Truth) -> str:
     epochs = lengths()[0]
     searched, trainings, difference = found(epochs), cost(epochs), against_random(truth, epochs)
     return (
-        "Where images are few, keep the supernet's weights (`finetune.epochs`): on the same 4,000 images of CIFAR-10 "
-        f"such searches find {percent(float(searched.mean()))} % at the cost of {trainings:g} trainings; the "
-        f"difference to the best of {math.ceil(trainings)} random networks trained alone is {points(difference)} "
+        "With few images, fine-tune from the supernet's weights (`finetune.epochs`): on the same 4,000 images of "
+        f"CIFAR-10, such searches reach {percent(float(searched.mean()))} % at the cost of {trainings:g} trainings; "
+        f"the difference from the best of {math.ceil(trainings)} random networks trained alone is {points(difference)} "
         f"points, over {len(searched)} seeds."
     )
 

@@ -173,9 +173,6 @@ def scoring_table(scene: str) -> str:
     return grid(("BatchNorm recalibration", *head), rows)
 
 
-PATHS = {"uniform": "one path a step", "four": "four paths a step, averaged", "stratified": "paths spread over MACs"}
-
-
 def spent(setting: Setting, scene: str) -> float:
     """Return what a supernet costs, in trainings of one network."""
     return setting.epochs / EPOCHS[scene]
@@ -371,8 +368,9 @@ def readme_table() -> str:
         "difference in points (95 %)",
     )
     text = (
-        "Mean over supernets with different seeds, as many networks retrained as the preset does, among networks that "
-        "were all trained alone ([Evidence](docs/evidence.md))."
+        "Means over supernets with different seeds. Each search retrains as many networks as the preset does, and "
+        "chooses among networks that were all trained alone ([Evidence](docs/evidence.md)). Tau compares a supernet "
+        "with the mean of two trainings, the ceiling one training with another, so tau can exceed the ceiling."
     )
     if others:
         text += f" The same data shows no difference {' and '.join(others)}."

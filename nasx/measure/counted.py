@@ -72,8 +72,8 @@ def counted(
     least one for every combination of the choices outside repeated parts, their counts included. The sum is compared
     with each of them, and with all others of a space of up to 256 networks where these have few modules, else with 16
     drawn; a ValueError names the first that disproves it. Where a table would take more than 2,000 passes, a ValueError
-    says so before the first; `additive=False` then gives a `CachedCost`, which filters. Memory does not add up and is
-    always one.
+    says so before the first; `additive=False` then gives a `CachedCost`, which filters. Memory does not add up, so
+    `peak_memory` always gives a `CachedCost`.
     """
     if kind not in UNITS:
         raise ValueError(f"a counted cost is one of {', '.join(UNITS)}, but got {kind!r}")

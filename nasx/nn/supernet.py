@@ -124,14 +124,14 @@ class Supernet(nn.Module):
     - `weights` are those of a plain network; see `load_plain`.
     - `reuse=False` lets the builder make the network of every architecture that runs; see below.
 
-    Where the builder makes each member of a repeat's module list of its own choices and the shared ones, members are
-    built once for each of their choices and copied into the networks that have them. Networks that are put together
-    so are compared with built ones at first and now and then; where a part, or an attribute of one, depends on other
-    parts' choices, and where tensors are tied or modules keep objects that can be changed (a list, a dict), every
-    network is built, which takes longer. Comparisons are samples: a builder that makes a part depend on choices of
-    other parts in few architectures, such as one in 50, can escape them, and such networks are then wrong without
-    notice. Pass `reuse=False` for a builder of that kind, or make the part depend on its own choices and the shared
-    ones alone; `extract` always builds, so its outputs show a difference.
+    If each member of a repeat's module list depends only on its own choices and the shared ones, the supernet builds a
+    member once for each combination of these choices and copies it into the networks that have it. It compares networks
+    put together in this way with built ones, at first and now and then. Where a part, or an attribute of one, depends
+    on choices of other parts, where tensors are tied, and where modules keep mutable objects (a list, a dict), it
+    builds every network, which takes longer. The comparisons are samples: they can miss a builder in which a part
+    depends on choices of other parts in few architectures, such as one in 50, and such networks are then wrong without
+    notice. Pass `reuse=False` for such a builder, or make the part depend on its own choices and the shared ones alone.
+    `extract` always builds, so its outputs show a difference.
 
     In patterns `*` stands for any characters, dots included; of several that match, the most exact one decides. The
     state dict has the builder's own names. An architecture of another space is run, too, where its tensors are slices

@@ -76,13 +76,13 @@ class CommandLine:
         plan = self.configured("plan", self._plan, "sizes, budgets, time and memory, every setting; trains nothing")
         plan.add_argument("--devices", type=int, default=1, help="how many devices would share the work (default 1)")
         plan.add_argument("--time-limit", type=float, metavar="HOURS", help="warn of stages that would take longer")
-        plan.add_argument("--no-timing", action="store_true", help="leave out the seconds of real steps")
+        plan.add_argument("--no-timing", action="store_true", help="do not time real training steps")
         trust = self.configured(
             "trust", self._trust, "find out how far a supernet's ranking of networks can be trusted"
         )
         trust.add_argument("--run-dir", type=Path, help="default: the run directory of `run` with trust.n")
         trust.add_argument("--n", type=int, default=20, help="networks to train alone, per level (default 20)")
-        status = self.add("status", self._status, "show how far a run is; safe while it works")
+        status = self.add("status", self._status, "show the progress of a run; safe while it is running")
         status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
         report = self.add("report", self._report, "write the report of a run, finished or not; compare several runs")
         report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory, or several to compare")

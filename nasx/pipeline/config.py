@@ -349,8 +349,8 @@ class SupernetTraining(TrainingSettings):
     reduction: Literal["mean", "sum"] = Field("mean", description="how the gradients of a step's networks are combined")
     from_run: str | None = Field(
         None,
-        description="a run whose supernets are taken instead of training them, where their space is the one that is "
-        "needed; see [searching again](searching.md#searching-again-with-the-same-supernet)",
+        description="a run whose supernets are reused instead of training new ones, if they were trained on the same "
+        "space; see [searching again](searching.md#searching-again-with-the-same-supernet)",
     )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="the optimizer of the supernet")
     decay: Literal["all", "matrices"] = Field(
@@ -431,7 +431,9 @@ class Trust(Section):
     """How far a supernet's ranking can be trusted: the number of networks trained alone to find out, 0 for none."""
 
     n: int = Field(0, ge=0, description="networks trained alone, spread over the budget; at least 5, 10 for intervals")
-    seeds: PositiveInt = Field(1, description="trainings of each; 2 tell how well real trainings agree")
+    seeds: PositiveInt = Field(
+        1, description="trainings of each network; 2 also measure how well two trainings agree (the ceiling)"
+    )
 
     @field_validator("n")
     @classmethod
@@ -484,7 +486,7 @@ class Retraining(TrainingSettings):
         "validation",
     )
     refit: bool = Field(
-        False, description="train the chosen network once more, on training and validation samples together"
+        False, description="train the networks of the final table again, on training and validation samples together"
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
@@ -597,8 +599,8 @@ class RunConfig(Section):
     seed: int = Field(
         0,
         ge=0,
-        description="seed of trainings and searches; with recipes also of the split, which from Python is "
-        "`Task(seed=...)`'s or that of `load_image_folder`",
+        description="seed of training and search; in recipes also of the data split, which from Python has a seed of "
+        "its own, in `Task(seed=...)` or `load_image_folder(seed=...)`",
     )
     threads: PositiveInt = Field(2, le=4096, description="CPU threads; the last bits of a result depend on it")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

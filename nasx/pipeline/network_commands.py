@@ -55,8 +55,8 @@ class NetworkCommands:
         sub.add_argument("--arch", help=f"its network, where the file does not say: {any_arch}")
         self._add_preset(sub)
         sub.add_argument("--data", type=Path, help="image folder with train/<class>/* and test/ or val/")
-        sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1, such as 0.5,0.5,0.5")
-        sub.add_argument("--std", type=_deviations, help="the same of the standard deviation")
+        sub.add_argument("--mean", type=_numbers, help="mean of each channel, for pixels in 0..1, such as 0.5,0.5,0.5")
+        sub.add_argument("--std", type=_deviations, help="standard deviation of each channel")
 
         sub = line.add("import-official", self.import_official, "read published weights")
         sub.add_argument(
@@ -70,8 +70,8 @@ class NetworkCommands:
         sub.add_argument("--heads", type=int, help="attention heads, where the file does not say")
         sub.add_argument("--key", help="which state dict to take of a checkpoint that holds several")
         sub.add_argument("--arch", help="the network to take of a supernet: an arch.json")
-        sub.add_argument("--mean", type=_numbers, help="what images are normalised by, of 0..1 (default: ImageNet's)")
-        sub.add_argument("--std", type=_deviations, help="the same of the standard deviation")
+        sub.add_argument("--mean", type=_numbers, help="mean of each channel, for pixels in 0..1 (default: ImageNet's)")
+        sub.add_argument("--std", type=_deviations, help="standard deviation of each channel")
         sub.add_argument("--force", action="store_true", help="overwrite what is there")
 
         sub = line.add("verify", self.verify, "prove that supernet, network, weights and costs agree")

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A network that what is found is compared with, and what tables call it."""
+    """A network to compare the result with, and its label in tables."""
 
     label: str
     arch: Arch
@@ -64,8 +64,8 @@ class Problem(Generic[Configured]):
     - `parts` maps a repeat of the space to its module list, such as `{"block": "encoder.layer"}`, where that is not
       called `block` or `blocks`; the supernet gets it as a keyword.
     - `macs` and `params` are costs of an architecture, counted by default.
-    - `baselines` are networks to compare with, by name; the largest and the smallest by default. Beside them come as
-      many random networks as are retrained.
+    - `baselines` are networks to compare with, by name; the largest and the smallest by default. A run adds random
+      networks from the budget, as many as it retrains.
     - `stages(problem)` returns the stages of a run, `nasx.pipeline.compose.search_stages` by default.
     - `check()` raises ValueError for what no stage could do, before any of them starts.
     - `teacher` is a network to learn from, in all trainings or, as a mapping, in "supernet" or "retrain"; settings may

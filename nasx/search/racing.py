@@ -91,10 +91,10 @@ def race(
     the order of samples; give every generation its own, for candidates bred from earlier scores are no longer
     independent of an order.
 
-    The best `keep` of those that are scored on all samples have, but for an `error_probability`, a mean score of at
-    most `tolerance` below that of the true best, those that would be best over all samples. The tolerance is an
-    accuracy of 0.001 for hits. For other scores, whose unit nobody knows, it is a tenth of the standard deviation of
-    the candidates' means at the first look. The probability is that of the normal distribution that the samples seen
+    With probability 1 - `error_probability`, the mean score of the best `keep` candidates that were scored on all
+    samples is at most `tolerance` below that of the true best, those that would be best over all samples. The tolerance
+    is an accuracy of 0.001 for hits. For other scores, whose unit is unknown, it is a tenth of the standard deviation
+    of the candidates' means at the first look. The probability is that of the normal distribution that the samples seen
     leave, not a bound for any finite number of them. With fewer than 1,000 samples, or no more candidates than are
     kept, this is plain evaluation. `looks` are shares of the samples, in growing order. Raises ValueError for arguments
     that do not fit, and where `score` returns something else.
