@@ -152,7 +152,7 @@ def test_candidates_are_spelt_as_in_the_space() -> None:
 
 @pytest.mark.parametrize("method", [*OWN, "pareto"], ids=named)
 def test_exact_scores_are_told_where_more_than_the_best_may_matter(method: Any) -> None:
-    many: Any = SimpleNamespace(counts={"val": 5000})
+    many: Any = SimpleNamespace(counts={"val": 5000}, metric="accuracy")
     assert races(Search(), many)
     assert not races(Search(method=method), many)
     assert "racing_error" in Search(method=method).unused()
