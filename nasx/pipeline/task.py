@@ -136,15 +136,20 @@ class BaseTask(ABC):
         return name_of(self.loss)
 
     def evaluate(self, network: nn.Module, batches: Batches) -> Evaluation:
-        """Score a network; ValueError where the metric is not finite though the loss is."""
+        """Score a network; ValueError where its score is not a finite number."""
         scored = evaluate(network, batches, loss=self.loss, metric=self.metric, unpack=self.unpack)
-        if math.isfinite(scored.loss) and not math.isfinite(scored.score):
+        if math.isfinite(scored.score):
+            return scored
+        if math.isfinite(scored.loss):
             raise ValueError(
                 f"the metric {self.metric_name} is {scored.score} for a network whose loss is finite; have it return a "
                 "number there too, such as the worst there is; a run that has started continues with it under the same "
                 "name"
             )
-        return scored
+        raise ValueError(
+            f"the outputs of a network are not finite, so that it has no {self.metric_name}; lower the learning rate "
+            "of the training that it comes from, or set its clip_norm"
+        )
 
     def score_of_some(self, network: nn.Module, part: PartName = "val") -> float:
         """Return the score of some samples of a part by a metric of a whole data set; NaN where they are not enough."""

@@ -18,6 +18,9 @@ from benchmarks.gpu import busy_seconds, union, waits_of
 from nasx.data import Augment, ImageArray, TrainBatches, eval_batches
 from nasx.latency import latency_report, measure_latency
 from nasx.measure import ViTBlocks
+from nasx.pipeline import run
+from nasx.pipeline.finished_run import read_run
+from nasx.pipeline.progress import silent
 from nasx.pipeline.scoring import Scoring
 from nasx.train import (
     StackedNetworks,
@@ -28,6 +31,7 @@ from nasx.train import (
     ema,
     evaluate,
     load_into_memory,
+    over_dataset,
     seeded,
     stacked_loss,
     train,
@@ -35,7 +39,7 @@ from nasx.train import (
 )
 from nasx.train.compiled import missing_for_compilation
 from recipes.glit.model import build_in
-from tests.gpu.places import CUDA, EVERYWHERE, ROOT, context_on, relative, short_problem
+from tests.gpu.places import CUDA, EVERYWHERE, ROOT, context_on, on, relative, short_problem
 
 CASE = digits_case()
 
@@ -188,6 +192,51 @@ def test_evaluation_moves_what_comes_from_the_cpu(device: str) -> None:
     network = CASE.network(device=device)
     found = evaluate(network, [CASE.images(8), CASE.images(4)])
     assert found.samples == 12
+
+
+class Likelihood:
+    """The mean probability of the right class, added up where the outputs are."""
+
+    def reset(self) -> None:
+        self.sum, self.count = torch.zeros(()), 0
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        right = outputs.softmax(1).gather(1, targets[:, None])
+        self.sum, self.count = self.sum.to(right) + right.sum(), self.count + len(right)
+
+    def compute(self) -> torch.Tensor:
+        return self.sum / self.count
+
+
+def likelihood(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    assert outputs.device.type == targets.device.type == "cpu"
+    return float(outputs.softmax(1).gather(1, targets[:, None]).mean())
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_metric_of_a_whole_data_set_is_that_of_a_cpu(device: str, precision: Any) -> None:
+    found = {}
+    for place in (device, "cpu"):
+        with use_precision(precision if place == device else "float32"):
+            network, batches = CASE.network(device=place), [CASE.images(8), CASE.images(4)]
+            found[place] = [
+                evaluate(network, batches, metric=metric).score for metric in (Likelihood(), over_dataset(likelihood))
+            ]
+    assert found[device] == pytest.approx(found["cpu"], rel=1e-3 if precision == "float32" else 0.1)
+    assert found[device][0] == pytest.approx(found[device][1], rel=1e-5)
+
+
+@EVERYWHERE
+def test_a_run_in_bfloat16_learns_what_one_in_float32_does(device: str, tmp_path: Path) -> None:
+    curves = {}
+    for precision in ("float32", "bfloat16"):
+        problem = short_problem("glit", [f"precision={precision}", "retrain.epochs=2"])
+        run(problem, tmp_path / precision, machine=on(device), progress=silent)
+        trained = read_run(tmp_path / precision).results["baselines"]["networks"]
+        curves[precision] = np.array([[loss for _, loss in network["losses"]] for network in trained])
+    assert (curves["float32"][:, -1] < curves["float32"][:, 0] - 0.3).all(), "they learn"
+    assert np.abs(curves["bfloat16"] - curves["float32"]).max() < 0.15
 
 
 @pytest.mark.parametrize("device", ["cpu"])
