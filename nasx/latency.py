@@ -416,7 +416,7 @@ def _chained(calls: Sequence[Callable[[], object]], device: torch.device, clock:
         events = [torch.cuda.Event(enable_timing=True) for _ in calls]  # type: ignore[no-untyped-call]
         for call, event in zip(calls, events, strict=True):
             call()
-            event.record()
+            event.record(torch.cuda.current_stream(device))
         torch.cuda.synchronize(device)
         yield from (1000 * first.elapsed_time(last) for first, last in pairwise(events))
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasx._arguments import checked_seed
+from nasx._devices import to_device
 from nasx.data.augment import Augment
 from nasx.data.broken import BrokenImage, BrokenImageError, note_broken
 from nasx.data.dataset import ImageArray, Images, Indices, Photos
@@ -216,13 +217,6 @@ def _resident(images: Images, device: torch.device) -> Tensor | None:
     if device.type == "cpu" or not isinstance(images, ImageArray) or images.nbytes > _RESIDENT:
         return None
     return images.load(range(len(images))).to(device)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; copies from the CPU to CUDA do not wait for what the device still computes."""
-    if device.type == "cuda" and not tensor.is_cuda:
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _read_ahead(images: Images, read: Callable[[T], R], requests: Sequence[T], workers: int) -> Iterator[R]:

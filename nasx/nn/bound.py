@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasx._devices import to_device
 from nasx.nn.layout import Index, put, take
 
 Placement = tuple[torch.device, torch.dtype | None]
@@ -17,8 +18,8 @@ def placed(tensor: Tensor, where: Placement) -> Tensor:
     """Return a tensor on a device and in a precision: complex tensors in its complex type, integers as they are."""
     device, dtype = where
     if tensor.is_complex() and dtype is not None:
-        return tensor.to(device, dtype.to_complex())
-    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        return to_device(tensor, device, dtype.to_complex())
+    return to_device(tensor, device, dtype if tensor.is_floating_point() else None)
 
 
 @dataclass(frozen=True, slots=True)

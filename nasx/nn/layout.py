@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from nasx._devices import to_device
 from nasx.arch import Value
 
 Shape: TypeAlias = tuple[int, ...]
@@ -204,7 +206,23 @@ def _along(tensor: Tensor, dim: int, index: Index) -> Tensor:
             parts = torch.unflatten(tensor, dim, (index.count, tensor.shape[dim] // index.count))
             return _along(parts, dim + 1, index.inner).flatten(dim, dim + 1)
         case _:
-            return tensor.index_select(dim, index.to(tensor.device))
+            return tensor.index_select(dim, _on(tensor.device, index))
+
+
+_moved: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Copies of indices on other devices, by index."""
+
+
+def _on(device: torch.device, index: Tensor) -> Tensor:
+    if index.device == device:
+        return index
+    if index not in _moved:
+        _moved[index] = {}
+    copies: dict[torch.device, Tensor] = _moved[index]
+    if device not in copies:
+        with torch.inference_mode(False):  # a backward pass could not keep it otherwise
+            copies[device] = to_device(index, device)
+    return copies[device]
 
 
 def put(tensor: Tensor, indices: Sequence[Index | None], values: Tensor) -> None:

@@ -438,7 +438,9 @@ class Supernet(nn.Module):
                 slots = self._slots(call_builder(self.make, arch), arch)
                 return {slot.key: (slot, slot.holder[slot.leaf]) for slot in slots if slot.key in keys}
 
-        differing = {key: own for key, (slot, own) in built(0).items() if not _equal(slot.read(), own)}
+        differing = {
+            key: own for key, (slot, own) in built(0).items() if not _equal(slot.read(), own.to(slot.whole.device))
+        }
         again = built(1) if differing else {}
         return [plain_name(key) for key, own in differing.items() if _equal(own, again[key][1])]
 

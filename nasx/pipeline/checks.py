@@ -35,6 +35,7 @@ def check_run(problem: Problem[Any], machine: Machine, processes: int = 1, *, fi
     Stages that are `finished` need no earlier run any more.
     """
     check(problem, finished=finished)
+    _check_on(problem, pick_device(machine.device))
     estimates(Estimator(problem, machine, timing=False))
     if problem.config.retrain.compile is True and (missing := missing_for_compilation(pick_device(machine.device))):
         raise ValueError(f"retrain.compile=true cannot be followed: {missing}; write retrain.compile=auto")
@@ -134,16 +135,14 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
 
 
 def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:
-    """Have a metric score some samples of each part, or all where some are not enough for it, in the run's precision.
+    """Have a metric score some samples of each part, or all where some are not enough for it.
 
     Test images of an `ImageTask` stay unread.
     """
-    task, size, precision = problem.task, problem.config.search.eval_batch_size, problem.config.precision
+    task, size = problem.task, problem.config.search.eval_batch_size
     with globals_kept():
         network = untrained_network(problem, arch)
-    if precision == "auto" and torch.cuda.is_available():
-        precision = "bfloat16"
-    with use_precision(precision):
+    with use_precision(problem.config.precision):
         parts: tuple[PartName, ...] = ("val", "test") if "test" in task.counts else ("val",)
         for part in parts:
             if not math.isfinite(task.score_of_some(network, part)):
@@ -151,6 +150,28 @@ def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:
                     task.evaluate(network, task.eval_batches(part, size))
                 except ValueError as error:
                     raise ValueError(f"{error} (on the {_PARTS[part]} data)") from error
+
+
+def _check_on(problem: Problem[Any], device: torch.device) -> None:
+    """Score an untrained network on the device of a run, where losses and metrics may meet tensors of another one."""
+    if device.type == "cpu":  # as `check` did
+        return
+    task = problem.task
+    with globals_kept():
+        network = untrained_network(problem, problem.inside.sample(0)).to(device)
+    try:
+        with use_precision(problem.config.precision):
+            if not is_dataset_metric(task.metric):
+                evaluate(network, [task.first_batch(8)], loss=task.loss, metric=task.metric, unpack=task.unpack)
+            elif not math.isfinite(task.score_of_some(network)):
+                task.evaluate(network, task.eval_batches("val", problem.config.search.eval_batch_size))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the networks, the loss or the metric do not work on {device}: {error}; tensors of their own must be "
+            "where the outputs are"
+        ) from error
 
 
 def _check_trainings(problem: Problem[Any]) -> None:

@@ -18,7 +18,7 @@ from nasx.pipeline.samples import add_to
 from nasx.space import ArchSet, Space
 from nasx.train import Metric, evaluate, use_precision, use_threads
 from nasx.train.dataset_metrics import is_dataset_metric, metric_name, metric_settings, on_few_samples
-from nasx.train.losses import compute_loss
+from nasx.train.losses import compute_loss, on_device
 
 if TYPE_CHECKING:
     from nasx.pipeline.problem import Problem
@@ -144,7 +144,7 @@ def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
         score = task.score_of_some(network) if is_dataset_metric(task.metric) else found.score
         seed_globals(0)
         args, kwargs, targets = task.unpack(batch)
-        trained = compute_loss(task.loss, network.train()(*args, **kwargs), targets)
+        trained = compute_loss(on_device(task.loss, torch.device("cpu")), network.train()(*args, **kwargs), targets)
     return {"loss": _number(found.loss), "score": _number(score), "training loss": _number(float(trained))}
 
 
@@ -152,7 +152,7 @@ def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
 def untrained_network(problem: "Problem[Any]", arch: Arch) -> nn.Module:
     """Return a network with the same weights each time, none of them zero; it sets the global generators."""
     seed_globals(0)
-    network = problem.make(arch)
+    network = problem.make(arch).cpu()
     seed_globals(0)
     for parameter in network.parameters():
         if parameter.is_floating_point():

@@ -283,7 +283,7 @@ class Problem(Generic[Configured]):
     def some_network(self, arch: Arch | None = None) -> nn.Module:
         """Return an untrained network for checks, any of those that are searched by default."""
         with torch.random.fork_rng(devices=[]):
-            network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch)
+            network: nn.Module = self.make(self.inside.sample(0) if arch is None else arch).cpu()
         return network
 
 

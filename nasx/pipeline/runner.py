@@ -64,7 +64,7 @@ class FrontNetwork:
 
     def load(self) -> nn.Module:
         """Return the network with its trained weights, on the CPU, in evaluation mode; CorruptWeights if damaged."""
-        return load_weights(self.make(self.arch), read_weights(self.weights, self.sha256)).eval()
+        return load_weights(self.make(self.arch).cpu(), read_weights(self.weights, self.sha256)).eval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def run(
         summary, winner, front, tests = group.from_first(found)
     arch = problem.space.canonical(winner["arch"])
     weights = read_weights(directory / winner["weights"], winner["sha256"])
-    network = load_weights(problem.make(arch), weights).eval()
+    network = load_weights(problem.make(arch).cpu(), weights).eval()
     networks = tuple(
         FrontNetwork(
             arch=problem.space.canonical(row["arch"]),

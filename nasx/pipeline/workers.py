@@ -47,6 +47,7 @@ def run_side_by_side(
     jobs: Sequence[Job],
     *,
     processes: int,
+    threads: int = 1,
     on_progress: Callable[[int, int, int], None],
     on_result: Callable[[int, Result], None],
     stopping: Callable[[], bool],
@@ -56,16 +57,21 @@ def run_side_by_side(
     Otherwise the jobs run in this process, one after the other, and a warning says why. All else is `run_jobs`'s.
     """
     packed = pickled_jobs(function, shared, jobs) if min(processes, len(jobs)) > 1 else None
-    callbacks: dict[str, Any] = {"on_progress": on_progress, "on_result": on_result, "stopping": stopping}
+    how: dict[str, Any] = {
+        "threads": threads,
+        "on_progress": on_progress,
+        "on_result": on_result,
+        "stopping": stopping,
+    }
     if packed is None:
 
         def here(job: Job, report: Report) -> Result:
             return function(shared, job, report)
 
-        return run_jobs(here, jobs, processes=1, **callbacks)
+        return run_jobs(here, jobs, processes=1, **how)
     with main_module_hidden():
         prepare_workers(*IMPORTED)
-        return run_jobs(run_pickled_job, packed, processes=processes, **callbacks)
+        return run_jobs(run_pickled_job, packed, processes=processes, **how)
 
 
 def pickled_jobs(

@@ -1,11 +1,14 @@
 """Batches of any structure: what a network is called with, what its outputs are held against, and where both lie."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from nasx._devices import to_device
 
 Batches = Iterable[Any]
 """Batches of any structure that an `Unpack` function takes apart."""
@@ -60,14 +63,12 @@ def move(value: Any, device: torch.device) -> Any:
     CUDA go through pinned memory, so that they wait for nothing that the device still computes.
     """
 
-    def to_device(inner: Any) -> Any:
-        if not isinstance(inner, Tensor):
-            return inner.to(device) if hasattr(inner, "to") else inner
-        if device.type == "cuda" and inner.device.type == "cpu":
-            inner = inner.pin_memory()
-        return inner.to(device, non_blocking=True)
+    def moved(inner: Any) -> Any:
+        if isinstance(inner, Tensor):
+            return to_device(inner, device)
+        return inner.to(device) if hasattr(inner, "to") else inner
 
-    return mapped(to_device, value)
+    return mapped(moved, value)
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -76,10 +77,7 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
         return function(value)
     if is_dataclass(value) and not isinstance(value, type):  # before mappings, for outputs of `transformers` are both
         inner = {part.name: mapped(function, getattr(value, part.name)) for part in fields(value) if part.init}
-        try:
-            return replace(value, **inner)
-        except TypeError:  # its class has an `__init__` of its own
-            return value
+        return with_fields(value, inner)
     if isinstance(value, Mapping):
         return {key: mapped(function, inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -88,6 +86,16 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [mapped(function, inner) for inner in value]
     return function(value)
+
+
+def with_fields(value: Any, changed: Mapping[str, Any]) -> Any:
+    """Return a dataclass's instance with other fields, also where its class has an `__init__` of its own."""
+    same = copy.copy(value)
+    for name, found in changed.items():
+        object.__setattr__(same, name, found)
+        if isinstance(same, MutableMapping) and name in same:
+            same[name] = found
+    return same
 
 
 def in_float32(value: Any) -> Any:

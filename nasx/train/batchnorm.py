@@ -1,5 +1,7 @@
 """Recomputing BatchNorm statistics for one architecture (SPOS, section 3.4)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,6 +33,13 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     device, passed, finished = device_of(model), 0, False
+    calls = dict.fromkeys(norms, 0)
+
+    def count(norm: Any, args: object) -> None:
+        calls[norm] += 1
+        norm.momentum = 1.0 / calls[norm]  # what torch reads from the device, and waits for, where there is none
+
+    hooks = [norm.register_forward_pre_hook(count) for norm in norms]
     try:
         with evaluating(model):
             for norm in norms:
@@ -45,9 +54,10 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
                 passed += 1
         finished = True
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
             norm.momentum = momentum
-        reached = [norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0 for norm in norms]
+            hook.remove()
+        reached = [calls[norm] > 0 or _has_counted(norm) for norm in norms]  # by a call or by its `forward`
         for norm, hit, buffers in zip(norms, reached, kept, strict=True):
             if not hit or not finished:
                 norm.load_state_dict(buffers, strict=False)
@@ -59,3 +69,7 @@ def recalibrate(model: nn.Module, batches: Batches, *, unpack: Unpack = unpack) 
         if hit
         for key, buffer in norm.named_buffers()
     }
+
+
+def _has_counted(norm: _BatchNorm) -> bool:
+    return norm.num_batches_tracked is not None and int(norm.num_batches_tracked) > 0

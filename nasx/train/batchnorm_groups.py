@@ -67,7 +67,7 @@ def grouped_batch_norm(
             assert kept is not None
             total = torch.stack(of_groups).sum(dim=0)
             if over_ranks:
-                flat = torch.cat([total, total.new_tensor([groups])])
+                flat = torch.cat([total, total.new_full((1,), groups)])
                 dist.all_reduce(flat)
                 total, count = flat[:-1], flat[-1]
                 kept.lerp_(total / count, momentum)

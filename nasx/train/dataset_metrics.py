@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, Protocol, TypeGuard
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nasx.train.batch import batch_size, mapped
+from nasx.train.batch import batch_size, mapped, with_fields
 
 
 class DatasetMetric(Protocol):
@@ -28,7 +28,7 @@ class DatasetMetric(Protocol):
         """Forget all samples."""
 
     def update(self, outputs: Any, targets: Any) -> object:
-        """Take a batch of samples, outputs of half precision as float32."""
+        """Take a batch of samples on the network's device, outputs of half precision as float32."""
 
     def compute(self) -> Any:
         """Return the score of all samples since the last reset: one number, or a tensor of one element."""
@@ -128,7 +128,7 @@ def _joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
             ) from error
     if is_dataclass(first) and not isinstance(first, type):
         names = [part.name for part in fields(first) if part.init]
-        return replace(first, **{name: _joined([getattr(part, name) for part in parts], sizes) for name in names})
+        return with_fields(first, {name: _joined([getattr(part, name) for part in parts], sizes) for name in names})
     if isinstance(first, Mapping):
         return {key: _joined([part[key] for part in parts], sizes) for key in first}
     if isinstance(first, tuple | list):

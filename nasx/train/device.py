@@ -95,6 +95,7 @@ def autocast(device: torch.device) -> Iterator[None]:
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if native else "float32"
+    torch.clear_autocast_cache()  # a backward pass that computed something again may have left some
     try:
         with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
             yield

@@ -11,7 +11,16 @@ from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, in_float32, 
 from nasx.train.batchnorm import recalibrate
 from nasx.train.dataset_metrics import DatasetScore, is_dataset_metric
 from nasx.train.device import autocast, device_of
-from nasx.train.losses import Loss, check_mean, check_scalar, check_targets, compute_loss, label_weight, labelled
+from nasx.train.losses import (
+    Loss,
+    check_mean,
+    check_scalar,
+    check_targets,
+    compute_loss,
+    label_weight,
+    labelled,
+    on_device,
+)
 from nasx.train.metrics import Floats, Metric, SampleMetric, SampleScores
 from nasx.train.modes import evaluating
 
@@ -52,6 +61,7 @@ def evaluate(
     """
     check_mean(loss)
     device = device_of(model)
+    loss = on_device(loss, device)
     scores = DatasetScore(metric, device) if is_dataset_metric(metric) else SampleScores(cast("SampleMetric", metric))
     seen = 0
     total, weight = torch.zeros(2, dtype=torch.float64, device=device)

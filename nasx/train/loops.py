@@ -27,6 +27,7 @@ from nasx.train.losses import (
     check_targets,
     compute_loss,
     for_outputs,
+    on_device,
     targets_like,
     with_labels,
 )
@@ -133,7 +134,8 @@ def train(
     - `batches` yields batches of any structure, the first for `start_step`; `unpack` takes one apart into what the
       network is called with and the targets (see `nasx.train.unpack`).
     - `loss(outputs, targets)` is the mean over the samples; `functools.partial(F.cross_entropy, label_smoothing=0.1)`
-      smooths labels. Torch's own losses get the `logits` of outputs that are not a tensor.
+      smooths labels. Torch's own losses get the `logits` of outputs that are not a tensor. Tensors of a loss, such as
+      the weights of classes in a module or a partial function, are used on the model's device.
     - `distillation` adds a teacher, `schedule` steps after each batch, `clip_norm` bounds the gradient's norm, and
       `average` (`nasx.train.ema`) follows the weights.
     - `batch_norm_group` is the number of samples whose BatchNorm statistics are computed together, the whole batch by
@@ -154,6 +156,7 @@ def train(
 
     recovery = recovery or Recovery()
     device = _prepared(model, distillation, loss)
+    loss = on_device(loss, device)
     update = Update(model, optimizer, schedule, clip_norm, average)
     objective = _Objective(loss, distillation)
 
@@ -214,6 +217,7 @@ def train_supernet(
         targets_like(loss, torch.zeros(1, 2))  # refuses a loss that outputs cannot be targets of
     recovery = recovery or Recovery()
     device = _prepared(supernet, distillation, loss)
+    loss = on_device(loss, device)
     update = Update(supernet, optimizer, schedule, clip_norm, average)
     of_targets = _Objective(loss, distillation)
 
@@ -335,7 +339,7 @@ class _StepResult:
             self._numbers = torch.empty_like(numbers, device="cpu", pin_memory=True)
             self._numbers.copy_(numbers, non_blocking=True)
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(numbers.device))
 
     def record(self) -> Step:
         """Wait for the numbers of this step alone, and return its record."""

@@ -1,12 +1,16 @@
 """Losses: how they are called, and which targets fit them."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nasx.train.batch import move
 
 Loss = Callable[[Any, Any], Tensor]
 """Takes the outputs of a network and the targets of a batch, returns one number, the mean over the samples."""
@@ -221,6 +225,15 @@ def check_trained(loss: Loss) -> None:
             f"the loss {name_of(loss)} has the parameter {wanting[0]!r}, which would never be trained, because only "
             "networks are; make it a part of the network, or write loss.requires_grad_(False)"
         )
+
+
+def on_device(loss: Loss, device: torch.device) -> Loss:
+    """Return a loss whose own tensors, such as the weights of classes, lie on a device; a copy where they did not."""
+    if isinstance(loss, partial):
+        return partial(on_device(loss.func, device), *move(loss.args, device), **move(loss.keywords, device))
+    if isinstance(loss, nn.Module) and any(t.device != device for t in chain(loss.parameters(), loss.buffers())):
+        return copy.deepcopy(loss).to(device)
+    return loss
 
 
 def _plain(loss: Loss) -> Any:

@@ -156,7 +156,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     channels = x.shape[1]
     wide = x if x.dtype == torch.float64 else x.float()
     var, mean = torch.var_mean(wide, dim=_all_but_channels(x), correction=0)
-    own = torch.cat([mean, var, mean.new_tensor([x.numel() // channels])])
+    own = torch.cat([mean, var, mean.new_full((1,), x.numel() // channels)])
     of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(of_ranks, own)
     means, variances, counts = torch.split(torch.stack(of_ranks), [channels, channels, 1], dim=1)

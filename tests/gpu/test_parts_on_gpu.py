@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from benchmarks import compiled, gpu
 from benchmarks.cases import digits_case
 from benchmarks.gpu import busy_seconds, union, waits_of
+from nasx import Arch, Space, one_of
 from nasx.data import Augment, ImageArray, TrainBatches, eval_batches
 from nasx.latency import latency_report, measure_latency
 from nasx.measure import ViTBlocks
-from nasx.pipeline import run
+from nasx.pipeline import Problem, Refused, RunConfig, Task, run
 from nasx.pipeline.finished_run import read_run
 from nasx.pipeline.progress import silent
 from nasx.pipeline.scoring import Scoring
 from nasx.train import (
     StackedNetworks,
+    UniformPaths,
     adamw,
     autocast,
     compiled_blocks,
@@ -32,9 +36,11 @@ from nasx.train import (
     evaluate,
     load_into_memory,
     over_dataset,
+    recalibrate,
     seeded,
     stacked_loss,
     train,
+    train_supernet,
     use_precision,
 )
 from nasx.train.compiled import missing_for_compilation
@@ -42,6 +48,7 @@ from recipes.glit.model import build_in
 from tests.gpu.places import CUDA, EVERYWHERE, ROOT, context_on, on, relative, short_problem
 
 CASE = digits_case()
+SEARCH = {"population": 2, "generations": 1, "parents": 2, "top_k": 1}
 
 
 @EVERYWHERE
@@ -113,6 +120,57 @@ def test_a_step_never_waits_for_the_device(device: str) -> None:
     for _ in range(4):
         next(steps)
     assert waits_of(lambda: [next(steps) for _ in range(4)], device) == []
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("name", ["glit", "autoformer"])
+def test_a_supernets_step_never_waits_for_the_device(name: str, device: str) -> None:
+    problem = short_problem(name)
+    supernet = problem.supernet(problem.space).to(device)
+    unpacked = problem.task.example(16)
+    batch = (*unpacked.args, torch.zeros(16, dtype=torch.long))
+    paths = UniformPaths(problem.space, seed=0)
+    steps = train_supernet(supernet, seeded([batch] * 12, 0), paths, adamw(supernet, lr=1e-3, weight_decay=0.05))
+    for _ in range(4):
+        next(steps)
+    assert waits_of(lambda: [next(steps) for _ in range(4)], device) == []
+
+
+@EVERYWHERE
+def test_recalibration_reads_nothing_from_the_device_before_its_end(device: str) -> None:
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)).to(device)
+    pinned = [(torch.randn(8, 3), torch.zeros(8)) for _ in range(3)]
+    assert waits_of(lambda: recalibrate(network, pinned), device) == []
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_weights_of_classes_are_used_where_the_network_is(kind: str, device: str, tmp_path: Path) -> None:
+    weight = torch.rand(3) + 0.5
+    loss: Any = nn.CrossEntropyLoss(weight=weight) if kind == "module" else partial(F.cross_entropy, weight=weight)
+    x = torch.randn(120, 4, generator=torch.Generator().manual_seed(0))
+    space = Space(width=one_of(4, 8))
+
+    def make(arch: Arch) -> nn.Module:
+        width = int(arch["width"])
+        return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
+
+    config = RunConfig(supernet={"epochs": 2}, search=SEARCH, retrain={"epochs": 2})
+    task = Task(TensorDataset(x, x[:, :3].argmax(dim=1)), loss=loss, metric=over_dataset(likelihood))
+    found = run(Problem(space, make, task, config=config), tmp_path, machine=on(device), progress=silent)
+    assert 0 < found.summary["networks"]["searched"]["test_score"] < 1
+    assert next(found.network.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", [CUDA])
+def test_a_metric_that_works_on_a_cpu_alone_is_refused_before_training(device: str, tmp_path: Path) -> None:
+    def spread(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(outputs.numpy().std(axis=1))
+
+    problem = short_problem("glit")
+    problem.task.metric = spread
+    with pytest.raises(Refused, match="do not work on cuda"):
+        run(problem, tmp_path, machine=on(device), progress=silent)
 
 
 @pytest.mark.parametrize("device", [CUDA])

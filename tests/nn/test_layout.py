@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.nn import Index, Rule, Stack, Supernet, centred, prefix, stacked, suffix
-from nasx.nn.layout import SliceRule, put, take
+from nasx.nn.layout import SliceRule, _on, put, take
 
 few = settings(max_examples=40)
 
@@ -549,3 +549,10 @@ def test_layers_of_all_blocks_have_one_pattern(caplog: pytest.LogCaptureFixture)
 def test_what_is_no_rule_is_refused_with_the_mend(rule: Any, mend: str) -> None:
     with pytest.raises(TypeError, match=mend):
         Supernet(Packed, Space(width=one_of(2, 4)), layout={"qkv": rule})
+
+
+def test_an_index_is_copied_to_another_device_once() -> None:
+    index, tensor = torch.tensor([2, 0]), torch.zeros(3, device="meta")
+    assert _on(torch.device("cpu"), index) is index
+    assert _on(tensor.device, index) is _on(tensor.device, index)
+    assert take(tensor, (index,)).shape == (2,)

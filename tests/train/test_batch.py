@@ -1,4 +1,5 @@
 from collections import UserDict, namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -83,3 +84,21 @@ def test_the_targets_first_dimension_is_the_size_of_a_batch() -> None:
         batch_size(torch.tensor(1))
     with pytest.raises(ValueError, match=r"no tensor \(list\)"):
         batch_size(["a", "b"])
+
+
+@dataclass
+class Boxes:
+    corners: Tensor
+    names: list[str]
+
+    def __init__(self, corners: Tensor) -> None:  # which takes other arguments than its fields
+        self.corners, self.names = corners, ["a"] * len(corners)
+
+
+def test_tensors_in_dataclasses_are_moved_whatever_their_constructor() -> None:
+    boxes = Boxes(X)
+    found = move({"boxes": [boxes]}, torch.device("meta"))["boxes"][0]
+    assert isinstance(found, Boxes)
+    assert found.corners.device.type == "meta"
+    assert found.names == ["a"] * 3
+    assert boxes.corners is X

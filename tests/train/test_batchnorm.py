@@ -135,3 +135,29 @@ def test_a_supernet_has_no_layers_to_recalibrate() -> None:
     with pytest.raises(ValueError, match=r"no BatchNorm layers.*recalibrate Subnet\(supernet, arch\)"):
         recalibrate(supernet, [{"input": x, "arch": space[0], "labels": y} for x, y in batches((3,))])
     assert recalibrate(Subnet(supernet, space[0]), batches((3,)))
+
+
+class Twice(nn.Module):
+    """Normalises twice by one layer, and once by a layer's `forward` itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.plain, self.idle = (nn.BatchNorm1d(3, momentum=0.3) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain.forward(self.shared(2 * x) + self.shared(x))
+
+
+def test_averages_are_torchs_cumulative_ones_however_a_layer_is_called() -> None:
+    model, plain = Twice(), Twice()
+    for norm in (plain.shared, plain.plain):
+        norm.momentum = None  # torch's own cumulative average
+    with torch.no_grad():
+        for x, _ in batches((3,)):
+            plain.train()(x)
+    found = recalibrate(model, batches((3,)))
+    assert norms(found) == {"shared", "plain"}
+    for name in found:
+        assert torch.equal(found[name], plain.get_buffer(name)), name
+    assert [norm.momentum for norm in (model.shared, model.plain, model.idle)] == [0.3] * 3
+    assert not model.shared._forward_pre_hooks

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nasx.train import (
     UniformPaths,
@@ -68,6 +69,20 @@ def test_weights_that_change_between_two_passes_are_seen_in_bfloat16(enabled: bo
                 outputs = layer(x)
             assert outputs.dtype == torch.bfloat16
             assert outputs.tolist() == [[8 * value] * 8]
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_what_a_backward_pass_computes_again_is_forgotten_in_bfloat16(outer: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(8, 8, bias=False), torch.ones(1, 8)
+    context = torch.autocast("cpu", enabled=False) if outer else nullcontext()
+    with context, use_precision("bfloat16"):
+        for value in (1.0, 2.0, 3.0):
+            nn.init.constant_(layer.weight, value)
+            with autocast(torch.device("cpu")):
+                outputs = checkpoint(layer, x, use_reentrant=False)
+            assert outputs.tolist() == [[8 * value] * 8]
+            outputs.float().sum().backward()
 
 
 FAULTS = """

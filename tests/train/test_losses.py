@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.train import check_targets, evaluate, is_cross_entropy, logits_of, nesterov_sgd, train
+from nasx.train.losses import on_device
 
 LOGITS, LABELS = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
 SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
@@ -183,3 +184,31 @@ def test_sums_of_torch_are_no_means(loss: Any) -> None:
     model = nn.Linear(2, 5)
     with pytest.raises(ValueError, match="mean over the samples"):
         train(model, [], nesterov_sgd(model, lr=0.1, weight_decay=0), loss=loss)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(weight=torch.ones(3)),
+        partial(F.cross_entropy, weight=torch.ones(3)),
+        partial(nn.CrossEntropyLoss(weight=torch.ones(3))),
+    ],
+    ids=["module", "function", "module in a partial"],
+)
+def test_tensors_of_a_loss_come_to_the_device_of_the_network_and_its_own_stay(loss: Any) -> None:
+    def weight(of: Any) -> Tensor:
+        while isinstance(of, partial):
+            if "weight" in of.keywords:
+                return of.keywords["weight"]
+            of = of.func
+        return of.weight
+
+    moved = on_device(loss, torch.device("meta"))
+    assert weight(moved).device.type == "meta"
+    assert weight(loss).device.type == "cpu"
+    assert is_cross_entropy(moved)
+
+
+def test_a_loss_that_is_there_already_is_the_same() -> None:
+    for loss in (F.cross_entropy, nn.CrossEntropyLoss(weight=torch.ones(3)), nn.MSELoss()):
+        assert on_device(loss, torch.device("cpu")) is loss
