@@ -139,17 +139,21 @@ def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:
 
     Test images of an `ImageTask` stay unread.
     """
-    task, size = problem.task, problem.config.search.eval_batch_size
     with globals_kept():
         network = untrained_network(problem, arch)
+    parts: tuple[PartName, ...] = ("val", "test") if "test" in problem.task.counts else ("val",)
     with use_precision(problem.config.precision):
-        parts: tuple[PartName, ...] = ("val", "test") if "test" in task.counts else ("val",)
         for part in parts:
-            if not math.isfinite(task.score_of_some(network, part)):
-                try:
-                    task.evaluate(network, task.eval_batches(part, size))
-                except ValueError as error:
-                    raise ValueError(f"{error} (on the {_PARTS[part]} data)") from error
+            try:
+                _check_score(problem, network, part)
+            except ValueError as error:
+                raise ValueError(f"{error} (on the {_PARTS[part]} data)") from error
+
+
+def _check_score(problem: Problem[Any], network: nn.Module, part: PartName) -> None:
+    task = problem.task
+    if not math.isfinite(task.score_of_some(network, part)):
+        task.evaluate(network, task.eval_batches(part, problem.config.search.eval_batch_size))
 
 
 def _check_on(problem: Problem[Any], device: torch.device) -> None:
@@ -161,10 +165,10 @@ def _check_on(problem: Problem[Any], device: torch.device) -> None:
         network = untrained_network(problem, problem.inside.sample(0)).to(device)
     try:
         with use_precision(problem.config.precision):
-            if not is_dataset_metric(task.metric):
+            if is_dataset_metric(task.metric):
+                _check_score(problem, network, "val")
+            else:
                 evaluate(network, [task.first_batch(8)], loss=task.loss, metric=task.metric, unpack=task.unpack)
-            elif not math.isfinite(task.score_of_some(network)):
-                task.evaluate(network, task.eval_batches("val", problem.config.search.eval_batch_size))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError) as error:

@@ -63,7 +63,7 @@ def fingerprint(problem: "Problem[Any]", supernets: Iterable[Space] = ()) -> dic
         "teachers": {section: _weights_of(teacher) for section, teacher in teachers},
         "loss": problem.task.loss_name,
         "metric": _metric(problem.task.metric),
-        "untrained": [_untrained(problem, arch) for arch in archs],
+        "untrained": [_untrained(problem, arch, first=number == 0) for number, arch in enumerate(archs)],
     }
 
 
@@ -134,14 +134,17 @@ def _tensors(network: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def _untrained(problem: "Problem[Any]", arch: Arch) -> dict[str, float | str]:
-    """Return loss and score of an untrained network on the first validation samples, and its loss in training mode."""
+def _untrained(problem: "Problem[Any]", arch: Arch, *, first: bool) -> dict[str, float | str]:
+    """Return loss and score of an untrained network on the first validation samples, and its loss in training mode.
+
+    A metric of a whole data set is told from others by the score of more samples, of the first network alone.
+    """
     task = problem.task
     with globals_kept(), use_threads(1), use_precision("float32"):
         network = untrained_network(problem, arch)
         batch = task.first_batch(_SAMPLES)
         found = evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
-        score = task.score_of_some(network) if is_dataset_metric(task.metric) else found.score
+        score = task.score_of_some(network) if first and is_dataset_metric(task.metric) else found.score
         seed_globals(0)
         args, kwargs, targets = task.unpack(batch)
         trained = compute_loss(on_device(task.loss, torch.device("cpu")), network.train()(*args, **kwargs), targets)

@@ -165,7 +165,7 @@ class Scoring:
                 logger.warning("a candidate ran out of memory; scoring %d samples at a time", size)
                 continue
             if math.isfinite(scored.loss) and not math.isfinite(scored.score):
-                logger.warning("a candidate failed, for the metric %s of it is %s", task.metric_name, scored.score)
+                logger.warning("a candidate failed, because its metric %s is %s", task.metric_name, scored.score)
                 return FAILED
             return scored if math.isfinite(scored.loss) else FAILED
 

@@ -14,22 +14,13 @@ from torch.utils.data import ConcatDataset, DataLoader, default_collate
 from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, StepBatches, class_labels, random_split
-from nasx.train import (
-    Batches,
-    Evaluation,
-    Loss,
-    Metric,
-    Unpack,
-    Unpacked,
-    evaluate,
-    unpack,
-)
+from nasx.train import Batches, Evaluation, Loss, Metric, Unpack, Unpacked, evaluate, unpack
 from nasx.train.dataset_metrics import is_dataset_metric, metric_name, on_few_samples
 from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, name_of
+from nasx.train.metrics import NAMED
 
 PartName = Literal["train", "val", "test"]
 
-_METRICS = ("accuracy", "top5")
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
 _SOME = 256  # samples that tell metrics of a whole data set apart
@@ -301,13 +292,14 @@ class Task(BaseTask):
 
 def check_metric(metric: Any) -> None:
     """Refuse what is no metric, and one of which less is better, with a ValueError."""
-    if isinstance(metric, type) or not (callable(metric) or is_dataset_metric(metric) or metric in _METRICS):
+    if isinstance(metric, type) or not (callable(metric) or is_dataset_metric(metric) or metric in NAMED):
         raise ValueError(
             "`metric` must be 'accuracy', 'top5', a function, or an object with `reset`, `update` and `compute`, but "
             f"got {metric!r}"
         )
     if getattr(metric, "higher_is_better", None) is False:  # as torchmetrics says
-        raise ValueError(f"of a metric more must be better, but of {metric_name(metric)} less is; pass its negative")
+        name = metric_name(metric)
+        raise ValueError(f"a metric must be higher for better networks, but {name} is lower; pass its negative")
 
 
 def _check_dataset(name: str, dataset: object) -> None:

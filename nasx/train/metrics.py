@@ -21,6 +21,8 @@ Metric = SampleMetric | DatasetMetric
 DatasetMetric."""
 
 
+NAMED = ("accuracy", "top5")
+"""The metrics that have a name."""
 _OF_ALL = "for one number of a whole data set, pass nasx.train.over_dataset(metric)"
 
 
@@ -75,7 +77,7 @@ def sample_scores(metric: SampleMetric, outputs: Any, targets: Any, counted: Ten
 
 
 def _hits(name: str, logits: Tensor, targets: Any, counted: Tensor | None) -> Tensor:
-    if name not in ("accuracy", "top5"):
+    if name not in NAMED:
         raise ValueError(f"a metric must be 'accuracy', 'top5' or a function, but got {name!r}")
     if not isinstance(targets, Tensor) or targets.is_floating_point() or logits.ndim < 2:
         what = f"{tuple(targets.shape)} {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__

@@ -109,7 +109,7 @@ def test_samples_that_are_ordered_by_class_do_not_stop_it_but_a_single_class_doe
 def test_a_metric_of_which_less_is_better_is_refused_and_its_negative_taken() -> None:
     x = vectors(200, 0)
     data = TensorDataset(x, x[:, :1])
-    with pytest.raises(ValueError, match="of MeanSquaredError less is; pass its negative"):
+    with pytest.raises(ValueError, match="but MeanSquaredError is lower; pass its negative"):
         Task(data, loss=F.mse_loss, metric=MeanSquaredError())
     for metric in (-MeanSquaredError(), over_dataset(negative_error)):
         own = problem(Task(data, loss=F.mse_loss, metric=metric), outputs=1)
@@ -154,7 +154,7 @@ def test_a_candidate_that_it_is_no_number_for_has_failed(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING):
         found = run(own, tmp_path, machine=HERE)
     assert found.summary["searches"]["search"]["failed"] == 2
-    assert "a candidate failed, for the metric Twice of it is nan" in caplog.text
+    assert "a candidate failed, because its metric Twice is nan" in caplog.text
     assert np.isfinite(found.summary["networks"]["searched"]["test_score"])
 
 
