@@ -1,15 +1,19 @@
-"""What all tests share: the threads of processes, the settings of property tests, and a browser if there is one."""
+"""What all tests share: threads of processes, seeds, settings of property tests, and a browser if there is one."""
 
 import itertools
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 # before torch is imported; pytest-xdist gives every core a process
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NASX_PROCESSES", "1")
+
+import torch
 
 from tests.browser import Browser, missing, started
 
@@ -25,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             fixtures = itertools.chain.from_iterable(item._fixtureinfo.name2fixturedefs.values())
             if any(fixture.scope == "module" for fixture in fixtures):
                 item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test, and the fixtures made for it, at the same random numbers, whatever ran before in its process."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # libraries draw from it
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
