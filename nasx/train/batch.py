@@ -75,7 +75,7 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """Return a nested value with a function applied to every tensor, and to all that is no structure of others."""
     if isinstance(value, Tensor) or hasattr(value, "to"):
         return function(value)
-    if is_dataclass(value) and not isinstance(value, type):  # before mappings, for outputs of `transformers` are both
+    if _is_instance_of_dataclass(value):  # before mappings, for outputs of `transformers` are both
         inner = {part.name: mapped(function, getattr(value, part.name)) for part in fields(value) if part.init}
         return with_fields(value, inner)
     if isinstance(value, Mapping):
@@ -107,9 +107,10 @@ def in_float32(value: Any) -> Any:
 def batch_size(targets: Any) -> int:
     """Return how many samples targets are of: the first dimension of the first tensor in them.
 
-    A list or tuple of mappings has one for each sample, as in detection, where a sample may have no objects.
+    A list or tuple of mappings or dataclasses has one for each sample, as in detection, where a sample may have no
+    objects.
     """
-    if isinstance(targets, tuple | list) and targets and all(isinstance(target, Mapping) for target in targets):
+    if isinstance(targets, tuple | list) and targets and all(map(_is_record, targets)):
         return len(targets)
     first = next(_tensors(targets), None)
     if first is None or not first.ndim:
@@ -124,9 +125,20 @@ def is_empty(batch: Unpacked) -> bool:
     return not batch_size(batch.targets) and (inputs is None or not inputs.ndim or not len(inputs))
 
 
+def _is_record(target: Any) -> bool:
+    return isinstance(target, Mapping) or _is_instance_of_dataclass(target)
+
+
+def _is_instance_of_dataclass(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
+    elif _is_instance_of_dataclass(value):
+        for part in fields(value):
+            yield from _tensors(getattr(value, part.name))
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from _tensors(inner)

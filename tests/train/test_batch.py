@@ -102,3 +102,8 @@ def test_tensors_in_dataclasses_are_moved_whatever_their_constructor() -> None:
     assert found.corners.device.type == "meta"
     assert found.names == ["a"] * 3
     assert boxes.corners is X
+
+
+def test_targets_in_dataclasses_have_a_batch_size() -> None:
+    assert batch_size(Boxes(X)) == batch_size({"boxes": Boxes(X)}) == 3
+    assert batch_size([Boxes(X), Boxes(X[:0])]) == 2, "one for each sample"
