@@ -22,10 +22,12 @@ from nasx.pipeline.changes import finished_stages
 from nasx.pipeline.checks import check_run
 from nasx.pipeline.commands import CommandLine, attempt
 from nasx.pipeline.machine import Machine
+from nasx.pipeline.network_stages import EvaluationStage
+from nasx.pipeline.picks import Pick
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.runner import run
-from nasx.pipeline.stages import EvaluationStage, Pick, RunStage
+from nasx.pipeline.stages import RunStage
 from nasx.report import NetworkRow, percent, si
 from nasx.run import write_json
 

@@ -4,22 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nasx.arch import Arch
+from nasx.pipeline.network_stages import EvaluationStage, FinetuneStage, RefitStage, RetrainStage
+from nasx.pipeline.picks import BetterOf, Pick
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import networks_to_train
-from nasx.pipeline.stages import (
-    BetterOf,
-    EvaluationStage,
-    FinetuneStage,
-    InheritStage,
-    Level,
-    Pick,
-    RefitStage,
-    RetrainStage,
-    RunStage,
-    SearchStage,
-    SupernetStage,
-    TrustStage,
-)
+from nasx.pipeline.stages import Level, RunStage
+from nasx.pipeline.supernet_stages import InheritStage, SearchStage, SupernetStage, TrustStage
 
 
 def search_stages(problem: Problem[Any], level: str = "") -> list[RunStage]:

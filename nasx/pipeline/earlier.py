@@ -29,7 +29,7 @@ def check_earlier(problem: "Problem[Any]", finished: Collection[str] = ()) -> No
 
     Stages that are `finished` need none any more.
     """
-    from nasx.pipeline.stages import first_supernets  # which imports this module
+    from nasx.pipeline.supernet_stages import first_supernets  # which imports this module
 
     source = problem.config.supernet.from_run
     for stage in first_supernets(problem.stages()) if source is not None else ():

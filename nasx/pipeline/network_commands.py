@@ -460,7 +460,7 @@ def _run_of(arch: str) -> Path | None:
 
 def supernet_space(problem: "Problem[Any]", arch: "Arch", run: "FinishedRun | None") -> Any:
     """Return a space with an architecture, and the stage that trained its supernet, where a run has one."""
-    from nasx.pipeline.stages import SupernetStage
+    from nasx.pipeline.supernet_stages import SupernetStage
 
     if run is not None:
         for stage in reversed(problem.stages()):

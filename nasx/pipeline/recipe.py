@@ -149,7 +149,8 @@ def one_network(name: str, arch: "Arch") -> "Callable[[Problem[Any]], list[RunSt
     """Return the stages that train one network alone and test it."""
 
     def stages(problem: "Problem[Any]") -> "list[RunStage]":
-        from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage
+        from nasx.pipeline.network_stages import EvaluationStage, RetrainStage
+        from nasx.pipeline.picks import Pick
 
         retrain = RetrainStage("network/retrain", archs=(arch,), halving=False)
         return [retrain, EvaluationStage("evaluation", {name: Pick(retrain.name)})]

@@ -30,12 +30,14 @@ from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
 from nasx.pipeline.finished_run import is_whole
 from nasx.pipeline.loggers import Log, check_log, logging_to
 from nasx.pipeline.machine import Machine, hardware
+from nasx.pipeline.network_stages import EvaluationStage
 from nasx.pipeline.outcome import outcome_of, versions, write_outcome
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.progress import Progress, bars, silent
 from nasx.pipeline.run_facts import write_facts
 from nasx.pipeline.run_status import ProgressFile, write_stages
-from nasx.pipeline.stages import EvaluationStage, RunStage, first_supernets
+from nasx.pipeline.stages import RunStage
+from nasx.pipeline.supernet_stages import first_supernets
 from nasx.pipeline.task import FEW_VALIDATION
 from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.pipeline.workers import IMPORTED

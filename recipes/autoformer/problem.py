@@ -9,10 +9,13 @@ from torch import nn
 from nasx import Arch, Space
 from nasx.pipeline.compose import final_stages, level_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.network_stages import FinetuneStage, RetrainStage
+from nasx.pipeline.picks import Pick
 from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import Recipe
-from nasx.pipeline.stages import FinetuneStage, InheritStage, Level, Pick, RetrainStage, RunStage
+from nasx.pipeline.stages import Level, RunStage
+from nasx.pipeline.supernet_stages import InheritStage
 from nasx.pipeline.vit import ViTProblem
 from nasx.report import BlockDrawing
 

@@ -13,7 +13,8 @@ from nasx.pipeline.commands import CommandLine
 from nasx.pipeline.image_sources import ImageSource, load_images
 from nasx.pipeline.images import ImageTask
 from nasx.pipeline.machine import Machine
-from nasx.pipeline.stages import RetrainStage, RunStage
+from nasx.pipeline.network_stages import RetrainStage
+from nasx.pipeline.stages import RunStage
 from nasx.pipeline.vit import ViTProblem
 
 from .config import Config

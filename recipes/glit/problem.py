@@ -14,10 +14,12 @@ from nasx.feasible import Feasible
 from nasx.nn import ImageConfig
 from nasx.pipeline.compose import final_stages, found_in, level_stages
 from nasx.pipeline.images import ImageTask
+from nasx.pipeline.network_stages import RetrainStage
+from nasx.pipeline.picks import BetterOf, Pick
 from nasx.pipeline.presentation import Presentation
 from nasx.pipeline.problem import Baseline, Problem
 from nasx.pipeline.recipe import KnownNetwork, Recipe
-from nasx.pipeline.stages import BetterOf, Level, Pick, RetrainStage, RunStage
+from nasx.pipeline.stages import Level, RunStage
 from nasx.pipeline.vit import ViTProblem
 
 from .config import PRESETS, TINY, Budgets, Config, fit

@@ -14,8 +14,8 @@ from nasx.data import load_digits
 from nasx.pipeline import ImageTask, Problem, RunConfig
 from nasx.pipeline.config import Data, Retraining
 from nasx.pipeline.image_sources import ImageSource, load_images
+from nasx.pipeline.network_stages import retraining
 from nasx.pipeline.networks import NetworkJob, train_networks
-from nasx.pipeline.stages import retraining
 from tests.pipeline.problems import context_of
 
 DATA = Data(source="digits", image_size=8)

@@ -154,7 +154,8 @@ def test_networks_of_one_rank_are_trained_with_one_seed(finished: Any, tmp_path:
 
 
 def _twins(arch: Arch) -> Sequence[Any]:
-    from nasx.pipeline.stages import EvaluationStage, Pick, RetrainStage
+    from nasx.pipeline.network_stages import EvaluationStage, RetrainStage
+    from nasx.pipeline.picks import Pick
 
     stages = [RetrainStage(name, archs=(arch,)) for name in ("first", "second")]
     return [*stages, EvaluationStage("evaluation", {stage.name: Pick(stage.name) for stage in stages})]
