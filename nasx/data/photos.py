@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.data import get_worker_info
 
 from nasx.data.broken import BrokenImage, BrokenImageError, refuse_broken
 from nasx.data.dataset import Indices
-from nasx.data.decode import Channels, decode_content, fault_of, refuse_sizes
+from nasx.data.decode import Channels, decode_content, fault_of, pillow, refuse_sizes
 from nasx.data.readers import now_reading
 from nasx.data.sources import Source
 
@@ -90,7 +89,7 @@ class PhotoSet:
     ) -> tuple[Tensor, dict[int, BrokenImage]]:
         size = self.image_size
         pixels = np.zeros((len(indices), self.channels, size, size), dtype=np.uint8)
-        _torchvision("transforms.functional")  # refused here, and not in a thread
+        pillow()  # refused here, and not in a thread
 
         def read(row: int) -> BrokenImage | None:
             index = int(indices[row])
@@ -122,22 +121,16 @@ def fit_photo(photo: Any, image_size: int) -> NDArray[np.uint8]:
 
     A ValueError says that the image, once resized, would have too many pixels.
     """
-    transforms = _torchvision("transforms.functional")
-    side = resized_side(image_size)
-    if photo.size != (side, side):
-        refuse_sizes(photo.size, side)
-        photo = transforms.resize(photo, side, transforms.InterpolationMode.BICUBIC)
-    square = np.asarray(transforms.center_crop(photo, image_size))
+    side, size = resized_side(image_size), photo.size
+    if size != (side, side):
+        refuse_sizes(size, side)
+        size = side * size[0] // min(size), side * size[1] // min(size)  # rounded as torchvision does, as is the crop
+        photo = photo.resize(size, pillow().Resampling.BICUBIC)
+    left, top = (round((pixels - image_size) / 2) for pixels in size)
+    square = np.asarray(photo.crop((left, top, left + image_size, top + image_size)))
     return square.reshape(image_size, image_size, -1).transpose(2, 0, 1).copy()  # the photo's own pixels are read-only
 
 
 def resized_side(image_size: int) -> int:
     """Return what the shorter side is resized to before the centre is cropped."""
     return image_size if image_size <= SMALL else image_size * 256 // 224
-
-
-def _torchvision(module: str) -> Any:
-    try:
-        return import_module(f"torchvision.{module}")
-    except ImportError as error:
-        raise ImportError("reading photographs needs torchvision: pip install 'nasx[recipes]'") from error

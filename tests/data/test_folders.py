@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nasx.data import Files, PhotoSet, channel_statistics, load_digits, load_image_folder, stratified_split
+from nasx.data.decode import pillow
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-images.tar.xz"
 TRAIN_IMAGES, TEST_IMAGES = 100, 20  # per class, of the 5,000 and 1,000 there are
@@ -246,7 +247,8 @@ def test_impossible_sizes(folder: Path) -> None:
         load_image_folder(folder, image_size=8, seed=0, val_fraction=1.0)
 
 
-def test_without_torchvision_it_is_said_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision.transforms.functional", None)
+def test_without_pillow_it_is_said_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    pillow.cache_clear()  # which found it
     with pytest.raises(ImportError, match=r"pip install 'nasx\[recipes\]'"):
         load_image_folder(folder, image_size=8, seed=0)
