@@ -374,6 +374,16 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
 
 
+def test_parameters_without_an_optimizer_take_no_part_in_the_norm() -> None:
+    model = Network(SPACE[0])
+    alone = copy.deepcopy(model)
+    for name, parameter in alone.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    for network in (model, alone):
+        train(network, batches(0, 4), torch.optim.SGD(network.head.parameters(), lr=0.5), clip_norm=0.1).run()
+    assert_same(model.state_dict(), alone.state_dict())
+
+
 class Masked(nn.Linear):
     """A layer with the mask of causal attention, which it applies to nothing."""
 
