@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx import Arch, Space
+from nasx import Arch, Space, one_of
 from nasx.data import TrainBatches, eval_batches, load_digits
-from nasx.nn import Attention, DropPath, FeedForward, Subnet, drop_path
+from nasx.nn import Attention, DropPath, FeedForward, Subnet, Supernet, drop_path
 from nasx.train import (
     ALONE,
     Distillation,
@@ -304,6 +304,52 @@ def test_ranks_may_hold_unequal_parts_of_a_batch(pair: Pair) -> None:
     ranks = pair(unequal_run)
     assert_equal(*ranks)
     assert_close(ranks[0], unequal_run(ALONE), 1e-10)
+
+
+CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2, 3.0], dtype=torch.float64)
+WIDTHS = Space(width=one_of(5, 9))
+
+
+class Segmenter(nn.Sequential):
+    def __init__(self, arch: Arch) -> None:
+        width = int(arch["width"])
+        super().__init__(nn.Conv1d(3, width, 1), nn.ReLU(), nn.Conv1d(width, len(CLASS_WEIGHTS), 1))
+
+
+def labelled_run(group: Group, weight: Tensor | None, teacher: Literal["none", "other", "own"]) -> tuple[State, float]:
+    torch.manual_seed(0)
+    supernet = Supernet(Segmenter, WIDTHS).double()
+    other = Distillation(Segmenter(WIDTHS[1]).double(), temperature=2.0) if teacher == "other" else None
+    generator, batches = torch.Generator().manual_seed(1), []
+    for labels in (20, 3, 0):
+        own = slice(None) if group.size == 1 else (slice(3), slice(3, 8))[group.rank]
+        points = torch.randn(8, 3, 5, generator=generator).double()
+        targets = torch.randint(4, (40,), generator=generator)
+        targets[labels:] = -100
+        batches.append((points[own], targets.view(8, 5)[own]))
+    steps = train_supernet(
+        supernet,
+        batches,
+        lambda step: (WIDTHS[1], WIDTHS[0]),
+        nesterov_sgd(supernet, lr=0.5, weight_decay=0.0),
+        loss=partial(F.cross_entropy, weight=weight),
+        distillation=other,
+        distill=teacher == "own",
+        group=group,
+    ).run()
+    return supernet.state_dict(), sum(step.loss for step in steps)
+
+
+@pytest.mark.parametrize("teacher", ["none", "other", "own"])
+@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
+def test_ranks_may_hold_unequal_parts_of_the_labels_and_of_their_weights(
+    pair: Pair, weight: Tensor | None, teacher: Literal["none", "other", "own"]
+) -> None:
+    alone, loss = labelled_run(ALONE, weight, teacher)
+    (mine, mean), (others, _) = pair(labelled_run, weight, teacher)
+    assert_equal(mine, others)
+    assert_close(mine, alone, 1e-6 if teacher == "own" else 1e-12)  # whose outputs are targets in single precision
+    assert mean == pytest.approx(loss, rel=1e-5)
 
 
 def norm_run(group: Group, make: Callable[[], nn.Module], x: Tensor, cut: int) -> dict[str, Tensor]:
