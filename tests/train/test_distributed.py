@@ -419,6 +419,7 @@ def test_batch_norm_outside_training_is_torchs_and_sends_nothing() -> None:
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "drop_path": partial(drop_path, rate=0.5, training=True),
     "dropout": partial(F.dropout, p=0.5),
+    "torch's own": lambda x: torch.dropout(x, 0.5, True),
     "in place": lambda x: F.dropout(x.clone(), 0.5, True, True),
     "dropout2d": lambda x: F.dropout2d(x.unsqueeze(-1), 0.5).squeeze(-1),
     "samples times tokens": lambda x: F.dropout(x.flatten(0, 1), 0.5).view_as(x),
@@ -460,6 +461,14 @@ def test_masks_that_cannot_be_shared_are_refused_and_harmless_calls_are_not() ->
             attention(x, x, x)
         with pytest.raises(ValueError, match="attention dropout"):
             F.scaled_dot_product_attention(x, x, x, dropout_p=0.1, is_causal=True)
+        packed = nn.utils.rnn.pack_padded_sequence(x, [4, 4, 3, 2, 2, 1])
+        for kind in (nn.LSTM, nn.GRU, nn.RNN, partial(nn.RNN, nonlinearity="relu")):
+            layer = kind(8, 3, num_layers=2, dropout=0.1)
+            for given in (x, packed):
+                with pytest.raises(ValueError, match="recurrent layers"):
+                    layer(given)
+            layer.eval()(packed)
+            kind(8, 3, bidirectional=True)(x)
         F.scaled_dot_product_attention(x, x, x, is_causal=True)
         F.alpha_dropout(x, 0.1, False)
         attention.eval()(x, x, x)
