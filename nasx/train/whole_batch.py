@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from nasx.train.batchnorm_groups import grouped_batch_norm
+from nasx.train.batchnorm_groups import backward_inside, grouped_batch_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,9 @@ class WholeBatch(TorchFunctionMode):
             )
         return func(*args)
 
+    def _backward(self, func: Callable[..., None], loss: Tensor, **kwargs: Any) -> None:
+        backward_inside(self, func, loss, **kwargs)
+
     def _drawn(self, like: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the own rows of what is drawn for the whole batch, in the order that the memory has there."""
         first, count, whole = self.rows.first, self.rows.count, self.rows.whole
@@ -134,6 +137,7 @@ class WholeBatch(TorchFunctionMode):
         F.alpha_dropout: _refused,
         F.feature_alpha_dropout: _refused,
         F.multi_head_attention_forward: _refused,
+        Tensor.backward: _backward,
         torch.lstm: _recurrent,
         torch.gru: _recurrent,
         torch.rnn_tanh: _recurrent,

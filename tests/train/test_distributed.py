@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nasx import Arch, Space, one_of
 from nasx.data import TrainBatches, eval_batches, load_digits
@@ -280,6 +281,25 @@ def test_two_ranks_follow_one_process_with_a_teacher_or_with_groups(
     for mine, others, reference in zip(*ranks, alone, strict=True):
         assert_equal(mine, others)
         assert_close(mine, reference, 1e-8)
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def checkpointed_run(group: Group) -> State:
+    torch.manual_seed(0)
+    block = Checkpointed(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.GELU())
+    model = nn.Sequential(nn.Flatten(), block, nn.Linear(16, 10)).double()
+    train(model, digits(group, torch.float64, 10), nesterov_sgd(model, lr=0.1, weight_decay=0), group=group).run()
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_two_ranks_follow_one_process_through_gradient_checkpoints(pair: Pair) -> None:
+    ranks = pair(checkpointed_run)
+    assert_equal(*ranks)
+    assert_close(ranks[0], checkpointed_run(ALONE), 1e-10)
 
 
 def unequal_run(group: Group) -> State:
