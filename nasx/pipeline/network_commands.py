@@ -182,7 +182,7 @@ class NetworkCommands:
     def evaluate(self, options: argparse.Namespace) -> int:
         """Print the accuracy on the test images: of a run's network, of exported weights, or of weights and a name."""
         from nasx.report import percent
-        from nasx.train import evaluate, pick_device
+        from nasx.train import evaluate, pick_device, use_precision
 
         with bad_input(), warnings.catch_warnings():
             from nasx.data import DataWarning
@@ -209,7 +209,8 @@ class NetworkCommands:
                 print(remark, file=sys.stderr)
             network = model.network.to(pick_device(machine.device))
             mean, std = options.mean or model.mean, options.std or model.std
-            tested = evaluate(network, images.batches(config.search.eval_batch_size, mean, std, machine.workers))
+            with use_precision(config.precision):
+                tested = evaluate(network, images.batches(config.search.eval_batch_size, mean, std, machine.workers))
         if options.json:
             print_json({"test_accuracy": tested.score, "images": tested.samples, **model.counts()})
             return DONE

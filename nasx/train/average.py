@@ -36,7 +36,8 @@ class WeightAverage(nn.Module):
     """The exponential moving average of a model's weights and buffers; `module` is the network that has it.
 
     The first update copies the model, each later one moves the average by `1 - decay` of the way to it. Whole numbers,
-    such as BatchNorm's counts, are copied.
+    such as BatchNorm's counts, are copied, and so is a tensor that is not finite at the first update, such as a mask of
+    infinities.
     """
 
     n_averaged: Tensor
@@ -53,6 +54,7 @@ class WeightAverage(nn.Module):
                 f"an average needs a model with weights or buffers, but {type(model).__name__} has none; leave it out"
             )
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.long, device=some.device))
+        self._averaged: list[bool] = []
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Return the outputs of the averaged network."""
@@ -67,8 +69,11 @@ class WeightAverage(nn.Module):
         """Do what `update` does with tensors that were found before: those of `module`, and of the model."""
         if broken is True:
             return
-        pairs = list(zip(average.all(), model.all(), strict=True))
-        moved = [pair for pair in pairs if _is_fractional(pair[0])]
+        values = model.all()
+        if not self._averaged:
+            self._averaged = [_can_be_averaged(value) for value in values]
+        pairs = list(zip(average.all(), values, strict=True))
+        moved = [pair for pair, averaged in zip(pairs, self._averaged, strict=True) if averaged]
         averages, values = [average for average, _ in moved], [value for _, value in moved]
         if isinstance(broken, Tensor):  # the share stays on the device, for reading it would wait for all before it
             good = broken.logical_not()
@@ -79,12 +84,13 @@ class WeightAverage(nn.Module):
         else:
             torch._foreach_lerp_(averages, values, 1 - self.decay if self.n_averaged else 1.0)
             self.n_averaged += 1
-        if counts := [pair for pair in pairs if not _is_fractional(pair[0])]:
-            torch._foreach_copy_([average for average, _ in counts], [value for _, value in counts])
+        if others := [pair for pair, averaged in zip(pairs, self._averaged, strict=True) if not averaged]:
+            torch._foreach_copy_([average for average, _ in others], [value for _, value in others])
 
 
-def _is_fractional(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+def _can_be_averaged(tensor: Tensor) -> bool:
+    # the mean of two infinities of one sign would be computed as no number
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:

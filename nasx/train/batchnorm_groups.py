@@ -32,7 +32,24 @@ class BatchNormGroups(TorchFunctionMode):
         """Replace `F.batch_norm`; everything else is unchanged."""
         if func is F.batch_norm:
             return grouped_batch_norm(self.samples, self.group_size, *args, **(kwargs or {}))
+        if func is Tensor.backward:
+            return backward_inside(self, func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def backward_inside(mode: TorchFunctionMode, func: Callable[..., None], loss: Tensor, **kwargs: Any) -> None:
+    """Compute `loss.backward()` in a mode, for gradient checkpoints run their forward pass again.
+
+    With arguments it is computed as torch does, outside of the mode that handles the call.
+    """
+    if any(value is not None and value is not False for value in kwargs.values()):
+        func(loss, **kwargs)
+        return
+    engine = torch.autograd.Variable._execution_engine  # others hand the call to the mode
+    with mode:
+        engine.run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
 
 
 def grouped_batch_norm(

@@ -144,15 +144,25 @@ def process_group(device: torch.device, *, timeout_seconds: float = 25.0) -> Ite
     dist.destroy_process_group()
 
 
-def rows_of(group: Group, count: int) -> Rows:
-    """Return which rows of the whole batch this process's are: those of the ranks lie one after the other."""
+def rows_of(group: Group, count: int, amounts: Sequence[float] = ()) -> tuple[Rows, list[float]]:
+    """Return which rows of the whole batch this process's are: those of the ranks lie one after the other.
+
+    `amounts` are what other means than that over the rows divide by, such as a number of labels; returned with the rows
+    is, for each, this process's share of it over its share of the rows.
+    """
     if group.size == 1:
-        return Rows(0, count, count)
-    own = torch.tensor([count])
-    of_ranks = [torch.empty_like(own) for _ in range(group.size)]
-    dist.all_gather(of_ranks, own, group=group._prompt)
-    counts = [int(rows) for rows in torch.cat(of_ranks).tolist()]
-    return Rows(sum(counts[: group.rank]), count, sum(counts))
+        return Rows(0, count, count), [1.0] * len(amounts)
+    own = torch.tensor([count, *amounts], dtype=torch.float64)
+    gathered = [torch.empty_like(own) for _ in range(group.size)]
+    dist.all_gather(gathered, own, group=group._prompt)
+    of_ranks = torch.stack(gathered)
+    counts = [int(rows) for rows in of_ranks[:, 0].tolist()]
+    rows = Rows(sum(counts[: group.rank]), count, sum(counts))
+    totals = of_ranks[:, 1:].sum(dim=0).tolist()
+    return rows, [
+        amount * rows.whole / (total * count) if total and count else 1.0
+        for amount, total in zip(amounts, totals, strict=True)
+    ]
 
 
 def whole_batch(group: Group, rows: Rows, batch_norm_group: int | None = None) -> AbstractContextManager[object]:

@@ -27,6 +27,8 @@ from nasx.train.losses import (
     check_targets,
     compute_loss,
     for_outputs,
+    label_weight,
+    labelled,
     on_device,
     targets_like,
     with_labels,
@@ -160,14 +162,14 @@ def train(
     update = Update(model, optimizer, schedule, clip_norm, average)
     objective = _Objective(loss, distillation)
 
-    def passes(network: nn.Module, step: int, batch: Unpacked) -> Iterator[_ForwardPass]:
+    def passes(network: nn.Module, step: int, batch: Unpacked, shares: _LabelShares) -> Iterator[_ForwardPass]:
         with autocast(device):
             taught = objective.taught(batch)
             outputs = network(*batch.args, **batch.kwargs)
-            value = objective.loss_of(outputs, batch.targets, taught)
+            value = objective.loss_of(outputs, batch.targets, taught, shares)
         yield _ForwardPass(value)
 
-    loop = _Loop(model, update, unpack, batch_norm_group, start_step, recovery, group)
+    loop = _Loop(model, update, loss, unpack, batch_norm_group, start_step, recovery, group)
     taken = loop.steps(batches, passes, reduced=True)
     return Training(taken, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
@@ -221,7 +223,7 @@ def train_supernet(
     update = Update(supernet, optimizer, schedule, clip_norm, average)
     of_targets = _Objective(loss, distillation)
 
-    def passes(network: nn.Module, step: int, batch: Unpacked) -> Iterator[_ForwardPass]:
+    def passes(network: nn.Module, step: int, batch: Unpacked, shares: _LabelShares) -> Iterator[_ForwardPass]:
         archs = _checked_archs(paths(step), step)
         weight = 1.0 if reduction == "sum" else 1 / len(archs)
         objective, targets = of_targets, batch.targets
@@ -231,15 +233,16 @@ def train_supernet(
             with autocast(device):
                 try:
                     outputs = network(*batch.args, arch=arch, **batch.kwargs)
-                    value = objective.loss_of(outputs, targets, taught)
+                    value = objective.loss_of(outputs, targets, taught, shares)
                 except Exception as error:
                     error.add_note(f"with the architecture {dict(arch)}")
                     raise
             yield _ForwardPass(value, weight, 1 / len(archs), arch)
             if distill and number == 0:
                 objective, targets = of_targets.for_outputs(), targets_like(loss, outputs, targets)
+                shares = _LabelShares(shares.count, shares.count)
 
-    loop = _Loop(supernet, update, unpack, batch_norm_group, start_step, recovery, group)
+    loop = _Loop(supernet, update, loss, unpack, batch_norm_group, start_step, recovery, group)
     taken = loop.steps(batches, passes, reduced=False)
     return Training(taken, recovery, max_skipped=max_skipped, delay=_delay_on(device) if delay is None else delay)
 
@@ -288,7 +291,7 @@ class _Objective:
     def taught(self, batch: Unpacked) -> Tensor | None:
         return self.distillation.outputs(batch) if self.distillation else None
 
-    def loss_of(self, outputs: Any, targets: Any, taught: Tensor | None) -> Tensor:
+    def loss_of(self, outputs: Any, targets: Any, taught: Tensor | None, shares: "_LabelShares") -> Tensor:
         if not self.checked:
             check_targets(outputs, targets.cpu() if isinstance(targets, Tensor) else targets, self.loss)
         looked_at, some = with_labels(self.loss, targets)
@@ -298,12 +301,37 @@ class _Objective:
         self.checked = True
         value = value if some is None else value * some
         if self.distillation is None or taught is None:
-            return value
-        return self.distillation.loss(value, outputs, taught, self.loss, targets)
+            return _times(value, shares.weight)
+        value = _times(value, shares.weight / shares.count if shares.count else 1.0)
+        return _times(self.distillation.loss(value, outputs, taught, self.loss, targets), shares.count)
 
     def for_outputs(self) -> "_Objective":
         """Return the objective whose targets are made of a network's outputs."""
         return _Objective(for_outputs(self.loss), checked=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelShares:
+    """A rank's share of the labels of a batch over its share of the rows; 1 where a loss counts rows.
+
+    A cross-entropy is a mean over the labels that it does not ignore, by the weights of their classes, of which ranks
+    with as many rows may have more or fewer.
+    """
+
+    weight: float = 1.0
+    """Of the sum of the labels' weights."""
+    count: float = 1.0
+    """Of their number."""
+
+
+def _label_amounts(loss: Loss, targets: Any) -> list[float]:
+    """Return the sum of the labels' weights and their number; nothing for a loss that counts rows."""
+    counted = labelled(loss, targets)
+    return [] if counted is None else [float(label_weight(loss, targets, counted)), float(counted.sum())]
+
+
+def _times(value: Tensor, factor: float) -> Tensor:
+    return value if factor == 1 else value * factor
 
 
 def _prepared(model: nn.Module, distillation: Distillation | None, loss: Loss) -> torch.device:
@@ -351,7 +379,7 @@ class _StepResult:
         return Step(self.step, loss, self.lr, self.archs, skipped=bool(broken))
 
 
-_Passes = Callable[[nn.Module, int, Unpacked], Iterator[_ForwardPass]]
+_Passes = Callable[[nn.Module, int, Unpacked, _LabelShares], Iterator[_ForwardPass]]
 """Yields the forward passes of a network in a step; each is differentiated before the next is computed."""
 
 
@@ -361,6 +389,7 @@ class _Loop:
 
     model: nn.Module
     update: Update
+    loss: Loss
     unpack: Unpack
     batch_norm_group: int | None
     start_step: int
@@ -371,6 +400,8 @@ class _Loop:
         """Take a step for each batch; `reduced` lets DistributedDataParallel average gradients over the ranks."""
         network = data_parallel(self.group, self.model) if reduced else self.model
         device = device_of(self.model)
+        # targets are mostly read on the CPU, where looking at them waits for no device
+        loss_here = on_device(self.loss, torch.device("cpu")) if self.group.size > 1 else self.loss
         self.model.train()
         for step, batch in enumerate(batches, self.start_step):
             if step == self.start_step:  # now that every rank has read a batch, for which the first time takes longest
@@ -381,10 +412,11 @@ class _Loop:
                 yield _StepResult(step, lr)
                 continue
             unpacked = self.unpack(batch)
-            rows = rows_of(self.group, batch_size(unpacked.targets))
+            amounts = _label_amounts(loss_here, unpacked.targets) if self.group.size > 1 else []
+            rows, shares = rows_of(self.group, batch_size(unpacked.targets), amounts)
             moved = Unpacked(*move(tuple(unpacked), device))
             self.update.begin()
-            loss, archs = self._differentiate(passes(network, step, moved), rows, device)
+            loss, archs = self._differentiate(passes(network, step, moved, _LabelShares(*shares)), rows, device)
             average_over(self.group, [loss] if reduced else [loss, *self.update.gradients()])
             broken = self.update.apply(loss)
             yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]))

@@ -49,11 +49,15 @@ class Update:
         """Forget gradients and note buffers; call it before the forward pass."""
         # None, not zero: the optimizer then leaves what this step does not use alone
         self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._tensors.parameters:  # also of those that the optimizer does not have
+            parameter.grad = None
         self._buffers.note()
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients that there are."""
-        return [p.grad for p in self._tensors.parameters if p.grad is not None]
+        """Return the gradients that there are of what the optimizer has, the model's parameters first, in its order."""
+        held = {id(p): p for group in self.optimizer.param_groups for p in group["params"]}
+        known = [p for p in self._tensors.parameters if held.pop(id(p), None) is not None]
+        return [p.grad for p in (*known, *held.values()) if p.grad is not None]
 
     @torch.no_grad()
     def apply(self, loss: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from nasx.train.batchnorm_groups import grouped_batch_norm
+from nasx.train.batchnorm_groups import backward_inside, grouped_batch_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class WholeBatch(TorchFunctionMode):
     Their first dimension must be the samples', or samples times tokens; a tensor whose first dimension is no multiple
     of the rows gets the same draw on every rank. Draws follow the order in memory, which in a rank's part must be that
     of the whole: it can be another one where a rank holds a single row of tokens that were transposed and flattened.
-    Masks drawn by other functions are refused as ValueError. With `batch_norm_group`, BatchNorm has the statistics of
-    groups of so many samples, none of which spans ranks (`nasx.train.BatchNormGroups`).
+    The dropout of recurrent layers, of `nn.MultiheadAttention` and of `F.alpha_dropout` is refused as ValueError. What
+    draws by other functions, such as `torch.rand`, draws the same on every rank. With `batch_norm_group`, BatchNorm has
+    the statistics of groups of so many samples, none of which spans ranks (`nasx.train.BatchNormGroups`).
     """
 
     def __init__(self, rows: Rows, batch_norm_group: int | None = None) -> None:
@@ -60,6 +61,9 @@ class WholeBatch(TorchFunctionMode):
             return func(x, p, training, inplace)
         mask = self._drawn(x, lambda whole: func(whole.fill_(1), p, True))
         return x.mul_(mask) if inplace else x * mask
+
+    def _torch_dropout(self, func: Callable[..., Tensor], input: Tensor, p: float, train: bool) -> Tensor:
+        return self._dropout(F.dropout, input, p, train)
 
     def _bernoulli_(self, func: Callable[..., Tensor], x: Tensor, p: Any = 0.5, **kwargs: Any) -> Tensor:
         if isinstance(p, Tensor) or not x.ndim or x.shape[0] % self.rows.count:
@@ -96,6 +100,19 @@ class WholeBatch(TorchFunctionMode):
             )
         return func(*args, **kwargs)
 
+    def _recurrent(self, func: Callable[..., Any], *args: Any) -> Any:
+        bias = next(place for place, value in enumerate(args) if isinstance(value, bool))  # packed inputs take one more
+        dropout, training = args[bias + 2 : bias + 4]
+        if training and dropout:
+            raise ValueError(
+                "the dropout of recurrent layers cannot be drawn for a batch that several ranks share; set it to 0 and "
+                "put nn.Dropout between layers"
+            )
+        return func(*args)
+
+    def _backward(self, func: Callable[..., None], loss: Tensor, **kwargs: Any) -> None:
+        backward_inside(self, func, loss, **kwargs)
+
     def _drawn(self, like: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the own rows of what is drawn for the whole batch, in the order that the memory has there."""
         first, count, whole = self.rows.first, self.rows.count, self.rows.whole
@@ -114,11 +131,17 @@ class WholeBatch(TorchFunctionMode):
         F.dropout1d: _dropout,
         F.dropout2d: _dropout,
         F.dropout3d: _dropout,
+        torch.dropout: _torch_dropout,
         Tensor.bernoulli_: _bernoulli_,
         F.scaled_dot_product_attention: _attention,
         F.alpha_dropout: _refused,
         F.feature_alpha_dropout: _refused,
         F.multi_head_attention_forward: _refused,
+        Tensor.backward: _backward,
+        torch.lstm: _recurrent,
+        torch.gru: _recurrent,
+        torch.rnn_tanh: _recurrent,
+        torch.rnn_relu: _recurrent,
     }
 
 

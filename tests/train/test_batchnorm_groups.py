@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nasx import Arch
 from nasx.nn import Subnet
@@ -61,6 +62,26 @@ def test_evaluation_is_as_ever() -> None:
         assert torch.equal(norm(x), norm(x))
         found = norm(x)
     assert torch.equal(found, norm(x))
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
+
+    reentrant = False
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpoints_compute_the_same_statistics_again(reentrant: bool) -> None:
+    plain = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    blocks = Checkpointed(*copy.deepcopy(plain))
+    blocks.reentrant = reentrant
+    scale, labels = torch.arange(1.0, 7.0)[:, None], torch.randint(3, (6,))
+    x = (scale * torch.randn(6, 5)).requires_grad_()
+    for network in (plain, blocks):
+        train(network, [(x, labels)], torch.optim.SGD(network.parameters(), lr=0.1), batch_norm_group=3).run()
+    for mine, other in zip(plain.parameters(), blocks.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 def test_a_group_of_one_is_refused() -> None:

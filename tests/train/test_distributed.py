@@ -21,10 +21,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from nasx import Arch, Space
+from nasx import Arch, Space, one_of
 from nasx.data import TrainBatches, eval_batches, load_digits
-from nasx.nn import Attention, DropPath, FeedForward, Subnet, drop_path
+from nasx.nn import Attention, DropPath, FeedForward, Subnet, Supernet, drop_path
 from nasx.train import (
     ALONE,
     Distillation,
@@ -282,6 +283,25 @@ def test_two_ranks_follow_one_process_with_a_teacher_or_with_groups(
         assert_close(mine, reference, 1e-8)
 
 
+class Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def checkpointed_run(group: Group) -> State:
+    torch.manual_seed(0)
+    block = Checkpointed(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.GELU())
+    model = nn.Sequential(nn.Flatten(), block, nn.Linear(16, 10)).double()
+    train(model, digits(group, torch.float64, 10), nesterov_sgd(model, lr=0.1, weight_decay=0), group=group).run()
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def test_two_ranks_follow_one_process_through_gradient_checkpoints(pair: Pair) -> None:
+    ranks = pair(checkpointed_run)
+    assert_equal(*ranks)
+    assert_close(ranks[0], checkpointed_run(ALONE), 1e-10)
+
+
 def unequal_run(group: Group) -> State:
     torch.manual_seed(0)
     model = Everything().double()
@@ -304,6 +324,52 @@ def test_ranks_may_hold_unequal_parts_of_a_batch(pair: Pair) -> None:
     ranks = pair(unequal_run)
     assert_equal(*ranks)
     assert_close(ranks[0], unequal_run(ALONE), 1e-10)
+
+
+CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2, 3.0], dtype=torch.float64)
+WIDTHS = Space(width=one_of(5, 9))
+
+
+class Segmenter(nn.Sequential):
+    def __init__(self, arch: Arch) -> None:
+        width = int(arch["width"])
+        super().__init__(nn.Conv1d(3, width, 1), nn.ReLU(), nn.Conv1d(width, len(CLASS_WEIGHTS), 1))
+
+
+def labelled_run(group: Group, weight: Tensor | None, teacher: Literal["none", "other", "own"]) -> tuple[State, float]:
+    torch.manual_seed(0)
+    supernet = Supernet(Segmenter, WIDTHS).double()
+    other = Distillation(Segmenter(WIDTHS[1]).double(), temperature=2.0) if teacher == "other" else None
+    generator, batches = torch.Generator().manual_seed(1), []
+    for labels in (20, 3, 0):
+        own = slice(None) if group.size == 1 else (slice(3), slice(3, 8))[group.rank]
+        points = torch.randn(8, 3, 5, generator=generator).double()
+        targets = torch.randint(4, (40,), generator=generator)
+        targets[labels:] = -100
+        batches.append((points[own], targets.view(8, 5)[own]))
+    steps = train_supernet(
+        supernet,
+        batches,
+        lambda step: (WIDTHS[1], WIDTHS[0]),
+        nesterov_sgd(supernet, lr=0.5, weight_decay=0.0),
+        loss=partial(F.cross_entropy, weight=weight),
+        distillation=other,
+        distill=teacher == "own",
+        group=group,
+    ).run()
+    return supernet.state_dict(), sum(step.loss for step in steps)
+
+
+@pytest.mark.parametrize("teacher", ["none", "other", "own"])
+@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
+def test_ranks_may_hold_unequal_parts_of_the_labels_and_of_their_weights(
+    pair: Pair, weight: Tensor | None, teacher: Literal["none", "other", "own"]
+) -> None:
+    alone, loss = labelled_run(ALONE, weight, teacher)
+    (mine, mean), (others, _) = pair(labelled_run, weight, teacher)
+    assert_equal(mine, others)
+    assert_close(mine, alone, 1e-6 if teacher == "own" else 1e-12)  # whose outputs are targets in single precision
+    assert mean == pytest.approx(loss, rel=1e-5)
 
 
 def norm_run(group: Group, make: Callable[[], nn.Module], x: Tensor, cut: int) -> dict[str, Tensor]:
@@ -373,6 +439,7 @@ def test_batch_norm_outside_training_is_torchs_and_sends_nothing() -> None:
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "drop_path": partial(drop_path, rate=0.5, training=True),
     "dropout": partial(F.dropout, p=0.5),
+    "torch's own": lambda x: torch.dropout(x, 0.5, True),
     "in place": lambda x: F.dropout(x.clone(), 0.5, True, True),
     "dropout2d": lambda x: F.dropout2d(x.unsqueeze(-1), 0.5).squeeze(-1),
     "samples times tokens": lambda x: F.dropout(x.flatten(0, 1), 0.5).view_as(x),
@@ -414,6 +481,14 @@ def test_masks_that_cannot_be_shared_are_refused_and_harmless_calls_are_not() ->
             attention(x, x, x)
         with pytest.raises(ValueError, match="attention dropout"):
             F.scaled_dot_product_attention(x, x, x, dropout_p=0.1, is_causal=True)
+        packed = nn.utils.rnn.pack_padded_sequence(x, [4, 4, 3, 2, 2, 1])
+        for kind in (nn.LSTM, nn.GRU, nn.RNN, partial(nn.RNN, nonlinearity="relu")):
+            layer = kind(8, 3, num_layers=2, dropout=0.1)
+            for given in (x, packed):
+                with pytest.raises(ValueError, match="recurrent layers"):
+                    layer(given)
+            layer.eval()(packed)
+            kind(8, 3, bidirectional=True)(x)
         F.scaled_dot_product_attention(x, x, x, is_causal=True)
         F.alpha_dropout(x, 0.1, False)
         attention.eval()(x, x, x)

@@ -374,6 +374,37 @@ def test_the_average_follows_the_weights_by_its_recurrence() -> None:
         torch.testing.assert_close(next(average.parameters()).detach(), expected)
 
 
+def test_parameters_without_an_optimizer_take_no_part_in_the_norm() -> None:
+    model = Network(SPACE[0])
+    alone = copy.deepcopy(model)
+    for name, parameter in alone.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    for network in (model, alone):
+        train(network, batches(0, 4), torch.optim.SGD(network.head.parameters(), lr=0.5), clip_norm=0.1).run()
+    assert_same(model.state_dict(), alone.state_dict())
+
+
+class Masked(nn.Linear):
+    """A layer with the mask of causal attention, which it applies to nothing."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("mask", torch.full((4, 4), -math.inf).triu(1))
+
+
+def test_the_average_keeps_masks_of_infinities() -> None:
+    flagged, known = (ema(Masked(), decay=0.5) for _ in range(2))
+    for _ in range(3):
+        model = Masked()
+        flagged.update(model, torch.tensor(False))
+        known.update(model)
+    for average in (flagged, known):
+        assert torch.equal(average.module.state_dict()["mask"], Masked().mask)
+    torch.testing.assert_close(flagged.module.weight, known.module.weight)
+
+
 def test_a_model_without_weights_has_no_average() -> None:
     with pytest.raises(ValueError, match="needs a model with weights or buffers, but ReLU has none"):
         ema(nn.ReLU(), 0.9)

@@ -184,6 +184,21 @@ def test_optimizers_treat_stacked_vectors_as_vectors() -> None:
         assert counts[0] == counts[1]
 
 
+def test_a_batch_without_labels_for_one_of_them_teaches_the_others() -> None:
+    networks = [small_network(seed) for seed in range(2)]
+    images, labels = next(batches(0))
+    given = [(images, torch.full_like(labels, -100)), (images, labels)]
+    stacked = StackedNetworks(networks)
+    optimizer = nesterov_sgd(stacked, lr=0.1, weight_decay=0.1)
+    (step,) = train(
+        stacked, stacked_batches(*([batch] for batch in given)), optimizer, loss=stacked_loss(F.cross_entropy)
+    ).run()
+    assert not step.skipped
+    for network, batch, trained in zip(networks, given, stacked.unstack(), strict=True):
+        train(network, [batch], nesterov_sgd(network, lr=0.1, weight_decay=0.1)).run()
+        assert_alike(trained, network)
+
+
 def test_their_average_is_followed() -> None:
     stacked = StackedNetworks([network(0), network(1)])
     average = ema(stacked, 0.5)

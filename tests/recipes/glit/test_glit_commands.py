@@ -218,6 +218,21 @@ def test_evaluations_of_one_network_agree(run: Path, tmp_path: Path, capsys: pyt
     assert json_of(["evaluate", *of_run], capsys)["test_accuracy"] == expected
 
 
+def test_an_evaluation_has_the_precision_of_the_settings(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_file(run / "model.safetensors")
+    biases = torch.zeros(10)
+    biases[1:3] = torch.tensor([1000.0, 1001.0])  # equal in bfloat16
+    save_file(
+        {**state, "head.weight": 0 * state["head.weight"], "head.bias": biases}, tmp_path / "constant.safetensors"
+    )
+    constant = ["evaluate", "--weights", str(tmp_path / "constant.safetensors"), "--arch", str(run)]
+    for precision, answer in (("float32", 2), ("bfloat16", 1)):
+        found = json_of([*constant, "--set", f"precision={precision}"], capsys)["test_accuracy"]
+        assert found == pytest.approx(np.mean(load_digits(seed=0).open_test().labels == answer))
+
+
 def test_an_export_is_complete_and_the_same_each_time(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
