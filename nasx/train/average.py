@@ -41,6 +41,8 @@ class WeightAverage(nn.Module):
     """
 
     n_averaged: Tensor
+    is_copied: Tensor
+    """Which parameters and buffers are copied, as the first update finds."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__()
@@ -54,7 +56,10 @@ class WeightAverage(nn.Module):
                 f"an average needs a model with weights or buffers, but {type(model).__name__} has none; leave it out"
             )
         self.register_buffer("n_averaged", torch.zeros((), dtype=torch.long, device=some.device))
-        self._averaged: list[bool] = []
+        count = len(Tensors(model).all())
+        self.register_buffer("is_copied", torch.zeros(count, dtype=torch.bool, device=some.device))
+        self._is_copied: list[bool] | None = None  # the same, for reading it at each step would wait for the device
+        self.register_load_state_dict_post_hook(_forget_what_is_copied)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Return the outputs of the averaged network."""
@@ -70,10 +75,12 @@ class WeightAverage(nn.Module):
         if broken is True:
             return
         values = model.all()
-        if not self._averaged:
-            self._averaged = [_can_be_averaged(value) for value in values]
+        if self._is_copied is None:
+            if not self.n_averaged:
+                self.is_copied.copy_(torch.tensor([not _can_be_averaged(value) for value in values]))
+            self._is_copied = self.is_copied.tolist()
         pairs = list(zip(average.all(), values, strict=True))
-        moved = [pair for pair, averaged in zip(pairs, self._averaged, strict=True) if averaged]
+        moved = [pair for pair, is_copied in zip(pairs, self._is_copied, strict=True) if not is_copied]
         averages, values = [average for average, _ in moved], [value for _, value in moved]
         if isinstance(broken, Tensor):  # the share stays on the device, for reading it would wait for all before it
             good = broken.logical_not()
@@ -84,13 +91,17 @@ class WeightAverage(nn.Module):
         else:
             torch._foreach_lerp_(averages, values, 1 - self.decay if self.n_averaged else 1.0)
             self.n_averaged += 1
-        if others := [pair for pair, averaged in zip(pairs, self._averaged, strict=True) if not averaged]:
+        if others := [pair for pair, is_copied in zip(pairs, self._is_copied, strict=True) if is_copied]:
             torch._foreach_copy_([average for average, _ in others], [value for _, value in others])
 
 
 def _can_be_averaged(tensor: Tensor) -> bool:
     # the mean of two infinities of one sign would be computed as no number
     return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())
+
+
+def _forget_what_is_copied(average: nn.Module, _: object) -> None:
+    average._is_copied = None  # type: ignore[assignment]
 
 
 def ema(model: nn.Module, decay: float) -> WeightAverage:

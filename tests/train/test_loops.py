@@ -405,6 +405,18 @@ def test_the_average_keeps_masks_of_infinities() -> None:
     torch.testing.assert_close(flagged.module.weight, known.module.weight)
 
 
+def test_an_average_that_is_loaded_goes_on_with_the_tensors_that_it_copied() -> None:
+    model, average = Masked(), ema(Masked(), decay=0.5)
+    average.update(model)
+    state = copy.deepcopy(average.state_dict())
+    model.mask.zero_()  # as a running maximum, which begins at minus infinity
+    loaded = ema(Masked(), decay=0.5)
+    loaded.load_state_dict(state)
+    for one in (average, loaded):
+        one.update(model)
+        assert torch.equal(one.module.state_dict()["mask"], torch.zeros_like(model.mask))
+
+
 def test_a_model_without_weights_has_no_average() -> None:
     with pytest.raises(ValueError, match="needs a model with weights or buffers, but ReLU has none"):
         ema(nn.ReLU(), 0.9)

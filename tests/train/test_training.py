@@ -284,15 +284,16 @@ def test_a_flag_on_the_device_updates_an_average_as_a_known_one_does() -> None:
             for parameter in model.parameters():
                 parameter.add_(1)
             model.seen += 1
-        before = state_of(flagged)
+        before = state_of(flagged.module)[0]
         known.update(model, broken)
         flagged.update(model, torch.tensor(broken))
+        found, expected = flagged.module.state_dict(), known.module.state_dict()
         if broken:
-            assert_same({n: v for n, v in state_of(flagged)[0].items() if "seen" not in n},
-                        {n: v for n, v in before[0].items() if "seen" not in n})  # fmt: skip
-        for name, value in known.state_dict().items():
+            assert_same({n: v for n, v in found.items() if "seen" not in n},
+                        {n: v for n, v in before.items() if "seen" not in n})  # fmt: skip
+        for name, value in expected.items():
             if "seen" not in name:
-                torch.testing.assert_close(flagged.state_dict()[name], value)
+                torch.testing.assert_close(found[name], value)
     assert int(flagged.n_averaged) == int(known.n_averaged) == 3
 
 
