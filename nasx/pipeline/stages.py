@@ -22,7 +22,7 @@ from nasx.pipeline.context import Context
 from nasx.pipeline.earlier import earlier_run_has, take_earlier, trained_supernet_of
 from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
 from nasx.pipeline.estimate import Estimator, StageEstimate
-from nasx.pipeline.events import StepTaken
+from nasx.pipeline.events import NetworkTested, StepTaken
 from nasx.pipeline.fingerprint import digest_of, sharing_of
 from nasx.pipeline.metrics_file import METRICS, MetricsFile
 from nasx.pipeline.networks import (
@@ -636,7 +636,11 @@ class EvaluationStage(RunStage):
                 tested[weights] = self._tested(context, network, number - 1)
                 context.show(number, len(asked), f"{tested[weights]['test_score']:.4f}")
         groups = {name: [tested[network["weights"]] for network in group] for name, group in members.items()}
-        return {"networks": {name: tested[n["weights"]] for name, n in chosen.items()}, **groups}
+        named = {name: tested[network["weights"]] for name, network in chosen.items()}
+        if context.on_event:
+            for name, result in named.items():
+                context.on_event(NetworkTested(context.name, name, Arch(result["arch"]), result))
+        return {"networks": named, **groups}
 
     def _tested(self, context: Context, network: Result, number: int) -> Result:
         problem, task = context.problem, context.problem.task
