@@ -104,6 +104,12 @@ def test_regression_never_trains_on_cross_entropy_unnoticed() -> None:
         evaluate(model, regression_batches(1))
 
 
+def test_a_loss_without_a_gradient_is_refused() -> None:
+    model, optimizer = regression_model()
+    with pytest.raises(ValueError, match="depends on no weight that is trained; compute it without `detach`"):
+        train(model, regression_batches(1), optimizer, loss=lambda o, t: F.mse_loss(o.detach(), t)).run()
+
+
 def test_regression_trains_with_its_loss() -> None:
     model, optimizer = regression_model()
     steps = train(model, regression_batches(200), optimizer, loss=F.mse_loss).run()
