@@ -75,7 +75,12 @@ class Call:
     def __call__(self, network: nn.Module, arch: Arch | None = None) -> Any:
         """Return what a network gives for the arguments, or a supernet under an architecture."""
         if arch is None:
-            return network(*self.args, **self.kwargs)
+            try:
+                return network(*self.args, **self.kwargs)
+            except Exception as error:
+                if len(self.args) == 1 and isinstance(self.args[0], Mapping) and not self.kwargs:
+                    error.add_note("the example is one argument, a mapping; for keywords write Call((), example)")
+                raise
         if len(self.args) == 1:
             return network(*self.args, arch, **self.kwargs)
         return network(*self.args, arch=arch, **self.kwargs)

@@ -19,7 +19,7 @@ from nasx.pipeline.task import FEWEST_VALIDATION, PartName
 from nasx.pipeline.training import distillation_of
 from nasx.space import name_patterns
 from nasx.train import Loss, Unpacked, evaluate, pick_device, use_precision
-from nasx.train.batch import batch_size
+from nasx.train.batch import batch_size, described
 from nasx.train.compiled import missing_for_compilation
 from nasx.train.dataset_metrics import is_dataset_metric, on_few_samples
 from nasx.train.distillation import check_distillation
@@ -124,14 +124,38 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
                 f"the state of the networks has {name!r}, which is no tensor, so that it cannot be written with "
                 "their weights; register it as a buffer, or leave it out of get_extra_state"
             )
+    _check_trainable(network)
     batch = task.first_batch(8)
-    evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
-    if is_dataset_metric(task.metric):
-        _check_dataset_metric(problem, arch)
     unpacked = task.unpack(batch)
+    try:
+        evaluate(network, [batch], loss=task.loss, metric=on_few_samples(task.metric), unpack=task.unpack)
+    except ValueError:  # which says what to change
+        raise
+    except Exception as error:
+        args, kwargs, targets = (described(value) for value in unpacked)
+        given = f"arguments {args}, keyword arguments {kwargs} and targets {targets}"
+        error.add_note(f"while an untrained network was scored, in evaluation mode, on a validation batch with {given}")
+        raise
     batch_size(unpacked.targets)
     with torch.no_grad(), evaluating(network):
-        task.check_samples(network(*unpacked.args, **unpacked.kwargs))
+        task.check_samples(network)
+    if is_dataset_metric(task.metric):
+        _check_dataset_metric(problem, arch)
+
+
+def _check_trainable(network: nn.Module) -> None:
+    """Refuse networks that no training changes, and gradients that no optimizer of a run takes."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            "the networks have no parameter that requires a gradient, so that there is nothing to train; freeze no "
+            "more than a part of them"
+        )
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad:
+            raise ValueError(
+                f"{name or 'the network'!r} has sparse=True, but the optimizers of a run take no sparse gradients; "
+                "write sparse=False"
+            )
 
 
 def _check_dataset_metric(problem: Problem[Any], arch: Arch) -> None:

@@ -66,7 +66,18 @@ class NetworkTrained:
     result: Mapping[str, Any]
 
 
-Event = StageStarted | StageFinished | StepTaken | CandidateScored | NetworkTrained
+@dataclass(frozen=True, slots=True)
+class NetworkTested:
+    """A network has been scored on the test samples; `result` is what the stage keeps, such as `test_score`."""
+
+    stage: str
+    name: str
+    """What tables call the network, such as searched or random."""
+    arch: Arch
+    result: Mapping[str, Any]
+
+
+Event = StageStarted | StageFinished | StepTaken | CandidateScored | NetworkTrained | NetworkTested
 """Anything that happens in a run."""
 
 OnEvent = Callable[[Event], object]

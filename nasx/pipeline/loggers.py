@@ -20,10 +20,20 @@ from pydantic import ValidationError
 
 from nasx.cli import validation_message
 from nasx.pipeline.errors import Refused
-from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, OnEvent, StageFinished, StageStarted, StepTaken
-from nasx.run import write_text
+from nasx.pipeline.events import (
+    CandidateScored,
+    Event,
+    NetworkTested,
+    NetworkTrained,
+    OnEvent,
+    StageFinished,
+    StageStarted,
+    StepTaken,
+)
+from nasx.run import Interrupted, write_text
 
 Log = Literal["tensorboard", "wandb", "mlflow"]
+Ending = Literal["finished", "stopped", "failed"]
 LOGS: tuple[Log, ...] = get_args(Log)
 
 _STEPS = 20  # whose mean is one point
@@ -40,8 +50,8 @@ class Sink(ABC):
         """Log numbers of a stage at a step; steps of a stage that come again replace those of before."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Write what is left."""
+    def close(self, ending: Ending) -> None:
+        """Write what is left, and how the run ended."""
 
 
 class TensorBoard(Sink):
@@ -58,29 +68,23 @@ class TensorBoard(Sink):
         for name, value in values.items():
             self._writers[stage].add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         """Write what is left."""
         for writer in self._writers.values():
             writer.close()
 
 
 class WeightsAndBiases(Sink):
-    """A run of Weights & Biases, continued when the search is; WANDB_MODE=offline keeps it in the run directory."""
+    """The active run of Weights & Biases, which stays open, else one that is continued when the search is.
+
+    WANDB_MODE=offline keeps it in the run directory.
+    """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         library = _library("wandb", "wandb")
-        kept = directory / "wandb.json"
-        known = json.loads(kept.read_text(encoding="utf-8"))["id"] if kept.is_file() else None
-        self._run = library.init(
-            project=os.environ.get("WANDB_PROJECT", "nasx"),
-            name=directory.name,
-            dir=str(directory),
-            id=known,
-            resume="allow",
-            config=dict(settings),
-        )
-        if known is None:
-            write_text(kept, json.dumps({"id": self._run.id}) + "\n")
+        self._own = library.run is None
+        self._run = _run_of_wandb(library, directory) if self._own else library.run
+        self._run.config.update(dict(settings), allow_val_change=True)
         self._defined: set[str] = set()
 
     def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
@@ -90,36 +94,80 @@ class WeightsAndBiases(Sink):
             self._defined.add(stage)
         self._run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in values.items()}})
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._run.finish()
+    def close(self, ending: Ending) -> None:
+        """Write what is left, and end a run of its own."""
+        if self._own:
+            self._run.finish(exit_code=0 if ending == "finished" else 1)
+
+
+def _run_of_wandb(library: Any, directory: Path) -> Any:
+    kept = directory / "wandb.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["id"] if kept.is_file() else None
+    run = library.init(
+        project=os.environ.get("WANDB_PROJECT", "nasx"),
+        name=directory.name,
+        dir=str(directory),
+        id=known,
+        resume="allow",
+    )
+    if known is None:
+        write_text(kept, json.dumps({"id": run.id}) + "\n")
+    return run
 
 
 class MLflow(Sink):
-    """A run of MLflow, continued when the search is; without MLFLOW_TRACKING_URI it lies in the run directory."""
+    """The active run of MLflow, which stays open, else one that is continued when the search is.
+
+    Without MLFLOW_TRACKING_URI it lies in the run directory. MLflow's own state, such as its tracking URI, stays as it
+    is.
+    """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self._library = _library("mlflow", "mlflow")
-        if not _has_server():
-            self._library.set_tracking_uri(f"sqlite:///{(directory / 'mlflow.db').resolve()}")
-        kept = directory / "mlflow.json"
-        if kept.is_file():
-            self._library.start_run(run_id=json.loads(kept.read_text(encoding="utf-8"))["id"])
-            return
-        self._library.set_experiment("nasx")
-        started = self._library.start_run(run_name=directory.name)
-        write_text(kept, json.dumps({"id": started.info.run_id}) + "\n")
+        active = self._library.active_run()
+        self._own = active is None
+        uri = None if active or _has_server() else f"sqlite:///{(directory / 'mlflow.db').resolve()}"
+        self._client = self._library.MlflowClient(tracking_uri=uri)
+        self._id = _run_of_mlflow(self._client, directory) if active is None else active.info.run_id
+        written = self._client.get_run(self._id).data.params  # which cannot be changed
         for section, fields in settings.items():
             values = fields if isinstance(fields, Mapping) else {"": fields}
-            self._library.log_params({f"{section}.{name}".rstrip("."): str(v)[:500] for name, v in values.items()})
+            named = {f"{section}.{name}".rstrip("."): str(value)[:500] for name, value in values.items()}
+            params = [self._library.entities.Param(name, v) for name, v in named.items() if name not in written]
+            self._client.log_batch(self._id, params=params)
 
     def write(self, stage: str, values: Mapping[str, float], step: int) -> None:
         """Log numbers."""
-        self._library.log_metrics({f"{stage}/{name}": value for name, value in values.items()}, step=step)
+        now, metric = int(time.time() * 1000), self._library.entities.Metric
+        metrics = [metric(f"{stage}/{name}", value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._id, metrics=metrics)
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._library.end_run()
+    def close(self, ending: Ending) -> None:
+        """End a run of its own."""
+        if self._own:
+            status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[ending]
+            self._client.set_terminated(self._id, status)
+
+
+def _run_of_mlflow(client: Any, directory: Path) -> str:
+    kept = directory / "mlflow.json"
+    if kept.is_file():
+        known: str = json.loads(kept.read_text(encoding="utf-8"))["id"]
+        client.update_run(known, status="RUNNING")
+        return known
+    tags = _library("mlflow.tracking.context.registry", "mlflow").resolve_tags()  # who started what
+    started = client.create_run(_experiment(client), run_name=directory.name, tags=tags)
+    write_text(kept, json.dumps({"id": started.info.run_id}) + "\n")
+    return str(started.info.run_id)
+
+
+def _experiment(client: Any) -> str:
+    """Return the id of the experiment that MLflow's environment variables name, by default `nasx`."""
+    if _has_server() and "MLFLOW_EXPERIMENT_ID" in os.environ:
+        return os.environ["MLFLOW_EXPERIMENT_ID"]
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "nasx")
+    known = client.get_experiment_by_name(name)
+    return str(known.experiment_id if known else client.create_experiment(name))
 
 
 class EventLog:
@@ -144,10 +192,10 @@ class EventLog:
         else:
             self._failures = 0
 
-    def close(self) -> None:
+    def close(self, ending: Ending = "finished") -> None:
         """Have the sink write what is left."""
         try:
-            self._sink.close()
+            self._sink.close(ending)
         except Exception as error:
             logger.warning("the end of the log could not be written (%s)", _reason(error))
 
@@ -167,6 +215,9 @@ class EventLog:
                     self._sink.write(f"{stage}/{number}", {"loss": loss}, int(step))
                 if "val_score" in result:
                     self._sink.write(stage, {"val_score": result["val_score"]}, number)
+            case NetworkTested(stage=stage, name=name, result=result):
+                tested = {f"{name}/{key}": result[key] for key in ("test_score", "val_score", "params", "macs")}
+                self._sink.write(stage, tested, 0)
             case StageFinished(stage=stage, seconds=seconds):
                 self._flush()
                 self._sink.write(stage, {"seconds": seconds}, 0)
@@ -204,10 +255,17 @@ def logging_to(log: Log | None, directory: Path, settings: Mapping[str, Any]) ->
             case "mlflow":
                 sink = MLflow(directory, settings)
     events = EventLog(sink)
+    ending: Ending = "finished"
     try:
         yield events
+    except (Interrupted, KeyboardInterrupt):
+        ending = "stopped"
+        raise
+    except BaseException:
+        ending = "failed"
+        raise
     finally:
-        events.close()
+        events.close(ending)
 
 
 def check_log(log: Log | None) -> None:

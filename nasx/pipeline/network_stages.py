@@ -11,6 +11,7 @@ from nasx.arch import Arch
 from nasx.pipeline.config import Retraining, RunConfig
 from nasx.pipeline.context import Context
 from nasx.pipeline.estimate import Estimator, StageEstimate
+from nasx.pipeline.events import NetworkTested
 from nasx.pipeline.networks import NetworkJob, NetworkTraining, Result, train_by_halving, train_networks
 from nasx.pipeline.picks import BetterOf, Pick, best_archs, picked_from, with_winner
 from nasx.pipeline.stages import Inputs, RunStage
@@ -182,7 +183,11 @@ class EvaluationStage(RunStage):
                 tested[weights] = self._tested(context, network, number - 1)
                 context.show(number, len(asked), f"{tested[weights]['test_score']:.4f}")
         groups = {name: [tested[network["weights"]] for network in group] for name, group in members.items()}
-        return {"networks": {name: tested[n["weights"]] for name, n in chosen.items()}, **groups}
+        named = {name: tested[network["weights"]] for name, network in chosen.items()}
+        if context.on_event:
+            for name, result in named.items():
+                context.on_event(NetworkTested(context.name, name, Arch(result["arch"]), result))
+        return {"networks": named, **groups}
 
     def _tested(self, context: Context, network: Result, number: int) -> Result:
         problem, task = context.problem, context.problem.task

@@ -195,8 +195,9 @@ def run_stages(
     command: str = "",
 ) -> Finished:
     """Run a problem's stages, or what is missing of them; raises what `run` does."""
-    stages = problem.stages()
     try:
+        problem.check()  # before the stages, whose networks are counted on the samples
+        stages = problem.stages()
         check_run(problem, machine, group.size, finished=finished_stages(directory))
         check_log(log if group.first else None)
         opened = _opened(problem, directory, stages, group, recorded or {})

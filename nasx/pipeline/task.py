@@ -14,9 +14,10 @@ from torch.utils.data import ConcatDataset, DataLoader, default_collate
 from nasx.measure import Call
 from nasx.pipeline.config import RunConfig, TrainingSettings
 from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples, StepBatches, class_labels, random_split
-from nasx.train import Batches, Evaluation, Loss, Metric, Unpack, Unpacked, evaluate, unpack
+from nasx.train import Batches, Evaluation, Loss, Metric, Unpack, Unpacked, device_of, evaluate, unpack
+from nasx.train.batch import finite_samples, move
 from nasx.train.dataset_metrics import is_dataset_metric, metric_name, on_few_samples
-from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, name_of
+from nasx.train.losses import check_labels, check_trained, compute_loss, is_cross_entropy, logits_of, name_of
 from nasx.train.metrics import NAMED
 
 PartName = Literal["train", "val", "test"]
@@ -24,7 +25,8 @@ PartName = Literal["train", "val", "test"]
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
 _SOME = 256  # samples that tell metrics of a whole data set apart
-_CHECKED = 1_000  # samples whose labels are looked at together
+_CHECKED = 1_000  # samples that are looked at together
+_BESIDE = 7  # samples that share a batch with one that is not finite: a mean over nothing but masked targets is NaN
 FEW_VALIDATION = 100
 """Validation samples below which a run says how coarse its scores are."""
 
@@ -70,8 +72,8 @@ class BaseTask(ABC):
     def check_recalibration(self, config: RunConfig) -> None:  # noqa: B027 - as above
         """Refuse settings that batches for BatchNorm statistics cannot be made with; a ValueError names them."""
 
-    def check_samples(self, outputs: Any) -> None:  # noqa: B027 - as above
-        """Refuse samples that change, and labels that networks with such outputs have no class for."""
+    def check_samples(self, network: nn.Module) -> None:  # noqa: B027 - as above
+        """Refuse samples that change, and those of which such networks can learn nothing, untrained on the CPU."""
 
     def bytes_to_keep(self, limit: float) -> int:
         """Return the bytes of samples that a run will keep in memory and that are not there yet.
@@ -138,8 +140,8 @@ class BaseTask(ABC):
                 "name"
             )
         raise ValueError(
-            f"the outputs of a network are not finite, so that it has no {self.metric_name}; lower the learning rate "
-            "of the training that it comes from, or set its clip_norm"
+            f"the loss of a network is not finite, so that it has no {self.metric_name}; correct inputs and targets "
+            "that are not finite, or lower the learning rate of the training that it comes from, or set its clip_norm"
         )
 
     def score_of_some(self, network: nn.Module, part: PartName = "val") -> float:
@@ -260,21 +262,47 @@ class Task(BaseTask):
         """Return the samples of a part in order, all or those at some positions."""
         return self.parts[part].in_order(batch_size, indices, workers)
 
-    def check_samples(self, outputs: Any) -> None:
-        """Refuse samples that are others each time they are read, and labels in tensors and lists without a class."""
+    def check_samples(self, network: nn.Module) -> None:
+        """Refuse samples that are others each time they are read.
+
+        In tensors and lists, refuse labels without a class, and values with which the loss is not finite.
+        """
         for part in self.parts.values():
             part.check_repeatable()
-        if not is_cross_entropy(self.loss):
-            return
-        classes = logits_of(outputs).shape[1]
+        args, kwargs, _ = move(tuple(self.example()), device_of(network))
+        classes = logits_of(network(*args, **kwargs)).shape[1] if is_cross_entropy(self.loss) else 0
         for part in self.parts.values():
             if not part.in_memory:
                 continue
             for first in range(0, len(part), _CHECKED):
                 positions = np.arange(first, min(first + _CHECKED, len(part)))
                 (batch,) = part.in_order(_CHECKED, positions)
-                names = [f"sample {index} of the {part.name} data" for index in part.indices[positions]]
-                check_labels(self.loss, classes, self.unpack(batch).targets, names)
+                unpacked = self.unpack(batch)
+                if classes:
+                    names = [_sample(part, position) for position in positions]
+                    check_labels(self.loss, classes, unpacked.targets, names)
+                self._check_finite(network, part, positions, unpacked)
+
+    def _check_finite(self, network: nn.Module, part: Part, positions: Indices, batch: Unpacked) -> None:
+        """Refuse a sample with values that are not finite if the loss is so too, which a mask in it may prevent."""
+        finite = finite_samples(batch, len(positions))
+        if finite is None or finite.all():
+            return
+        whole = finite.numpy()
+        some = positions[whole][:_BESIDE]
+        if len(some) and not self._has_finite_loss(network, part, some):
+            return
+        for position in positions[~whole][:_BESIDE]:
+            if not self._has_finite_loss(network, part, np.append(some, position)):
+                raise ValueError(
+                    f"{_sample(part, position)} has values that are not finite, and so the loss is not either; correct "
+                    "it, or leave it out"
+                )
+
+    def _has_finite_loss(self, network: nn.Module, part: Part, positions: Indices) -> bool:
+        (batch,) = part.in_order(len(positions), positions)
+        args, kwargs, targets = move(tuple(self.unpack(batch)), device_of(network))
+        return math.isfinite(compute_loss(self.loss, network(*args, **kwargs), targets))
 
     @cached_property
     def _labels(self) -> Indices | None:
@@ -288,6 +316,10 @@ class Task(BaseTask):
             return Part(self.train, np.sort(np.concatenate([train.indices, val.indices])), self.collate_fn)
         both: Any = ConcatDataset([cast("Any", self.train), cast("Any", self.val)])
         return Part(both, np.concatenate([train.indices, len(self.train) + val.indices]), self.collate_fn)
+
+
+def _sample(part: Part, position: np.integer[Any]) -> str:
+    return f"sample {part.indices[position]} of the {part.name} data"
 
 
 def check_metric(metric: Any) -> None:

@@ -13,6 +13,7 @@ from nasx._devices import to_device
 Batches = Iterable[Any]
 """Batches of any structure that an `Unpack` function takes apart."""
 
+_SHOWN = 3  # entries of a sequence that messages describe
 TARGET_KEYS = ("labels", "label", "targets", "target")
 """Keys of a mapping that hold the targets; the first that is present counts."""
 
@@ -104,6 +105,18 @@ def in_float32(value: Any) -> Any:
     return mapped(lambda inner: inner.float() if isinstance(inner, Tensor) and inner.dtype in halves else inner, value)
 
 
+def described(value: Any) -> str:
+    """Return what a nested value holds, as messages say it: shapes and types of tensors, types of what is none."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {described(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        shown = [described(inner) for inner in value[:_SHOWN]] + ["..."] * (len(value) > _SHOWN)
+        return ("({})" if isinstance(value, tuple) else "[{}]").format(", ".join(shown))
+    return type(value).__name__
+
+
 def batch_size(targets: Any) -> int:
     """Return how many samples targets are of: the first dimension of the first tensor in them.
 
@@ -117,6 +130,13 @@ def batch_size(targets: Any) -> int:
         what = "a single number" if first is not None else f"no tensor ({type(targets).__name__})"
         raise ValueError(f"the targets of a batch must have a first dimension for its samples, but are {what}")
     return len(first)
+
+
+def finite_samples(batch: Any, count: int) -> Tensor | None:
+    """Return which of a batch's `count` samples have finite values alone; None where no tensor tells samples apart."""
+    plain = [tensor for tensor in _tensors(tuple(batch)) if tensor.layout is torch.strided and not tensor.is_nested]
+    found = [t.isfinite().view(count, t[0].numel()).all(dim=1).cpu() for t in plain if t.ndim and len(t) == count]
+    return torch.stack(found).all(dim=0) if found else None
 
 
 def is_empty(batch: Unpacked) -> bool:

@@ -43,6 +43,19 @@ def takes_outputs(loss: Loss) -> bool:
     return plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES)
 
 
+def _takes_floats(loss: Loss) -> bool:
+    """Return whether a loss, or its gradient, refuses whole numbers as targets."""
+    plain = _plain(loss)
+    binary = plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss)
+    return binary or _takes_same_type(loss)
+
+
+def _takes_same_type(loss: Loss) -> bool:
+    """Return whether the gradient of a loss refuses targets of another type than the outputs'."""
+    plain = _plain(loss)
+    return plain is F.huber_loss or isinstance(plain, nn.HuberLoss)
+
+
 def is_cross_entropy(loss: Loss) -> bool:
     """Return whether a loss is torch's cross-entropy, with any arguments."""
     plain = _plain(loss)
@@ -130,7 +143,8 @@ def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> N
     `outputs` are what the network returned for the batch; call it with one batch before a training. Cross-entropy
     takes outputs (B, classes, ...) with at least two classes, and as targets either class numbers (B, ...), int64
     below the number of classes, or probabilities shaped as the outputs that sum to 1. Regression losses and the binary
-    cross-entropy take targets shaped as the outputs. Losses that are not torch's are not checked.
+    cross-entropy take targets shaped as the outputs; the latter and Huber's loss take floating-point ones. Losses that
+    are not torch's are not checked.
     """
     if is_cross_entropy(loss):
         _check_classes(logits_of(outputs), targets, _ignored(loss))
@@ -140,6 +154,16 @@ def check_targets(outputs: Any, targets: Any, loss: Loss = F.cross_entropy) -> N
             raise ValueError(
                 f"{name_of(loss)} compares outputs with targets of the same shape, but got outputs "
                 f"{tuple(logits.shape)} and targets {_described(targets)}; reshape one of them"
+            )
+        if _takes_floats(loss) and not targets.is_floating_point():
+            raise ValueError(
+                f"{name_of(loss)} takes floating-point targets, but got targets {_described(targets)}; convert them "
+                "with `.float()`"
+            )
+        if _takes_same_type(loss) and targets.dtype == torch.float64 != logits.dtype:
+            raise ValueError(
+                f"{name_of(loss)} takes targets of the outputs' type, {_type_of(logits)}, but got targets "
+                f"{_described(targets)}; convert them with `.float()`"
             )
 
 
@@ -197,7 +221,9 @@ def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
             )
         return
     if targets.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError(f"cross-entropy takes one class number for each sample (and position), but got {met}")
+        last = "; pass a `loss` and a `metric` that move the classes, the last dimension, to the second"
+        mend = last if targets.shape == logits.shape[:-1] else ""
+        raise ValueError(f"cross-entropy takes one class number for each sample (and position), but got {met}{mend}")
     if targets.dtype != torch.int64:
         raise ValueError(f"class numbers must be int64, but got {met}; convert them with `.long()`")
     wrong = targets[_unknown(targets, classes, ignored)]
@@ -269,4 +295,8 @@ def name_of(loss: Loss) -> str:
 def _described(targets: Any) -> str:
     if not isinstance(targets, Tensor):
         return f"of type {type(targets).__name__}"
-    return f"of shape {tuple(targets.shape)} and type {str(targets.dtype).removeprefix('torch.')}"
+    return f"of shape {tuple(targets.shape)} and type {_type_of(targets)}"
+
+
+def _type_of(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

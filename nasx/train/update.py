@@ -29,6 +29,7 @@ class Update:
         clip_norm: float | None,
         average: WeightAverage | None,
     ) -> None:
+        _check_optimizer(optimizer, model)
         _check_schedule(schedule)
         self.optimizer, self.schedule = optimizer, schedule
         self.clip_norm, self.average = clip_norm, average
@@ -109,6 +110,22 @@ class Update:
         with warnings.catch_warnings():  # torch takes a step that was left out for a mistake in the order of calls
             warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)`", UserWarning)
             self.schedule.step()
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    name, own = type(optimizer).__name__, set(model.parameters())
+    if not any(parameter in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError(
+            f"`optimizer` must have parameters of the model that is trained, but {name} has none of them; make it of "
+            "this model, after copying or converting it"
+        )
+    try:
+        inspect.signature(type(optimizer).step).bind(optimizer)  # a schedule wraps that of the object
+    except TypeError as error:
+        raise TypeError(
+            f"`optimizer` is stepped once for each batch, without a closure, but the step of {name} is {error}; use "
+            "another, such as nasx.train.adamw"
+        ) from error
 
 
 def _check_schedule(schedule: LRScheduler | None) -> None:

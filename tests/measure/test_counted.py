@@ -491,3 +491,21 @@ def test_pinned_spaces_are_counted_without_what_they_lack() -> None:
     for arch in space:
         assert cost(arch) == table("mobilenet", "macs")(arch)
     assert {arch["width"] for arch in cost.fixed_counts} == {8}
+
+
+class Named(nn.Module):
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, int(arch["width"]))
+
+    def forward(self, *, features: Tensor) -> Tensor:
+        out: Tensor = self.layer(features)
+        return out
+
+
+def test_keyword_arguments_that_are_given_as_a_mapping_are_named() -> None:
+    space, example = Space(width=one_of(2, 3)), {"features": torch.zeros(1, 4)}
+    with pytest.raises(TypeError) as caught:
+        counted("macs", Named, space, example)
+    assert any("write Call((), example)" in note for note in caught.value.__notes__)
+    assert counted("macs", Named, space, Call((), example))(space[0]) == 8

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.measure import CachedCost, count_macs
-from nasx.pipeline import Problem, RunConfig, Task, plan
+from nasx.pipeline import Problem, Refused, RunConfig, Task, plan, run
 from nasx.pipeline.planning import stage_lines
+from nasx.pipeline.progress import silent
 from tests.pipeline.problems import glit
 from tests.pipeline.searches import SPACE, Perceptron
 
@@ -121,6 +123,69 @@ def test_labels_that_the_loss_ignores_have_no_output() -> None:
     data = labelled(torch.arange(100) % 3)
     data.tensors[1][::7] = -100
     perceptrons(train=data).check()
+
+
+def regression(**task: Any) -> Problem[Any]:
+    given = {"loss": nn.functional.mse_loss, "metric": lambda outputs, targets: -(outputs - targets).square().mean(1)}
+    return Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), Task(**{**given, **task}))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("tensor", [0, 1], ids=["inputs", "targets"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_sample_that_is_not_finite_is_named(part: str, tensor: int, as_list: bool) -> None:
+    """Its batches would be left out of trainings, and a score would end a run hours later."""
+    parts: dict[str, Any] = {name: labelled(torch.randn(40, 3)) for name in ("train", "val", "test")}
+    parts[part].tensors[tensor][33, 1] = torch.nan
+    parts = {name: list(data) if as_list else data for name, data in parts.items()}
+    name = {"train": "training", "val": "validation", "test": "test"}[part]
+    with pytest.raises(ValueError, match=rf"sample 33 of the {name} data has values that are not finite"):
+        regression(**parts).check()
+
+
+def test_a_loss_may_mask_values_that_are_not_finite() -> None:
+    """Even all of a sample, whose mean alone would be NaN."""
+    data = labelled(torch.randn(100, 3))
+    data.tensors[1][::9] = torch.nan
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets)[targets.isfinite()].square().mean()
+
+    regression(train=data, loss=masked, metric=lambda outputs, targets: -outputs.square().mean(1)).check()
+
+
+def test_networks_without_anything_to_train_are_refused() -> None:
+    frozen = problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3).requires_grad_(False))
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        frozen.check()
+
+
+class Sparse(Perceptron):
+    def __init__(self, arch: Arch) -> None:
+        super().__init__(arch, inputs=4, outputs=3)
+        self.words = nn.Embedding(10, 4, sparse=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.words(torch.zeros(len(x), dtype=torch.long)))
+
+
+def test_gradients_that_no_optimizer_of_a_run_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'words' has sparse=True.*; write sparse=False"):
+        problem(SPACE, Sparse).check()
+
+
+def test_an_error_of_a_network_says_what_it_was_given() -> None:
+    data = TensorDataset(torch.randn(100, 4, dtype=torch.float64), torch.arange(100) % 3)
+    with pytest.raises(RuntimeError) as caught:
+        perceptrons(train=data).check()
+    assert "with arguments ((8, 4) float64), keyword arguments {} and targets (8,) int64" in caught.value.__notes__[0]
+
+
+def test_a_run_says_what_a_network_was_given_before_it_counts_costs(tmp_path: Path) -> None:
+    """Lists of numbers come as a list of tensors, one for each position."""
+    data = [([0.5] * 4, index % 3) for index in range(100)]
+    with pytest.raises(Refused, match=r"with arguments \(\[\(8,\) float64, \(8,\) float64, \(8,\) float64, \.\.\.\]\)"):
+        run(perceptrons(train=data), tmp_path, progress=silent)
 
 
 class Noisy(Dataset[tuple[Tensor, int]]):

@@ -14,8 +14,16 @@ from typing import Any
 import pytest
 
 from nasx.pipeline import Refused, report, run, status
-from nasx.pipeline.events import CandidateScored, Event, NetworkTrained, StageFinished, StageStarted, StepTaken
-from nasx.pipeline.loggers import EventLog, Sink, TensorBoard, logging_to
+from nasx.pipeline.events import (
+    CandidateScored,
+    Event,
+    NetworkTested,
+    NetworkTrained,
+    StageFinished,
+    StageStarted,
+    StepTaken,
+)
+from nasx.pipeline.loggers import Ending, EventLog, Sink, TensorBoard, logging_to
 from nasx.pipeline.progress import silent
 from nasx.pipeline.run_report import report_of
 from nasx.pipeline.run_status import ProgressFile, read_events, status_lines
@@ -47,6 +55,8 @@ def test_events_tell_of_every_stage_step_candidate_and_network(watched: tuple[An
     assert [e.best for e in candidates] == [max(c.score for c in candidates[: n + 1]) for n in range(len(candidates))]
     trained = Counter(e.stage for e in events if isinstance(e, NetworkTrained))
     assert trained == {"retrain": 2, "baselines": 4}
+    tested = {e.name: e.result["test_score"] for e in events if isinstance(e, NetworkTested)}
+    assert tested == {name: row["test_score"] for name, row in found.summary["networks"].items()}
 
 
 def test_watching_changes_no_result(watched: tuple[Any, list[Event]], tmp_path: Path) -> None:
@@ -225,13 +235,14 @@ def test_tensorboard_gets_the_losses_and_the_scores(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run(problem(), tmp_path, machine=MACHINE, progress=silent, log="tensorboard")
     written = {}
-    for stage in ("supernet", "search", "retrain/0"):
+    for stage in ("supernet", "search", "retrain/0", "evaluation"):
         events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / stage))
         events.Reload()
         written[stage] = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert written["supernet"]["loss"] == [19, 23]
     assert written["search"]["score"] == list(range(len(written["search"]["score"])))
     assert written["retrain/0"]["loss"]
+    assert written["evaluation"]["searched/test_score"] == [0]
 
 
 def test_weights_and_biases_are_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,24 +256,94 @@ def test_weights_and_biases_are_logged_offline(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.glob(f"wandb/offline-run-*-{known}/run-{known}.wandb"))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlflow's own calls
-def test_mlflow_is_logged_into_the_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sqlalchemy", "alembic", "mlflow"):
-        pytest.importorskip(module)
-    import mlflow
+def test_an_active_run_of_weights_and_biases_is_logged_into_and_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(project="mine", dir=str(tmp_path)) as mine:
+        with logging_to("wandb", tmp_path, {"seed": 0}) as hook:
+            assert hook is not None
+            hook(CandidateScored("search", 0, 0, SPACE[0], 5.0, 0.5, 0.5))
+        assert wandb.run is mine
+        assert mine.config["seed"] == 0
+        mine.log({"own": 1})
+    assert not (tmp_path / "wandb.json").exists()
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for module in ("sqlalchemy", "alembic"):
+        pytest.importorskip(module)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    return pytest.importorskip("mlflow")
+
+
+def client_of(mlflow: Any, directory: Path) -> Any:
+    return mlflow.MlflowClient(tracking_uri=f"sqlite:///{directory / 'mlflow.db'}")
+
+
+of_mlflow = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlflow's own calls
+
+
+@of_mlflow
+def test_mlflow_is_logged_into_the_run_directory(mlflow: Any, tmp_path: Path) -> None:
     for number in range(2):
         with logging_to("mlflow", tmp_path, {"seed": 0, "search": {"population": 4}}) as hook:
             assert hook is not None
             hook(CandidateScored("search", 0, number, SPACE[0], 5.0, 0.5, 0.5))
     known = json.loads((tmp_path / "mlflow.json").read_text())["id"]
-    history = mlflow.MlflowClient().get_metric_history(known, "search/score")
+    client = client_of(mlflow, tmp_path)
+    history = client.get_metric_history(known, "search/score")
     assert [(metric.step, metric.value) for metric in history] == [(0, 0.5), (1, 0.5)]
-    assert mlflow.MlflowClient().get_run(known).data.params == {"seed": "0", "search.population": "4"}
-    assert (tmp_path / "mlflow.db").stat().st_size
+    assert client.get_run(known).data.params == {"seed": "0", "search.population": "4"}
+    assert client.get_run(known).info.status == "FINISHED"
     assert not (Path.cwd() / "mlruns").exists()
+
+
+@of_mlflow
+def test_each_run_of_a_process_has_its_own_log_of_mlflow_whose_state_stays(
+    mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        with logging_to("mlflow", tmp_path / name, {"seed": 0}):
+            pass
+    for name in ("first", "second"):
+        client = client_of(mlflow, tmp_path / name)
+        experiment = client.get_experiment_by_name("mine").experiment_id
+        assert [started.info.run_name for started in client.search_runs([experiment])] == [name]
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+@of_mlflow
+@pytest.mark.parametrize(("error", "status"), [(Interrupted("stopped"), "KILLED"), (KeyError("mine"), "FAILED")])
+def test_mlflow_knows_how_a_run_ended(error: Exception, status: str, mlflow: Any, tmp_path: Path) -> None:
+    with pytest.raises(type(error)), logging_to("mlflow", tmp_path, {}):
+        raise error
+    known = json.loads((tmp_path / "mlflow.json").read_text())["id"]
+    assert client_of(mlflow, tmp_path).get_run(known).info.status == status
+
+
+@of_mlflow
+def test_an_active_run_of_mlflow_is_logged_into_and_stays_open(
+    mlflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'own.db'}")
+    with mlflow.start_run() as mine:
+        mlflow.log_param("seed", "of mine")
+        with logging_to("mlflow", tmp_path, {"seed": 0, "threads": 2}) as hook:
+            assert hook is not None
+            hook(CandidateScored("search", 0, 0, SPACE[0], 5.0, 0.5, 0.5))
+        assert mlflow.active_run().info.run_id == mine.info.run_id
+    found = mlflow.MlflowClient().get_run(mine.info.run_id)
+    assert found.data.params == {"seed": "of mine", "threads": "2"}
+    assert found.data.metrics["search/score"] == 0.5
+    assert not (tmp_path / "mlflow.json").exists()
 
 
 class Server(Sink):
@@ -277,7 +358,7 @@ class Server(Sink):
             raise RuntimeError("503 Service Unavailable.\nRetry later")
         self.written.append(values["score"])
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         if self.calls - 1 in self.failing:
             raise RuntimeError("503")
 

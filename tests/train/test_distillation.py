@@ -153,12 +153,9 @@ def test_outputs_at_many_positions_are_averaged_over_those_with_a_label(kind: Li
     (dense,) = train(student, [(PIXELS, TAGS)], optimizer, distillation=distillation)
     counted = TAGS != -100
     alone = PIXELS.transpose(1, 2)[counted].unsqueeze(2)
-    (apart,) = train(
-        tagger(1),
-        [(alone, TAGS[counted].unsqueeze(1))],
-        nesterov_sgd(student, lr=0.0, weight_decay=0),
-        distillation=distillation,
-    )
+    twin = tagger(1)
+    optimizer = nesterov_sgd(twin, lr=0.0, weight_decay=0)
+    (apart,) = train(twin, [(alone, TAGS[counted].unsqueeze(1))], optimizer, distillation=distillation)
     assert dense.loss == pytest.approx(apart.loss, rel=1e-6)
 
 

@@ -520,6 +520,20 @@ def test_settings_that_contradict_each_other_are_refused_at_once(options: dict[s
         )
 
 
+def test_an_optimizer_that_wants_a_closure_is_refused_at_once() -> None:
+    model = nn.Linear(3, 2)
+    with pytest.raises(TypeError, match=r"without a closure, but the step of LBFGS is missing .* 'closure'"):
+        train(model, [], torch.optim.LBFGS(model.parameters()))
+
+
+def test_an_optimizer_of_another_model_is_refused_at_once() -> None:
+    """It would change nothing of this one, as one that was made before the model was copied."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(ValueError, match="AdamW has none of them; make it of this model"):
+        train(copy.deepcopy(model), [], optimizer)
+
+
 def test_a_schedule_of_the_loss_is_refused_at_once() -> None:
     model = nn.Linear(3, 2)
     optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0)

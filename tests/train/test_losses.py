@@ -60,6 +60,25 @@ def test_regression_targets_have_the_outputs_shape(loss: Any) -> None:
         check_targets(torch.randn(4, 1), torch.randn(4), loss)
 
 
+@pytest.mark.parametrize("loss", [F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss(), F.huber_loss])
+def test_losses_that_torch_cannot_compute_of_whole_numbers_ask_for_floats(loss: Any) -> None:
+    """The gradient of Huber's loss takes no other type than the outputs', which a first step would show."""
+    with pytest.raises(ValueError, match=r"floating-point targets, but got .* type int64; convert them with"):
+        check_targets(torch.randn(4, 1), torch.ones(4, 1, dtype=torch.long), loss)
+
+
+def test_targets_of_hubers_loss_have_the_outputs_type() -> None:
+    check_targets(torch.randn(4, 1).double(), torch.ones(4, 1).double(), nn.HuberLoss())
+    with pytest.raises(ValueError, match=r"the outputs' type, float32, but got .* type float64"):
+        check_targets(torch.randn(4, 1), torch.ones(4, 1).double(), nn.HuberLoss())
+
+
+def test_classes_in_the_last_dimension_are_named() -> None:
+    """As the token classifiers of transformers return them."""
+    with pytest.raises(ValueError, match=r"\(4, 7, 3\).*move the classes, the last dimension, to the second"):
+        check_targets(torch.randn(4, 7, 3), torch.zeros(4, 7, dtype=torch.long))
+
+
 def test_a_loss_of_ones_own_takes_what_it_likes() -> None:
     check_targets(torch.randn(4, 1), ["anything"], lambda outputs, targets: outputs.sum())
 
@@ -83,6 +102,12 @@ def test_regression_never_trains_on_cross_entropy_unnoticed() -> None:
     assert torch.equal(model.weight, before)
     with pytest.raises(ValueError, match="for regression pass a loss"):
         evaluate(model, regression_batches(1))
+
+
+def test_a_loss_without_a_gradient_is_refused() -> None:
+    model, optimizer = regression_model()
+    with pytest.raises(ValueError, match="depends on no weight that is trained; compute it without `detach`"):
+        train(model, regression_batches(1), optimizer, loss=lambda o, t: F.mse_loss(o.detach(), t)).run()
 
 
 def test_regression_trains_with_its_loss() -> None:
