@@ -225,12 +225,14 @@ def held_out_images(
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """What the names and headers of a folder's training images say, before any image is decoded."""
+    """What a folder's training images are, by their names and headers alone, and the size that they are wanted at."""
 
     train: int
     classes: int
     shorter_side: int
     """Median of the shorter sides in pixels, of up to 500 images."""
+    image_size: int | None = None
+    """The size that the settings ask for."""
 
 
 def folder_facts(root: Path, data: Data) -> FolderFacts:
@@ -249,7 +251,8 @@ def folder_facts(root: Path, data: Data) -> FolderFacts:
             continue
     if not sides:
         raise ValueError(f"no training image in {root} can be read")
-    return FolderFacts(len(images), classes, int(np.median(sides)))
+    asked = data.image_size if "image_size" in data.model_fields_set else None
+    return FolderFacts(len(images), classes, int(np.median(sides)), asked)
 
 
 def _training_images(root: Path, data: Data) -> tuple[Source, int]:

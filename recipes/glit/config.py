@@ -222,14 +222,14 @@ BASE = imagenet("glit-base", embed_dim=768, num_heads=12, global_heads=(0, 4, 8,
 
 
 def fit(facts: FolderFacts) -> Config:
-    """Return settings that suit an image folder: its number of images, and their size.
+    """Return settings that suit an image folder: its number of images, and their size, or the one that is asked for.
 
     The budget is a share of what the DeiT-shaped network costs.
     """
     large = facts.train >= 20_000
-    size = _fitting_size(facts)
-    patch_size = size // (14 if size == 224 else 8)
-    kernels = (17, 31, 45) if size == 224 else (5, 9, 17)
+    size = facts.image_size or _fitting_size(facts)
+    patch_size = _fitting_patch_size(size, 14 if size >= 224 else 8)
+    kernels = (17, 31, 45) if size >= 224 else (5, 9, 17)
     val_fraction = 0.2 if facts.train < 2_000 else 0.1
     train = max(1, facts.train - round(val_fraction * facts.train))
     batch_size = fitting_batch_size(train)
@@ -285,6 +285,11 @@ def _fitting_size(facts: FolderFacts) -> int:
     affordable = 64 if facts.train < 5_000 else 128 if facts.train < 100_000 else 224
     sizes = [size for size in (32, 64, 128, 224) if size <= max(32, facts.shorter_side)]
     return max(size for size in sizes if size <= affordable)
+
+
+def _fitting_patch_size(image_size: int, patches: int) -> int:
+    """Return the largest size of patches that divide an image into so many along a side, or more."""
+    return max(size for size in range(1, max(1, image_size // patches) + 1) if image_size % size == 0)
 
 
 PRESETS = {config.preset: config for config in (DIGITS, CIFAR10, TINY, SMALL, BASE)}

@@ -27,7 +27,7 @@ from recipes.glit.__main__ import LINE, main, parse
 from recipes.glit.config import PRESETS, Config, fit
 from recipes.glit.cost import Macs, PaperMacs, Params, paper_macs
 from recipes.glit.model import DEIT_TINY, GLIT_TINY, TINY_VIT, GLiTConfig, build, build_in
-from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, GLiTSpace, table2
+from recipes.glit.space import BASE, SMALL, TINY, TINY_CONV2D, TINY_WINDOW, GLiTSpace, same_heads, table2
 from recipes.glit.supernet import supernet as make_supernet
 from recipes.glit.variant import OFFICIAL, PAPER
 from tests.data.folders import write_images
@@ -219,6 +219,17 @@ def test_settings_of_a_folder_fine_tune_where_images_are_few() -> None:
     assert few.finetune.lr == few.retrain.lr / 10
     assert many.finetune.epochs == 0
     assert not any(preset.finetune.epochs for preset in PRESETS.values()), "the papers' settings are theirs"
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [(16, 2), (96, 12), (100, 10), (224, 16), (256, 16), (384, 24)])
+def test_settings_and_budgets_of_a_folder_fit_the_size_that_is_asked_for(
+    tmp_path: Path, image_size: int, patch_size: int
+) -> None:
+    folder = write_images(tmp_path, {"train": 12, "test": 3}, ["ant", "bee"], size=(40, 36))
+    config = LINE.config(parse(["plan", "--data", str(folder), "--set", f"data.image_size={image_size}"]))
+    assert (config.data.image_size, config.model.patch_size) == (image_size, patch_size)
+    deit = Macs(config.vit(num_classes=2))(same_heads(config.model.num_heads, config.choices()))
+    assert config.budget.heads_at_most == round(1.2 * deit)
 
 
 def test_settings_fit_shards_and_tables_as_they_fit_folders(tmp_path: Path) -> None:
