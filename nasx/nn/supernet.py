@@ -172,11 +172,12 @@ class Supernet(nn.Module):
         check_patterns(self.space, self._naming, self._layout, found)
         self._tied = found.tied
         self._rules = {name: rule_of(self._layout, name) for name in found.names}
-        warn_of_unread(found.reads, self.space)
-        warn_of_stacks(found, self._layout)
-        warn_of_groups(found, self._layout, self._naming)
-        warn_of_queries(found, self._layout, self._naming)
-        warn_of_projections(found)
+        if not found.is_known:
+            warn_of_unread(found.reads, self.space)
+            warn_of_stacks(found, self._layout)
+            warn_of_groups(found, self._layout, self._naming)
+            warn_of_queries(found, self._layout, self._naming)
+            warn_of_projections(found)
         self.largest = found.largest()
         """The architecture whose network has every tensor at its largest size, or None where there is none."""
         for key, (info, shape) in found.stored.items():
@@ -184,7 +185,8 @@ class Supernet(nn.Module):
         self._derive()
         self._built_dtype = self._store.reference.dtype
         self._fill(found)
-        self._warn_of_tables(found)
+        if not found.is_known:
+            self._warn_of_tables(found)
         if weights is not None:
             self.load_plain(weights)
 

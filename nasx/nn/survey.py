@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import islice, product
 
@@ -37,6 +37,8 @@ class Survey:
     """What the builder read of the architectures."""
     whole: tuple[Blueprint, Blueprint]
     """The first and the last network, with the buffers that are computed."""
+    is_known: bool = False
+    """Whether an earlier supernet was made of it, which said what there is to say of the builder."""
 
     def is_of(self, make: Make) -> bool:
         """Return whether a builder still makes the first and the last network as they were."""
@@ -68,8 +70,9 @@ def survey(make: Make, space: Space, naming: Naming) -> Survey:
     if kept is None or identity is None:
         return _surveyed(make, space, naming)
     asked = identity, space, naming.identity, torch.get_default_dtype()
-    if asked not in kept or not kept[asked].is_of(make):
-        kept[asked] = _surveyed(make, space, naming)
+    if asked in kept and kept[asked].is_of(make):
+        return replace(kept[asked], is_known=True)
+    kept[asked] = _surveyed(make, space, naming)
     return kept[asked]
 
 
@@ -78,7 +81,7 @@ def kept_surveys(kept: MutableMapping[Hashable, Survey]) -> Iterator[None]:
     """Keep the surveys of supernets in a mapping, `kept`, for later supernets of the same space and builder.
 
     A later one builds only the first and the last of the networks that were visited, to see that the builder has not
-    changed.
+    changed, and repeats no warning.
     """
     outer = _kept.set(kept)
     try:

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
+import pytest
 from torch import nn
 
 from nasx import Arch, Space, one_of, repeat
@@ -47,6 +48,17 @@ def test_another_builder_or_sharing_is_looked_at_anew() -> None:
     again, _ = built(partial(Layers, scale=1), kept, separate={"layer.*": "width"})
     assert again >= first
     assert built(partial(Layers, scale=1), kept)[1] == shape
+
+
+def test_warnings_of_a_builder_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    space = Space(layer=repeat(Space(width=one_of(2, 4)), one_of(1, 2)), unread=one_of(1, 2))
+    kept: dict[Hashable, Survey] = {}
+    for _ in range(3):
+        with kept_surveys(kept):
+            Supernet(Layers, space)
+    assert caplog.text.count("the builder reads nothing of 'unread'") == 1
+    Supernet(Layers, space)
+    assert caplog.text.count("the builder reads nothing of 'unread'") == 2, "of which nothing was kept"
 
 
 def test_a_builder_that_changed_is_looked_at_anew() -> None:
