@@ -298,6 +298,11 @@ class TrainingSettings(Section):
                 raise ValueError(
                     f"{at}.{name} must divide {at}.batch_size, but got {size} and {self.batch_size}; write a divisor"
                 )
+        if self.batch_norm_group == 1:
+            raise ValueError(
+                f"{at}.batch_norm_group must be at least 2, because one sample has no variance, but got 1; write 2 or "
+                "more, or none"
+            )
         if self.distillation == "hard" and self.distillation_temperature != 1:
             raise ValueError(
                 f"{at}.distillation_temperature has no effect on hard distillation, but got "

@@ -230,6 +230,12 @@ def test_a_batch_of_one_is_refused_where_batch_norm_needs_more() -> None:
         problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), config=config).check()
 
 
+@pytest.mark.parametrize("section", ["supernet", "retrain"])
+def test_batch_norm_groups_of_one_sample_are_refused(section: str) -> None:
+    with pytest.raises(ValueError, match=rf"{section}\.batch_norm_group must be at least 2, .* but got 1; write 2"):
+        RunConfig(**{section: {"batch_norm_group": 1}})
+
+
 def test_too_few_validation_samples_are_refused_in_the_words_of_the_task() -> None:
     with pytest.raises(ValueError, match=r"3 validation samples are too few .* with `val_fraction`, or samples of"):
         perceptrons(train=labelled(torch.arange(30) % 3)).check()
