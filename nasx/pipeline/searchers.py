@@ -46,10 +46,13 @@ def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: i
 
 
 def generations(searcher: AskTell, archs: ArchSet) -> Iterator[list[Arch]]:
-    """Yield the candidates that a searcher asks for, until it is done; it is told their scores in between."""
+    """Yield the candidates that a searcher asks for, each once a round, until it is done.
+
+    It is told their scores in between.
+    """
     done = searcher.done
     while not done:
-        asked = [checked_candidate(arch, archs) for arch in searcher.ask()]
+        asked = list(dict.fromkeys(checked_candidate(arch, archs) for arch in searcher.ask()))
         done = searcher.done  # also where it looked for more candidates and there are none
         if asked:
             yield asked

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nasx._words import number_of
+from nasx.arch import Arch
 from nasx.nn import SupernetLike
 from nasx.pipeline.config import Search
 from nasx.pipeline.context import Context
@@ -191,26 +192,27 @@ class SearchStage(RunStage):
         searcher = make_searcher(config, archs, costs, context.seed)
         wanted, there_are = evaluations_of(searcher), count_or_bound(archs)
         rows: list[dict[str, Any]] = []
+        scores: dict[Arch, float] = {}
         with use_threads(problem.config.threads):
             for generation, asked in enumerate(generations(searcher, archs)):
+                new = [arch for arch in asked if arch not in scores]  # a searcher of one's own may ask again
                 best = best_of(rows, 1)
-                expected = min(len(rows) + len(asked) if wanted is None else wanted, there_are)
+                expected = min(len(rows) + len(new) if wanted is None else wanted, there_are)
                 note = f"best {best[0]['score']:.4f}" if best else "no score yet"
 
-                def show(share: float, asked: int = len(asked), expected: int = expected, note: str = note) -> None:
+                def show(share: float, asked: int = len(new), expected: int = expected, note: str = note) -> None:
                     done = len(rows) + share * asked
                     context.show(done, max(done, expected), note)
 
-                scores = (
-                    scoring.race_generation(asked, generation, show)
-                    if scoring.races
-                    else scoring.score_all(asked, show)
+                found = (
+                    scoring.race_generation(new, generation, show) if scoring.races else scoring.score_all(new, show)
                 )
-                searcher.tell(scores)
-                for arch in asked:
-                    found = {"arch": arch, "generation": generation, "score": scores[arch]}
-                    rows.append({**found, "costs": [cost(arch) for cost in costs]})
-                record.add(generation, {arch: scores[arch] for arch in asked})
+                scores |= found
+                searcher.tell({arch: scores[arch] for arch in asked})
+                for arch, score in found.items():
+                    amounts = [cost(arch) for cost in costs]
+                    rows.append({"arch": arch, "generation": generation, "score": score, "costs": amounts})
+                record.add(generation, found)
         best = best_of(rows, networks_to_train(problem.config))
         if not best:
             raise SupernetDiverged(

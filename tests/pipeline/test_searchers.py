@@ -11,6 +11,9 @@ import pytest
 from nasx import Arch, Budget
 from nasx.pipeline import Refused, plan, run
 from nasx.pipeline.config import SEARCH_METHODS, Search
+from nasx.pipeline.events import CandidateScored
+from nasx.pipeline.progress import silent
+from nasx.pipeline.records import stage_results
 from nasx.pipeline.scoring import races
 from nasx.pipeline.searchers import checked_candidate, make_searcher
 from nasx.search import RandomSearch
@@ -174,3 +177,37 @@ def test_a_searcher_that_is_done_before_it_begins_is_refused(tmp_path: Path) -> 
     config = CONFIG.model_copy(update={"search": Search(method=spent, top_k=1)})
     with pytest.raises(Refused, match=r"search\.method is done before it has asked"):
         run(problem(config), tmp_path, machine=MACHINE)
+
+
+class Repeating(Endless):
+    """A searcher that asks for its best again, in the same round and in later ones, as one that samples a policy."""
+
+    def __init__(self, space: Any, seed: int) -> None:
+        self.archs, self.told = list(space.sample(seed, 3)), list[Mapping[Arch, float]]()
+
+    @property
+    def done(self) -> bool:
+        return len(self.told) == 3
+
+    def ask(self) -> Sequence[Arch]:
+        return [*self.archs[: len(self.told) + 1], self.archs[0]]
+
+    def tell(self, scores: Mapping[Arch, float]) -> None:
+        assert set(scores) == set(self.ask())
+        self.told.append(dict(scores))
+
+
+def test_a_candidate_that_is_asked_for_again_counts_once(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"search": Search(method=Repeating, top_k=3)})
+    scored: list[Arch] = []
+    run(
+        problem(config),
+        tmp_path,
+        machine=MACHINE,
+        progress=silent,
+        on_event=lambda event: scored.append(event.arch) if isinstance(event, CandidateScored) else None,
+    )
+    search, retrain = (stage_results(tmp_path)[stage] for stage in ("search", "retrain"))
+    assert search["evaluations"] == len(scored) == len(set(scored)) == 3
+    assert search["validation_images"] == search["validation_images_in_full"]
+    assert {Arch(network["arch"]) for network in retrain["networks"]} == set(scored)
