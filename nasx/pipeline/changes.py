@@ -20,7 +20,7 @@ def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: 
     write_json(directory / SETTINGS, settings if failure is None else {**settings, "failure": failure})
 
 
-def changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str]:
+def _changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str]:
     """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun.
 
     No stage may come that another, which has begun, would have read.
@@ -39,6 +39,24 @@ def changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str
         if not any(stage.name in too_late for stage in using)
         and (any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using))
     ]
+
+
+def changeable_fields(directory: Path, stages: Sequence[RunStage], config: RunConfig) -> list[str]:
+    """Return what may change of a run's record: settings, and the networks that a section's trainings learn from.
+
+    Of a section that may change, the fields that a stage which has begun reads stay as they are.
+    """
+    sections = _changeable_sections(directory, stages)
+    begun, _ = begun_and_failed(directory, stages) if sections else (set[str](), set[str]())
+    held = {field for stage in stages if stage.name in begun for field in stage.fields}
+    found = [f"problem.teachers.{section}" for section in sections]
+    for section in sections:
+        if not any(field.startswith(f"{section}.") for field in held):
+            found.append(f"config.{section}")
+            continue
+        fields = (f"{section}.{name}" for name in type(getattr(config, section)).model_fields)
+        found += [f"config.{field}" for field in fields if field not in held]
+    return found
 
 
 def _too_late(stages: Sequence[RunStage], begun: Collection[str], finished: Collection[str]) -> set[str]:
@@ -110,7 +128,7 @@ def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable
     settings = dict(flattened(before.get("config", {}))), dict(flattened(asked["config"]))
     for name in dict.fromkeys((*settings[0], *settings[1])):
         old, new = settings[0].get(name), settings[1].get(name)
-        if not _same(old, new) and not any(f"config.{name}".startswith(f"{pattern}.") for pattern in changeable):
+        if not _same(old, new) and not any(f"config.{name}.".startswith(f"{pattern}.") for pattern in changeable):
             yield f"another {name} ({_short(old)}, now {_short(new)})"
     yield from _other_teachers(before, asked, changeable)
     yield from _other_problem(before.get("problem", {}), asked["problem"])

@@ -14,7 +14,7 @@ from torch import nn
 
 from nasx.arch import Arch
 from nasx.pipeline.changes import (
-    changeable_sections,
+    changeable_fields,
     explain_changes,
     finished_stages,
     note_settings,
@@ -334,8 +334,7 @@ def _opened(
         "problem": up_to_rounding(fingerprint(problem, spaces), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
-    sections = changeable_sections(directory, stages)
-    changeable = [f"{of}.{section}" for of in ("config", "problem.teachers") for section in sections]
+    changeable = changeable_fields(directory, stages, problem.config)
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)
     except ConfigChanged as error:

@@ -34,6 +34,8 @@ class RunStage(ABC):
     """What reading a run back knows the stage by."""
     sections: ClassVar[tuple[str, ...]]
     """The sections of the settings that its result depends on."""
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Single settings of other sections that its result depends on, such as `retrain.start`."""
 
     @property
     @abstractmethod

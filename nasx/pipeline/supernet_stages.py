@@ -175,6 +175,7 @@ class SearchStage(RunStage):
     supernet: str
     kind: ClassVar[str] = "search"
     sections: ClassVar[tuple[str, ...]] = ("search",)
+    fields: ClassVar[tuple[str, ...]] = ("retrain.method", "retrain.start")  # how many of the best it keeps
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
+from nasx.pipeline.events import Event, StageFinished
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
@@ -332,6 +333,23 @@ def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(
     journal = (tmp_path / "journal.jsonl").read_text()
     assert '"event":"changed"' in journal
     assert "config.retrain.lr" in journal
+
+
+def stopped_after(stage: str, directory: Path, config: RunConfig = CONFIG) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, StageFinished) and event.stage == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem(config), directory, machine=MACHINE, progress=silent, on_event=stop)
+
+
+def test_a_search_has_kept_as_many_networks_as_its_retraining_starts_with(tmp_path: Path) -> None:
+    stopped_after("search", tmp_path)
+    with pytest.raises(ConfigChanged, match=r'another retrain\.method \("top", now "halving"\)'):
+        searched(tmp_path, changed(retrain={"method": "halving", "start": 4}))
+    again = searched(tmp_path, changed(retrain={"lr": 6e-3}))
+    assert again.summary["networks"]
 
 
 def test_networks_that_an_evaluation_does_not_have_cannot_come_after_it(finished: Any, tmp_path: Path) -> None:
