@@ -44,11 +44,12 @@ def _changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[st
 def changeable_fields(directory: Path, stages: Sequence[RunStage], config: RunConfig) -> list[str]:
     """Return what may change of a run's record: settings, and the networks that a section's trainings learn from.
 
-    Of a section that may change, the fields that a stage which has begun reads stay as they are.
+    Of a section that may change, the fields on which a stage that has begun, and did not fail, depends stay as they
+    are.
     """
     sections = _changeable_sections(directory, stages)
-    begun, _ = begun_and_failed(directory, stages) if sections else (set[str](), set[str]())
-    held = {field for stage in stages if stage.name in begun for field in stage.fields}
+    begun, failed = begun_and_failed(directory, stages) if sections else (set[str](), set[str]())
+    held = {field for stage in stages if stage.name in begun - failed for field in stage.fields}
     found = [f"problem.teachers.{section}" for section in sections]
     for section in sections:
         if not any(field.startswith(f"{section}.") for field in held):

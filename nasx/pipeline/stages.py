@@ -35,7 +35,7 @@ class RunStage(ABC):
     sections: ClassVar[tuple[str, ...]]
     """The sections of the settings that its result depends on."""
     fields: ClassVar[tuple[str, ...]] = ()
-    """Single settings of other sections that its result depends on, such as `retrain.start`."""
+    """Single settings that its result depends on, whichever other stages their sections are of, as `retrain.start`."""
 
     @property
     @abstractmethod

@@ -175,7 +175,10 @@ class SearchStage(RunStage):
     supernet: str
     kind: ClassVar[str] = "search"
     sections: ClassVar[tuple[str, ...]] = ("search",)
-    fields: ClassVar[tuple[str, ...]] = ("retrain.method", "retrain.start")  # how many of the best it keeps
+    fields: ClassVar[tuple[str, ...]] = (
+        *("search.method", "search.population", "search.generations", "search.parents", "search.mutation_probability"),
+        *("search.top_k", "search.racing_error", "retrain.method", "retrain.start"),  # how many of the best it keeps
+    )
 
     @property
     def inputs(self) -> tuple[str, ...]:

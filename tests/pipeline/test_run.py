@@ -352,6 +352,21 @@ def test_a_search_has_kept_as_many_networks_as_its_retraining_starts_with(tmp_pa
     assert again.summary["networks"]
 
 
+def test_a_trust_stage_that_failed_lets_no_setting_of_the_finished_search_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(*args: Any, **how: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nasx.pipeline.networks.train", limited)
+        with pytest.raises(OutOfMemory, match=r"trust ran out of memory; lower search\.recal.* or retrain\.batch_size"):
+            searched(tmp_path, changed(trust={"n": 5}))
+    with pytest.raises(ConfigChanged, match=r"another search\.top_k \(2, now 1\)"):
+        searched(tmp_path, changed(trust={"n": 5}, search={"top_k": 1}))
+    assert searched(tmp_path, changed(trust={"n": 5}, search={"eval_batch_size": 8}, retrain={"batch_size": 8}))
+
+
 def test_networks_that_an_evaluation_does_not_have_cannot_come_after_it(finished: Any, tmp_path: Path) -> None:
     shutil.copytree(finished.directory, tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
