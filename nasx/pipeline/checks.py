@@ -23,7 +23,7 @@ from nasx.train.batch import batch_size, described
 from nasx.train.compiled import missing_for_compilation
 from nasx.train.dataset_metrics import is_dataset_metric, on_few_samples
 from nasx.train.distillation import check_distillation
-from nasx.train.losses import name_of, targets_like
+from nasx.train.losses import check_depends, compute_loss, name_of, on_device, targets_like
 from nasx.train.modes import evaluating
 
 _PARTS = {"val": "validation", "test": "test"}
@@ -139,8 +139,16 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
     batch_size(unpacked.targets)
     with torch.no_grad(), evaluating(network):
         task.check_samples(network)
+    _check_training_loss(network, unpacked, task.loss)
     if is_dataset_metric(task.metric):
         _check_dataset_metric(problem, arch)
+
+
+def _check_training_loss(network: nn.Module, batch: Unpacked, loss: Loss) -> None:
+    """Compute the loss of a batch in training mode; a gradient must go through it."""
+    with globals_kept(), torch.enable_grad():
+        outputs = network.train()(*batch.args, **batch.kwargs)
+        check_depends(compute_loss(on_device(loss, torch.device("cpu")), outputs, batch.targets))
 
 
 def _check_trainable(network: nn.Module) -> None:

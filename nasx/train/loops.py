@@ -22,6 +22,7 @@ from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
 from nasx.train.losses import (
     Loss,
+    check_depends,
     check_mean,
     check_scalar,
     check_targets,
@@ -429,11 +430,7 @@ class _Loop:
         loss, archs = torch.zeros((), device=device), []
         with whole_batch(self.group, rows, self.batch_norm_group):
             for each in passes:
-                if not each.loss.requires_grad:
-                    raise ValueError(
-                        "the loss depends on no weight that is trained; compute it without `detach`, `argmax`, `item` "
-                        "and torch.no_grad(), and freeze no more than a part of a network"
-                    )
+                check_depends(each.loss)
                 (each.loss * (each.weight * scale)).backward()  # type: ignore[no-untyped-call]
                 loss += each.loss.detach() * (each.share * scale)
                 archs += [each.arch] if each.arch is not None else []

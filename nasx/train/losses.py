@@ -253,6 +253,15 @@ def check_trained(loss: Loss) -> None:
         )
 
 
+def check_depends(value: Tensor) -> None:
+    """Refuse the value of a loss through which no gradient goes."""
+    if not value.requires_grad:
+        raise ValueError(
+            "the loss depends on no weight that is trained; compute it without `detach`, `argmax`, `item` and "
+            "torch.no_grad(), and freeze no more than a part of a network"
+        )
+
+
 def on_device(loss: Loss, device: torch.device) -> Loss:
     """Return a loss whose own tensors, such as the weights of classes, lie on a device; a copy where they did not."""
     if isinstance(loss, partial):

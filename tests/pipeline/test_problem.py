@@ -169,6 +169,20 @@ class Sparse(Perceptron):
         return super().forward(x + self.words(torch.zeros(len(x), dtype=torch.long)))
 
 
+def test_a_loss_without_a_gradient_is_refused_by_a_plan_as_by_a_run(tmp_path: Path) -> None:
+    def errors(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(dim=1) != targets).float().mean()
+
+    x = torch.randn(240, 4, generator=torch.Generator().manual_seed(0))
+    task = Task(TensorDataset(x, x[:, :3].argmax(dim=1)), loss=errors)
+    own = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), task)
+    with pytest.raises(ValueError, match="the loss depends on no weight that is trained"):
+        plan(own, timing=False)
+    with pytest.raises(Refused, match="the loss depends on no weight that is trained"):
+        run(own, tmp_path / "run", progress=silent)
+    assert not (tmp_path / "run").exists()
+
+
 def test_gradients_that_no_optimizer_of_a_run_takes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'words' has sparse=True.*; write sparse=False"):
         problem(SPACE, Sparse).check()
