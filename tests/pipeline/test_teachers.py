@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nasx.pipeline import Refused, Task, plan, run
+from nasx.pipeline import Problem, Refused, Task, plan, run
 from nasx.pipeline.export_formats import write_safetensors
 from nasx.pipeline.exported import ExportedModel
 from nasx.pipeline.image_sources import ImageSource, load_images
@@ -18,6 +18,7 @@ from nasx.pipeline.recipe import open_recipe
 from nasx.pipeline.teachers import open_teacher
 from recipes.glit.model import GLiTConfig
 from recipes.glit.space import GLiTSpace, with_heads
+from tests.pipeline.searches import SPACE, Sentences, Tagger, padded, tag_accuracy, tag_loss
 from tests.pipeline.test_run import MACHINE, changed
 from tests.pipeline.test_run import problem as vectors_problem
 from tests.pipeline.test_run import task as own_task
@@ -118,6 +119,15 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
         run(own, tmp_path, machine=MACHINE)
     assert not (tmp_path / "supernet").exists()
     with pytest.raises(ValueError, match=message):
+        plan(own, machine=MACHINE, timing=False)
+
+
+def test_a_teacher_of_a_loss_of_ones_own_is_refused_also_where_two_samples_have_as_many_positions_as_classes() -> None:
+    first = [{"tokens": tokens, "labels": tokens % 3} for tokens in (torch.arange(3), torch.arange(2))]
+    val = [*first, *Sentences(20, 0)]
+    task = Task(Sentences(100, 1), val, loss=tag_loss, metric=tag_accuracy, collate_fn=padded)
+    own = Problem(SPACE, Tagger, task, teacher=Tagger(SPACE[0]))
+    with pytest.raises(ValueError, match=r"supernet\.teacher: it is unknown what a teacher's outputs mean to tag_loss"):
         plan(own, machine=MACHINE, timing=False)
 
 
