@@ -293,7 +293,7 @@ def checkpointed_run(group: Group) -> State:
     block = Checkpointed(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.GELU())
     model = nn.Sequential(nn.Flatten(), block, nn.Linear(16, 10)).double()
     train(model, digits(group, torch.float64, 10), nesterov_sgd(model, lr=0.1, weight_decay=0), group=group).run()
-    return {name: p.detach() for name, p in model.named_parameters()}
+    return model.state_dict()
 
 
 def test_two_ranks_follow_one_process_through_gradient_checkpoints(pair: Pair) -> None:
