@@ -327,6 +327,7 @@ def test_ranks_may_hold_unequal_parts_of_a_batch(pair: Pair) -> None:
 
 
 CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2, 3.0], dtype=torch.float64)
+WITHOUT_BACKGROUND = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
 WIDTHS = Space(width=one_of(5, 9))
 
 
@@ -361,7 +362,7 @@ def labelled_run(group: Group, weight: Tensor | None, teacher: Literal["none", "
 
 
 @pytest.mark.parametrize("teacher", ["none", "other", "own"])
-@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
+@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS, WITHOUT_BACKGROUND], ids=["none", "weights", "zeros"])
 def test_ranks_may_hold_unequal_parts_of_the_labels_and_of_their_weights(
     pair: Pair, weight: Tensor | None, teacher: Literal["none", "other", "own"]
 ) -> None:
