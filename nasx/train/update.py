@@ -119,8 +119,11 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None
             f"`optimizer` must have parameters of the model that is trained, but {name} has none of them; make it of "
             "this model, after copying or converting it"
         )
+    step = getattr(type(optimizer), "step", None)  # of the class, for a schedule wraps that of the object
+    if step is None:  # a wrapper that passes on what it lacks
+        return
     try:
-        inspect.signature(type(optimizer).step).bind(optimizer)  # a schedule wraps that of the object
+        inspect.signature(step).bind(optimizer)
     except TypeError as error:
         raise TypeError(
             f"`optimizer` is stepped once for each batch, without a closure, but the step of {name} is {error}; use "
