@@ -416,7 +416,9 @@ class _Loop:
             moved = Unpacked(*move(tuple(unpacked), device))
             self.update.begin()
             loss, archs = self._differentiate(passes(network, step, moved, _LabelShares(*shares)), rows, device)
-            average_over(self.group, [loss] if reduced else [loss, *self.update.gradients()])
+            if self.group.size > 1:
+                own, others = self.update.gradients()
+                average_over(self.group, [loss, *others] if reduced else [loss, *own, *others])
             broken = self.update.apply(loss)
             yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]))
 

@@ -54,16 +54,17 @@ class Update:
             parameter.grad = None
         self._buffers.note()
 
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients that there are of what the optimizer has, the model's parameters first, in its order."""
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the gradients that there are of what the optimizer has: the model's, and others, such as a loss's."""
         held = {id(p): p for group in self.optimizer.param_groups for p in group["params"]}
-        known = [p for p in self._tensors.parameters if held.pop(id(p), None) is not None]
-        return [p.grad for p in (*known, *held.values()) if p.grad is not None]
+        own = [p.grad for p in self._tensors.parameters if held.pop(id(p), None) is not None and p.grad is not None]
+        return own, [p.grad for p in held.values() if p.grad is not None]
 
     @torch.no_grad()
     def apply(self, loss: Tensor) -> Tensor:
         """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
-        gradients = self.gradients()
+        own, others = self.gradients()
+        gradients = own + others
         # one number tells whether loss and gradients are finite: both end in the norm
         norm = self._norm(gradients)
         broken = (norm + loss).isfinite().all().logical_not()

@@ -157,7 +157,7 @@ def test_a_loss_may_mask_values_that_are_not_finite() -> None:
 
 
 def test_a_sample_that_is_not_finite_is_named_in_any_order_of_memory() -> None:
-    data = list(labelled(torch.randn(100, 3)))
+    data = list(zip(torch.randn(100, 4), torch.randn(100, 3), strict=True))
     data[33][0][1] = torch.nan
 
     def collate(samples: Any) -> tuple[Tensor, Tensor]:

@@ -302,6 +302,31 @@ def test_two_ranks_follow_one_process_through_gradient_checkpoints(pair: Pair) -
     assert_close(ranks[0], checkpointed_run(ALONE), 1e-10)
 
 
+class Tempered(nn.Module):
+    """A loss with a temperature that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cold = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs * self.cold.exp(), targets)
+
+
+def tempered_run(group: Group) -> State:
+    torch.manual_seed(0)
+    model, loss = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), Tempered()
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.5)
+    train(model, digits(group, torch.float64, 10), optimizer, loss=loss, clip_norm=0.5, group=group).run()
+    return {**model.state_dict(), "cold": loss.cold.detach()}
+
+
+def test_two_ranks_follow_one_process_with_parameters_of_a_loss(pair: Pair) -> None:
+    ranks = pair(tempered_run)
+    assert_equal(*ranks)
+    assert_close(ranks[0], tempered_run(ALONE), 1e-10)
+
+
 def unequal_run(group: Group) -> State:
     torch.manual_seed(0)
     model = Everything().double()
