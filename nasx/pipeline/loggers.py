@@ -77,14 +77,18 @@ class TensorBoard(Sink):
 class WeightsAndBiases(Sink):
     """The active run of Weights & Biases, which stays open, else one that is continued when the search is.
 
-    WANDB_MODE=offline keeps it in the run directory.
+    WANDB_MODE=offline keeps the latter in the run directory. Settings that the active run has already stay as they are.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         library = _library("wandb", "wandb")
         self._own = library.run is None
-        self._run = _run_of_wandb(library, directory) if self._own else library.run
-        self._run.config.update(dict(settings), allow_val_change=True)
+        if self._own:
+            self._run = _run_of_wandb(library, directory)
+            self._run.config.update(dict(settings), allow_val_change=True)
+        else:
+            self._run = library.run
+            self._run.config.setdefaults(dict(settings))
         self._defined: set[str] = set()
 
     def write(self, stage: str, values: Mapping[str, float], step: int) -> None:

@@ -17,7 +17,7 @@ from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples,
 from nasx.train import Batches, Evaluation, Loss, Metric, Unpack, Unpacked, device_of, evaluate, unpack
 from nasx.train.batch import finite_samples, move
 from nasx.train.dataset_metrics import is_dataset_metric, metric_name, on_few_samples
-from nasx.train.losses import check_labels, check_trained, compute_loss, is_cross_entropy, logits_of, name_of
+from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, loss_of_labels, name_of
 from nasx.train.metrics import NAMED
 
 PartName = Literal["train", "val", "test"]
@@ -26,7 +26,7 @@ FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
 _SOME = 256  # samples that tell metrics of a whole data set apart
 _CHECKED = 1_000  # samples that are looked at together
-_BESIDE = 7  # samples that share a batch with one that is not finite: a mean over nothing but masked targets is NaN
+_FEW = 7  # samples that are scored beside those that are not finite: a mean over nothing but masked targets is NaN
 FEW_VALIDATION = 100
 """Validation samples below which a run says how coarse its scores are."""
 
@@ -289,10 +289,12 @@ class Task(BaseTask):
         if finite is None or finite.all():
             return
         whole = finite.numpy()
-        some = positions[whole][:_BESIDE]
+        some, others = positions[whole][:_FEW], positions[~whole][:_FEW]
+        if self._has_finite_loss(network, part, np.append(some, others)):
+            return
         if len(some) and not self._has_finite_loss(network, part, some):
             return
-        for position in positions[~whole][:_BESIDE]:
+        for position in others:
             if not self._has_finite_loss(network, part, np.append(some, position)):
                 raise ValueError(
                     f"{_sample(part, position)} has values that are not finite, and so the loss is not either; correct "
@@ -302,7 +304,7 @@ class Task(BaseTask):
     def _has_finite_loss(self, network: nn.Module, part: Part, positions: Indices) -> bool:
         (batch,) = part.in_order(len(positions), positions)
         args, kwargs, targets = move(tuple(self.unpack(batch)), device_of(network))
-        return math.isfinite(compute_loss(self.loss, network(*args, **kwargs), targets))
+        return math.isfinite(loss_of_labels(self.loss, network(*args, **kwargs), targets))
 
     @cached_property
     def _labels(self) -> Indices | None:

@@ -134,8 +134,11 @@ def batch_size(targets: Any) -> int:
 
 def finite_samples(batch: Any, count: int) -> Tensor | None:
     """Return which of a batch's `count` samples have finite values alone; None where no tensor tells samples apart."""
-    plain = [tensor for tensor in _tensors(tuple(batch)) if tensor.layout is torch.strided and not tensor.is_nested]
-    found = [t.isfinite().view(count, t[0].numel()).all(dim=1).cpu() for t in plain if t.ndim and len(t) == count]
+    found = [
+        tensor.isfinite().reshape(count, tensor[0].numel()).all(dim=1).cpu()
+        for tensor in _tensors(tuple(batch))
+        if _may_be_infinite(tensor) and tensor.ndim and len(tensor) == count
+    ]
     return torch.stack(found).all(dim=0) if found else None
 
 
@@ -143,6 +146,11 @@ def is_empty(batch: Unpacked) -> bool:
     """Return whether a batch has no samples: neither targets nor inputs."""
     inputs = next(_tensors((batch.args, batch.kwargs)), None)
     return not batch_size(batch.targets) and (inputs is None or not inputs.ndim or not len(inputs))
+
+
+def _may_be_infinite(tensor: Tensor) -> bool:
+    dense = tensor.layout is torch.strided and not tensor.is_nested
+    return dense and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _is_record(target: Any) -> bool:

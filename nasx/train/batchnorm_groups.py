@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 
@@ -33,23 +34,15 @@ class BatchNormGroups(TorchFunctionMode):
         if func is F.batch_norm:
             return grouped_batch_norm(self.samples, self.group_size, *args, **(kwargs or {}))
         if func is Tensor.backward:
-            return backward_inside(self, func, *args, **(kwargs or {}))
+            return backward_inside(self, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def backward_inside(mode: TorchFunctionMode, func: Callable[..., None], loss: Tensor, **kwargs: Any) -> None:
-    """Compute `loss.backward()` in a mode, for gradient checkpoints run their forward pass again.
-
-    With arguments it is computed as torch does, outside of the mode that handles the call.
-    """
-    if any(value is not None and value is not False for value in kwargs.values()):
-        func(loss, **kwargs)
-        return
-    engine = torch.autograd.Variable._execution_engine  # others hand the call to the mode
+def backward_inside(mode: TorchFunctionMode, loss: Tensor, gradient: Tensor | None = None, **kwargs: Any) -> None:
+    """Compute `loss.backward(gradient, ...)` in a mode, for gradient checkpoints run their forward pass again."""
+    edge = get_gradient_edge(loss)  # of a tensor, torch would hand the call to the mode again
     with mode:
-        engine.run_backward(
-            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        torch.autograd.backward(edge, gradient, **kwargs)
 
 
 def grouped_batch_norm(

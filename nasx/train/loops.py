@@ -26,13 +26,13 @@ from nasx.train.losses import (
     check_mean,
     check_scalar,
     check_targets,
-    compute_loss,
     for_outputs,
+    is_cross_entropy,
     label_weight,
     labelled,
+    loss_of_labels,
     on_device,
     targets_like,
-    with_labels,
 )
 from nasx.train.paths import Paths
 from nasx.train.recovery import NotFinite, Recovery
@@ -295,12 +295,10 @@ class _Objective:
     def loss_of(self, outputs: Any, targets: Any, taught: Tensor | None, shares: "_LabelShares") -> Tensor:
         if not self.checked:
             check_targets(outputs, targets.cpu() if isinstance(targets, Tensor) else targets, self.loss)
-        looked_at, some = with_labels(self.loss, targets)
-        value = compute_loss(self.loss, outputs, looked_at)
+        value = loss_of_labels(self.loss, outputs, targets)
         if not self.checked:
             check_scalar(value)
         self.checked = True
-        value = value if some is None else value * some
         if self.distillation is None or taught is None:
             return _times(value, shares.weight)
         value = _times(value, shares.weight / shares.count if shares.count else 1.0)
@@ -401,8 +399,9 @@ class _Loop:
         """Take a step for each batch; `reduced` lets DistributedDataParallel average gradients over the ranks."""
         network = data_parallel(self.group, self.model) if reduced else self.model
         device = device_of(self.model)
-        # targets are mostly read on the CPU, where looking at them waits for no device
-        loss_here = on_device(self.loss, torch.device("cpu")) if self.group.size > 1 else self.loss
+        counts_labels = self.group.size > 1 and is_cross_entropy(self.loss)
+        # labels are mostly read on the CPU, where looking at them waits for no device
+        loss_here = on_device(self.loss, torch.device("cpu")) if counts_labels else self.loss
         self.model.train()
         for step, batch in enumerate(batches, self.start_step):
             if step == self.start_step:  # now that every rank has read a batch, for which the first time takes longest
@@ -413,12 +412,14 @@ class _Loop:
                 yield _StepResult(step, lr)
                 continue
             unpacked = self.unpack(batch)
-            amounts = _label_amounts(loss_here, unpacked.targets) if self.group.size > 1 else []
+            amounts = _label_amounts(loss_here, unpacked.targets) if counts_labels else []
             rows, shares = rows_of(self.group, batch_size(unpacked.targets), amounts)
             moved = Unpacked(*move(tuple(unpacked), device))
             self.update.begin()
             loss, archs = self._differentiate(passes(network, step, moved, _LabelShares(*shares)), rows, device)
-            average_over(self.group, [loss] if reduced else [loss, *self.update.gradients()])
+            if self.group.size > 1:
+                own, others = self.update.gradients()
+                average_over(self.group, [loss, *others] if reduced else [loss, *own, *others])
             broken = self.update.apply(loss)
             yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]))
 

@@ -88,13 +88,14 @@ def labelled(loss: Loss, targets: Any) -> Tensor | None:
 def label_weight(loss: Loss, targets: Tensor, counted: Tensor) -> Tensor:
     """Return by how much a cross-entropy's mean over a batch counts beside that of others, float64.
 
-    That is the number of labelled positions (`counted`), or the sum of their classes' weights.
+    That is the number of labelled positions (`counted`), or the sum of their classes' weights. Unknown classes, which
+    `check_targets` refuses, count as known ones.
     """
-    plain = _plain(loss)
-    weights = loss.keywords.get("weight") if isinstance(loss, partial) else getattr(plain, "weight", None)
+    weights = _class_weights(loss)
     if weights is None:
         return counted.sum().double()
-    return (weights.to(targets.device)[targets.where(counted, 0)] * counted).sum().double()
+    classes = targets.where(counted, 0).long().clamp(0, len(weights) - 1)
+    return (weights.to(targets.device)[classes] * counted).sum().double()
 
 
 def targets_like(loss: Loss, outputs: Any, targets: Any = None) -> Any:
@@ -180,17 +181,18 @@ def check_labels(loss: Loss, classes: int, targets: Any, names: Sequence[str]) -
         raise ValueError(_unknown_class(classes, f"{names[row]} has {int(targets[row][wrong[row]].flatten()[0])}"))
 
 
-def with_labels(loss: Loss, targets: Any) -> tuple[Any, Tensor | None]:
-    """Return targets whose loss is finite where a cross-entropy looks at none of them, and what to multiply it by.
+def loss_of_labels(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """Return a loss that is 0 where a cross-entropy looks at no target of the batch, or at classes of weight 0 alone.
 
-    A mean over no positions is no number: such a batch gets any targets, and 0 of their loss. Nothing waits for the
-    device, and other batches keep their bits. The factor is None where no position can be left out.
+    Its mean over nothing would be no number. Nothing waits for the device, and other batches keep their bits.
     """
     counted = labelled(loss, targets)
     if counted is None:
-        return targets, None
-    some = counted.any()
-    return targets.where(some, 0), some
+        return compute_loss(loss, outputs, targets)
+    weights = _class_weights(loss)
+    some = counted.any() if weights is None else label_weight(loss, targets, counted) > 0
+    any_class = 0 if weights is None else weights.argmax()
+    return compute_loss(loss, outputs, targets.where(some, any_class)) * some
 
 
 def _check_classes(logits: Tensor, targets: Any, ignored: int) -> None:
@@ -287,6 +289,12 @@ def _reduction(loss: Loss) -> Any:
     if isinstance(loss, partial):
         return loss.keywords.get("reduction", _reduction(loss.func))
     return getattr(loss, "reduction", "mean")
+
+
+def _class_weights(loss: Loss) -> Tensor | None:
+    if isinstance(loss, partial):
+        return loss.keywords.get("weight", _class_weights(loss.func))
+    return getattr(loss, "weight", None)
 
 
 def _ignored(loss: Loss) -> int:

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from nasx._modules import copied, description
-from nasx.train.losses import Loss, compute_loss, with_labels
+from nasx.train.losses import Loss, loss_of_labels
 
 
 class StackedNetworks(nn.Module):
@@ -111,13 +111,8 @@ def stacked_loss(loss: Loss) -> Callable[[Any, Any], Tensor]:
     Its gradient is that of their sum, so that each network's gradient is its own.
     """
 
-    def of_one(outputs: Any, targets: Any) -> Tensor:
-        looked_at, some = with_labels(loss, targets)
-        value = compute_loss(loss, outputs, looked_at)
-        return value if some is None else value * some
-
     def mean(outputs: Any, targets: Any) -> Tensor:
-        each = vmap(of_one)(outputs, targets)
+        each = vmap(partial(loss_of_labels, loss))(outputs, targets)
         total = each.sum()
         return total + (each.mean() - total).detach()
 

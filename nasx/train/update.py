@@ -54,16 +54,17 @@ class Update:
             parameter.grad = None
         self._buffers.note()
 
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients that there are of what the optimizer has, the model's parameters first, in its order."""
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the gradients that there are of what the optimizer has: the model's, and others, such as a loss's."""
         held = {id(p): p for group in self.optimizer.param_groups for p in group["params"]}
-        known = [p for p in self._tensors.parameters if held.pop(id(p), None) is not None]
-        return [p.grad for p in (*known, *held.values()) if p.grad is not None]
+        own = [p.grad for p in self._tensors.parameters if held.pop(id(p), None) is not None and p.grad is not None]
+        return own, [p.grad for p in held.values() if p.grad is not None]
 
     @torch.no_grad()
     def apply(self, loss: Tensor) -> Tensor:
         """Take the step, or nothing but the schedule's, and return whether it was not finite: a bool on the device."""
-        gradients = self.gradients()
+        own, others = self.gradients()
+        gradients = own + others
         # one number tells whether loss and gradients are finite: both end in the norm
         norm = self._norm(gradients)
         broken = (norm + loss).isfinite().all().logical_not()
@@ -119,8 +120,11 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None
             f"`optimizer` must have parameters of the model that is trained, but {name} has none of them; make it of "
             "this model, after copying or converting it"
         )
+    step = getattr(type(optimizer), "step", None)  # of the class, for a schedule wraps that of the object
+    if step is None:  # a wrapper that passes on what it lacks
+        return
     try:
-        inspect.signature(type(optimizer).step).bind(optimizer)  # a schedule wraps that of the object
+        inspect.signature(step).bind(optimizer)
     except TypeError as error:
         raise TypeError(
             f"`optimizer` is stepped once for each batch, without a closure, but the step of {name} is {error}; use "

@@ -110,8 +110,8 @@ class WholeBatch(TorchFunctionMode):
             )
         return func(*args)
 
-    def _backward(self, func: Callable[..., None], loss: Tensor, **kwargs: Any) -> None:
-        backward_inside(self, func, loss, **kwargs)
+    def _backward(self, func: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        backward_inside(self, *args, **kwargs)
 
     def _drawn(self, like: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the own rows of what is drawn for the whole batch, in the order that the memory has there."""

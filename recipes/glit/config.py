@@ -288,8 +288,15 @@ def _fitting_size(facts: FolderFacts) -> int:
 
 
 def _fitting_patch_size(image_size: int, patches: int) -> int:
-    """Return the largest size of patches that divide an image into so many along a side, or more."""
-    return max(size for size in range(1, max(1, image_size // patches) + 1) if image_size % size == 0)
+    """Return the largest size of patches that divide an image into so many along a side, or up to twice as many."""
+    largest = max(1, image_size // patches)
+    found = max(size for size in range(1, largest + 1) if image_size % size == 0)
+    if 2 * found < largest:
+        raise ValueError(
+            f"data.image_size={image_size} cannot be divided into patches of {math.ceil(largest / 2)} to {largest} "
+            f"pixels; write data.image_size={image_size // largest * largest}"
+        )
+    return found
 
 
 PRESETS = {config.preset: config for config in (DIGITS, CIFAR10, TINY, SMALL, BASE)}

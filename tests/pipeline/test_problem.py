@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.arch import Value
@@ -144,14 +144,40 @@ def test_a_sample_that_is_not_finite_is_named(part: str, tensor: int, as_list: b
 
 
 def test_a_loss_may_mask_values_that_are_not_finite() -> None:
-    """Even all of a sample, whose mean alone would be NaN."""
-    data = labelled(torch.randn(100, 3))
-    data.tensors[1][::9] = torch.nan
+    """Even all of a sample, whose mean alone would be NaN; it is computed once for each part, and once before."""
+    data, sizes = labelled(torch.randn(100, 3)), []
+    data.tensors[1][::3] = torch.nan
 
     def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        sizes.append(len(targets))
         return (outputs - targets)[targets.isfinite()].square().mean()
 
     regression(train=data, loss=masked, metric=lambda outputs, targets: -outputs.square().mean(1)).check()
+    assert len(sizes) == 1 + len(["train", "val", "test"])
+
+
+def test_a_sample_that_is_not_finite_is_named_in_any_order_of_memory() -> None:
+    data = list(zip(torch.randn(100, 4), torch.randn(100, 3), strict=True))
+    data[33][0][1] = torch.nan
+
+    def collate(samples: Any) -> tuple[Tensor, Tensor]:
+        inputs, targets = default_collate(samples)
+        return torch.stack([inputs] * 3, dim=1).transpose(1, 2), targets
+
+    def make(arch: Arch) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), Perceptron(arch, inputs=12, outputs=3))
+
+    task = Task(data, loss=nn.functional.mse_loss, metric=lambda o, t: -(o - t).square().mean(1), collate_fn=collate)
+    with pytest.raises(ValueError, match=r"sample 33 of the .* data has values that are not finite"):
+        Problem(SPACE, make, task).check()
+
+
+def test_a_sample_that_is_not_finite_is_named_beside_others_without_labels() -> None:
+    inputs, labels = torch.randn(40, 4), torch.full((40,), -100)
+    inputs[33], labels[33:] = torch.nan, 1
+    parts = {name: labelled(torch.arange(40) % 3) for name in ("val", "test")}
+    with pytest.raises(ValueError, match=r"sample 33 of the training data has values that are not finite"):
+        perceptrons(train=TensorDataset(inputs, labels), **parts).check()
 
 
 def test_networks_without_anything_to_train_are_refused() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,14 +263,34 @@ def test_an_active_run_of_weights_and_biases_is_logged_into_and_stays_open(
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with wandb.init(project="mine", dir=str(tmp_path)) as mine:
-        with logging_to("wandb", tmp_path, {"seed": 0}) as hook:
+    with wandb.init(project="mine", dir=str(tmp_path), config={"seed": "of mine"}) as mine:
+        with logging_to("wandb", tmp_path, {"seed": 0, "threads": 2}) as hook:
             assert hook is not None
             hook(CandidateScored("search", 0, 0, SPACE[0], 5.0, 0.5, 0.5))
         assert wandb.run is mine
-        assert mine.config["seed"] == 0
+        assert dict(mine.config) == {"seed": "of mine", "threads": 2}
         mine.log({"own": 1})
     assert not (tmp_path / "wandb.json").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [(Interrupted("stopped"), 1), (KeyError("mine"), 1), (None, 0)])
+def test_weights_and_biases_know_whether_a_run_finished(
+    error: Exception | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    codes, finish = [], wandb.Run.finish
+
+    def noted(run: Any, exit_code: int | None = None, **more: Any) -> None:
+        codes.append(exit_code)
+        finish(run, exit_code, **more)
+
+    monkeypatch.setattr(wandb.Run, "finish", noted)
+    with suppress(Interrupted, KeyError), logging_to("wandb", tmp_path, {}):
+        if error is not None:
+            raise error
+    assert codes == [code]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """BatchNorm statistics of groups of samples, held to networks that see one group at a time."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,17 @@ def test_gradient_checkpoints_compute_the_same_statistics_again(reentrant: bool)
         train(network, [(x, labels)], torch.optim.SGD(network.parameters(), lr=0.1), batch_norm_group=3).run()
     for mine, other in zip(plain.parameters(), blocks.parameters(), strict=True):
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("given", [{}, {"retain_graph": True}, {"gradient": torch.tensor(2.0)}])
+def test_gradients_of_ones_own_are_computed_through_checkpoints(given: dict[str, Any]) -> None:
+    plain, x = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)), torch.randn(6, 5, requires_grad=True)
+    blocks = Checkpointed(*copy.deepcopy(plain))
+    for network in (plain, blocks):
+        with BatchNormGroups(6, 3):
+            network(x).pow(3).mean().backward(**given)
+    for mine, other in zip(plain.parameters(), blocks.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_a_group_of_one_is_refused() -> None:

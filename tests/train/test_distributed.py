@@ -293,13 +293,38 @@ def checkpointed_run(group: Group) -> State:
     block = Checkpointed(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.GELU())
     model = nn.Sequential(nn.Flatten(), block, nn.Linear(16, 10)).double()
     train(model, digits(group, torch.float64, 10), nesterov_sgd(model, lr=0.1, weight_decay=0), group=group).run()
-    return {name: p.detach() for name, p in model.named_parameters()}
+    return model.state_dict()
 
 
 def test_two_ranks_follow_one_process_through_gradient_checkpoints(pair: Pair) -> None:
     ranks = pair(checkpointed_run)
     assert_equal(*ranks)
     assert_close(ranks[0], checkpointed_run(ALONE), 1e-10)
+
+
+class Tempered(nn.Module):
+    """A loss with a temperature that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cold = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs * self.cold.exp(), targets)
+
+
+def tempered_run(group: Group) -> State:
+    torch.manual_seed(0)
+    model, loss = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), Tempered()
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.5)
+    train(model, digits(group, torch.float64, 10), optimizer, loss=loss, clip_norm=0.5, group=group).run()
+    return {**model.state_dict(), "cold": loss.cold.detach()}
+
+
+def test_two_ranks_follow_one_process_with_parameters_of_a_loss(pair: Pair) -> None:
+    ranks = pair(tempered_run)
+    assert_equal(*ranks)
+    assert_close(ranks[0], tempered_run(ALONE), 1e-10)
 
 
 def unequal_run(group: Group) -> State:
@@ -327,6 +352,7 @@ def test_ranks_may_hold_unequal_parts_of_a_batch(pair: Pair) -> None:
 
 
 CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.2, 3.0], dtype=torch.float64)
+WITHOUT_BACKGROUND = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
 WIDTHS = Space(width=one_of(5, 9))
 
 
@@ -361,7 +387,7 @@ def labelled_run(group: Group, weight: Tensor | None, teacher: Literal["none", "
 
 
 @pytest.mark.parametrize("teacher", ["none", "other", "own"])
-@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
+@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS, WITHOUT_BACKGROUND], ids=["none", "weights", "zeros"])
 def test_ranks_may_hold_unequal_parts_of_the_labels_and_of_their_weights(
     pair: Pair, weight: Tensor | None, teacher: Literal["none", "other", "own"]
 ) -> None:

@@ -526,6 +526,25 @@ def test_an_optimizer_that_wants_a_closure_is_refused_at_once() -> None:
         train(model, [], torch.optim.LBFGS(model.parameters()))
 
 
+class Wrapped:
+    """An optimizer that has nothing of its own, as libraries wrap them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.inner = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_an_optimizer_may_be_wrapped() -> None:
+    plain = Network(SPACE[0])
+    other = copy.deepcopy(plain)
+    train(plain, batches(0, 2), torch.optim.SGD(plain.parameters(), lr=0.1)).run()
+    wrapped: Any = Wrapped(torch.optim.SGD(other.parameters(), lr=0.1))
+    train(other, batches(0, 2), wrapped).run()
+    assert_same(other.state_dict(), plain.state_dict())
+
+
 def test_an_optimizer_of_another_model_is_refused_at_once() -> None:
     """It would change nothing of this one, as one that was made before the model was copied."""
     model = nn.Linear(3, 2)

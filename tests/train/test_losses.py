@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.train import check_targets, evaluate, is_cross_entropy, logits_of, nesterov_sgd, train
-from nasx.train.losses import on_device
+from nasx.train.losses import label_weight, on_device
 
 LOGITS, LABELS = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
 SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
@@ -170,11 +170,23 @@ def test_a_loss_of_ones_own_gets_the_outputs_as_they_are() -> None:
     assert seen == [tuple]
 
 
-@pytest.mark.parametrize("loss", [F.cross_entropy, SMOOTHED])
-def test_a_batch_without_labels_teaches_nothing(loss: Any) -> None:
+FIRST_IS_NOTHING = torch.tensor([0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "label"),
+    [
+        (F.cross_entropy, -100),
+        (SMOOTHED, -100),
+        (partial(F.cross_entropy, weight=FIRST_IS_NOTHING), -100),
+        (nn.CrossEntropyLoss(FIRST_IS_NOTHING), 0),
+        (partial(nn.CrossEntropyLoss(FIRST_IS_NOTHING)), 0),
+    ],
+)
+def test_a_batch_without_labels_that_count_teaches_nothing(loss: Any, label: int) -> None:
     network = nn.Linear(4, 3)
     before = network.weight.clone()
-    empty = torch.full((4,), -100)
+    empty = torch.full((4,), label)
     batches = [(torch.randn(4, 4), targets) for targets in (empty, empty, empty, empty, empty)]
     steps = train(network, batches, nesterov_sgd(network, lr=0.1, weight_decay=0), loss=loss).run()
     assert [step.loss for step in steps] == [0.0] * 5
@@ -192,6 +204,14 @@ def test_other_batches_keep_their_bits_where_some_labels_are_ignored() -> None:
         train(network, [(LOGITS[:, [0, 1, 2, 0]], targets)], optimizer, loss=loss).run()
         found.append(network.weight.detach())
     assert torch.equal(*found)
+
+
+def test_classes_that_a_network_lacks_are_left_to_the_check_of_targets() -> None:
+    """Ranks count labels before the network is called."""
+    loss, targets = partial(F.cross_entropy, weight=FIRST_IS_NOTHING), torch.tensor([0, 1, 7, -1, -100])
+    assert label_weight(loss, targets, targets != -100) > 0
+    with pytest.raises(ValueError, match="class numbers must be 0 to 2"):
+        check_targets(torch.randn(5, 3), targets, loss)
 
 
 @pytest.mark.parametrize(

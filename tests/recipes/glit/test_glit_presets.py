@@ -232,6 +232,14 @@ def test_settings_and_budgets_of_a_folder_fit_the_size_that_is_asked_for(
     assert config.budget.heads_at_most == round(1.2 * deit)
 
 
+@pytest.mark.parametrize(("image_size", "near"), [(97, 96), (94, 88), (257, 252)])
+def test_sizes_that_no_patches_fit_are_refused(image_size: int, near: int) -> None:
+    """Patches of one pixel would cost a thousand times as much."""
+    with pytest.raises(ValueError, match=f"write data.image_size={near}"):
+        fit(FolderFacts(1000, 10, 100, image_size))
+    assert fit(FolderFacts(1000, 10, 100, near)).data.image_size == near
+
+
 def test_settings_fit_shards_and_tables_as_they_fit_folders(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "folder", {"train": 12, "test": 3}, ["ant", "bee"], size=(40, 36))
     shards, table = write_shards(folder, tmp_path / "shards"), write_table(folder, tmp_path / "table")
