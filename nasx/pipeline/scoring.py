@@ -101,6 +101,8 @@ class Scoring:
         The best `search.top_k`, and at least as many as become parents, are scored on all validation samples, and no
         estimate is above theirs. `on_progress` is called with the share of a full evaluation that is done.
         """
+        if not archs:  # a searcher of one's own may ask for known ones alone
+            return {}
         group, journal = self.context.group, self.context.stage.journal
         self._statistics.clear()
         every = len(archs) * self.validation

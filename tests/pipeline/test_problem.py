@@ -201,7 +201,7 @@ def test_a_loss_without_a_gradient_is_refused_by_a_plan_as_by_a_run(tmp_path: Pa
 
     x = torch.randn(240, 4, generator=torch.Generator().manual_seed(0))
     task = Task(TensorDataset(x, x[:, :3].argmax(dim=1)), loss=errors)
-    own = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), task)
+    own: Problem[Any] = Problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3), task)
     with pytest.raises(ValueError, match="the loss depends on no weight that is trained"):
         plan(own, timing=False)
     with pytest.raises(Refused, match="the loss depends on no weight that is trained"):

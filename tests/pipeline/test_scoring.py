@@ -110,6 +110,7 @@ def test_a_race_scores_the_best_on_all_images(large: ViTProblem[Config], full: d
     assert raced.validation_images < 12 * images
     assert raced.recalibration_images == 12 * CONFIG.search.recalibration_batch_size
     assert raced.error_probability == 0.05
+    assert raced.race_generation([], 1) == {}
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(raced.validation_images / (12 * images))
 

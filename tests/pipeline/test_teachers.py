@@ -124,9 +124,10 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
 
 def test_a_teacher_of_a_loss_of_ones_own_is_refused_also_where_two_samples_have_as_many_positions_as_classes() -> None:
     first = [{"tokens": tokens, "labels": tokens % 3} for tokens in (torch.arange(3), torch.arange(2))]
-    val = [*first, *Sentences(20, 0)]
+    later = Sentences(20, 0)
+    val = [*first, *(later[index] for index in range(len(later)))]
     task = Task(Sentences(100, 1), val, loss=tag_loss, metric=tag_accuracy, collate_fn=padded)
-    own = Problem(SPACE, Tagger, task, teacher=Tagger(SPACE[0]))
+    own: Problem[Any] = Problem(SPACE, Tagger, task, teacher=Tagger(SPACE[0]))
     with pytest.raises(ValueError, match=r"supernet\.teacher: it is unknown what a teacher's outputs mean to tag_loss"):
         plan(own, machine=MACHINE, timing=False)
 
