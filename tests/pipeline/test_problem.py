@@ -144,7 +144,7 @@ def test_a_sample_that_is_not_finite_is_named(part: str, tensor: int, as_list: b
 
 
 def test_a_loss_may_mask_values_that_are_not_finite() -> None:
-    """Even all of a sample, whose mean alone would be NaN; it is computed once for each part, and once before."""
+    """Even all of a sample, whose mean alone would be NaN; it is computed once for each part, and twice before."""
     data, sizes = labelled(torch.randn(100, 3)), []
     data.tensors[1][::3] = torch.nan
 
@@ -153,7 +153,7 @@ def test_a_loss_may_mask_values_that_are_not_finite() -> None:
         return (outputs - targets)[targets.isfinite()].square().mean()
 
     regression(train=data, loss=masked, metric=lambda outputs, targets: -outputs.square().mean(1)).check()
-    assert len(sizes) == 1 + len(["train", "val", "test"])
+    assert len(sizes) == 2 + len(["train", "val", "test"])
 
 
 def test_a_sample_that_is_not_finite_is_named_in_any_order_of_memory() -> None:
