@@ -17,7 +17,15 @@ from nasx.pipeline.samples import Collate, EpochBatches, Indices, Part, Samples,
 from nasx.train import Batches, Evaluation, Loss, Metric, Unpack, Unpacked, device_of, evaluate, unpack
 from nasx.train.batch import finite_samples, move
 from nasx.train.dataset_metrics import is_dataset_metric, metric_name, on_few_samples
-from nasx.train.losses import check_labels, check_trained, is_cross_entropy, logits_of, loss_of_labels, name_of
+from nasx.train.losses import (
+    check_labels,
+    check_trained,
+    is_cross_entropy,
+    logits_of,
+    loss_of_labels,
+    name_of,
+    on_device,
+)
 from nasx.train.metrics import NAMED
 
 PartName = Literal["train", "val", "test"]
@@ -303,8 +311,9 @@ class Task(BaseTask):
 
     def _has_finite_loss(self, network: nn.Module, part: Part, positions: Indices) -> bool:
         (batch,) = part.in_order(len(positions), positions)
-        args, kwargs, targets = move(tuple(self.unpack(batch)), device_of(network))
-        return math.isfinite(loss_of_labels(self.loss, network(*args, **kwargs), targets))
+        device = device_of(network)
+        args, kwargs, targets = move(tuple(self.unpack(batch)), device)
+        return math.isfinite(loss_of_labels(on_device(self.loss, device), network(*args, **kwargs), targets))
 
     @cached_property
     def _labels(self) -> Indices | None:
