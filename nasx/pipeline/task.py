@@ -298,8 +298,12 @@ class Task(BaseTask):
             return
         whole = finite.numpy()
         some, others = positions[whole][:_FEW], positions[~whole][:_FEW]
-        if self._has_finite_loss(network, part, np.append(some, others)):
-            return
+        try:
+            if self._has_finite_loss(network, part, np.append(some, others)):
+                return
+        except Exception as error:
+            error.add_note(f"with values that are not finite, which {_sample(part, others[0])} has")
+            raise
         if len(some) and not self._has_finite_loss(network, part, some):
             return
         for position in others:

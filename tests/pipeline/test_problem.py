@@ -156,6 +156,19 @@ def test_a_loss_may_mask_values_that_are_not_finite() -> None:
     assert len(sizes) == 2 + len(["train", "val", "test"])
 
 
+def test_a_sample_that_is_not_finite_is_named_where_the_loss_refuses_it() -> None:
+    data = labelled(torch.randn(100, 3))
+    data.tensors[1][33] = torch.nan
+
+    def strict(outputs: Tensor, targets: Tensor) -> Tensor:
+        torch.testing.assert_close(targets, targets)
+        return nn.functional.mse_loss(outputs, targets)
+
+    with pytest.raises(AssertionError, match="not close") as caught:
+        regression(train=data, loss=strict).check()
+    assert "sample 33 of the" in caught.value.__notes__[0]
+
+
 def test_a_sample_that_is_not_finite_is_named_in_any_order_of_memory() -> None:
     data = list(zip(torch.randn(100, 4), torch.randn(100, 3), strict=True))
     data[33][0][1] = torch.nan
