@@ -176,8 +176,15 @@ class SearchStage(RunStage):
     kind: ClassVar[str] = "search"
     sections: ClassVar[tuple[str, ...]] = ("search",)
     fields: ClassVar[tuple[str, ...]] = (
-        *("search.method", "search.population", "search.generations", "search.parents", "search.mutation_probability"),
-        *("search.top_k", "search.racing_error", "retrain.method", "retrain.start"),  # how many of the best it keeps
+        "search.method",
+        "search.population",
+        "search.generations",
+        "search.parents",
+        "search.mutation_probability",
+        "search.racing_error",
+        "search.top_k",
+        "retrain.method",  # this and the next say how many of the best are kept
+        "retrain.start",
     )
 
     @property

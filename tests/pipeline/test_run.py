@@ -32,6 +32,7 @@ from nasx.pipeline.config import Retraining, Search
 from nasx.pipeline.events import Event, StageFinished
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
+from nasx.pipeline.supernet_stages import SearchStage
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
 from nasx.search import Evolution, RandomSearch
@@ -365,6 +366,13 @@ def test_a_trust_stage_that_failed_lets_no_setting_of_the_finished_search_change
     with pytest.raises(ConfigChanged, match=r"another search\.top_k \(2, now 1\)"):
         searched(tmp_path, changed(trust={"n": 5}, search={"top_k": 1}))
     assert searched(tmp_path, changed(trust={"n": 5}, search={"eval_batch_size": 8}, retrain={"batch_size": 8}))
+
+
+def test_every_setting_of_a_search_is_held_by_it_or_says_how_to_score() -> None:
+    scoring = "recalibration_batches", "recalibration_batch_size", "recalibration_augment", "eval_batch_size"
+    held = {field for field in SearchStage.fields if field.startswith("search.")}
+    assert {f"search.{name}" for name in Search.model_fields} - held == {f"search.{name}" for name in scoring}
+    assert {f"retrain.{name}" for name in Retraining.model_fields} >= set(SearchStage.fields) - held
 
 
 def test_networks_that_an_evaluation_does_not_have_cannot_come_after_it(finished: Any, tmp_path: Path) -> None:
