@@ -18,7 +18,7 @@ from nasx.pipeline.problem import Problem
 from nasx.pipeline.task import FEWEST_VALIDATION, PartName
 from nasx.pipeline.training import distillation_of
 from nasx.space import name_patterns
-from nasx.train import Loss, Unpacked, evaluate, pick_device, use_precision
+from nasx.train import Loss, Unpacked, autocast, evaluate, pick_device, use_precision
 from nasx.train.batch import batch_size, described
 from nasx.train.compiled import missing_for_compilation
 from nasx.train.dataset_metrics import is_dataset_metric, on_few_samples
@@ -139,16 +139,18 @@ def _check_network(problem: Problem[Any], arch: Arch) -> None:
     batch_size(unpacked.targets)
     with torch.no_grad(), evaluating(network):
         task.check_samples(network)
-    _check_training_loss(network, unpacked, task.loss)
+    _check_training_loss(problem, network, unpacked)
     if is_dataset_metric(task.metric):
         _check_dataset_metric(problem, arch)
 
 
-def _check_training_loss(network: nn.Module, batch: Unpacked, loss: Loss) -> None:
-    """Compute the loss of a batch in training mode; a gradient must go through it."""
-    with globals_kept(), torch.enable_grad():
+def _check_training_loss(problem: Problem[Any], network: nn.Module, batch: Unpacked) -> None:
+    """Compute the loss of a batch as trainings do; a gradient must go through it."""
+    device = torch.device("cpu")
+    precision = use_precision(problem.config.precision)
+    with globals_kept(), torch.enable_grad(), precision, autocast(device):
         outputs = network.train()(*batch.args, **batch.kwargs)
-        check_depends(compute_loss(on_device(loss, torch.device("cpu")), outputs, batch.targets))
+        check_depends(compute_loss(on_device(problem.task.loss, device), outputs, batch.targets))
 
 
 def _check_trainable(network: nn.Module) -> None:
