@@ -20,35 +20,16 @@ def note_settings(directory: Path, stage: RunStage, config: RunConfig, failure: 
     write_json(directory / SETTINGS, settings if failure is None else {**settings, "failure": failure})
 
 
-def _changeable_sections(directory: Path, stages: Sequence[RunStage]) -> list[str]:
-    """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun.
-
-    No stage may come that another, which has begun, would have read.
-    """
-    if not (directory / RUN).is_file():
-        return []
-    users: dict[str, list[RunStage]] = {}
-    for stage in stages:
-        for section in stage.sections:
-            users.setdefault(section, []).append(stage)
-    begun, failed = begun_and_failed(directory, stages)
-    too_late = _too_late(stages, begun, finished_stages(directory))
-    return [
-        section
-        for section, using in users.items()
-        if not any(stage.name in too_late for stage in using)
-        and (any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using))
-    ]
-
-
 def changeable_fields(directory: Path, stages: Sequence[RunStage], config: RunConfig) -> list[str]:
     """Return what may change of a run's record: settings, and the networks that a section's trainings learn from.
 
     Of a section that may change, the fields on which a stage that has begun, and did not fail, depends stay as they
     are.
     """
-    sections = _changeable_sections(directory, stages)
-    begun, failed = begun_and_failed(directory, stages) if sections else (set[str](), set[str]())
+    if not (directory / RUN).is_file():
+        return []
+    begun, failed = begun_and_failed(directory, stages)
+    sections = _changeable_sections(stages, begun, failed, _too_late(stages, begun, finished_stages(directory)))
     held = {field for stage in stages if stage.name in begun - failed for field in stage.fields}
     found = [f"problem.teachers.{section}" for section in sections]
     for section in sections:
@@ -58,6 +39,25 @@ def changeable_fields(directory: Path, stages: Sequence[RunStage], config: RunCo
         fields = (f"{section}.{name}" for name in type(getattr(config, section)).model_fields)
         found += [f"config.{field}" for field in fields if field not in held]
     return found
+
+
+def _changeable_sections(
+    stages: Sequence[RunStage], begun: Collection[str], failed: Collection[str], too_late: Collection[str]
+) -> list[str]:
+    """Return the sections of the settings that may change in a run: those of stages that failed, or have not begun.
+
+    No stage may come that another, which has begun, would have read.
+    """
+    users: dict[str, list[RunStage]] = {}
+    for stage in stages:
+        for section in stage.sections:
+            users.setdefault(section, []).append(stage)
+    return [
+        section
+        for section, using in users.items()
+        if not any(stage.name in too_late for stage in using)
+        and (any(stage.name in failed for stage in using) or not any(stage.name in begun for stage in using))
+    ]
 
 
 def _too_late(stages: Sequence[RunStage], begun: Collection[str], finished: Collection[str]) -> set[str]:
