@@ -10,17 +10,29 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from nasx._words import number_of
 from nasx.arch import Arch
 from nasx.nn import Subnet
 from nasx.pipeline.config import Retraining, TrainingSettings
 from nasx.pipeline.machine import Machine
+from nasx.pipeline.paths import supernet_paths
 from nasx.pipeline.problem import Problem
 from nasx.pipeline.scoring import races
-from nasx.pipeline.training import steps_of, supernet_optimizer
-from nasx.space import ArchSet
-from nasx.train import Paths, adamw, evaluate, pick_device, train, train_supernet, use_precision, use_threads
+from nasx.pipeline.training import distillation_of, steps_of, supernet_optimizer
+from nasx.space import ArchSet, Space
+from nasx.train import (
+    Distillation,
+    Paths,
+    adamw,
+    evaluate,
+    pick_device,
+    train,
+    train_supernet,
+    use_precision,
+    use_threads,
+)
 from nasx.train.dataset_metrics import on_few_samples
 
 _SECONDS = 1.0  # of real steps for each kind of work, after one to warm up
@@ -93,8 +105,8 @@ class Estimator:
     timing: bool = True
     on_timing: OnTiming = lambda what: None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    _supernets: dict[Any, Timing] = field(default_factory=dict)
-    _networks: dict[Any, Timing] = field(default_factory=dict)
+    _supernets: dict[Space, Timing] = field(default_factory=dict)
+    _networks: dict[tuple[int, float, nn.Module | None], Timing] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -109,16 +121,18 @@ class Estimator:
         """Return some architectures of a set."""
         return list(archs.sample(0, min(count, archs.size_bounds[1])))
 
-    def supernet(self, archs: ArchSet, paths: Paths | None = None) -> Timing:
+    def paths(self, archs: ArchSet) -> Paths:
+        """Return the paths of a supernet's training."""
+        return supernet_paths(self.problem.config.supernet, archs, self.problem.cost, 0)
+
+    def supernet(self, archs: ArchSet) -> Timing:
         """Return what a supernet's steps and scores take."""
-        key = archs.space.size
         if not self.timing:
             return Timing()
-        if key not in self._supernets:
-            assert paths is not None
+        if archs.space not in self._supernets:
             self.on_timing("steps of a supernet and a candidate's score")
-            self._supernets[key] = self._time_supernet(archs, paths)
-        return self._supernets[key]
+            self._supernets[archs.space] = self._time_supernet(archs)
+        return self._supernets[archs.space]
 
     def scoring(
         self, name: str, archs: ArchSet, candidates: int | None, *, together: int | None = None, result: Any = None
@@ -170,11 +184,14 @@ class Estimator:
         return replace(estimate, seconds=None if seconds is None else rounds * seconds, peak_bytes=peak)
 
     def _network(self, training: Retraining) -> Timing:
-        key = training.model_dump_json(include={"batch_size", "drop_path", "teacher"})
+        key = training.batch_size, training.drop_path, self.problem.teacher_of(training)
         if key not in self._networks:
             self.on_timing("steps of networks on their own")
             self._networks[key] = self._time_networks(training)
         return self._networks[key]
+
+    def _distillation(self, training: TrainingSettings) -> Distillation | None:
+        return distillation_of(training, self.problem.teacher_of(training), self.device)
 
     def _step_seconds(self, training: TrainingSettings, steps: Callable[[Iterator[Any]], Iterator[object]]) -> float:
         """Return the seconds of training steps for one sample; a CPU gets small batches where they take long enough."""
@@ -199,21 +216,23 @@ class Estimator:
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return process + self.problem.task.bytes_to_keep(self.machine.image_bytes)
 
-    def _time_supernet(self, archs: ArchSet, paths: Paths) -> Timing:
+    def _time_supernet(self, archs: ArchSet) -> Timing:
         problem, config, device = self.problem, self.problem.config, self.device
         task = problem.task
         _reset_peak(device)
         with use_threads(config.threads), use_precision(config.precision):
             supernet = problem.supernet(archs.space).to(device)
             optimizer = supernet_optimizer(supernet, config.supernet)
+            distillation = self._distillation(config.supernet)
             steps = partial(
                 train_supernet,
                 supernet,
-                paths=paths,
+                paths=self.paths(archs),
                 optimizer=optimizer,
                 loss=task.loss,
                 unpack=task.unpack,
-                distill=config.supernet.paths == "sandwich",
+                distillation=distillation,
+                distill=config.supernet.paths == "sandwich" and distillation is None,
             )
             step_seconds = self._step_seconds(config.supernet, steps)
             # a sample's score takes less than its training, so a batch takes less than the time that is given
@@ -240,7 +259,14 @@ class Estimator:
                 network = problem.maker(training.drop_path)(arch).to(device)
                 optimizer = adamw(network, lr=1e-9, weight_decay=0.0)
                 task = problem.task
-                steps = partial(train, network, optimizer=optimizer, loss=task.loss, unpack=task.unpack)
+                steps = partial(
+                    train,
+                    network,
+                    optimizer=optimizer,
+                    loss=task.loss,
+                    unpack=task.unpack,
+                    distillation=self._distillation(training),
+                )
                 seconds.append(self._step_seconds(training, steps))
         return Timing(sum(seconds) / len(seconds), None, self._peak())
 

@@ -148,9 +148,8 @@ class SupernetStage(RunStage):
                 seconds=0.0,
             )
         steps = estimator.steps(config, self.epochs_factor)
-        paths = supernet_paths(config, archs, estimator.problem.cost, 0)
-        trained = steps * config.batch_size * len(paths(0))
-        timing = estimator.supernet(archs, paths)
+        trained = steps * config.batch_size * len(estimator.paths(archs)(0))
+        timing = estimator.supernet(archs)
         return StageEstimate(
             self.name,
             images=trained,

@@ -47,7 +47,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 def test_a_tighter_search_takes_the_supernet(first: SearchResult, tmp_path: Path) -> None:
     asked = tighter(first.directory)
-    planned = next(stage for stage in plan(asked, timing=False)["stages"] if stage["name"] == "supernet")
+    planned = next(stage for stage in plan(asked, machine=MACHINE)["stages"] if stage["name"] == "supernet")
     assert (planned["trained_images"], planned["detail"]) == (0, f"taken from {first.directory}")
     found = run(asked, tmp_path, machine=MACHINE)
     assert same(weights(tmp_path), weights(first.directory))

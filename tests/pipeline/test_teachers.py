@@ -122,6 +122,18 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_trained(
         plan(own, machine=MACHINE, timing=False)
 
 
+def test_a_plan_times_the_teacher_too() -> None:
+    own = vectors_problem(teacher={section: nn.Linear(4, 3) for section in ("supernet", "retrain")})
+    plan(own, machine=MACHINE, timing=False)
+    seen: list[str] = []
+    for section in ("supernet", "retrain"):
+        teacher = own.teacher_of(getattr(own.config, section))
+        assert teacher is not None
+        teacher.register_forward_hook(lambda *_, section=section: seen.append(section))
+    plan(own, machine=MACHINE)
+    assert min(map(seen.count, ("supernet", "retrain"))) > 3
+
+
 def test_a_teacher_of_a_loss_of_ones_own_is_refused_also_where_two_samples_have_as_many_positions_as_classes() -> None:
     first = [{"tokens": tokens, "labels": tokens % 3} for tokens in (torch.arange(3), torch.arange(2))]
     later = Sentences(20, 0)
