@@ -17,7 +17,7 @@ from nasx.pipeline.records import AGAIN, SUMMARY, read_asked, read_summary
 from nasx.pipeline.run_facts import FACTS
 from nasx.pipeline.run_status import RecordedStage, read_events, read_stages, status
 from nasx.pipeline.search_record import read_search
-from nasx.pipeline.stage_reports import REPORTS
+from nasx.pipeline.stage_reports import report_of_stage
 from nasx.pipeline.training import loss_curve
 from nasx.pipeline.trust import ranking_plot
 from nasx.report import (
@@ -305,7 +305,7 @@ def _capital(sentence: str) -> str:
 def _stage_rows(run: RunReader) -> Iterator[StageRow]:
     for stage in status(run.directory).stages:
         if stage.name in run.done:
-            detail = REPORTS[stage.kind](run.done[stage.name]["result"]).detail
+            detail = report_of_stage(stage.kind, run.done[stage.name]["result"]).detail
             yield StageRow(stage.name, stage.seconds, detail)
         else:
             yield StageRow(

@@ -48,12 +48,7 @@ def training_report(result: Mapping[str, Any]) -> StageReport:
     return StageReport(number_of(len(result["networks"]), "network"))
 
 
-def silent_report(result: Mapping[str, Any]) -> StageReport:
-    """Return nothing."""
-    return StageReport()
-
-
-REPORTS: Mapping[str, Callable[[Any], StageReport]] = {
+_REPORTS: Mapping[str, Callable[[Any], StageReport]] = {
     "supernet": supernet_report,
     "search": search_report,
     "trust": trust_report,
@@ -61,6 +56,10 @@ REPORTS: Mapping[str, Callable[[Any], StageReport]] = {
     "inherit": training_report,
     "finetune": training_report,
     "refit": training_report,
-    "evaluation": silent_report,
 }
 """By the kind of a stage, as `stages.json` of a run names it."""
+
+
+def report_of_stage(kind: str, result: Any) -> StageReport:
+    """Return what tables and summaries say of a kind of stage's result; nothing of kinds that the library lacks."""
+    return _REPORTS[kind](result) if kind in _REPORTS else StageReport()

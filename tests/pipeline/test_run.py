@@ -10,9 +10,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,9 +30,12 @@ from nasx.measure import counted
 from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunConfig, Task, plan, report, run, status
 from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
+from nasx.pipeline.context import Context
+from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import Event, StageFinished
 from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
+from nasx.pipeline.stages import RunStage
 from nasx.pipeline.supernet_stages import SearchStage
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
@@ -161,6 +165,31 @@ def _twins(arch: Arch) -> Sequence[Any]:
 
     stages = [RetrainStage(name, archs=(arch,)) for name in ("first", "second")]
     return [*stages, EvaluationStage("evaluation", {stage.name: Pick(stage.name) for stage in stages})]
+
+
+@dataclass(frozen=True, slots=True)
+class Smallest(RunStage):
+    """A stage of one's own, of a kind that the library lacks."""
+
+    name: str
+    kind: ClassVar[str] = "smallest"
+    sections: ClassVar[tuple[str, ...]] = ()
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    def work(self, context: Context) -> Mapping[str, Any]:
+        return {"params": min(map(context.problem.params, context.problem.space))}
+
+    def estimate(self, estimator: Estimator) -> StageEstimate:
+        return StageEstimate(self.name)
+
+
+def test_a_stage_of_ones_own_stands_in_the_report(tmp_path: Path) -> None:
+    own = problem(baselines={}).with_stages(lambda given: [Smallest("smallest"), *_twins(given.inside.sample(0))])
+    assert plan(own, timing=False)["stages"][0]["name"] == "smallest"
+    found = run(own, tmp_path, machine=MACHINE, progress=silent)
+    assert next(iter(found.summary["stages"])) == "smallest"
+    report(tmp_path)
+    assert "smallest" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_finished_run_is_only_read(finished: Any) -> None:
