@@ -265,9 +265,8 @@ class Supernet(nn.Module):
         return super().get_buffer(target) if found is None or isinstance(found, nn.Parameter) else found
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names that the network's own method of this name spares, as timm's models have it."""
-        network = self._network_of(self.space[0]).network
-        return set(getattr(network, "no_weight_decay", set)())
+        """Return the names that its networks' own methods of this name spare, as timm's models have it."""
+        return set(self._spared)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -399,10 +398,12 @@ class Supernet(nn.Module):
         return node
 
     def _fill(self, found: Survey) -> None:
-        """Give the store its first values: those that the builder gives some networks."""
+        """Give the store its first values: those that the builder gives some networks, which have every tensor."""
+        self._spared: set[str] = set()
         with torch.no_grad():
             for arch, keys in filling_order(found):
                 network, chosen = call_builder(self.make, arch), set(keys)
+                self._spared |= set(getattr(network, "no_weight_decay", set)())
                 for slot in self._slots(network, arch):
                     if slot.key in chosen:
                         slot.write(slot.holder[slot.leaf])

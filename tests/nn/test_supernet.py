@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nasx import Arch, Space, one_of
+from nasx import Arch, Space, one_of, repeat
 from nasx.measure import counted
 from nasx.nn import Subnet, Supernet
 from tests.families import BY_NAME, FAMILIES, RECIPES, Family, words
@@ -426,6 +426,30 @@ def test_it_says_how_large_it_is() -> None:
 def test_weight_decay_is_spared_where_the_network_says_so() -> None:
     assert make(BY_NAME["timm vit"]).no_weight_decay() >= {"pos_embed", "cls_token"}
     assert make(BY_NAME["dict"]).no_weight_decay() == set()
+
+
+class Biased(nn.Module):
+    """Has a table in each block, and spares them."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4, bias=False) for _ in arch.parts("block"))
+        self.tables = nn.ParameterList(torch.zeros(3, part["kernel_size"]) for part in arch.parts("block"))
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"tables.{i}" for i in range(len(self.tables))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block, table in zip(self.blocks, self.tables, strict=True):
+            x = block(x) + table.sum()
+        return x
+
+
+def test_weight_decay_is_spared_in_all_that_any_depth_has() -> None:
+    space = Space(block=repeat(Space(kernel_size=one_of(1, 3)), one_of(1, 2, 3)))
+    supernet = Supernet(Biased, space)
+    for same in (supernet, copy.deepcopy(supernet)):
+        assert same.no_weight_decay() == {"tables.0", "tables.1", "tables.2"}
 
 
 def test_weights_are_a_state_dict() -> None:
