@@ -5,10 +5,8 @@ are the same, and its slices are better starting points.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import translate
 from typing import Any
 
 import torch
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nasx.arch import Arch
+from nasx.nn.layout import captured
+from nasx.nn.naming import plain_name
 from nasx.nn.supernet import Supernet
 from nasx.train.batch import Unpack, Unpacked, move, unpack
 from nasx.train.device import device_of
@@ -132,10 +132,9 @@ def _instances(group: Units, state: Mapping[str, Tensor]) -> list[_Instance]:
     found: dict[tuple[str, ...], dict[str, list[Member]]] = {}
     for pattern, place in group.members.items():
         member = Member(place) if isinstance(place, int) else place
-        expression = re.compile(_capturing(pattern))
         matched = False
         for name, tensor in state.items():
-            caught = _match(expression, name)
+            caught = captured(pattern, plain_name(name))
             if caught is None or member.dim >= max(1, tensor.ndim):
                 continue
             matched = True
@@ -177,18 +176,6 @@ def _refuse_partial(supernet: Supernet, network: nn.Module, arch: Arch, permuted
                     f"{member.dim}, so it shows nothing of some units; give an architecture that has all of them, such "
                     "as the largest one"
                 )
-
-
-def _capturing(pattern: str) -> str:
-    return translate(pattern).replace(".*", "(.*)")
-
-
-def _match(expression: re.Pattern[str], name: str) -> tuple[str, ...] | None:
-    segments = name.partition("@")[0].split(".")
-    for end in range(1, len(segments) + 1):  # a module's tensors are caught by its own name
-        if match := expression.fullmatch(".".join(segments[:end])):
-            return match.groups()
-    return None
 
 
 def _units(name: str, tensor: Tensor, member: Member, width: int) -> int:

@@ -6,10 +6,12 @@ prefixes: the first channels, the first hidden neurons. Tensors in which several
 its own prefix.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -158,8 +160,23 @@ def most_exact(patterns: Iterable[str], name: str) -> str | None:
 
 def names(pattern: str, name: str) -> bool:
     """Return whether a pattern matches a parameter's name or the name of a module that holds it."""
-    segments = name.split(".")
-    return any(fnmatchcase(".".join(segments[:end]), pattern) for end in range(len(segments), 0, -1))
+    return captured(pattern, name) is not None
+
+
+def captured(pattern: str, name: str) -> tuple[str, ...] | None:
+    """Return what each `*` stands for in the first module of a name that a pattern matches, or in the parameter."""
+    expression, segments = _expression(pattern), name.split(".")
+    for end in range(1, len(segments) + 1):
+        if match := expression.fullmatch(".".join(segments[:end])):
+            return match.groups()
+    return None
+
+
+@cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    # fnmatch's expression of a whole pattern has no groups; one of a part ends in \Z, or \z from Python 3.14 on
+    parts = (translate(part)[len("(?s:") : -len(r")\Z")] for part in pattern.split("*"))
+    return re.compile("(.*)".join(parts), re.DOTALL)
 
 
 def _by_dimension(rules: Mapping[int, Rule]) -> Rule:

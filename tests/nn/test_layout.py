@@ -1,7 +1,9 @@
 """Slice rules: which elements of the largest tensor a network uses."""
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from nasx import Arch, Space, one_of, repeat
 from nasx.arch import Value
 from nasx.nn import Index, Rule, Stack, Supernet, centred, prefix, stacked, suffix
-from nasx.nn.layout import SliceRule, _on, put, take
+from nasx.nn.layout import SliceRule, _on, captured, names, put, take
 
 few = settings(max_examples=40)
 
@@ -556,3 +558,19 @@ def test_an_index_is_copied_to_another_device_once() -> None:
     assert _on(torch.device("cpu"), index) is index
     assert _on(tensor.device, index) is _on(tensor.device, index)
     assert take(tensor, (index,)).shape == (2,)
+
+
+@given(pattern=st.text("a.*?1", max_size=8), name=st.text("a.1", min_size=1, max_size=8))
+def test_patterns_match_a_name_or_a_module_as_shells_match_them(pattern: str, name: str) -> None:
+    segments = name.split(".")
+    modules = [".".join(segments[: end + 1]) for end in range(len(segments))]
+    assert names(pattern, name) == any(fnmatchcase(module, pattern) for module in modules)
+    if (caught := captured(pattern, name)) is not None:
+        filled = "".join(itertools.chain.from_iterable(itertools.zip_longest(pattern.split("*"), caught, fillvalue="")))
+        assert any(fnmatchcase(module, filled) for module in modules)
+
+
+def test_two_stars_are_caught_wherever_they_stand() -> None:
+    assert captured("*.block.*.fc1", "stage.block.0.block.fc1.weight") == ("stage", "0.block")
+    assert captured("*.[ab].fc?", "x.b.fc1.weight") == ("x",)
+    assert captured("blocks.*.fc1", "blocks.3.fc2.weight") is None
