@@ -412,6 +412,11 @@ class Search(Section):
         "0.1 points; 0: no racing",
     )
 
+    @property
+    def bred_from(self) -> int:
+        """How many of the best candidates so far the next generation comes from, 0 where it comes from none."""
+        return self.parents if self.method == "evolution" else 0
+
     def unused(self) -> dict[str, str]:
         """Return what is of another method, or of recalibration where there is none."""
         found: dict[str, str] = {}

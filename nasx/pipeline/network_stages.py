@@ -100,7 +100,8 @@ class FinetuneStage(RunStage):
             )
             for number, network in enumerate(context.inputs[self.source]["networks"])
         }
-        return with_winner(train_networks(context, retraining(context, self.training), jobs))
+        shared = replace(retraining(context, self.training), rate="finetune.lr")
+        return with_winner(train_networks(context, shared, jobs))
 
     def estimate(self, estimator: Estimator) -> StageEstimate:
         """Return the cost of the trainings."""

@@ -72,6 +72,8 @@ class NetworkTraining:
     precision: Precision = "auto"
     with_validation: bool = False
     """Whether they are trained on the validation samples too, and so not scored."""
+    rate: str = "retrain.lr"
+    """The setting of the learning rate, which a training that diverges names."""
 
     def evaluate(self, network: nn.Module) -> Evaluation:
         """Score a network on the validation samples."""
@@ -156,7 +158,7 @@ def train_network(
             end,
             lambda step: group.any(report(step.step + 1, end)),
             group,
-            settings=f"{config.section}.lr",
+            settings=shared.rate,
             table=MetricsFile(job.weights.with_suffix(f".{METRICS}"), config.batch_size, device),
         )
     result: Result = {"arch": dict(job.arch), "losses": loss_curve(losses), "steps": end}
@@ -195,8 +197,8 @@ def _kept(
     candidates: dict[str, nn.Module] = {"raw": model}
     if average is not None:
         candidates["ema"] = average.module
-    if keep != "better":
-        candidates = {keep: candidates.get(keep, model)}
+    if keep in candidates:  # else what is better, of those that there are
+        candidates = {keep: candidates[keep]}
     if shared.with_validation:  # what is better was decided before
         name, network = next(iter(candidates.items()))
         return name, network, None

@@ -138,7 +138,7 @@ class Scoring:
             archs,
             scores_of,
             self.validation,
-            keep=max(networks_to_train(self.context.problem.config), config.parents),
+            keep=max(networks_to_train(self.context.problem.config), config.bred_from),
             error_probability=config.racing_error,
             seed=self.context.seed + number,
         )

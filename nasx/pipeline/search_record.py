@@ -22,6 +22,8 @@ from nasx.space import ArchSet, Space
 
 SEARCHED = "searched.json"
 
+_SHOWN = 10  # of the best candidates, where none are bred from
+
 
 class SearchRecord:
     """Writes down the generations of a search as they end, each once, and reports their candidates."""
@@ -35,7 +37,7 @@ class SearchRecord:
                 "space": archs.space.to_json(),  # as text: its order counts
                 "inside": [str(bound) for bound in archs.size_bounds],
                 "budgets": budget_facts(archs, context.problem.macs),
-                "best_kept": context.problem.config.search.parents,
+                "best_kept": context.problem.config.search.bred_from or _SHOWN,
             }
             write_json(context.directory / SEARCHED, searched)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nasx.pipeline import Machine, Problem, RunConfig, SearchResult, plan, run
+from nasx.pipeline import Diverged, Machine, Problem, RunConfig, SearchResult, plan, run
 from nasx.pipeline.config import Finetuning
 from nasx.run import Interrupted
 from recipes.autoformer.config import DIGITS as AUTOFORMER
@@ -48,6 +48,11 @@ def test_what_is_better_on_validation_is_found(good: str, tmp_path: Path) -> Non
     assert rows[better]["val_score"] > rows[worse]["val_score"]
     assert weights_of(found, "searched") == weights_of(found, better)
     assert weights_of(found, better).startswith(f"{good}/")
+
+
+def test_a_fine_tuning_that_diverges_names_its_own_rate(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"lower finetune\.lr\n"):
+        searched(tmp_path, retrain={"clip_norm": None}, finetune={"epochs": 1.0, "lr": 1e30})
 
 
 def test_fine_tuning_starts_from_the_supernets_weights(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from nasx.pipeline.images import ImageTask
 from nasx.pipeline.scoring import Scoring
 from nasx.pipeline.vit import ViTProblem
 from nasx.run import Interrupted
+from nasx.search.racing import Race
 from nasx.train import ALONE, Batches, Evaluation, evaluate
 from recipes.glit.config import Config
 from recipes.glit.problem import glit_problem
@@ -113,6 +114,23 @@ def test_a_race_scores_the_best_on_all_images(large: ViTProblem[Config], full: d
     assert raced.race_generation([], 1) == {}
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(raced.validation_images / (12 * images))
+
+
+@pytest.mark.parametrize(("method", "kept"), [("evolution", CONFIG.search.parents), ("random", 2), ("local", 2)])
+def test_a_race_keeps_those_that_go_on(
+    method: str, kept: int, large: ViTProblem[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = CONFIG.search.model_copy(update={"method": method, "top_k": 2})
+    raced = scoring(glit_problem(CONFIG.model_copy(update={"search": search}), large.images))
+    asked: list[int] = []
+
+    def noted(archs: Sequence[Arch], scores_of: Any, samples: int, *, keep: int, **how: Any) -> Race:
+        asked.append(keep)
+        return Race(dict.fromkeys(archs, 0.5), (), (), samples, samples, 0.0, 0.001)
+
+    monkeypatch.setattr("nasx.pipeline.scoring.race", noted)
+    raced.race_generation(ARCHS, 0)
+    assert asked == [kept]
 
 
 class AfterSome:
