@@ -15,8 +15,14 @@ from nasx.train.batch import move
 Loss = Callable[[Any, Any], Tensor]
 """Takes the outputs of a network and the targets of a batch, returns one number, the mean over the samples."""
 
-_SAME_SHAPE = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
-_SAME_SHAPE_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
+_OF_MODULE: Mapping[type[nn.Module], Loss] = {
+    nn.CrossEntropyLoss: F.cross_entropy,
+    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
+    nn.MSELoss: F.mse_loss,
+    nn.L1Loss: F.l1_loss,
+    nn.SmoothL1Loss: F.smooth_l1_loss,
+    nn.HuberLoss: F.huber_loss,
+}
 
 
 def logits_of(outputs: Any) -> Tensor:
@@ -39,27 +45,22 @@ def compute_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
 
 def takes_outputs(loss: Loss) -> bool:
     """Return whether a loss is one of torch's whose targets are shaped as outputs: regression, and several labels."""
-    plain = _plain(loss)
-    return plain in _SAME_SHAPE or isinstance(plain, _SAME_SHAPE_MODULES)
+    return _function(loss) not in (None, F.cross_entropy)
 
 
 def _takes_floats(loss: Loss) -> bool:
     """Return whether a loss, or its gradient, refuses whole numbers as targets."""
-    plain = _plain(loss)
-    binary = plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss)
-    return binary or _takes_same_type(loss)
+    return _function(loss) in (F.binary_cross_entropy_with_logits, F.huber_loss)
 
 
 def _takes_same_type(loss: Loss) -> bool:
     """Return whether the gradient of a loss refuses targets of another type than the outputs'."""
-    plain = _plain(loss)
-    return plain is F.huber_loss or isinstance(plain, nn.HuberLoss)
+    return _function(loss) is F.huber_loss
 
 
 def is_cross_entropy(loss: Loss) -> bool:
     """Return whether a loss is torch's cross-entropy, with any arguments."""
-    plain = _plain(loss)
-    return plain is F.cross_entropy or isinstance(plain, nn.CrossEntropyLoss)
+    return _function(loss) is F.cross_entropy
 
 
 def for_outputs(loss: Loss) -> Loss:
@@ -67,12 +68,7 @@ def for_outputs(loss: Loss) -> Loss:
 
     That is without label smoothing and without a class that is ignored; any other loss is unchanged.
     """
-    if isinstance(loss, partial) and loss.func is F.cross_entropy:
-        kept = {name: value for name, value in loss.keywords.items() if name not in ("label_smoothing", "ignore_index")}
-        return partial(F.cross_entropy, *loss.args, **kept)
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return nn.CrossEntropyLoss(loss.weight)
-    return loss
+    return partial(F.cross_entropy, weight=_class_weights(loss)) if is_cross_entropy(loss) else loss
 
 
 def labelled(loss: Loss, targets: Any) -> Tensor | None:
@@ -105,14 +101,13 @@ def targets_like(loss: Loss, outputs: Any, targets: Any = None) -> Any:
     others as much as they would alone. A ValueError says that a loss is none of torch's whose targets have the form of
     outputs.
     """
-    plain = _plain(loss)
     if is_cross_entropy(loss):
         found = logits_of(outputs).detach().float().softmax(dim=1)
         counted = labelled(loss, targets)
         if counted is None:
             return found
         return found * (counted * (counted.numel() / counted.sum().clamp(min=1))).unsqueeze(1)
-    if plain is F.binary_cross_entropy_with_logits or isinstance(plain, nn.BCEWithLogitsLoss):
+    if _function(loss) is F.binary_cross_entropy_with_logits:
         return logits_of(outputs).detach().float().sigmoid()
     if takes_outputs(loss):
         return logits_of(outputs).detach()
@@ -279,8 +274,18 @@ def _plain(loss: Loss) -> Any:
     return loss
 
 
+def _function(loss: Loss) -> Loss | None:
+    """Return torch's function that a loss computes, also as a module of torch's with any arguments; None for others."""
+    plain = _plain(loss)
+    if isinstance(plain, nn.Module):  # of which a class of one's own may have another `forward`
+        return next((of for kind, of in _OF_MODULE.items() if type(plain).forward is kind.forward), None)
+    return plain if plain in _OF_MODULE.values() else None
+
+
 def _is_torchs(loss: Loss) -> bool:
     plain = _plain(loss)
+    if _function(plain) is not None:
+        return True
     module = type(plain).__module__ if isinstance(plain, nn.Module) else getattr(plain, "__module__", "") or ""
     return module.startswith(("torch.nn", "torch._C"))
 

@@ -434,7 +434,7 @@ class Biased(nn.Module):
     def __init__(self, arch: Arch) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Linear(4, 4, bias=False) for _ in arch.parts("block"))
-        self.tables = nn.ParameterList(torch.zeros(3, part["kernel_size"]) for part in arch.parts("block"))
+        self.tables = nn.ParameterList(torch.zeros(3, int(part["kernel_size"])) for part in arch.parts("block"))
 
     def no_weight_decay(self) -> set[str]:
         return {f"tables.{i}" for i in range(len(self.tables))}

@@ -176,7 +176,7 @@ class Smallest(RunStage):
     sections: ClassVar[tuple[str, ...]] = ()
     inputs: ClassVar[tuple[str, ...]] = ()
 
-    def work(self, context: Context) -> Mapping[str, Any]:
+    def work(self, context: Context) -> dict[str, Any]:
         return {"params": min(map(context.problem.params, context.problem.space))}
 
     def estimate(self, estimator: Estimator) -> StageEstimate:

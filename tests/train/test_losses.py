@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.train import check_targets, evaluate, is_cross_entropy, logits_of, nesterov_sgd, train
-from nasx.train.losses import label_weight, on_device
+from nasx.train.losses import compute_loss, for_outputs, label_weight, on_device, targets_like
 
 LOGITS, LABELS = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
 SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
@@ -257,3 +257,43 @@ def test_tensors_of_a_loss_come_to_the_device_of_the_network_and_its_own_stay(lo
 def test_a_loss_that_is_there_already_is_the_same() -> None:
     for loss in (F.cross_entropy, nn.CrossEntropyLoss(weight=torch.ones(3)), nn.MSELoss()):
         assert on_device(loss, torch.device("cpu")) is loss
+
+
+class Focal(nn.CrossEntropyLoss):
+    """A loss of one's own that has torch's arguments (Lin et al. 2017)."""
+
+    def forward(self, outputs: Any, targets: Tensor) -> Tensor:
+        each = F.cross_entropy(logits_of(outputs), targets, reduction="none")
+        return ((1 - torch.exp(-each)) ** 2 * each).mean()
+
+
+class Smoothed(nn.CrossEntropyLoss):
+    """Torch's loss with arguments of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__(label_smoothing=0.1)
+
+
+def test_a_loss_that_computes_something_else_than_the_class_it_is_made_of_is_ones_own() -> None:
+    own, targets = Focal(), torch.tensor([0, 2])
+    assert not is_cross_entropy(own)
+    assert for_outputs(own) is own
+    assert compute_loss(own, Outputs(logits=torch.eye(3)[:2]), targets) > 0
+    with pytest.raises(ValueError, match="not for Focal"):
+        targets_like(own, torch.eye(3))
+    assert is_cross_entropy(Smoothed())
+    assert compute_loss(Smoothed(), Outputs(logits=torch.eye(3)[:2]), targets) > 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.3, ignore_index=1),
+        partial(nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.3, ignore_index=1)),
+    ],
+    ids=["function", "module"],
+)
+def test_probabilities_are_neither_smoothed_nor_ignored(loss: Any) -> None:
+    outputs, probabilities = torch.randn(4, 3), torch.randn(4, 3).softmax(1)
+    expected = F.cross_entropy(outputs, probabilities, weight=torch.tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(for_outputs(loss)(outputs, probabilities), expected, rtol=0, atol=0)
