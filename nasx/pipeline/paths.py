@@ -3,7 +3,6 @@
 import math
 
 from nasx.cost import AdditiveCost, Budget
-from nasx.feasible import attainable
 from nasx.pipeline.config import SupernetTraining
 from nasx.space import ArchSet
 from nasx.train import FairPaths, Paths, SandwichPaths, StratifiedPaths, UniformArchPaths, UniformPaths
@@ -32,16 +31,18 @@ def _paths(config: SupernetTraining, archs: ArchSet, cost: AdditiveCost | None, 
         case "budget":
             return UniformArchPaths(archs, seed)
         case "stratified":
-            cost = _additive(cost)
-            reach = attainable(space, cost)
-            bounds = next((budget for budget in archs.budgets if budget.cost == cost), Budget(cost))
-            low = max(reach.low, math.ceil(bounds.lower)) if math.isfinite(bounds.lower) else reach.low
-            high = min(reach.high, math.floor(bounds.upper)) if math.isfinite(bounds.upper) else reach.high
-            return StratifiedPaths(space, cost, config.strata, seed, at_least=low, at_most=high)
+            return paths_across(archs, _additive(cost), config.strata, seed)
         case "sandwich":
             return SandwichPaths(space, _additive(cost), seed)
         case "fair":
             return FairPaths(space, seed)
+
+
+def paths_across(archs: ArchSet, cost: AdditiveCost, bins: int, seed: int) -> StratifiedPaths:
+    """Return paths through bins of a cost, between the bounds that architectures have on it."""
+    bounds = next((budget for budget in archs.budgets if budget.cost == cost), Budget(cost))
+    low, high = (int(bound) if math.isfinite(bound) else None for bound in (bounds.lower, bounds.upper))
+    return StratifiedPaths(archs.space, cost, bins, seed, at_least=low, at_most=high)
 
 
 def _additive(cost: AdditiveCost | None) -> AdditiveCost:

@@ -1,6 +1,5 @@
 """How far a supernet's ranking can be trusted: which architectures to train alone, and the answer (`nasx.ranking`)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 from nasx.arch import Arch
 from nasx.comparison import Interval
 from nasx.cost import AdditiveCost
+from nasx.pipeline.paths import paths_across
 from nasx.pipeline.problem import distinct_samples
 from nasx.ranking import rank_agreement, verdict
 from nasx.report import RankingPlot, short_labels
 from nasx.run.files import write_json
 from nasx.space import ArchSet
-from nasx.train import StratifiedPaths
 
 COLUMNS = ("score", "trained_score", "macs")
 
@@ -46,9 +45,7 @@ def archs_across_costs(archs: ArchSet, cost: AdditiveCost | None, n: int, seed: 
     """
     if cost is None:
         return distinct_samples(archs, n, seed)
-    bounds = next((budget for budget in archs.budgets if budget.cost == cost), None)
-    low, high = (None, None) if bounds is None else (_int(bounds.lower), _int(bounds.upper))
-    paths = StratifiedPaths(archs.space, cost, n, seed, at_least=low, at_most=high)
+    paths = paths_across(archs, cost, n, seed)
     found: dict[Arch, None] = {}
     for step in range(_TRIES * n):
         if (arch := paths(step)[0]) in archs:  # further budgets only filter
@@ -56,10 +53,6 @@ def archs_across_costs(archs: ArchSet, cost: AdditiveCost | None, n: int, seed: 
         if len(found) == n:
             break
     return list(found)
-
-
-def _int(bound: float) -> int | None:
-    return int(bound) if math.isfinite(bound) else None
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -49,7 +49,7 @@ class UniformArchPaths:
 class StratifiedPaths:
     """One path a step, uniform over the architectures of a cost bin; all bins that hold any get equal shares.
 
-    The range of `cost` from `at_least` to `at_most`, by default all that `space` attains, is cut into bins of equal
+    What `space` attains of `cost`, from `at_least` to `at_most` where these are given, is cut into bins of equal
     width, and each round visits every bin once in an order of its own, drawn from (seed, round). So networks of rare
     costs train as often as common ones, against the bias of a supernet towards small networks, which converge faster
     (GLiT, section 4.3). Bins without an architecture are left out of `bins`; a ValueError says that all of them are.
@@ -69,20 +69,21 @@ class StratifiedPaths:
         if bins < 1:
             raise ValueError(f"`bins >= 1` must hold, but got {bins}; one bin is plain uniform sampling")
         reach = attainable(space, cost)
-        low = reach.low if at_least is None else at_least
-        high = reach.high if at_most is None else at_most
+        low = reach.low if at_least is None else max(reach.low, at_least)
+        high = reach.high if at_most is None else min(reach.high, at_most)
         edges = [low + (high - low + 1) * i // bins for i in range(bins + 1)]
         self.seed = checked_seed(seed)
         self.bins: list[Feasible] = []
         for first, beyond in pairwise(edges):
-            if first < beyond and first <= reach.high and beyond > reach.low:
+            if first < beyond:
                 try:
                     self.bins.append(space.within(Budget(cost, first, beyond - 1)))
                 except ValueError:  # no sum of parts falls into this bin
                     continue
         if not self.bins:
             raise ValueError(
-                f"no architecture costs {low:,} to {high:,} {cost.unit}; "
+                f"no architecture costs {low if at_least is None else at_least:,} to "
+                f"{high if at_most is None else at_most:,} {cost.unit}; "
                 f"attainable are {reach.low:,} to {reach.high:,} {cost.unit}: widen the bounds"
             )
 

@@ -139,11 +139,22 @@ def test_strata_keep_to_given_bounds() -> None:
     assert {paths(step)[0] for step in range(1500)} == {arch for arch in SPACE if arch in BUDGET}
 
 
+def test_strata_are_of_costs_that_occur() -> None:
+    """Bounds beyond them, as of a budget that leaves all architectures, change nothing."""
+    paths, beyond = (
+        StratifiedPaths(SPACE, COST, 4, 0, at_least=low, at_most=high) for low, high in ((5, 85), (0, 9999))
+    )
+    assert [paths(step) for step in range(40)] == [beyond(step) for step in range(40)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"bins": 0}, "bins >= 1"),
-        ({"bins": 2, "at_least": 90, "at_most": 99}, "attainable are 5 to 85 MACs"),
+        (
+            {"bins": 2, "at_least": 90, "at_most": 99},
+            "no architecture costs 90 to 99 MACs; attainable are 5 to 85 MACs",
+        ),
         ({"bins": 2, "at_least": 30, "at_most": 20}, "no architecture costs 30 to 20"),
     ],
 )
