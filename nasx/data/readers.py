@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from nasx._processes import end_with_parent
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -77,6 +79,7 @@ def _results(reads: "_Reads[T, R]", workers: int) -> Iterator[R | ValueError]:
         num_workers=workers,
         prefetch_factor=_AHEAD,
         collate_fn=_unchanged,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # unused, but without it one number is drawn from the global generator
     )
     with _deaths_raised_while_waiting():
@@ -110,6 +113,11 @@ def _reports_a_death(error: Exception) -> bool:
 
 def _unchanged(result: Any) -> Any:
     return result
+
+
+def _end_with_parent(worker: int) -> None:
+    # torch watches for another parent's number, which a process has never that a server was asked to fork
+    end_with_parent()
 
 
 @dataclass(frozen=True)

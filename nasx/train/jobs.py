@@ -10,7 +10,6 @@ import pickle
 import queue
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -19,6 +18,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnC
 from typing import Any, TypeVar
 
 from nasx._memory import keep_freed_memory
+from nasx._processes import end_with_parent
 from nasx.run.signals import SIGNALS, Interrupted
 from nasx.train.device import use_threads
 
@@ -156,21 +156,13 @@ def _start(reports: Any, stop: Any, threads: int, environment: Mapping[str, str]
     _reports, _stop = reports, stop
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)  # a terminal or scheduler tells the whole group; the parent ends workers
-    # a killed parent cannot end its workers, and a run that is started again must find nobody writing
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # which cannot end it when it is killed, and a run that starts again must find nobody writing
     os.environ.clear()
     os.environ.update(environment)  # as it is now, and not when the process was started that workers are forked from
     import torch
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(75)
 
 
 def _run(function: Callable[[Job, Report], Result], number: int, job: Job) -> bytes:

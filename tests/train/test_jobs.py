@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasx.data.readers import read_ahead
 from nasx.run import Interrupted
 from nasx.train import nesterov_sgd, run_jobs, train
 
@@ -129,18 +131,30 @@ def lasting(folder: str, report: Report) -> None:
         time.sleep(0.05)
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def noted(folder: Path, index: int) -> int:
+    (folder / str(os.getpid())).write_text("")
+    return index
+
+
+def reading_ahead(folder: str, report: Report) -> None:
+    """A job whose samples are read ahead by processes of its own."""
+    for _ in read_ahead(partial(noted, Path(folder)), range(100_000), 1):
+        lasting(folder, report)
+
+
+@pytest.mark.parametrize(("job", "processes"), [("lasting", 2), ("reading_ahead", 4)])
+def test_workers_end_with_a_parent_that_is_killed(job: str, processes: int, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys\nsys.path[:0] = " + repr([str(Path(__file__).parent)]) + "\n"
-        "from test_jobs import lasting, run_jobs\n"
-        f"if __name__ == '__main__':\n    run_jobs(lasting, [{str(tmp_path)!r}] * 2, processes=2)\n"
+        f"from test_jobs import {job}, run_jobs\n"
+        f"if __name__ == '__main__':\n    run_jobs({job}, [{str(tmp_path)!r}] * 2, processes=2)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
     started: set[int] = set()
-    while len(started) < (3 if sys.platform == "linux" else 2):
+    while len(started) < processes + (sys.platform == "linux"):
         started = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
         assert parent.poll() is None
         time.sleep(0.05)
