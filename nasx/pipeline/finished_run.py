@@ -2,16 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nasx.arch import Arch
 from nasx.pipeline.earlier import trained_supernet_of
-from nasx.pipeline.records import AGAIN, ARCH, SUMMARY, WEIGHTS, read_arch, read_asked, read_summary, stage_results
+from nasx.pipeline.records import (
+    AGAIN,
+    ARCH,
+    REPORT,
+    SUMMARY,
+    WEIGHTS,
+    read_arch,
+    read_asked,
+    read_summary,
+    stage_results,
+)
 from nasx.pipeline.run_facts import FACTS
 from nasx.pipeline.run_status import RecordedStage, read_stages
 from nasx.run.checkpoints import unflatten_state
-from nasx.run.files import read_record
+from nasx.run.files import read_checked, read_record
 
 _NEEDED = (SUMMARY, ARCH, WEIGHTS)
 
@@ -85,12 +96,13 @@ def read_run(directory: Path, recipe: str | None = None) -> FinishedRun:
     )
 
 
-def is_whole(directory: Path) -> bool:
-    """Return whether the files that `write_outcome` wrote beside the stages are there and can be read."""
+def is_whole(directory: Path, sha256: str) -> bool:
+    """Return whether all that `write_outcome` wrote is there, with weights of a digest, and the report if it can be."""
     try:
         read_summary(directory)
         read_arch(directory / ARCH)
         read_record(directory / FACTS, AGAIN)
+        read_checked(directory / WEIGHTS, sha256)
     except (OSError, ValueError):
         return False
-    return all((directory / name).is_file() for name in _NEEDED)
+    return (directory / REPORT).is_file() or not all(map(find_spec, ("jinja2", "matplotlib")))

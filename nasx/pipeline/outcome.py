@@ -78,7 +78,10 @@ def _costed(problem: Problem[Any], network: Mapping[str, Any]) -> dict[str, Any]
 
 
 def write_outcome(directory: Path, problem: Problem[Any], outcome: Outcome) -> None:
-    """Write summary.json, arch.json, model.safetensors and, where they can be made, report.html and its figures."""
+    """Write summary.json, arch.json, model.safetensors and, where they can be made, figures and report.html, the last.
+
+    Where the report is there, so are the others.
+    """
     from nasx.pipeline.run_report import write_run_report
 
     winner = outcome.winner

@@ -11,7 +11,7 @@ from nasx.run.directory import LOST
 from nasx.run.files import DamagedFile, read_record
 from nasx.run.stages import JOURNAL, RUN
 
-SUMMARY, ARCH, WEIGHTS = "summary.json", "arch.json", "model.safetensors"
+SUMMARY, ARCH, WEIGHTS, REPORT = "summary.json", "arch.json", "model.safetensors", "report.html"
 SETTINGS = "settings.json"
 """In a stage's folder: the settings that it ran with, and how it failed."""
 

@@ -13,7 +13,7 @@ from nasx._words import number_of
 from nasx.comparison import Difference, Interval, paired_difference, score_interval
 from nasx.pipeline.metrics_file import METRICS, read_metrics
 from nasx.pipeline.outputs import check_output
-from nasx.pipeline.records import AGAIN, SUMMARY, read_asked, read_summary
+from nasx.pipeline.records import AGAIN, REPORT, SUMMARY, read_asked, read_summary
 from nasx.pipeline.run_facts import FACTS
 from nasx.pipeline.run_status import RecordedStage, read_events, read_stages, status
 from nasx.pipeline.search_record import read_search
@@ -39,7 +39,7 @@ from nasx.run import Journal
 from nasx.run.files import read_record
 from nasx.run.stages import JOURNAL
 
-REPORT, COMPARISON = "report.html", "comparison.html"
+COMPARISON = "comparison.html"
 
 _TRAINING_KINDS = ("retrain", "finetune", "refit")
 

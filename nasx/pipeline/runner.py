@@ -139,7 +139,7 @@ def run(
         found: tuple[Any, ...] = ()
         if group.first:
             outcome = outcome_of(problem, finished.results, finished.seconds)
-            if not finished.already or not is_whole(directory):
+            if not finished.already or not is_whole(directory, outcome.winner["sha256"]):
                 write_outcome(directory, problem, outcome)
             found = outcome.summary, outcome.winner, outcome.front, outcome.tests
         summary, winner, front, tests = group.from_first(found)

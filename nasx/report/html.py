@@ -50,12 +50,12 @@ DARK = dict(
 def write_report(path: Path, report: Report) -> None:
     """Write a report as one self-contained HTML file, and its figures and their data into `figures/` beside it.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all, and the page last.
     """
     drawn = panels(report)
     svgs = [svg_text(panel.figure) for panel in drawn]
-    write_text(path, _report_page(report, drawn, svgs))
     write_panels(path.parent / FIGURES, drawn, svgs)
+    write_text(path, _report_page(report, drawn, svgs))
 
 
 def render_report(report: Report) -> str:

@@ -197,7 +197,8 @@ def remove_leftovers(directory: Path) -> None:
     """Remove what killed writers left in a directory and below; only for whoever holds the run's lock."""
     for folder, folders, files in os.walk(directory):
         for name in filter(is_leftover, (*folders, *files)):
-            remove(Path(folder, name))
+            with naming_the_file(leftover := Path(folder, name)):  # a folder's own error names a file inside alone
+                remove(leftover)
         folders[:] = [name for name in folders if not is_leftover(name)]
 
 

@@ -37,6 +37,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_what_a_run_that_was_killed_at_its_end_lacks_is_written_by_the_same_command(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    weights = (run / "model.safetensors").read_bytes()
+    (run / "report.html").unlink()
+    (run / "model.safetensors").write_bytes(weights[:-64] + bytes(64))
+    assert main(["run", "--run-dir", str(run), *TINY_RUN]) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert (run / "report.html").is_file()
+    assert (run / "model.safetensors").read_bytes() == weights
+
+
 def test_a_report_is_written_again_from_the_journal(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -85,6 +86,18 @@ def test_only_leftovers_are_removed(tmp_path: Path) -> None:
     assert all(path.exists() for path in kept)
     assert not any(path.exists() for path in leftovers)
     assert (tmp_path / "outside").is_symlink()
+
+
+def test_a_leftover_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = files.temporary_beside(tmp_path / "checkpoint")
+    leftover.mkdir()
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "tensors.safetensors")
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with pytest.raises(OSError, match=re.escape(f"could not write {leftover}: Permission denied")):
+        files.remove_leftovers(tmp_path)
 
 
 def test_a_file_of_a_run_is_read_where_it_is_what_was_written(tmp_path: Path) -> None:
