@@ -21,6 +21,7 @@ from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.builders import check_builder
 from nasx.nn.parts import Parts
+from nasx.nn.skeleton import Make as Make
 from nasx.nn.skeleton import build_skeleton
 from nasx.nn.survey import Survey, kept_surveys
 from nasx.pipeline.config import RunConfig, TrainingSettings
@@ -31,9 +32,6 @@ from nasx.space import ArchSet, Space
 
 if TYPE_CHECKING:
     from nasx.pipeline.stages import RunStage
-
-Make = Callable[[Arch], nn.Module]
-"""Returns the network of an architecture, untrained; with a keyword `drop_path` where it has stochastic depth."""
 
 SupernetMaker = Callable[..., nn.Module]
 """Returns an untrained supernet of a builder and a space, such as `nasx.nn.Supernet` does."""
