@@ -20,10 +20,11 @@ def head_width(inner: int, heads: int) -> int:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float | None = None, dropout: float = 0.0) -> Tensor:
-    """Return multi-head scaled dot-product attention of (B, N, inner) queries and keys, heads joined again.
+    """Return multi-head scaled dot-product attention of queries `q`, keys `k` and values `v`, heads joined again.
 
-    Values, and so the outputs, may have a width of their own. The scale defaults to the heads' width ** -0.5. A
-    ValueError says that `heads` do not divide a width.
+    They are (B, N, inner), and keys and values may be of other tokens; values, and so the outputs, may have another
+    width. `scale` defaults to the heads' width ** -0.5, and `dropout` is the probability that an attention weight is
+    zeroed. A ValueError says that `heads` do not divide a width.
     """
     for t in (q, k, v):
         head_width(t.shape[-1], heads)
