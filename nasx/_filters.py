@@ -1,6 +1,7 @@
 """Conditions that architectures are drawn until they meet, and what messages call them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nasx.arch import Arch
 from nasx.cost import Budget
@@ -48,6 +49,18 @@ class Filter:
                 self._known.clear()
             self._known[arch] = passed  # which another thread may clear at once
         return passed
+
+
+def checked_budget(given: Any, rule: str) -> Budget:
+    """Return what is a budget; a TypeError begins with the rule and says how to make one of anything else."""
+    if isinstance(given, Budget):
+        return given
+    if callable(given):
+        made = f"Budget({getattr(given, '__name__', type(given).__name__).lower().strip('<>')}, at_most=...)"
+    else:
+        bound = repr(given) if isinstance(given, int | float | str) else "..."
+        made = f'Budget(cost, at_most={bound}), with a cost such as counted("macs", make, space, example)'
+    raise TypeError(f"{rule}, but got {given!r}; write {made}")
 
 
 def bounds_of(budget: Budget) -> str:

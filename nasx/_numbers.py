@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, SupportsFloat
 
@@ -40,6 +41,16 @@ def finite_number(value: Any) -> Any:
     """Return a number as `real_number` does; None for infinity and NaN too."""
     number = real_number(value)
     return number if number is not None and math.isfinite(number) else None
+
+
+def check_probabilities(given: float | Mapping[str, float], name: str, *, positive: bool = False) -> None:
+    """Raise ValueError where a probability, or one by its pattern, is outside of 0..1, or 0 though it is `positive`."""
+    if isinstance(given, Mapping) and not given:
+        raise ValueError(f"{name} has no pattern; give one number for all genes")
+    for pattern, value in (given if isinstance(given, Mapping) else {"": given}).items():
+        if not 0 <= value <= 1 or (positive and value == 0):
+            where = f" for {pattern!r}" if pattern else ""
+            raise ValueError(f"`0 {'<' if positive else '<='} {name} <= 1` must hold, but got {value}{where}")
 
 
 def checked_count(n: Any) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from nasx._filters import ArchPredicate, Filter, bounds_of, name_of
+from nasx._filters import ArchPredicate, Filter, bounds_of, checked_budget, name_of
 from nasx._numbers import checked_count
 from nasx._samplers import MAX_TRIES, NoneFound, Sampler, SpaceSampler, TableSampler
 from nasx._tables import MAX_SUMS, Attainable, Tables, attainable, extremes
@@ -224,11 +224,7 @@ class Feasible:
 def _checked(budget: Any) -> Budget:
     if isinstance(budget, list | tuple | set | frozenset | Iterator):
         raise TypeError(f"`within` takes budgets one by one, but got {budget!r}; write within(*budgets)")
-    if not isinstance(budget, Budget):
-        name = getattr(budget, "__name__", type(budget).__name__).lower().strip("<>") if callable(budget) else "cost"
-        bound = repr(budget) if isinstance(budget, int | float | str) else "..."
-        raise TypeError(f"`within` takes budgets, but got {budget!r}; write Budget({name}, at_most={bound})")
-    return budget
+    return checked_budget(budget, "`within` takes budgets")
 
 
 def _merged(budgets: Sequence[Budget], space: Space) -> tuple[Budget, ...]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from nasx._arguments import check_space
 from nasx._cases import shared_space
 from nasx._nested import flattened
+from nasx._onnx import check_installed
 from nasx.arch import Arch, Value
 from nasx.cost import AdditiveCost
 from nasx.feasible import attainable
@@ -474,7 +474,5 @@ def _pick_device(device: str, runtime: OnnxRuntime | None) -> torch.device:
 
 
 def _onnxruntime() -> Any:
-    for package in ("onnxscript", "onnxruntime"):
-        if find_spec(package) is None:
-            raise ImportError(f"ONNX Runtime needs {package}: pip install 'nasx[onnx]'")
+    check_installed("ONNX Runtime")
     return import_module("onnxruntime")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, overload
 
 import numpy as np
 
-from nasx._numbers import checked_count, plain_scalar
+from nasx._numbers import check_probabilities, checked_count, plain_scalar
 from nasx.arch import Arch, Value, check_value, matches, pattern_of
 
 if TYPE_CHECKING:
@@ -767,10 +767,7 @@ def _most(count: Any) -> int:
 
 def pick_genes(genes: Sequence[str], rng: np.random.Generator, probability: Probability) -> list[str]:
     """Draw which genes change: each with a probability in 0..1, and one at random where none was drawn."""
-    for pattern, value in (probability if isinstance(probability, Mapping) else {"": probability}).items():
-        if not 0 <= value <= 1:
-            where = f" for {pattern!r}" if pattern else ""
-            raise ValueError(f"`0 <= probability <= 1` must hold, but got {value}{where}")
+    check_probabilities(probability, "probability")
     if not genes:
         return []
     drawn = [gene for gene in genes if rng.random() < probability_of(gene, probability)]

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from nasx._modules import copied
+from nasx._onnx import check_installed, missing
 from nasx.arch import Arch
 from nasx.cost import Cost
 from nasx.measure import Call, count_macs, count_params
@@ -31,7 +31,6 @@ from nasx.nn.bound import placed
 from nasx.nn.skeleton import default_dtype
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _TOLERANCES = {torch.float64: 0.0, torch.float32: 1e-4, None: 1e-4}
 """Relative differences that computing in a precision explains; None stands for a network's own, at least float32."""
 
@@ -220,9 +219,8 @@ def check_onnx(network: nn.Module, inputs: Tensor, *, tolerance: float = 1e-4) -
     """
     _only_tensor(inputs)
     name = "ONNX export = extracted network"
-    missing = [package for package in _ONNX_PACKAGES if find_spec(package) is None]
-    if missing:
-        return Check(name, None, detail=f"{', '.join(missing)} not installed; pip install 'nasx[onnx]'")
+    if absent := missing():
+        return Check(name, None, detail=f"{', '.join(absent)} not installed; pip install 'nasx[onnx]'")
     network = copied(network).to("cpu", torch.float32).eval()
     inputs = inputs.detach().cpu()
     inputs = inputs.float() if inputs.is_floating_point() else inputs
@@ -251,8 +249,7 @@ def export_onnx(network: nn.Module, inputs: Tensor) -> bytes:
     `inputs` is a batch of at least two, as torch fixes a batch of one. Raises ImportError without the packages of the
     extra `onnx`, and torch's OnnxExporterError for a network that fixes its batch in another way.
     """
-    if missing := [package for package in _ONNX_PACKAGES if find_spec(package) is None]:
-        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'nasx[onnx]'")
+    check_installed("ONNX")
     _only_tensor(inputs)
     if len(inputs) < 2:
         raise ValueError(f"an export with a dynamic batch needs a batch of at least 2, but got {len(inputs)}")

@@ -739,7 +739,7 @@ def _never(arch: Arch) -> bool:
 
 
 def test_a_cost_in_place_of_a_budget_is_refused_with_the_mend() -> None:
-    with pytest.raises(TypeError, match=r"got 40; write Budget\(cost, at_most=40\)"):
+    with pytest.raises(TypeError, match=r"got 40; write Budget\(cost, at_most=40\), with a cost such as"):
         SHARED.within(40)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"write Budget\(total, at_most=\.\.\.\)"):
         SHARED.within(Total())  # type: ignore[arg-type]

@@ -368,6 +368,6 @@ def test_what_onnx_runtime_cannot_do_is_refused(onnxruntime: Any, monkeypatch: p
     with pytest.raises(ValueError, match="memory of the host, but got device='cuda'"):
         time_modules(timed, device="cuda", runtime=OnnxRuntime())
     found: Any = importlib.util.find_spec
-    monkeypatch.setattr("nasx.latency.find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    monkeypatch.setattr("nasx._onnx.find_spec", lambda name: None if name == "onnxruntime" else found(name))
     with pytest.raises(ImportError, match=r"ONNX Runtime needs onnxruntime: pip install 'nasx\[onnx\]'"):
         time_modules(timed, device="cpu", runtime=OnnxRuntime())

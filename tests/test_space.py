@@ -314,6 +314,8 @@ def test_a_probability_lies_between_0_and_1(probability: Any) -> None:
     for some in (space, space.where(lambda arch: True)):
         with pytest.raises(ValueError, match=r"<= 1` must hold, but got (1\.5|-1|nan|-0\.1 for '\*')$"):
             some.mutate(space[0], 0, probability)
+        with pytest.raises(ValueError, match=r"^probability has no pattern; give one number for all genes$"):
+            some.mutate(space[0], 0, {})
 
 
 def test_an_architecture_from_elsewhere_has_no_children() -> None:

@@ -476,7 +476,7 @@ def test_onnx_of_a_network_that_knows_its_batch_fails() -> None:
 
 def test_without_onnx_the_check_is_skipped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found: Any = importlib.util.find_spec
-    monkeypatch.setattr("nasx.verify.find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    monkeypatch.setattr("nasx._onnx.find_spec", lambda name: None if name == "onnxruntime" else found(name))
     report = verify(Net(), ARCH, inputs(), onnx=True)
     assert report.passed
     assert report.checks[-1].passed is None

@@ -91,8 +91,8 @@ class TrainBatches:
         if augment.of_photos:
             if not isinstance(images, Photos):
                 raise ValueError(
-                    "resized_crop, auto_augment and color_jitter are of photographs read from files, but these images "
-                    "are arrays; use pad_crop, flip, rotate, zoom and erase"
+                    "`resized_crop`, `auto_augment` and `color_jitter` are of photographs read from files, but these "
+                    "images are arrays; use `pad_crop`, `flip`, `rotate`, `zoom` and `erase`"
                 )
             view_transform(images.image_size, augment, tuple(mean))  # refuses what timm does not know
         self.steps_per_epoch = len(images) // batch_size
@@ -310,7 +310,7 @@ def _normalise(images: Tensor, *, means: Tensor, stds: Tensor) -> Tensor:
 
 def _mixing(mixup: float, cutmix: float, label_smoothing: float, classes: int | None, batch_size: int) -> _Mix | None:
     if mixup < 0 or cutmix < 0:
-        raise ValueError(f"mixup and cutmix must not be negative, but got {mixup} and {cutmix}")
+        raise ValueError(f"`mixup` and `cutmix` must not be negative, but got {mixup} and {cutmix}")
     if not (mixup or cutmix):
         if label_smoothing:
             raise ValueError(
@@ -318,9 +318,9 @@ def _mixing(mixup: float, cutmix: float, label_smoothing: float, classes: int | 
             )
         return None
     if classes is None:
-        raise ValueError("mixup and cutmix need the number of classes, for their targets are probabilities")
+        raise ValueError("`mixup` and `cutmix` need the number of classes, for their targets are probabilities")
     if batch_size % 2:
-        raise ValueError(f"mixup and cutmix mix pairs and need an even batch_size, but got {batch_size}")
+        raise ValueError(f"`mixup` and `cutmix` mix pairs and need an even batch_size, but got {batch_size}")
     mixing = timm_data("mixup and cutmix").Mixup
     mix: _Mix = mixing(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=label_smoothing, num_classes=classes)
     return mix

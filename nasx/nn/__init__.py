@@ -3,7 +3,7 @@
 from nasx.nn.cell import Cell
 from nasx.nn.depthwise import depthwise_conv1d
 from nasx.nn.importance import Member, Units, heads, neurons, order_by_importance
-from nasx.nn.layers import Attention, DropPath, FeedForward, drop_path
+from nasx.nn.layers import Attention, DropPath, FeedForward, attend, drop_path
 from nasx.nn.layout import Index, Rule, Stack, centred, prefix, stacked, suffix
 from nasx.nn.supernet import Subnet, Supernet, SupernetLike
 from nasx.nn.vit import ImageConfig, PatchEmbed, ViT, ViTConfig, block_parts, drop_path_rates, hidden_width
@@ -25,6 +25,7 @@ __all__ = [
     "Units",
     "ViT",
     "ViTConfig",
+    "attend",
     "block_parts",
     "centred",
     "depthwise_conv1d",

@@ -5,6 +5,7 @@ Shapes: tokens are (B, N, C), batch, tokens, channels; attention splits its inne
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,12 +20,15 @@ def head_width(inner: int, heads: int) -> int:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float | None = None, dropout: float = 0.0) -> Tensor:
-    """Return multi-head scaled dot-product attention of (B, N, inner) queries, keys and values, heads joined again.
+    """Return multi-head scaled dot-product attention of queries `q`, keys `k` and values `v`, heads joined again.
 
-    The scale defaults to the heads' width ** -0.5.
+    They are (B, N, inner), and keys and values may be of other tokens; values, and so the outputs, may have another
+    width. `scale` defaults to the heads' width ** -0.5, and `dropout` is the probability that an attention weight is
+    zeroed. A ValueError says that `heads` do not divide a width.
     """
-    width = head_width(q.shape[-1], heads)
-    q, k, v = (t.reshape(*t.shape[:2], heads, width).transpose(1, 2) for t in (q, k, v))
+    for t in (q, k, v):
+        head_width(t.shape[-1], heads)
+    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale).transpose(1, 2).flatten(2)
 
 

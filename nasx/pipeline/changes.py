@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasx._nested import flattened
+from nasx._nested import ABSENT, same_json, short_json
 from nasx.pipeline.config import RunConfig
 from nasx.pipeline.records import SETTINGS, read_asked, read_settings, stage_results
 from nasx.pipeline.stages import RunStage
@@ -110,66 +110,72 @@ def recorded_run(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]
     return found["config"], found["versions"]
 
 
-def explain_changes(directory: Path, asked: Mapping[str, Any], changeable: Sequence[str]) -> str:
-    """Return why a run cannot be continued: what differs, in words."""
-    before, _ = recorded_run(directory)
-    different = list(_differences(before, asked, changeable))
+def explain_changes(
+    directory: Path, fields: Mapping[str, tuple[Any, Any]], before: Mapping[str, Any], asked: Mapping[str, Any]
+) -> str:
+    """Return in words why a run cannot be continued, whose record differs from what is asked for in `fields`."""
+    found = list(_explained(fields, before, asked)) or [_another(name, *values) for name, values in fields.items()]
     return (
-        f"the run in {directory} was started with {'; '.join(different) or 'other settings'}; continue it with the "
-        "same, or choose another run directory"
+        f"the run in {directory} was started with {'; '.join(found)}; continue it with the same, or choose another run "
+        "directory"
     )
 
 
-def _differences(before: Mapping[str, Any], asked: Mapping[str, Any], changeable: Sequence[str]) -> Iterator[str]:
-    for key in sorted(set(before) | set(asked)):
-        old, new = before.get(key), asked.get(key)
-        if _same(old, new) or key in ("config", "problem", "split"):
-            continue
-        yield f"another {key} ({_short(old)}, now {_short(new)})"
-    settings = dict(flattened(before.get("config", {}))), dict(flattened(asked["config"]))
-    for name in dict.fromkeys((*settings[0], *settings[1])):
-        old, new = settings[0].get(name), settings[1].get(name)
-        if not _same(old, new) and not any(f"config.{name}.".startswith(f"{pattern}.") for pattern in changeable):
-            yield f"another {name} ({_short(old)}, now {_short(new)})"
-    yield from _other_teachers(before, asked, changeable)
+def _explained(
+    fields: Mapping[str, tuple[Any, Any]], before: Mapping[str, Any], asked: Mapping[str, Any]
+) -> Iterator[str]:
+    for key in dict.fromkeys(name.partition(".")[0] for name in fields):
+        if key not in ("config", "problem", "split"):
+            yield _another(key, before.get(key, ABSENT), asked.get(key, ABSENT))
+    for name, (old, new) in fields.items():
+        if name.startswith("config."):
+            yield _another(name.removeprefix("config."), old, new)
+    yield from _other_teachers(fields, before, asked)
     yield from _other_problem(before.get("problem", {}), asked["problem"])
     yield from _other_data(before.get("split", {}), asked["split"])
 
 
-def _other_teachers(before: Mapping[str, Any], asked: Mapping[str, Any], changeable: Sequence[str]) -> Iterator[str]:
+def _another(name: str, old: Any, new: Any) -> str:
+    was, now = ("absent" if value is ABSENT else short_json(value, 60) for value in (old, new))
+    return f"another {name} ({was}, now {now})"
+
+
+def _other_teachers(
+    fields: Mapping[str, tuple[Any, Any]], before: Mapping[str, Any], asked: Mapping[str, Any]
+) -> Iterator[str]:
     """Say which trainings learn from another network, where no setting says it already."""
     for section, teacher in asked["problem"]["teachers"].items():
-        old = before.get("problem", {}).get("teachers", {}).get(section)
-        named = [config.get("config", {}).get(section, {}).get("teacher") for config in (before, asked)]
-        if old != teacher and named[0] == named[1] and f"problem.teachers.{section}" not in changeable:
+        changed = any(f"{name}.".startswith(f"problem.teachers.{section}.") for name in fields)
+        if changed and f"config.{section}.teacher" not in fields:
+            old = before.get("problem", {}).get("teachers", {}).get(section)
             was = "no teacher" if old is None else "a teacher"
             now = "none" if teacher is None else "one" if old is None else "another"
             yield f"{was} in {section}, now {now}"
 
 
 def _other_problem(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
-    other_space = not _same(before.get("space"), asked["space"])
+    other_space = not same_json(before.get("space"), asked["space"])
     if other_space:
         sizes = [_approximate(problem.get("space", {}).get("size")) for problem in (before, asked)]
         yield f"another search space ({sizes[0]} architectures, now {sizes[1]})"
     bounds = ["; ".join(problem.get("budget", {}).get("bounds", ())) or "none" for problem in (before, asked)]
     # another space has other networks to compare the costs of
-    if bounds[0] != bounds[1] or (not other_space and not _same(before.get("budget"), asked["budget"])):
+    if bounds[0] != bounds[1] or (not other_space and not same_json(before.get("budget"), asked["budget"])):
         yield f"another budget ({bounds[0]}, now {bounds[1] if bounds[0] != bounds[1] else 'with other costs'})"
-    if not other_space and not _same(before.get("network"), asked["network"]):
+    if not other_space and not same_json(before.get("network"), asked["network"]):
         builders = [
             f"{network.get('tensors')} tensors and {network.get('parameters'):,} parameters"
             for network in (problem.get("network", {}) for problem in (before, asked))
         ]
-        same = builders[0] == builders[1]
-        yield f"a builder of other networks (one of {builders[0]}, now {'other modules' if same else builders[1]})"
-    alike = all(_same(before.get(key), asked[key]) for key in ("space", "network"))
-    if alike and not _same(before.get("sharing"), asked["sharing"]):
+        now = "other modules" if builders[0] == builders[1] else builders[1]
+        yield f"a builder of other networks (one of {builders[0]}, now {now})"
+    alike = all(same_json(before.get(key), asked[key]) for key in ("space", "network"))
+    if alike and not same_json(before.get("sharing"), asked["sharing"]):
         yield "a supernet that shares weights otherwise (its `separate`, `layout` or `parts`)"
     for key in ("loss", "metric"):
         if before.get(key) != asked[key]:
             yield f"another {key} ({before.get(key)}, now {asked[key]})"
-    if all(_same(before.get(key), asked[key]) for key in asked if key not in ("untrained", "teachers")):
+    if all(same_json(before.get(key), asked[key]) for key in asked if key not in ("untrained", "teachers")):
         yield from _other_outputs(before.get("untrained", ()), asked["untrained"])
 
 
@@ -178,7 +184,7 @@ def _other_outputs(before: Sequence[Mapping[str, Any]], asked: Sequence[Mapping[
     modes = {"loss": "", "score": "", "training loss": " in training mode"}
     for old, new in zip(before, asked, strict=False):
         for key, mode in modes.items():
-            if not _same(old.get(key), new[key]):
+            if not same_json(old.get(key), new[key]):
                 yield (
                     f"networks, samples, a loss or a metric that compute something else ({key.split()[-1]} of an "
                     f"untrained network{mode} {_rounded(old.get(key))}, now {_rounded(new[key])})"
@@ -194,7 +200,7 @@ def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator
     names = {"train": "training", "val": "validation", "test": "test"}
     for part, name in names.items():
         old, new = before.get(part) or {}, asked.get(part) or {}
-        if _same(old, new):
+        if same_json(old, new):
             continue
         counts = [found.get("images", found.get("samples")) for found in (old, new)]
         if counts[0] != counts[1]:
@@ -202,22 +208,13 @@ def _other_data(before: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator
         else:
             yield f"other {name} data (as many, but not the same)"
     rest = [{k: v for k, v in split.items() if k not in names} for split in (before, asked)]
-    if not _same(*rest) and all(_same(before.get(part), asked.get(part)) for part in names):
-        yield f"another split ({_short(rest[0])}, now {_short(rest[1])})"
+    if not same_json(*rest) and all(same_json(before.get(part), asked.get(part)) for part in names):
+        yield f"another split ({short_json(rest[0], 60)}, now {short_json(rest[1], 60)})"
 
 
 def _settings(stage: RunStage, config: RunConfig) -> dict[str, Any]:
     dumped = json.loads(config.model_dump_json())
     return {section: dumped[section] for section in stage.sections if section in dumped}
-
-
-def _same(old: Any, new: Any) -> bool:
-    return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _approximate(size: str | None) -> str:

@@ -79,8 +79,17 @@ What makes one is called as `method(architectures, seed=...)`.
 
 
 def with_settings_named(message: str, section: str, arguments: Sequence[str]) -> str:
-    """Return a message about arguments of the library with the names of the settings that they come from."""
-    return re.sub(rf"(?<![\w.])({'|'.join(arguments)})(?![\w.])", rf"{section}.\1", message)
+    """Return a message about arguments of the library with the names of the settings that they come from.
+
+    An argument without an underscore may be a word of English, unless a backtick stands before it, or `=` or "must"
+    behind it.
+    """
+
+    def in_full(found: re.Match[str]) -> str:
+        backtick, name, behind = found.groups()
+        return f"{backtick}{section}.{name}{behind}" if backtick or behind or "_" in name else found[0]
+
+    return re.sub(rf"(?<![\w.])(`?)({'|'.join(arguments)})(?![\w.])(=| must\b|)", in_full, message)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from nasx.pipeline.context import Context
 from nasx.pipeline.fingerprint import digest_of, sharing_of
 from nasx.pipeline.records import read_asked, stage_results
-from nasx.run.checkpoints import Checkpoint, Checkpoints, unflatten_state
-from nasx.run.stages import CHECKPOINTS
+from nasx.run.checkpoints import Checkpoint, unflatten_state
+from nasx.run.stages import checkpoints_in
 from nasx.space import Space
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def take_earlier(context: Context, space: Space) -> dict[str, Any] | None:
 
 def trained_supernet_of(directory: Path, stage: str, result: Any) -> Checkpoint | None:
     """Return the checkpoint that a finished training of a supernet left, or None where it is there no more."""
-    checkpoint = Checkpoints(directory / stage / CHECKPOINTS, identity=stage).latest()
+    checkpoint = checkpoints_in(directory / stage, stage).latest()
     return checkpoint if checkpoint is not None and checkpoint.step == result["steps"] else None
 
 

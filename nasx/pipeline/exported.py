@@ -19,7 +19,7 @@ from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import Recipe, no_network, one_network, open_recipe, recipe_names
 from nasx.pipeline.records import WEIGHTS
 from nasx.pipeline.vit import ViTProblem, ViTRunConfig
-from nasx.pipeline.weight_files import read_weights
+from nasx.pipeline.weight_files import load_weights, read_weights
 from nasx.run.stages import RUN
 from nasx.train import device_of
 from nasx.weights import fit_weights
@@ -179,7 +179,7 @@ def from_run(recipe: Recipe, run: FinishedRun) -> ExportedModel:
     method = f", method {run.summary['method']}" if searched and "method" in run.summary else ""
     return ExportedModel(
         recipe=recipe.name,
-        network=_with_weights(problem.make(run.arch), weights),
+        network=load_weights(problem.make(run.arch), weights).eval(),
         arch=run.arch,
         vit=problem.vit_settings,
         classes=names,
@@ -202,7 +202,7 @@ def from_file(recipe: Recipe, path: Path) -> ExportedModel:
         raise ValueError(f"{path} does not say what its network's {error} is; export it again") from None
     return ExportedModel(
         recipe=recipe.name,
-        network=_with_weights(recipe.build(vit, arch), load_file(path)),
+        network=load_weights(recipe.build(vit, arch), load_file(path)).eval(),
         arch=arch,
         vit=described["vit"],
         classes=classes if isinstance(classes, int) else tuple(classes),
@@ -222,10 +222,6 @@ def with_weights(network: nn.Module, num_classes: int, weights: Mapping[str, Ten
                 f"the weights are of {len(weights[name])} classes, but {num_classes} are expected; give data or "
                 f"--classes {len(weights[name])} that they belong to"
             )
-    return _with_weights(network, weights)
-
-
-def _with_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    places = {name: (name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
-    network.load_state_dict(fit_weights(weights, places))
+    fitting = fit_weights(weights, {name: (name, tuple(tensor.shape)) for name, tensor in state.items()})
+    network.load_state_dict(fitting)
     return network.eval()

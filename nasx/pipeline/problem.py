@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nasx._filters import checked_budget
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Budget, Cost
 from nasx.feasible import Attainable, attainable
@@ -20,6 +21,7 @@ from nasx.measure import counted
 from nasx.nn import Supernet
 from nasx.nn.builders import check_builder
 from nasx.nn.parts import Parts
+from nasx.nn.skeleton import Make as Make
 from nasx.nn.skeleton import build_skeleton
 from nasx.nn.survey import Survey, kept_surveys
 from nasx.pipeline.config import RunConfig, TrainingSettings
@@ -30,9 +32,6 @@ from nasx.space import ArchSet, Space
 
 if TYPE_CHECKING:
     from nasx.pipeline.stages import RunStage
-
-Make = Callable[[Arch], nn.Module]
-"""Returns the network of an architecture, untrained; with a keyword `drop_path` where it has stochastic depth."""
 
 SupernetMaker = Callable[..., nn.Module]
 """Returns an untrained supernet of a builder and a space, such as `nasx.nn.Supernet` does."""
@@ -319,14 +318,7 @@ def _budgets(given: Any) -> tuple[Budget, ...]:
     if given is None or isinstance(given, Budget):
         return () if given is None else (given,)
     budgets = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else (given,)
-    for budget in budgets:
-        if not isinstance(budget, Budget):
-            bound = repr(budget) if isinstance(budget, int | float | str) else "..."
-            raise TypeError(
-                f"`budget` must be a Budget or several, but got {budget!r}; write Budget(cost, at_most={bound}), with "
-                'a cost such as counted("macs", make, space, example)'
-            )
-    return budgets
+    return tuple(checked_budget(budget, "`budget` must be a Budget or several") for budget in budgets)
 
 
 def distinct_samples(archs: ArchSet, count: int, seed: int) -> list[Arch]:

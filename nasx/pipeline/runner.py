@@ -338,6 +338,4 @@ def _opened(
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)
     except ConfigChanged as error:
-        if not before:
-            raise
-        raise ConfigChanged(explain_changes(directory, asked, changeable)) from error
+        raise ConfigChanged(explain_changes(directory, error.fields, before, asked), error.fields) from error

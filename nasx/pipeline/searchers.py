@@ -38,8 +38,7 @@ def make_searcher(config: Search, archs: ArchSet, costs: Sequence[Cost], seed: i
     try:
         searcher = _searcher(config, archs, costs, seed)
     except ValueError as error:
-        named = ("mutation_probability", "population", "generations", "parents", "mutations", "crossovers")
-        raise ValueError(with_settings_named(str(error), "search", named)) from error
+        raise ValueError(with_settings_named(str(error), "search", ("mutation_probability",))) from error
     if searcher.done:
         raise ValueError("search.method is done before it has asked for a candidate; give it evaluations to spend")
     return searcher

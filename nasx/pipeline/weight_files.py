@@ -58,6 +58,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str = 
     except RuntimeError as error:
         faults = "; ".join(_faults(network, weights)) or str(error)
         raise ValueError(f"{name} do not fit: {faults}") from error
+    floats = (key for key, tensor in network.state_dict().items() if key in weights and tensor.is_floating_point())
+    if whole := [key for key in floats if not weights[key].is_floating_point()]:  # which torch converts silently
+        raise ValueError(
+            f"{name} do not fit: {_counted(whole, 'holds', 'hold')} {weights[whole[0]].dtype} and no floating numbers; "
+            "are they quantised? give the weights before that"
+        )
     return network
 
 

@@ -13,12 +13,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from nasx._nested import differences, short_json
 from nasx.arch import matches
 from nasx.run import files
 from nasx.run.files import Json
@@ -27,7 +28,6 @@ from nasx.run.lock import RunLock
 from nasx.run.signals import StopFlag
 from nasx.run.stages import JOURNAL, LOCK, RUN, Stage, StageContext, check_stages
 
-ABSENT = "(absent)"
 LOST = "restore it from a copy, or start a new run directory"
 """What to do about a file of a run that nothing can write again."""
 
@@ -35,7 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class ConfigChanged(ValueError):
-    """A run is continued with another config than it was started with; the message lists the differing fields."""
+    """A run is continued with another config than it was started with; the message lists the differing fields.
+
+    `fields` has the old and the new value of each by its dotted name.
+    """
+
+    def __init__(self, message: str, fields: Mapping[str, tuple[Json, Json]] | None = None) -> None:
+        super().__init__(message)
+        self.fields = dict(fields or {})
 
 
 class RunDirectory:
@@ -91,15 +98,18 @@ class RunDirectory:
             files.write_json(self.path / RUN, {**asked, "started": started})
             return
         found = files.read_record(self.path / RUN, LOST, config=object, versions=dict)
-        config = _differences(found.get("config"), asked["config"])
+        config = differences(found.get("config"), asked["config"])
         refused = {field: change for field, change in config.items() if not _is_changeable(field, changeable)}
         if refused:
-            changes = "; ".join(f"{field}: {_short(old)} -> {_short(new)}" for field, (old, new) in refused.items())
+            changes = "; ".join(
+                f"{field}: {short_json(old)} -> {short_json(new)}" for field, (old, new) in refused.items()
+            )
             raise ConfigChanged(
                 f"the run in {self.path} was started with another config: {changes}; "
-                f"continue with the same config, or choose another run directory"
+                f"continue with the same config, or choose another run directory",
+                refused,
             )
-        versions = _differences(found.get("versions"), asked["versions"])
+        versions = differences(found.get("versions"), asked["versions"])
         if versions:
             changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in versions.items())
             logger.warning("the run in %s continues with other versions (%s); results can differ", self.path, changes)
@@ -196,30 +206,7 @@ def _check_is_run(path: Path) -> None:
         )
 
 
-def _differences(old: Json, new: Json) -> dict[str, tuple[Json, Json]]:
-    before, after = dict(_fields(old)), dict(_fields(new))
-    both = {name: (before.get(name, ABSENT), after.get(name, ABSENT)) for name in (*before, *after)}
-    return {name: pair for name, pair in both.items() if _canonical(pair[0]) != _canonical(pair[1])}
-
-
-def _canonical(value: Json) -> str:
-    return json.dumps(value, sort_keys=True)  # as text: 1, 1.0 and true are equal in Python
-
-
-def _fields(value: Json, name: str = "") -> Iterator[tuple[str, Json]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _fields(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
-
-
 def _is_changeable(field: str, patterns: Collection[str]) -> bool:
     segments = field.split(".")
     above = [".".join(segments[: length + 1]) for length in range(len(segments))]
     return any(matches(pattern, name) for pattern in patterns for name in above)
-
-
-def _short(value: Json) -> str:
-    text = value if value is ABSENT else _canonical(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -60,16 +60,11 @@ class StageContext:
     @property
     def checkpoints(self) -> "Checkpoints":
         """The stage's checkpoints; read on demand because they load torch."""
-        return self._checkpoints(self.name, self.directory)
+        return checkpoints_in(self.directory, self.name)
 
     def checkpoints_of(self, name: str) -> "Checkpoints":
         """Return the checkpoints of an input stage; any other name is a ValueError."""
-        return self._checkpoints(name, self.stage_directory(name))
-
-    def _checkpoints(self, name: str, directory: Path) -> "Checkpoints":
-        from nasx.run.checkpoints import Checkpoints
-
-        return Checkpoints(directory / CHECKPOINTS, identity=name)
+        return checkpoints_in(self.stage_directory(name), name)
 
     def stage_directory(self, name: str) -> Path:
         """Return the folder of an input stage, to read its files; any other name is a ValueError."""
@@ -78,6 +73,13 @@ class StageContext:
                 f"stage {self.name!r} reads only {sorted(self.inputs)}, but asked for {name!r}; add it to its inputs"
             )
         return self.run_directory / name
+
+
+def checkpoints_in(directory: Path, stage: str) -> "Checkpoints":
+    """Return the checkpoints in the folder of a stage."""
+    from nasx.run.checkpoints import Checkpoints
+
+    return Checkpoints(directory / CHECKPOINTS, identity=stage)
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasx._arguments import canonical_in, whole_number
+from nasx._numbers import check_probabilities
 from nasx.arch import Arch
 from nasx.cost import AdditiveCost, Cost, amount_of
 from nasx.feasible import attainable
@@ -51,8 +52,7 @@ class ParetoSearch(Searcher):
         if not self.costs:
             raise ValueError("a Pareto search needs at least one cost beside the score; for none, use Evolution")
         check_probability(space, mutation_probability)
-        if not 0 <= crossover_probability <= 1:
-            raise ValueError(f"`0 <= crossover_probability <= 1` must hold, but got {crossover_probability}")
+        check_probabilities(crossover_probability, "crossover_probability")
 
     def costs_of(self, arch: Arch) -> tuple[float, ...]:
         """Return an architecture's costs, in the order of `costs`; a ValueError names one that is no finite number."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nasx._arguments import check_archs, checked_seed, whole_number
-from nasx._numbers import real_number
+from nasx._numbers import check_probabilities, real_number
 from nasx.arch import Arch
 from nasx.feasible import NoneFound
 from nasx.space import ArchSet, Probability, probability_of
@@ -239,13 +239,7 @@ class NewCandidates:
 
 def check_probability(space: ArchSet, mutation_probability: Probability) -> None:
     """Raise ValueError for an invalid mutation probability; a mapping must cover every gene of the space."""
-    each = mutation_probability if isinstance(mutation_probability, Mapping) else {"": mutation_probability}
-    if not each:
-        raise ValueError("mutation_probability has no pattern; give one number for all genes")
-    for pattern, value in each.items():
-        if not 0 < value <= 1:
-            where = f" for {pattern!r}" if pattern else ""
-            raise ValueError(f"`0 < mutation_probability <= 1` must hold, but got {value}{where}")
+    check_probabilities(mutation_probability, "mutation_probability", positive=True)
     for name, choice in space.space.walk():
         if len(choice.options) > 1:
             probability_of(name, mutation_probability)

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nasx._names import callable_name
+from nasx._numbers import real_number
 from nasx.train.batch import batch_size, mapped, with_fields
 
 
@@ -64,12 +66,7 @@ def is_dataset_metric(metric: object) -> TypeGuard[DatasetMetric]:
 
 def metric_name(metric: object) -> str:
     """Return what tables and messages call a metric."""
-    if isinstance(metric, str):
-        return metric
-    while isinstance(metric, partial):
-        metric = metric.func
-    name = str(getattr(metric, "__name__", type(metric).__name__))
-    return "metric" if name == "<lambda>" else name
+    return metric if isinstance(metric, str) else callable_name(metric, "metric")
 
 
 def metric_settings(metric: object) -> dict[str, Any]:
@@ -259,13 +256,11 @@ def _alone() -> bool:
 
 
 def _one_number(value: Any, name: str) -> float:
-    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
-        value = value.item()
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, int | float):
-        return float(value)
-    what = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+    number = real_number(value)
+    if number is not None:
+        return float(number)
+    shape = tuple(getattr(value, "shape", ()))
+    what = f"shape {shape}" if shape else f"a {type(value).__name__}"
     if isinstance(value, Mapping):
         what += f" with {', '.join(map(repr, list(value)[:5]))}"
     raise ValueError(

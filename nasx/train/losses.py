@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx._names import callable_name
 from nasx.train.batch import move
 
 Loss = Callable[[Any, Any], Tensor]
@@ -310,8 +311,7 @@ def _ignored(loss: Loss) -> int:
 
 def name_of(loss: Loss) -> str:
     """Return what messages call a loss."""
-    plain = _plain(loss)
-    return getattr(plain, "__name__", type(plain).__name__)
+    return callable_name(loss)
 
 
 def _described(targets: Any) -> str:

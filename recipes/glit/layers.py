@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasx.nn import depthwise_conv1d
+from nasx.nn import attend, depthwise_conv1d
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
@@ -71,14 +71,8 @@ class LocalConv(nn.Module):
         return x.transpose(1, 2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float) -> Tensor:
-    """Return the outputs (B, N, V) of some heads, joined, for queries and keys of one width and values of another."""
-    q, k, v = (torch.unflatten(t, -1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
-
-
 def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float, window: int) -> Tensor:
-    """Return the same where each patch sees the successive patches of its own window and the class token.
+    """Return the attention where each patch sees the successive patches of its own window and the class token.
 
     The class token sees all; the window divides the number of patches.
     """
@@ -90,8 +84,8 @@ def attend_in_windows(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: floa
     def with_class_token(t: Tensor) -> Tensor:
         return torch.cat([t[:, None, :1].expand(-1, windows, -1, -1), cut(t)], dim=2).flatten(0, 1)
 
-    class_token = attend(q[:, :1], k, v, heads, dropout)
-    patches = attend(cut(q).flatten(0, 1), with_class_token(k), with_class_token(v), heads, dropout)
+    class_token = attend(q[:, :1], k, v, heads, dropout=dropout)
+    patches = attend(cut(q).flatten(0, 1), with_class_token(k), with_class_token(v), heads, dropout=dropout)
     return torch.cat([class_token, patches.reshape(-1, windows * window, v.shape[-1])], dim=1)
 
 
@@ -124,7 +118,7 @@ class Heads(nn.Module):
         q, k, v = self.qkv(x).split(self.widths, dim=-1)
         dropout = self.dropout if self.training else 0.0
         if self.window is None:
-            x = attend(q, k, v, self.heads, dropout)
+            x = attend(q, k, v, self.heads, dropout=dropout)
         else:
             x = attend_in_windows(q, k, v, self.heads, dropout, self.window)
         return x if self.proj is None else self.proj(x)

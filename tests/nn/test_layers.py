@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nasx.measure import count_params
-from nasx.nn import Attention, DropPath, FeedForward, drop_path
+from nasx.nn import Attention, DropPath, FeedForward, attend, drop_path
 
 few = settings(max_examples=15)
 
@@ -52,6 +52,15 @@ def test_attention_counts_the_parameters_of_deit_tiny() -> None:
     # GLiT-Tiny's widest: 64 * 3 channels with d_k = 384 (table 2)
     assert count_params(Attention(192, 3, inner=384)) == 192 * 1152 + 1152 + 384 * 192 + 192
     assert count_params(Attention(64, 1, inner=32, out_dim=16, qkv_bias=False)) == 64 * 96 + 32 * 16 + 16
+
+
+def test_values_may_have_another_width_than_queries_that_the_heads_share_too() -> None:
+    q, k, v = torch.randn(2, 5, 6), torch.randn(2, 7, 6), torch.randn(2, 7, 15)
+    heads = zip(q.chunk(3, -1), k.chunk(3, -1), v.chunk(3, -1), strict=True)
+    expected = torch.cat([F.scaled_dot_product_attention(*head) for head in heads], -1)
+    torch.testing.assert_close(attend(q, k, v, 3), expected)
+    with pytest.raises(ValueError, match="heads share the inner width equally, but got 3 heads for 16"):
+        attend(q, k, torch.randn(2, 7, 16), 3)
 
 
 def test_attention_dropout_acts_in_training_alone() -> None:

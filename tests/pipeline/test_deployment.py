@@ -26,11 +26,12 @@ from nasx.nn import ImageConfig
 from nasx.pipeline.classifier import Classifier
 from nasx.pipeline.errors import ExportFailed
 from nasx.pipeline.export_formats import write_onnx, write_pt2, write_safetensors
-from nasx.pipeline.exported import ExportedModel, open_model
+from nasx.pipeline.exported import ExportedModel, from_file, open_model
 from nasx.pipeline.model_card import MARK
 from nasx.pipeline.onnx_files import add_preprocessing
 from nasx.pipeline.preprocessing import Preprocessing
 from nasx.pipeline.recipe import open_recipe, recipe_module, recipe_names
+from nasx.pipeline.weight_files import load_weights
 from nasx.run import write_bytes
 from nasx.verify import export_onnx
 from recipes.autoformer.model import AutoFormerConfig
@@ -81,6 +82,30 @@ def exported(recipe: str) -> ExportedModel:
         accuracies={"test": 0.75},
         origin="Not trained.",
     )
+
+
+def test_whole_numbers_in_a_networks_state_are_read_back(tmp_path: Path) -> None:
+    recipe, model = open_recipe("localvit"), exported("localvit")
+
+    def counting(*arguments: Any) -> nn.Module:
+        network = recipe.build(*arguments)
+        network.register_buffer("places", torch.zeros(3, dtype=torch.int64))
+        return network
+
+    model.network.register_buffer("places", torch.tensor([2, 0, 1]))
+    write_safetensors(model, tmp_path)
+    network = from_file(replace(recipe, build=counting), tmp_path / "model.safetensors").network
+    assert network.state_dict()["places"].tolist() == [2, 0, 1]
+    assert not network.training
+    with pytest.raises(ValueError, match="the weights do not fit: 'places' is unexpected"):
+        from_file(recipe, tmp_path / "model.safetensors")
+
+
+def test_quantised_weights_are_refused() -> None:
+    network = nn.Linear(2, 3)
+    weights = {"weight": torch.ones(3, 2, dtype=torch.int8), "bias": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"do not fit: 'weight' holds torch\.int8 .*; are they quantised\?"):
+        load_weights(network, weights)
 
 
 def test_a_network_is_counted_wherever_it_lies() -> None:

@@ -16,6 +16,7 @@ from nasx.arch import Value
 from nasx.cost import AdditiveCost
 from nasx.measure import CachedCost, count_macs
 from nasx.pipeline import Problem, Refused, RunConfig, Task, plan, run
+from nasx.pipeline.config import with_settings_named
 from nasx.pipeline.planning import stage_lines
 from nasx.pipeline.progress import silent
 from tests.pipeline.problems import glit
@@ -292,6 +293,19 @@ def test_batch_norm_groups_of_one_sample_are_refused(section: str) -> None:
 def test_too_few_validation_samples_are_refused_in_the_words_of_the_task() -> None:
     with pytest.raises(ValueError, match=r"3 validation samples are too few .* with `val_fraction`, or samples of"):
         perceptrons(train=labelled(torch.arange(30) % 3)).check()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("timm cannot augment images in epochs of 7", "timm cannot augment images in epochs of 7"),
+        ("use `augment`, not epochs=3; epochs must be 4", "use `at.augment`, not at.epochs=3; at.epochs must be 4"),
+        ("lower batch_size, at.batch_size or own_batch_size", "lower at.batch_size, at.batch_size or own_batch_size"),
+        ("`0 < batch_size <= 9` must hold", "`0 < at.batch_size <= 9` must hold"),
+    ],
+)
+def test_messages_name_settings_where_they_speak_of_arguments(message: str, expected: str) -> None:
+    assert with_settings_named(message, "at", ("augment", "epochs", "batch_size")) == expected
 
 
 def test_recalibration_that_images_cannot_have_is_refused() -> None:

@@ -171,6 +171,12 @@ def test_a_changed_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     for part in ("search.population: 50 -> 40", "search.seeds: [1, 2] -> [1, 3]", 'name: "x" -> (absent)', "new: "):
         assert part in message
     assert "machine" not in message
+    assert raised.value.fields == {
+        "search.population": (50, 40),
+        "search.seeds": ([1, 2], [1, 3]),
+        "name": ("x", "(absent)"),
+        "new": ("(absent)", True),
+    }
     with pytest.raises(ConfigChanged, match=r"population: 50 -> 50\.0"):
         open_run(tmp_path, {**CONFIG, "search": {"population": 50.0, "seeds": [1, 2]}})
     open_run(tmp_path, json.loads(json.dumps(CONFIG, sort_keys=True))).close()  # the lock is free again

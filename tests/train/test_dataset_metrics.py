@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -158,6 +159,8 @@ def test_a_network_whose_outputs_are_not_finite_scores_nan() -> None:
         ({"map": 0.5, "map_50": 0.7}, "but got a dict with 'map', 'map_50'"),
         (torch.ones(3), r"but got shape \(3,\)"),
         ("0.5", "but got a str"),
+        (torch.tensor(1j), "but got a Tensor"),
+        (10**400, "but got a int"),
     ],
 )
 def test_what_is_not_one_number_is_refused(value: Any, message: str) -> None:
@@ -168,7 +171,7 @@ def test_what_is_not_one_number_is_refused(value: Any, message: str) -> None:
         evaluate(nn.Identity(), batches(20), metric=over_dataset(own))
 
 
-@pytest.mark.parametrize("value", [np.float32(0.5), torch.tensor([0.5]), np.array(0.5), 0.5])
+@pytest.mark.parametrize("value", [np.float32(0.5), torch.tensor([0.5]), np.array(0.5), 0.5, Decimal("0.5")])
 def test_one_number_may_have_any_type(value: Any) -> None:
     assert evaluate(nn.Identity(), batches(20), metric=over_dataset(lambda outputs, targets: value)).score == 0.5
 
