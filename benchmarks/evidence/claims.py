@@ -21,7 +21,6 @@ from recipes.localvit import model as localvit
 from recipes.localvit.space import variant
 
 EPOCHS = 50
-SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,8 @@ class Claimed:
 
     name: str
     make: Callable[[], nn.Module]
+    seeds: int
+    """How many trainings, with the seeds from 0 on."""
     arch: Arch | None = None
     """Of networks that the tabular benchmark has."""
 
@@ -49,11 +50,11 @@ def networks(scene: Scene) -> list[Claimed]:
     local = variant(3, blocks=blocks, reduction=vit.embed_dim)
     return [
         *(
-            Claimed(f"glit-{heads}-global", partial(scene.make, arch), arch)
+            Claimed(f"glit-{heads}-global", partial(scene.make, arch), 10, arch)
             for heads, arch in enumerate(same_heads(heads, scene.choices) for heads in range(scene.vit.num_heads + 1))
         ),
-        Claimed("localvit-plain", partial(localvit.LocalViT, vit, plain, init_std=scene.init_std)),
-        Claimed("localvit-local", partial(localvit.LocalViT, vit, local, init_std=scene.init_std)),
+        Claimed("localvit-plain", partial(localvit.LocalViT, vit, plain, init_std=scene.init_std), 3),
+        Claimed("localvit-local", partial(localvit.LocalViT, vit, local, init_std=scene.init_std), 3),
     ]
 
 
