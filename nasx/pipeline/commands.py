@@ -447,7 +447,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
         NotEnoughSpace,
         OutOfMemory,
         Refused,
-        SupernetDiverged,
+        SearchFailed,
     )
     from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
 
@@ -458,7 +458,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
         if is_first():
             errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
     except (
-        Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace, SupernetDiverged
+        Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace, SearchFailed
     ) as error:  # fmt: skip
         raise BadInput(str(error)) from error
     except (Diverged, OutOfMemory) as error:

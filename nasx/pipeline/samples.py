@@ -92,6 +92,12 @@ class Part:
     def _in_order(self, positions: Indices) -> Any:
         return self.batch(positions, [(0, _SAMPLE, 0, position) for position in positions.tolist()])
 
+    @property
+    def spread(self) -> list[int]:
+        """Positions of up to 32 samples, evenly spaced."""
+        places = np.linspace(0, len(self) - 1, min(_HASHED, len(self)))
+        return np.unique(places.astype(np.int64)).tolist()
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the number of samples and their contents: all in tensors and lists, up to 32 spread elsewhere.
@@ -104,10 +110,7 @@ class Part:
             for tensor in self.dataset.tensors:
                 add_to(found, tensor[rows])
             return found.hexdigest()
-        positions = range(len(self))
-        if not self.in_memory:
-            positions = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64)).tolist()
-        for position in positions:
+        for position in range(len(self)) if self.in_memory else self.spread:
             add_to(found, self._read(position))
         return found.hexdigest()
 
@@ -166,18 +169,27 @@ class EpochBatches:
         """Yield the batches of steps start to stop - 1."""
         yield from read_ahead(self._read, range(start, stop), self.workers)
 
+    def positions(self, step: int) -> Indices:
+        """Return where the samples of a step's batch are in their part."""
+        return self._drawn(step)[0]
+
     def _read(self, step: int) -> Any:
-        epoch, within = divmod(step, self.steps_per_epoch)
-        rank, size = self.part
-        share = self.batch_size // size
-        rows = within * self.batch_size + np.arange(rank * share, (rank + 1) * share)
-        places, copies = np.divmod(rows, self.repeats)
-        positions = epoch_order(len(self.samples), self.seed, epoch)[places]
+        positions, copies = self._drawn(step)
+        epoch = step // self.steps_per_epoch
         seeds = [
             (self.seed, _SAMPLE, 1 + epoch, position, copy)
             for position, copy in zip(positions.tolist(), copies.tolist(), strict=True)
         ]
         return self.samples.batch(positions, seeds)
+
+    def _drawn(self, step: int) -> tuple[Indices, Indices]:
+        """Return the positions of a step's samples, and which of its repeats each is."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        rank, size = self.part
+        share = self.batch_size // size
+        rows = within * self.batch_size + np.arange(rank * share, (rank + 1) * share)
+        places, copies = np.divmod(rows, self.repeats)
+        return epoch_order(len(self.samples), self.seed, epoch)[places], copies
 
 
 @lru_cache(maxsize=4)

@@ -156,6 +156,54 @@ def test_a_loss_may_mask_values_that_are_not_finite() -> None:
     assert len(sizes) == 2 + len(["train", "val", "test"])
 
 
+class Lazy(Dataset[tuple[Tensor, Tensor]]):
+    """Samples that may have to be read from a disk."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.data[index]
+        return inputs, targets
+
+
+@pytest.mark.parametrize("tensor", [0, 1], ids=["inputs", "targets"])
+def test_what_is_read_from_a_disk_is_looked_at_here_and_there(tensor: int) -> None:
+    data = labelled(torch.randn(200, 3))
+    data.tensors[tensor][::3] = torch.nan
+    whole = Lazy(labelled(torch.randn(40, 3)))
+    with pytest.raises(ValueError, match=r"sample 0 of the training data has values that are not finite"):
+        regression(train=Lazy(data), val=whole, test=whole).check()
+
+
+def test_a_sample_without_which_a_network_has_no_score_is_named() -> None:
+    data, whole = labelled(torch.randn(60, 3)), Lazy(labelled(torch.randn(60, 3)))
+    data.tensors[0][33] = torch.nan
+    task = regression(train=whole, val=whole, test=Lazy(data)).task
+    network = Perceptron(SPACE.sample(0), inputs=4, outputs=3)
+    with pytest.raises(ValueError, match=r"sample 33 of the test data has values that are not finite.*same command"):
+        task.evaluate(network, task.eval_batches("test", 20))
+    with torch.no_grad():
+        network.head.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"the loss of a network is not finite.*lower the learning rate"):
+        task.evaluate(network, task.eval_batches("test", 20))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_loss_may_mask_what_is_read_from_a_disk(every: int) -> None:
+    """Also where all samples that are looked at have no target, with which their mean alone is NaN."""
+    data = labelled(torch.randn(200, 3))
+    data.tensors[1][::every] = torch.nan
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets)[targets.isfinite()].square().mean()
+
+    regression(train=Lazy(data), loss=masked, metric=lambda outputs, targets: -outputs.square().mean(1)).check()
+
+
 def test_a_sample_that_is_not_finite_is_named_where_the_loss_refuses_it() -> None:
     data = labelled(torch.randn(100, 3))
     data.tensors[1][33] = torch.nan

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.cli import BadInput
@@ -31,6 +31,7 @@ from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunC
 from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
 from nasx.pipeline.context import Context
+from nasx.pipeline.errors import SearchFailed
 from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import Event, StageFinished
 from nasx.pipeline.networks import compiles
@@ -469,10 +470,48 @@ def test_a_search_of_failed_candidates_says_that_its_supernet_needs_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Problem(SPACE, partial(Broken, inputs=4, outputs=3), task(), config=CONFIG)
-    message = r"all 8 candidates failed.*supernet\.lr.*choose another run directory"
+    message = r"all 8 candidates failed.*weights of the supernet are finite.*supernet\.lr.*choose another run directory"
     with pytest.raises(BadInput, match=message) as raised:
         attempt(lambda: run(own, tmp_path, machine=MACHINE, progress=silent), "the run")
     assert "takes the change" not in str(raised.value)
+
+
+class Lazy(Dataset[tuple[torch.Tensor, int]]):
+    """Samples that may have to be read from a disk."""
+
+    def __init__(self, seed: int, broken: int | None = None, samples: int = 240) -> None:
+        self.inputs = vectors(samples, seed)
+        self.labels = self.inputs[:, :3].argmax(dim=1).tolist()
+        if broken is not None:
+            self.inputs[broken, 1] = math.nan
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.inputs[index], self.labels[index]
+
+
+@pytest.mark.parametrize(("part", "racing"), [("train", 0.0), ("val", 0.0), ("val", 0.05)])
+def test_a_sample_without_which_no_candidate_has_a_score_is_named_and_mended(
+    part: str, racing: float, tmp_path: Path
+) -> None:
+    """The supernet that is trained stays, and so does the run directory."""
+    config = changed(search={"racing_error": racing, "recalibration_batches": 15})
+    bad = {name: Lazy(number, 101 if name == part else None) for number, name in enumerate(("train", "val", "test"))}
+    good = {name: Lazy(number) for number, name in enumerate(bad)}
+    name = {"train": "training", "val": "validation"}[part]
+    with pytest.raises(
+        SearchFailed, match=rf"all . candidates failed, because sample 101 of the {name} data"
+    ) as caught:
+        searched(tmp_path / "run", config, task=Task(**bad))
+    assert "supernet is kept" in str(caught.value)
+    assert "lr" not in str(caught.value)
+    assert status(tmp_path / "run").current.note == str(caught.value)  # type: ignore[union-attr]
+    weights = [path.read_bytes() for path in sorted((tmp_path / "run" / "supernet").rglob("*.safetensors"))]
+    found = searched(tmp_path / "run", config, task=Task(**good))
+    assert weights == [path.read_bytes() for path in sorted((tmp_path / "run" / "supernet").rglob("*.safetensors"))]
+    assert math.isfinite(found.summary["networks"]["searched"]["test_score"])
 
 
 def test_more_networks_than_candidates_cannot_be_retrained(tmp_path: Path) -> None:
