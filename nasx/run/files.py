@@ -181,8 +181,8 @@ def check_space(directory: str | os.PathLike[str], needed_bytes: int) -> None:
     free = shutil.disk_usage(next(above for above in (path, *path.parents) if above.is_dir())).free
     if free < needed_bytes:
         raise ValueError(
-            f"{directory} needs about {_amount(needed_bytes)}, but its file system has {_amount(free)} free; make room, "
-            "or choose a directory on another one"
+            f"{directory} needs about {_amount(needed_bytes)}, but its file system has {_amount(free)} free; make "
+            "room, or choose a directory on another one"
         )
 
 
