@@ -1,7 +1,7 @@
 """Batches of any map-style dataset, each a pure function of (seed, step), so that any process can make any of them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -81,7 +81,12 @@ class Part:
                 except Exception as error:
                     error.add_note(f"while reading sample {index} of the {self.name} data")
                     raise
-        return self.collate(samples)
+        try:
+            return self.collate(samples)
+        except KeyError:
+            if self.collate is default_collate:
+                self._check_keys(dict(zip(chosen.tolist(), samples, strict=True)))
+            raise
 
     def in_order(self, batch_size: int, indices: Indices | None = None, workers: int = 0) -> Iterator[Any]:
         """Yield all samples, or those at some positions, in order; the last batch may be short."""
@@ -113,6 +118,20 @@ class Part:
         for position in range(len(self)) if self.in_memory else self.spread:
             add_to(found, self._read(position))
         return found.hexdigest()
+
+    def check_keys(self, positions: Iterable[int]) -> None:
+        """Raise ValueError where mappings in some samples have other keys, which torch would leave out of a batch."""
+        if self.collate is default_collate and _has_mapping(self._read(0)):
+            self._check_keys({int(self.indices[position]): self._read(position) for position in positions})
+
+    def _check_keys(self, samples: Mapping[int, Any]) -> None:
+        (first, expected), *others = samples.items()
+        for index, sample in others:
+            for has, lacks, key in _other_keys((first, expected), (index, sample)):
+                raise ValueError(
+                    f"sample {lacks} of the {self.name} data lacks the key {key!r}, which sample {has} has; give all "
+                    "samples the same keys, or pass a `collate_fn`"
+                )
 
     def check_repeatable(self) -> None:
         """Raise ValueError where the first sample is another each time it is read."""
@@ -238,6 +257,22 @@ def _whole_numbers(labels: Any, count: int) -> Indices | None:
     except (TypeError, ValueError):  # of different shapes
         return None
     return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iub" else None
+
+
+def _has_mapping(sample: Any) -> bool:
+    return isinstance(sample, Mapping) or (isinstance(sample, tuple | list) and any(map(_has_mapping, sample)))
+
+
+def _other_keys(one: tuple[int, Any], other: tuple[int, Any]) -> Iterator[tuple[int, int, Any]]:
+    """Yield which of two samples, given with their indices, has a key and which lacks it, and the key."""
+    (first, a), (second, b) = one, other
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        yield from ((first, second, key) for key in a if key not in b)
+        yield from ((second, first, key) for key in b if key not in a)
+        a, b = ([values[key] for key in a if key in b] for values in (a, b))
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        for inner, its in zip(a, b, strict=False):
+            yield from _other_keys((first, inner), (second, its))
 
 
 def add_to(digest: "hashlib._Hash", value: Any) -> None:

@@ -295,18 +295,19 @@ class Task(BaseTask):
         return self.parts[part].in_order(batch_size, indices, workers)
 
     def check_samples(self, network: nn.Module) -> None:
-        """Refuse samples that are others each time they are read.
+        """Refuse samples that are others each time they are read, and, without a `collate_fn`, those of other keys.
 
         In tensors and lists, refuse labels without a class, and values with which the loss is not finite; of other
         datasets, such values in the first samples and in some spread over the part.
         """
         for part in self.parts.values():
             part.check_repeatable()
+            part.check_keys(range(len(part)) if part.in_memory else self._looked_at(part))
         args, kwargs, _ = move(tuple(self.example()), device_of(network))
         classes = logits_of(network(*args, **kwargs)).shape[1] if is_cross_entropy(self.loss) else 0
         for part in self.parts.values():
             if not part.in_memory:
-                _refuse(self._not_finite(network, part, np.union1d(np.arange(min(_READ, len(part))), part.spread)))
+                _refuse(self._not_finite(network, part, np.array(self._looked_at(part))))
                 continue
             for first in range(0, len(part), _CHECKED):
                 positions = np.arange(first, min(first + _CHECKED, len(part)))
@@ -316,6 +317,11 @@ class Task(BaseTask):
                     names = [_sample(part, position) for position in positions]
                     check_labels(self.loss, classes, unpacked.targets, names)
                 _refuse(self._not_finite_of(network, part, positions, unpacked))
+
+    @staticmethod
+    def _looked_at(part: Part) -> list[int]:
+        """Return the positions of samples that are looked at where each may have to be read from a disk."""
+        return sorted({*range(min(_READ, len(part))), *part.spread})
 
     def scored_not_finite(self, network: nn.Module, config: RunConfig, *, seed: int, workers: int = 0) -> str | None:
         """Look through what is read from a disk; the rest was checked before the run."""

@@ -241,6 +241,53 @@ def test_a_sample_that_is_not_finite_is_named_beside_others_without_labels() -> 
         perceptrons(train=TensorDataset(inputs, labels), **parts).check()
 
 
+class Keyed(Dataset[Any]):
+    """Samples of which some have a key more."""
+
+    def __init__(self, with_age: range, *, nested: bool = False) -> None:
+        self.with_age, self.nested = with_age, nested
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        inputs = {"x": torch.full((4,), float(index))}
+        if index in self.with_age:
+            inputs["age"] = torch.ones(1)
+        return (inputs, index % 3) if self.nested else {**inputs, "labels": index % 3}
+
+
+class Aged(Perceptron):
+    def forward(self, x: Any, age: Tensor | None = None) -> Tensor:
+        return super().forward(x["x"] if isinstance(x, dict) else x)
+
+
+@pytest.mark.parametrize(("with_age", "has", "lacks"), [(range(1), 0, 1), (range(1, 40), 1, 0), (range(39, 40), 39, 0)])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_samples_of_different_keys_are_refused(
+    with_age: range, has: int, lacks: int, nested: bool, as_list: bool
+) -> None:
+    """Torch has a bare KeyError for a key that is missing, and leaves out one that the first sample lacks."""
+    data: Any = Keyed(with_age, nested=nested)
+    data = [data[index] for index in range(40)] if as_list else data
+
+    def keyed(**more: Any) -> Problem[Any]:
+        return Problem(SPACE, lambda arch: Aged(arch, inputs=4, outputs=3), Task(data, data, data, **more))
+
+    message = rf"sample {lacks} of the \w+ data lacks the key 'age', which sample {has} has.*pass a `collate_fn`"
+    with pytest.raises(ValueError, match=message):
+        keyed().check()
+
+    def without_age(samples: Any) -> Any:
+        found = [sample[0] if nested else sample for sample in samples]
+        inputs = torch.stack([each["x"] for each in found])
+        labels = torch.tensor([sample[1] if nested else sample["labels"] for sample in samples])
+        return inputs, labels
+
+    keyed(collate_fn=without_age).check()
+
+
 def test_networks_without_anything_to_train_are_refused() -> None:
     frozen = problem(SPACE, lambda arch: Perceptron(arch, inputs=4, outputs=3).requires_grad_(False))
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
