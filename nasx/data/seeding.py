@@ -21,6 +21,21 @@ def seed_globals(seed: int) -> None:
 
 
 @contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the global generators back as they were, as `globals_kept` does, and those of CUDA devices."""
+    used = torch.cuda.is_initialized()
+    before = [generator.get_state() for generator in torch.cuda.default_generators] if used else []
+    with globals_kept():
+        try:
+            yield
+        finally:
+            for generator, state in zip(torch.cuda.default_generators, before, strict=False):
+                generator.set_state(state)
+    if not used and torch.cuda.is_initialized():  # they would have begun with the seed of the CPU's
+        torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+@contextmanager
 def globals_kept() -> Iterator[None]:
     """Put the global generators of Python, numpy and torch (CPU) back as they were."""
     python, legacy, default = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nasx.arch import Arch
+from nasx.data.seeding import generators_kept
 from nasx.pipeline.changes import (
     changeable_fields,
     explain_changes,
@@ -94,6 +95,7 @@ class Finished:
     already: bool
 
 
+@generators_kept()
 def run(
     problem: Problem[Any],
     directory: str | Path,
@@ -112,7 +114,8 @@ def run(
     `recorded` is kept beside the settings. Under torchrun all ranks call it alike.
 
     `on_event` is called with what happens as it happens (`nasx.pipeline.events`); `log` writes the same for
-    "tensorboard", "wandb" or "mlflow", whose library the extra of that name installs. Neither changes a result.
+    "tensorboard", "wandb" or "mlflow", whose library the extra of that name installs. Neither changes a result. The
+    global generators of Python, numpy and torch are afterwards as they were.
     `command` is what the report calls the way to start the run again.
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is

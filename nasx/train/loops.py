@@ -251,8 +251,9 @@ def train_supernet(
 def seeded(batches: Iterable[Batch], seed: int, start_step: int = 0) -> Iterator[Batch]:
     """Yield batches, seeding torch's generators before each from (seed, step); the first is that of `start_step`.
 
-    Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state. The seed is any
-    integer, else a ValueError.
+    Dropout and stochastic depth then depend on the step alone: a resumed run needs no generator state. The generators
+    are not put back afterwards; `torch.random.fork_rng` around the training does so. The seed is any integer, else a
+    ValueError.
     """
     return _seeded(batches, whole_number("seed", seed), whole_number("start_step", start_step))
 
