@@ -348,7 +348,8 @@ class CommandLine:
             return DONE
         kinds = {stage.name: stage.kind for stage in problem.stages()}
         judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
-        write_trust(directory, judged)
+        if not (finished.already and (directory / TRUST).is_file()):
+            write_trust(directory, judged)
         if options.json:
             print_json(judged)
             return DONE
@@ -397,6 +398,9 @@ class CommandLine:
         data = apply_settings(RunConfig(), of_data).data  # which say how the images are read
         with bad_input():
             return recipe.fit(folder_facts(options.data.resolve(), data))
+
+
+TRUST = "trust.svg"
 
 
 def program(package: str) -> str:

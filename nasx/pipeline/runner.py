@@ -337,6 +337,9 @@ def _opened(
         "problem": up_to_rounding(fingerprint(problem, spaces), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
+    finished = {stage.name for stage in stages} <= set(finished_stages(directory))
+    if finished and (run := RunDirectory.read(directory, config=asked)) is not None:
+        return run
     changeable = changeable_fields(directory, stages, problem.config)
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)

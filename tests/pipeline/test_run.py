@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -40,6 +41,7 @@ from nasx.pipeline.stages import RunStage
 from nasx.pipeline.supernet_stages import SearchStage
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
+from nasx.run.lock import RunLock
 from nasx.search import Evolution, RandomSearch
 from nasx.train import Group, compiled_blocks, evaluate
 from tests.pipeline.searches import CONFIG, SPACE, Perceptron, vectors
@@ -198,7 +200,7 @@ def test_a_finished_run_is_only_read(finished: Any) -> None:
     again = searched(finished.directory)
     assert (again.arch, again.summary) == (finished.arch, finished.summary)
     after = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*") if path.is_file()}
-    assert {path.name for path in before if before[path] != after[path]} <= {"run.lock"}
+    assert {path.name for path in before if before[path] != after[path]} == set()
 
 
 SCRIPT = """
@@ -345,8 +347,53 @@ def test_a_directory_in_use_or_of_something_else_is_refused(finished: Any, tmp_p
     import json
 
     recorded = json.loads((copy / "run.json").read_text())
+    journal = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "journal.jsonl").write_bytes(b"".join(journal[:-1]))  # as before its last stage had ended
     with RunDirectory.open(copy, config=recorded["config"], versions=recorded["versions"]), pytest.raises(RunLocked):
         searched(copy)
+
+
+def test_a_finished_run_is_read_without_its_lock(finished: Any, tmp_path: Path) -> None:
+    """Also while another process holds it, and where nothing can be written."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.directory, copy)
+    (copy / "run.lock").unlink()
+
+    def state() -> dict[str, tuple[int, int]]:
+        found = ((path, path.stat()) for path in (copy, *copy.rglob("*")))
+        return {str(path): (stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found}
+
+    before = state()
+    assert searched(copy).summary == finished.summary
+    assert state() == before
+    with RunLock(copy / "run.lock"):
+        assert searched(copy).summary == finished.summary
+
+
+def test_a_run_may_have_a_name_that_is_no_utf_8(finished: Any, tmp_path: Path) -> None:
+    copy = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(finished.directory, copy)
+    (copy / "summary.json").unlink()  # which is written again, and the report with it
+    (copy / "report.html").unlink()
+    assert searched(copy).summary == finished.summary
+    assert r"caf\udce9" in (copy / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_leaves_the_global_generators_as_they_were(tmp_path: Path) -> None:
+    """Whether it searches, is planned, or is only read."""
+    config = changed(search={"population": 3, "generations": 1, "top_k": 1}, retrain={"epochs": 1.0})
+    own = problem(config, baselines={})
+
+    def states() -> tuple[Any, Any, list[int]]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
+
+    before = states()
+    run(own, tmp_path, machine=MACHINE, progress=silent)
+    assert states() == before
+    run(own, tmp_path, machine=MACHINE, progress=silent)
+    assert states() == before
+    plan(own, machine=MACHINE)
+    assert states() == before
 
 
 def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(tmp_path: Path) -> None:
