@@ -348,7 +348,7 @@ class CommandLine:
             return DONE
         kinds = {stage.name: stage.kind for stage in problem.stages()}
         judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
-        if not (finished.already and (directory / TRUST).is_file()):
+        if not (finished.already and (directory / _TRUST).is_file()):
             write_trust(directory, judged)
         if options.json:
             print_json(judged)
@@ -400,7 +400,7 @@ class CommandLine:
             return recipe.fit(folder_facts(options.data.resolve(), data))
 
 
-TRUST = "trust.svg"
+_TRUST = "trust.svg"
 
 
 def program(package: str) -> str:

@@ -598,6 +598,12 @@ def test_the_front_is_of_the_costs_that_were_searched(tmp_path: Path) -> None:
     config = changed(search={"method": "pareto", "population": 6, "generations": 1, "top_k": 6})
     found = searched(tmp_path, config, budget=Budget(power))
     rows = [(row["val_score"], -power(Arch(row["arch"])), Arch(row["arch"])) for row in found.summary["front"]]
+    for network in (*found.summary["networks"].values(), *found.summary["front"]):
+        assert network["budget_costs"] == {"W": power(Arch(network["arch"]))}
+    best = found.summary["networks"]["searched"]["budget_costs"]["W"]
+    page = (found.directory / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col" class="number">W</th>' in page
+    assert f'<td class="number">{best:.3g}</td>' in page
     beaten = {
         arch
         for score, cost, arch in rows
