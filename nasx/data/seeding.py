@@ -23,16 +23,18 @@ def seed_globals(seed: int) -> None:
 @contextmanager
 def generators_kept() -> Iterator[None]:
     """Put the global generators back as they were, as `globals_kept` does, and those of CUDA devices."""
-    used = torch.cuda.is_initialized()
+    used = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
     before = [generator.get_state() for generator in torch.cuda.default_generators] if used else []
-    with globals_kept():
-        try:
+    seed = torch.initial_seed()
+    try:
+        with globals_kept():
             yield
-        finally:
-            for generator, state in zip(torch.cuda.default_generators, before, strict=False):
+    finally:
+        if used:
+            for generator, state in zip(torch.cuda.default_generators, before, strict=True):
                 generator.set_state(state)
-    if not used and torch.cuda.is_initialized():  # they would have begun with the seed of the CPU's
-        torch.cuda.manual_seed_all(torch.initial_seed())
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)  # with which they would have begun
 
 
 @contextmanager

@@ -545,8 +545,10 @@ def test_a_sample_without_which_no_candidate_has_a_score_is_named_and_mended(
 ) -> None:
     """The supernet that is trained stays, and so does the run directory."""
     config = changed(search={"racing_error": racing, "recalibration_batches": 15})
-    bad = {name: Lazy(number, 101 if name == part else None) for number, name in enumerate(("train", "val", "test"))}
-    good = {name: Lazy(number) for number, name in enumerate(bad)}
+    bad: dict[str, Any] = {
+        name: Lazy(number, 101 if name == part else None) for number, name in enumerate(("train", "val", "test"))
+    }
+    good: dict[str, Any] = {name: Lazy(number) for number, name in enumerate(bad)}
     name = {"train": "training", "val": "validation"}[part]
     with pytest.raises(
         SearchFailed, match=rf"all . candidates failed, because sample 101 of the {name} data"

@@ -117,7 +117,7 @@ def test_space_that_is_not_there_is_refused_before_anything_is_made(
 ) -> None:
     directory = tmp_path / "runs" / "new"
     check_space(directory, shutil.disk_usage(tmp_path).free // 2)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1500))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1500))
     with pytest.raises(ValueError, match=r"needs about 2 KiB, but its file system has 1 KiB free"):
         check_space(directory, 2048)
     monkeypatch.undo()
