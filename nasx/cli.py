@@ -5,6 +5,7 @@ Exit status: 0 done, 1 a check failed, or a bug with its traceback, 2 bad input,
 """
 
 import difflib
+import io
 import json
 import os
 import re
@@ -54,8 +55,10 @@ def run_command(command: Callable[[], int]) -> int:
     """Run a command and return its exit status; bad input prints its message alone, on standard error.
 
     A command whose output nobody reads any more, as in `plan | head`, ends quietly. Pillow's warning of images with
-    too many pixels, which nasx refuses itself, is not shown.
+    too many pixels, which nasx refuses itself, is not shown. Names of files that are no UTF-8 are printed as escapes.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")

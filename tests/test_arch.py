@@ -3,6 +3,9 @@
 import json
 import math
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +146,17 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         arch.parts("block", 0)
     with pytest.raises(ValueError, match=r"must have the part block\.0 alone, but has those with the numbers none"):
         Arch({}).parts("block", 1)
+
+
+def test_a_checkpoint_that_holds_one_is_loaded_without_unpickling_other_things(tmp_path: Path) -> None:
+    """In a process of its own, which has imported what trains networks and nothing else."""
+    arch = Arch({"depth": 2, "block.0.ratio": 0.5, "block.0.kind": "conv", "block.1.wide": True})
+    torch.save({"hyper_parameters": {"arch": arch, "parts": arch.parts("block")}}, tmp_path / "checkpoint.pt")
+    code = "import sys, torch, nasx.nn; print(torch.load(sys.argv[1], weights_only=True)['hyper_parameters'])"
+    command = [sys.executable, "-c", code, str(tmp_path / "checkpoint.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == repr({"arch": arch, "parts": arch.parts("block")})
 
 
 def test_the_first_number_in_a_name_marks_a_part() -> None:

@@ -1,6 +1,8 @@
 """Settings as people write them on a command line, and what is said of those that are wrong."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -210,3 +212,9 @@ def test_what_the_system_refuses_is_said_with_the_mend(tmp_path: Path) -> None:
     assert str(refused.value) == f"{tmp_path / 'none' / 'file'}: no such file or directory; choose another path"
     with pytest.raises(BadInput, match=r"^mine$"), bad_input():
         raise FileExistsError("mine")
+
+
+def test_a_name_that_is_no_utf_8_is_printed_as_an_escape() -> None:
+    code = r"from nasx.cli import run_command; run_command(lambda: print('caf\udce9') or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "caf\\udce9\n", done.stderr

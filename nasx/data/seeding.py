@@ -21,6 +21,23 @@ def seed_globals(seed: int) -> None:
 
 
 @contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the global generators back as they were, as `globals_kept` does, and those of CUDA devices."""
+    used = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    before = [generator.get_state() for generator in torch.cuda.default_generators] if used else []
+    seed = torch.initial_seed()
+    try:
+        with globals_kept():
+            yield
+    finally:
+        if used:
+            for generator, state in zip(torch.cuda.default_generators, before, strict=True):
+                generator.set_state(state)
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)  # with which they would have begun
+
+
+@contextmanager
 def globals_kept() -> Iterator[None]:
     """Put the global generators of Python, numpy and torch (CPU) back as they were."""
     python, legacy, default = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002

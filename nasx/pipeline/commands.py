@@ -348,7 +348,8 @@ class CommandLine:
             return DONE
         kinds = {stage.name: stage.kind for stage in problem.stages()}
         judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
-        write_trust(directory, judged)
+        if not (finished.already and (directory / _TRUST).is_file()):
+            write_trust(directory, judged)
         if options.json:
             print_json(judged)
             return DONE
@@ -399,6 +400,9 @@ class CommandLine:
             return recipe.fit(folder_facts(options.data.resolve(), data))
 
 
+_TRUST = "trust.svg"
+
+
 def program(package: str) -> str:
     """Return what calls a package's command line: `nasx NAME` for an installed recipe, else the module."""
     library, _, name = package.rpartition(".")
@@ -447,7 +451,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
         NotEnoughSpace,
         OutOfMemory,
         Refused,
-        SupernetDiverged,
+        SearchFailed,
     )
     from nasx.run import ConfigChanged, Interrupted, JournalDamaged, RunLocked
 
@@ -458,7 +462,7 @@ def attempt(work: Callable[[], Result], where: str) -> Result | None:
         if is_first():
             errors.print(f"interrupted; the same command continues {where}", soft_wrap=True)
     except (
-        Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace, SupernetDiverged
+        Refused, ConfigChanged, RunLocked, JournalDamaged, CorruptWeights, NotEnoughSpace, SearchFailed
     ) as error:  # fmt: skip
         raise BadInput(str(error)) from error
     except (Diverged, OutOfMemory) as error:

@@ -17,8 +17,11 @@ class Diverged(ArithmeticError):
     """A training's loss was not finite, also after going back; the message names the settings to change."""
 
 
-class SupernetDiverged(Diverged):
-    """No network of a supernet that was trained to its end has finite outputs; the message says how to begin again."""
+class SearchFailed(ArithmeticError):
+    """No candidate of a search has a finite score; the message says why, and names a sample that is to blame.
+
+    The scores are forgotten and the supernet is kept: once the sample is corrected, the same call goes on with it.
+    """
 
 
 class OutOfMemory(RuntimeError):

@@ -203,6 +203,8 @@ class EvaluationStage(RunStage):
             "val_score": network["val_score"],
             "test_score": scored.score,
         }
+        if costs := problem.budget_costs(arch):
+            result["budget_costs"] = costs
         if task.scores_accuracy:
             result |= {"val_accuracy": network["val_score"], "test_accuracy": scored.score}
         kept = {"weights_kept": network["kept"]} if "kept" in network else {}

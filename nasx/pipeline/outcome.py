@@ -21,7 +21,10 @@ from nasx.pipeline.weight_files import read_weights
 from nasx.run.files import write_bytes, write_json, write_text
 
 _VERSIONED = ("torch", "timm", "pillow", "numpy", "safetensors")
-_SUMMARISED = ("params", "macs", "val_score", "test_score", "val_accuracy", "test_accuracy", "arch", "weights_kept")
+_SUMMARISED = (
+    *("params", "macs", "budget_costs", "val_score", "test_score", "val_accuracy", "test_accuracy"),
+    *("arch", "weights_kept"),
+)
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nasx._nested import flattened
+from nasx.data.seeding import generators_kept
 from nasx.pipeline.checks import check
 from nasx.pipeline.estimate import Estimator, OnTiming, StageEstimate, estimates
 from nasx.pipeline.machine import Machine
@@ -24,6 +25,7 @@ def check_plan(devices: int, time_limit: float | None) -> None:
         raise ValueError(f"`time_limit` (--time-limit) must be hours above 0, but got {time_limit}")
 
 
+@generators_kept()
 def plan(
     problem: Problem[Any],
     *,

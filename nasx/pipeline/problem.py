@@ -1,7 +1,9 @@
 """What a run searches: a space, a builder of its networks, a task, and what can be replaced of the rest."""
 
+import contextlib
 import copy
 import inspect
+import itertools
 import logging
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -15,7 +17,7 @@ from torch import nn
 
 from nasx._filters import checked_budget
 from nasx.arch import Arch
-from nasx.cost import AdditiveCost, Budget, Cost
+from nasx.cost import AdditiveCost, Budget, Cost, amount_of
 from nasx.feasible import Attainable, attainable
 from nasx.measure import counted
 from nasx.nn import Supernet
@@ -153,6 +155,22 @@ class Problem(Generic[Configured]):
             if budget.cost not in costs:  # by equality, because tables have no hash
                 costs.append(budget.cost)
         return costs or [self.macs]
+
+    def budget_costs(self, arch: Arch) -> dict[str, float]:
+        """Return what an architecture costs in the budgets, by unit, beside parameters and MACs.
+
+        What a cost does not know, such as the latency of a baseline's block that was not measured, is left out.
+        """
+        found: dict[str, float] = {}
+        for cost in self.search_costs:
+            if cost in (self.macs, self.params):
+                continue
+            name = str(getattr(cost, "unit", "") or getattr(cost, "__name__", type(cost).__name__))
+            if name in found:  # such as the latencies on two devices
+                name = next(f"{name} ({n})" for n in itertools.count(2) if f"{name} ({n})" not in found)
+            with contextlib.suppress(ValueError):
+                found[name] = amount_of(cost, arch)
+        return found
 
     @cached_property
     def takes_drop_path(self) -> bool:

@@ -206,6 +206,7 @@ def _network_rows(run: RunReader) -> Iterator[NetworkRow]:
             _interval(run.scores(network, "test")),
             _difference(run, network, run, _first(run)) if number else None,
             tuple(BlockDrawing(b["title"], b["shade"], tuple(b["lines"])) for b in drawings.get(name, ())),
+            network.get("budget_costs", {}),
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nasx.arch import Arch
+from nasx.data.seeding import generators_kept
 from nasx.pipeline.changes import (
     changeable_fields,
     explain_changes,
@@ -24,7 +25,7 @@ from nasx.pipeline.changes import (
 from nasx.pipeline.checks import check_run
 from nasx.pipeline.context import Context
 from nasx.pipeline.distributed_run import execute
-from nasx.pipeline.errors import Diverged, OutOfMemory, Refused
+from nasx.pipeline.errors import Diverged, OutOfMemory, Refused, SearchFailed
 from nasx.pipeline.events import OnEvent, StageFinished, StageStarted, combined
 from nasx.pipeline.fingerprint import fingerprint, up_to_rounding
 from nasx.pipeline.finished_run import is_whole
@@ -94,6 +95,7 @@ class Finished:
     already: bool
 
 
+@generators_kept()
 def run(
     problem: Problem[Any],
     directory: str | Path,
@@ -112,14 +114,15 @@ def run(
     `recorded` is kept beside the settings. Under torchrun all ranks call it alike.
 
     `on_event` is called with what happens as it happens (`nasx.pipeline.events`); `log` writes the same for
-    "tensorboard", "wandb" or "mlflow", whose library the extra of that name installs. Neither changes a result.
+    "tensorboard", "wandb" or "mlflow", whose library the extra of that name installs. Neither changes a result. The
+    global generators of Python, numpy and torch are afterwards as they were.
     `command` is what the report calls the way to start the run again.
 
     Raises Refused (a ValueError) where a run cannot start; ConfigChanged, also a ValueError, where the directory is
     another problem's; RunLocked where another process works there; Interrupted when a signal asked to stop, after which
-    the same call continues; Diverged where a training's loss stays infinite; OutOfMemory where the device's does not
-    suffice; CorruptWeights for damaged files; BrokenImageError and WorkerDied of the data; NotEnoughSpace, and OSError
-    where the disk is full or fails.
+    the same call continues; Diverged where a training's loss stays infinite; SearchFailed where no candidate has a
+    finite score; OutOfMemory where the device's does not suffice; CorruptWeights for damaged files; BrokenImageError
+    and WorkerDied of the data; NotEnoughSpace, and OSError where the disk is full or fails.
     """
     directory = Path(directory)
     with _plain_torch(), joined_group(machine) as (group, at):
@@ -295,8 +298,8 @@ class _Work:
                 with use_precision(self.problem.config.precision):
                     context = Context(self.problem, self.machine, self.group, progress, place, self.on_event)
                     return stage.work(context)
-            except (Diverged, torch.OutOfMemoryError) as error:
-                failed = error if isinstance(error, Diverged) else _out_of_memory(stage, error)
+            except (Diverged, SearchFailed, torch.OutOfMemoryError) as error:
+                failed = _out_of_memory(stage, error) if isinstance(error, torch.OutOfMemoryError) else error
                 if self.group.first:
                     note_settings(place.directory, stage, self.problem.config, failure=str(failed))
                 if failed is error:
@@ -334,6 +337,9 @@ def _opened(
         "problem": up_to_rounding(fingerprint(problem, spaces), before.get("problem"), one_torch=one_torch),
         "split": problem.task.record(),
     }
+    finished = {stage.name for stage in stages} <= set(finished_stages(directory))
+    if finished and (run := RunDirectory.read(directory, config=asked)) is not None:
+        return run
     changeable = changeable_fields(directory, stages, problem.config)
     try:
         return RunDirectory.open(directory, config=asked, versions=versions(), changeable=changeable)

@@ -1,7 +1,7 @@
 """Batches of any map-style dataset, each a pure function of (seed, step), so that any process can make any of them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -81,7 +81,12 @@ class Part:
                 except Exception as error:
                     error.add_note(f"while reading sample {index} of the {self.name} data")
                     raise
-        return self.collate(samples)
+        try:
+            return self.collate(samples)
+        except KeyError:
+            if self.collate is default_collate:
+                self._check_keys(dict(zip(chosen.tolist(), samples, strict=True)))
+            raise
 
     def in_order(self, batch_size: int, indices: Indices | None = None, workers: int = 0) -> Iterator[Any]:
         """Yield all samples, or those at some positions, in order; the last batch may be short."""
@@ -91,6 +96,12 @@ class Part:
 
     def _in_order(self, positions: Indices) -> Any:
         return self.batch(positions, [(0, _SAMPLE, 0, position) for position in positions.tolist()])
+
+    @property
+    def spread(self) -> list[int]:
+        """Positions of up to 32 samples, evenly spaced."""
+        places = np.linspace(0, len(self) - 1, min(_HASHED, len(self)))
+        return np.unique(places.astype(np.int64)).tolist()
 
     @cached_property
     def digest(self) -> str:
@@ -104,12 +115,23 @@ class Part:
             for tensor in self.dataset.tensors:
                 add_to(found, tensor[rows])
             return found.hexdigest()
-        positions = range(len(self))
-        if not self.in_memory:
-            positions = np.unique(np.linspace(0, len(self) - 1, min(_HASHED, len(self))).astype(np.int64)).tolist()
-        for position in positions:
+        for position in range(len(self)) if self.in_memory else self.spread:
             add_to(found, self._read(position))
         return found.hexdigest()
+
+    def check_keys(self, positions: Iterable[int]) -> None:
+        """Raise ValueError where mappings in some samples have other keys, which torch would leave out of a batch."""
+        if self.collate is default_collate and _has_mapping(self._read(0)):
+            self._check_keys({int(self.indices[position]): self._read(position) for position in positions})
+
+    def _check_keys(self, samples: Mapping[int, Any]) -> None:
+        (first, expected), *others = samples.items()
+        for index, sample in others:
+            for has, lacks, key in _other_keys((first, expected), (index, sample)):
+                raise ValueError(
+                    f"sample {lacks} of the {self.name} data lacks the key {key!r}, which sample {has} has; give all "
+                    "samples the same keys, or pass a `collate_fn`"
+                )
 
     def check_repeatable(self) -> None:
         """Raise ValueError where the first sample is another each time it is read."""
@@ -166,18 +188,27 @@ class EpochBatches:
         """Yield the batches of steps start to stop - 1."""
         yield from read_ahead(self._read, range(start, stop), self.workers)
 
+    def positions(self, step: int) -> Indices:
+        """Return where the samples of a step's batch are in their part."""
+        return self._drawn(step)[0]
+
     def _read(self, step: int) -> Any:
-        epoch, within = divmod(step, self.steps_per_epoch)
-        rank, size = self.part
-        share = self.batch_size // size
-        rows = within * self.batch_size + np.arange(rank * share, (rank + 1) * share)
-        places, copies = np.divmod(rows, self.repeats)
-        positions = epoch_order(len(self.samples), self.seed, epoch)[places]
+        positions, copies = self._drawn(step)
+        epoch = step // self.steps_per_epoch
         seeds = [
             (self.seed, _SAMPLE, 1 + epoch, position, copy)
             for position, copy in zip(positions.tolist(), copies.tolist(), strict=True)
         ]
         return self.samples.batch(positions, seeds)
+
+    def _drawn(self, step: int) -> tuple[Indices, Indices]:
+        """Return the positions of a step's samples, and which of its repeats each is."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        rank, size = self.part
+        share = self.batch_size // size
+        rows = within * self.batch_size + np.arange(rank * share, (rank + 1) * share)
+        places, copies = np.divmod(rows, self.repeats)
+        return epoch_order(len(self.samples), self.seed, epoch)[places], copies
 
 
 @lru_cache(maxsize=4)
@@ -226,6 +257,22 @@ def _whole_numbers(labels: Any, count: int) -> Indices | None:
     except (TypeError, ValueError):  # of different shapes
         return None
     return found.astype(np.int64) if found.shape == (count,) and found.dtype.kind in "iub" else None
+
+
+def _has_mapping(sample: Any) -> bool:
+    return isinstance(sample, Mapping) or (isinstance(sample, tuple | list) and any(map(_has_mapping, sample)))
+
+
+def _other_keys(one: tuple[int, Any], other: tuple[int, Any]) -> Iterator[tuple[int, int, Any]]:
+    """Yield which of two samples, given with their indices, has a key and which lacks it, and the key."""
+    (first, a), (second, b) = one, other
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        yield from ((first, second, key) for key in a if key not in b)
+        yield from ((second, first, key) for key in b if key not in a)
+        a, b = ([values[key] for key in a if key in b] for values in (a, b))
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        for inner, its in zip(a, b, strict=False):
+            yield from _other_keys((first, inner), (second, its))
 
 
 def add_to(digest: "hashlib._Hash", value: Any) -> None:

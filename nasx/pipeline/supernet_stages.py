@@ -14,7 +14,7 @@ from nasx.nn import SupernetLike
 from nasx.pipeline.config import Search
 from nasx.pipeline.context import Context
 from nasx.pipeline.earlier import earlier_run_has, take_earlier, trained_supernet_of
-from nasx.pipeline.errors import CorruptWeights, SupernetDiverged
+from nasx.pipeline.errors import CorruptWeights, SearchFailed
 from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import StepTaken
 from nasx.pipeline.fingerprint import digest_of, sharing_of
@@ -49,6 +49,8 @@ from nasx.pipeline.trust import archs_across_costs, rank_statistics
 from nasx.pipeline.weight_files import load_weights, write_validation, write_weights
 from nasx.ranking import FEWEST
 from nasx.run.checkpoints import unflatten_state
+from nasx.run.files import flush_directory, remove
+from nasx.run.stages import JOURNAL
 from nasx.space import ArchSet, Space
 from nasx.train import Step, Training, recalibrate, seeded, train_supernet, use_threads
 
@@ -225,10 +227,7 @@ class SearchStage(RunStage):
                 record.add(generation, found)
         best = best_of(rows, networks_to_train(problem.config))
         if not best:
-            raise SupernetDiverged(
-                f"all {len(rows)} candidates failed: no score was a finite number; lower supernet.lr or set "
-                "supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
-            )
+            raise _without_score(context, len(rows))
         if config.method == "pareto":
             best = evenly_spaced(front_of(rows), networks_to_train(problem.config))
         context.show(len(rows), len(rows), f"best {max(row['score'] for row in best):.4f}")
@@ -255,6 +254,29 @@ class SearchStage(RunStage):
         best = [{"arch": dict(arch)} for arch in estimator.some(archs, networks_to_train(config))]
         together = config.search.population if isinstance(config.search.method, str) else candidates
         return estimator.scoring(self.name, archs, candidates, together=together, result={"best": best})
+
+
+def _without_score(context: Context, candidates: int) -> SearchFailed:
+    """Forget the scores of a search, of which none is finite, and return the error that says why."""
+    problem, why = context.problem, None
+    if context.group.first:
+        remove(context.directory / JOURNAL)
+        flush_directory(context.directory)
+        with torch.no_grad():
+            why = problem.task.scored_not_finite(
+                problem.some_network().eval(), problem.config, seed=context.seed, workers=context.machine.workers
+            )
+    sample = context.group.from_first(why)
+    if sample is not None:
+        return SearchFailed(
+            f"all {candidates} candidates failed, because {sample} has values that are not finite; correct it, and run "
+            "the same command again: the supernet is kept"
+        )
+    return SearchFailed(
+        f"all {candidates} candidates failed: no score was a finite number, though the weights of the supernet are "
+        "finite; look for values that are not finite in data, loss and metric; if there are none, lower supernet.lr or "
+        "set supernet.clip_norm, and choose another run directory, because in this one the supernet is trained"
+    )
 
 
 def _check_top_k(config: Search) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, default_collate
@@ -27,13 +28,17 @@ from nasx.train.losses import (
     on_device,
 )
 from nasx.train.metrics import NAMED
+from nasx.train.modes import evaluating
 
 PartName = Literal["train", "val", "test"]
+
+_SCORED: tuple[PartName, ...] = ("val", "test")
 
 FEWEST_VALIDATION = 10
 """Validation samples without which no choice is made on them."""
 _SOME = 256  # samples that tell metrics of a whole data set apart
 _CHECKED = 1_000  # samples that are looked at together
+_READ = 8  # samples that are looked at together where each may have to be read from a disk
 _FEW = 7  # samples that are scored beside those that are not finite: a mean over nothing but masked targets is NaN
 FEW_VALIDATION = 100
 """Validation samples below which a run says how coarse its scores are."""
@@ -82,6 +87,18 @@ class BaseTask(ABC):
 
     def check_samples(self, network: nn.Module) -> None:  # noqa: B027 - as above
         """Refuse samples that change, and those of which such networks can learn nothing, untrained on the CPU."""
+
+    def scored_not_finite(self, network: nn.Module, config: RunConfig, *, seed: int, workers: int = 0) -> str | None:
+        """Return the name of a sample that gives candidates of a search no finite score, None where none is known.
+
+        Those are the validation samples, and what BatchNorm statistics are recomputed from by `seed`. The network is
+        untrained and in evaluation mode.
+        """
+        return None
+
+    def part_not_finite(self, network: nn.Module, part: PartName) -> str | None:
+        """Return the name of a sample of a part with which a network has no finite loss, None where none is known."""
+        return None
 
     def bytes_to_keep(self, limit: float) -> int:
         """Return the bytes of samples that a run will keep in memory and that are not there yet.
@@ -146,6 +163,13 @@ class BaseTask(ABC):
                 f"the metric {self.metric_name} is {scored.score} for a network whose loss is finite; have it return a "
                 "number there too, such as the worst there is; a run that has started continues with it under the same "
                 "name"
+            )
+        with torch.no_grad(), evaluating(network):
+            found = [self.part_not_finite(network, part) for part in _SCORED if part in self.counts]
+        for sample in filter(None, found):
+            raise ValueError(
+                f"{sample} has values that are not finite, so that a network has no {self.metric_name}; correct it, "
+                "and run the same command again"
             )
         raise ValueError(
             f"the loss of a network is not finite, so that it has no {self.metric_name}; correct inputs and targets "
@@ -271,16 +295,19 @@ class Task(BaseTask):
         return self.parts[part].in_order(batch_size, indices, workers)
 
     def check_samples(self, network: nn.Module) -> None:
-        """Refuse samples that are others each time they are read.
+        """Refuse samples that are others each time they are read, and, without a `collate_fn`, those of other keys.
 
-        In tensors and lists, refuse labels without a class, and values with which the loss is not finite.
+        In tensors and lists, refuse labels without a class, and values with which the loss is not finite; of other
+        datasets, such values in the first samples and in some spread over the part.
         """
         for part in self.parts.values():
             part.check_repeatable()
+            part.check_keys(range(len(part)) if part.in_memory else self._looked_at(part))
         args, kwargs, _ = move(tuple(self.example()), device_of(network))
         classes = logits_of(network(*args, **kwargs)).shape[1] if is_cross_entropy(self.loss) else 0
         for part in self.parts.values():
             if not part.in_memory:
+                _refuse(self._not_finite(network, part, np.array(self._looked_at(part))))
                 continue
             for first in range(0, len(part), _CHECKED):
                 positions = np.arange(first, min(first + _CHECKED, len(part)))
@@ -289,29 +316,65 @@ class Task(BaseTask):
                 if classes:
                     names = [_sample(part, position) for position in positions]
                     check_labels(self.loss, classes, unpacked.targets, names)
-                self._check_finite(network, part, positions, unpacked)
+                _refuse(self._not_finite_of(network, part, positions, unpacked))
 
-    def _check_finite(self, network: nn.Module, part: Part, positions: Indices, batch: Unpacked) -> None:
-        """Refuse a sample with values that are not finite if the loss is so too, which a mask in it may prevent."""
+    @staticmethod
+    def _looked_at(part: Part) -> list[int]:
+        """Return the positions of samples that are looked at where each may have to be read from a disk."""
+        return sorted({*range(min(_READ, len(part))), *part.spread})
+
+    def scored_not_finite(self, network: nn.Module, config: RunConfig, *, seed: int, workers: int = 0) -> str | None:
+        """Look through what is read from a disk; the rest was checked before the run."""
+        val, train = self.parts["val"], self.parts["train"]
+        found = None if val.in_memory else self._not_finite(network, val, np.arange(len(val)), workers=workers)
+        if found is not None or train.in_memory or not config.search.recalibration_batches:
+            return found
+        batches = self.recalibration_batches(config, seed=seed)
+        used = np.concatenate([batches.positions(step) for step in range(config.search.recalibration_batches)])
+        return self._not_finite(network, train, np.unique(used), inputs_alone=True, workers=workers)
+
+    def part_not_finite(self, network: nn.Module, part: PartName) -> str | None:
+        """Look through a part that is read from a disk; others were checked before the run."""
+        own = self.parts[part]
+        return None if own.in_memory else self._not_finite(network, own, np.arange(len(own)))
+
+    def _not_finite(
+        self, network: nn.Module, part: Part, positions: Indices, *, inputs_alone: bool = False, workers: int = 0
+    ) -> str | None:
+        """Return the name of a sample of some that is not finite, and with which the loss is not; None without one."""
+        for first, batch in enumerate(part.in_order(_READ, positions, workers)):
+            few = positions[first * _READ : (first + 1) * _READ]
+            found = self._not_finite_of(network, part, few, self.unpack(batch), inputs_alone=inputs_alone)
+            if found is not None:
+                return found
+        return None
+
+    def _not_finite_of(
+        self, network: nn.Module, part: Part, positions: Indices, batch: Unpacked, *, inputs_alone: bool = False
+    ) -> str | None:
+        """Return the name of a sample that is not finite if the loss is so too, which a mask in it may prevent."""
         finite = finite_samples(batch, len(positions))
         if finite is None or finite.all():
-            return
+            return None
+        inputs = finite_samples(batch._replace(targets=()), len(positions))
+        masked = inputs is None or bool(inputs.all())  # perhaps: only targets are not finite
+        if masked and (inputs_alone or not (part.in_memory or finite.any())):  # a mean over masked targets alone is NaN
+            return None
         whole = finite.numpy()
-        some, others = positions[whole][:_FEW], positions[~whole][:_FEW]
+        blamed = inputs.numpy() if inputs_alone and inputs is not None else whole
+        some, others = positions[whole][:_FEW], positions[~blamed][:_FEW]
         try:
             if self._has_finite_loss(network, part, np.append(some, others)):
-                return
+                return None
         except Exception as error:
             error.add_note(f"with values that are not finite, which {_sample(part, others[0])} has")
             raise
         if len(some) and not self._has_finite_loss(network, part, some):
-            return
+            return None
         for position in others:
             if not self._has_finite_loss(network, part, np.append(some, position)):
-                raise ValueError(
-                    f"{_sample(part, position)} has values that are not finite, and so the loss is not either; correct "
-                    "it, or leave it out"
-                )
+                return _sample(part, position)
+        return None
 
     def _has_finite_loss(self, network: nn.Module, part: Part, positions: Indices) -> bool:
         (batch,) = part.in_order(len(positions), positions)
@@ -331,6 +394,13 @@ class Task(BaseTask):
             return Part(self.train, np.sort(np.concatenate([train.indices, val.indices])), self.collate_fn)
         both: Any = ConcatDataset([cast("Any", self.train), cast("Any", self.val)])
         return Part(both, np.concatenate([train.indices, len(self.train) + val.indices]), self.collate_fn)
+
+
+def _refuse(sample: str | None) -> None:
+    if sample is not None:
+        raise ValueError(
+            f"{sample} has values that are not finite, and so the loss is not either; correct it, or leave it out"
+        )
 
 
 def _sample(part: Part, position: np.integer[Any]) -> str:

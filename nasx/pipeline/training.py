@@ -97,9 +97,14 @@ def resumable(
             return _run(checkpoints, state, steps_from(start), total, on_step, losses, group, written)
         except NotFinite as error:
             if state.recovery.gone_back:
+                how = "also after going back to the last checkpoint, without these batches"
+                if error.in_data:
+                    raise Diverged(
+                        f"the training ended: {error}, {how}; inputs or targets of the last of these batches are not "
+                        f"finite: correct such samples, or, where the loss masks them, lower {settings}"
+                    ) from error
                 raise Diverged(
-                    f"the training diverged: {error}, also after going back to the last checkpoint, without these "
-                    f"batches and with half the learning rate; lower {settings}"
+                    f"the training diverged: {error}, {how} and with half the learning rate; lower {settings}"
                 ) from error
             losses, start = _restored(checkpoints, state, group)
             logger.warning(state.recovery.go_back(error, state.optimizer, state.schedule))

@@ -20,19 +20,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from nasx.report.formats import ABSENT, duration, score, si
-from nasx.report.model import NetworkRow, StageRow
+from nasx.report.formats import ABSENT, amount, duration, score, si
+from nasx.report.model import NetworkRow, StageRow, cost_units
 
 
 def networks_table(networks: Sequence[NetworkRow], metric: str = "accuracy") -> Table:
     """Return the networks with their sizes and scores; the first, which the search found, stands out."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("network")
-    for heading in ("parameters", "MACs", "validation", "test"):
+    units = cost_units(networks)
+    for heading in ("parameters", "MACs", *units, "validation", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     for number, network in enumerate(networks):
         scores = (score(value, metric) for value in (network.val_accuracy, network.test_accuracy))
-        cells = si(network.params), si(network.macs), *scores
+        costs = (amount(network.costs.get(unit)) for unit in units)
+        cells = si(network.params), si(network.macs), *costs, *scores
         # names are text, never markup
         table.add_row(Text(network.label), *cells, style="bold" if number == 0 else "")
     return table

@@ -18,6 +18,13 @@ def si(number: float | None, unit: str = "") -> str:
     return f"{digits} {prefix}{unit}".rstrip()
 
 
+def amount(number: float | None) -> str:
+    """Return a cost with three digits at least, and no prefix: 1234.5 is "1,234"; None is a dash."""
+    if number is None:
+        return ABSENT
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
 def percent(fraction: float | None) -> str:
     """Return a fraction of one in percent with two decimals; None is a dash."""
     return ABSENT if fraction is None else f"{100 * fraction:.2f} %"

@@ -9,9 +9,9 @@ from typing import Any
 
 from nasx._nested import flattened
 from nasx.report.figures import GRID, INK, MUTED, PALETTE, accuracy_over_cost, box_colours, svg_text
-from nasx.report.formats import duration, points, score, score_difference, si
+from nasx.report.formats import amount, duration, points, score, score_difference, si
 from nasx.report.labels import full_text, short_labels
-from nasx.report.model import ComparedRun, Report
+from nasx.report.model import ComparedRun, Report, cost_units
 from nasx.report.panels import (
     ARCHITECTURE,
     CANDIDATES,
@@ -123,6 +123,7 @@ def _page(template: str, drawn: Sequence[Panel], svgs: Sequence[str], **values: 
     )
     environment.filters.update(
         si=si,
+        amount=amount,
         score=score,
         difference=score_difference,
         duration=duration,
@@ -130,7 +131,7 @@ def _page(template: str, drawn: Sequence[Panel], svgs: Sequence[str], **values: 
         flat=_flat,
         box=lambda shade: "background:{};color:{}".format(*box_colours(shade)),
     )
-    environment.globals.update(with_intervals=_with_intervals)
+    environment.globals.update(with_intervals=_with_intervals, cost_units=cost_units)
     shown = [(panel, _inline(svg, panel)) for panel, svg in zip(drawn, svgs, strict=True) if panel.kind != ARCHITECTURE]
     return environment.get_template(template).render(
         figures={

@@ -1,6 +1,6 @@
 """What a report says, as plain values: runs fill these in, tables and figures read them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class NetworkRow:
     """A trained network; counts are plain numbers, accuracies (or other scores) are None where not measured.
 
     `versus_found` is how much better (above 0) or worse it is on the test samples than the network that was found,
-    `blocks` its picture.
+    `blocks` its picture, and `costs` what else the budgets bound, by unit.
     """
 
     label: str
@@ -37,6 +37,12 @@ class NetworkRow:
     test_interval: Interval | None = None
     versus_found: Difference | None = None
     blocks: tuple[BlockDrawing, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+def cost_units(networks: Iterable[NetworkRow]) -> list[str]:
+    """Return the units of what the budgets of some networks bound beside parameters and MACs."""
+    return list(dict.fromkeys(unit for network in networks for unit in network.costs))
 
 
 @dataclass(frozen=True, slots=True)

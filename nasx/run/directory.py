@@ -46,9 +46,9 @@ class ConfigChanged(ValueError):
 
 
 class RunDirectory:
-    """A run that this process alone writes to, until `close` or the end of its `with` block."""
+    """A run that this process alone writes to, until `close` or the end of its `with` block; or one that it reads."""
 
-    def __init__(self, path: Path, lock: RunLock, journal: Journal) -> None:
+    def __init__(self, path: Path, lock: RunLock | None, journal: Journal) -> None:
         self.path = path
         self._lock = lock
         self._journal = journal
@@ -69,6 +69,7 @@ class RunDirectory:
         directory holds anything else; JournalDamaged.
         """
         path = Path(path)
+        _check_name(path)
         if path.exists() and not path.is_dir():
             raise ValueError(f"a run directory must be a directory, but {path} is a file; choose another path")
         config = json.loads(json.dumps(config, allow_nan=False))
@@ -91,6 +92,21 @@ class RunDirectory:
             lock.release()
             raise
         return run
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, config: Json) -> "RunDirectory | None":
+        """Open a run whose stages are finished to read their results: without a lock, and nothing is written.
+
+        Returns None where there is no run that was started with this config. Raises DamagedFile and JournalDamaged.
+        """
+        path = Path(path)
+        if not (path / RUN).is_file():
+            return None
+        found = files.read_record(path / RUN, LOST, config=object)
+        asked = json.loads(json.dumps(config, allow_nan=False))
+        if differences(found["config"], asked):
+            return None
+        return cls(path, None, Journal(path / JOURNAL, read_only=True))
 
     def _describe(self, asked: dict[str, Json], changeable: Collection[str]) -> None:
         if not (self.path / RUN).exists():
@@ -186,7 +202,8 @@ class RunDirectory:
 
     def close(self) -> None:
         """Let another process continue the run."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -195,6 +212,18 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path):
+        raise ValueError(
+            f"the name of a run directory cannot have a NUL byte, but got {str(path)!r}; choose another path"
+        )
+    if path.is_symlink() and not path.exists():
+        raise ValueError(
+            f"the run directory {path} is a link to {path.readlink()}, which does not exist; make that directory, or "
+            "choose another path"
+        )
 
 
 def _check_is_run(path: Path) -> None:

@@ -48,8 +48,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace a file's content by text in UTF-8, as `write_bytes` does."""
-    write_bytes(path, text.encode())
+    """Replace a file's content by text in UTF-8, as `write_bytes` does.
+
+    Bytes of a file's name that are no UTF-8 are written as escapes, such as `\\udce9`.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Json) -> None:
@@ -178,9 +181,13 @@ def check_space(directory: str | os.PathLike[str], needed_bytes: int) -> None:
     free = shutil.disk_usage(next(above for above in (path, *path.parents) if above.is_dir())).free
     if free < needed_bytes:
         raise ValueError(
-            f"{directory} needs about {needed_bytes / 2**20:,.0f} MiB, but its file system has {free / 2**20:,.0f} MiB "
-            f"free; make room, or choose a directory on another one"
+            f"{directory} needs about {_amount(needed_bytes)}, but its file system has {_amount(free)} free; make "
+            "room, or choose a directory on another one"
         )
+
+
+def _amount(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB" if count >= 10 * 2**20 else f"{count / 2**10:,.0f} KiB"
 
 
 def temporary_beside(path: Path) -> Path:

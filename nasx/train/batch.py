@@ -142,6 +142,11 @@ def finite_samples(batch: Any, count: int) -> Tensor | None:
     return torch.stack(found).all(dim=0) if found else None
 
 
+def all_finite(value: Any) -> bool:
+    """Return whether all tensors in a nested value have finite values alone; it waits for the device that has them."""
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value) if _may_be_infinite(tensor))
+
+
 def is_empty(batch: Unpacked) -> bool:
     """Return whether a batch has no samples: neither targets nor inputs."""
     inputs = next(_tensors((batch.args, batch.kwargs)), None)

@@ -157,6 +157,54 @@ def test_a_loss_may_mask_values_that_are_not_finite() -> None:
     assert len(sizes) == 2 + len(["train", "val", "test"])
 
 
+class Lazy(Dataset[tuple[Tensor, Tensor]]):
+    """Samples that may have to be read from a disk."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.data[index]
+        return inputs, targets
+
+
+@pytest.mark.parametrize("tensor", [0, 1], ids=["inputs", "targets"])
+def test_what_is_read_from_a_disk_is_looked_at_here_and_there(tensor: int) -> None:
+    data = labelled(torch.randn(200, 3))
+    data.tensors[tensor][::3] = torch.nan
+    whole = Lazy(labelled(torch.randn(40, 3)))
+    with pytest.raises(ValueError, match=r"sample 0 of the training data has values that are not finite"):
+        regression(train=Lazy(data), val=whole, test=whole).check()
+
+
+def test_a_sample_without_which_a_network_has_no_score_is_named() -> None:
+    data, whole = labelled(torch.randn(60, 3)), Lazy(labelled(torch.randn(60, 3)))
+    data.tensors[0][33] = torch.nan
+    task = regression(train=whole, val=whole, test=Lazy(data)).task
+    network = Perceptron(SPACE.sample(0), inputs=4, outputs=3)
+    with pytest.raises(ValueError, match=r"sample 33 of the test data has values that are not finite.*same command"):
+        task.evaluate(network, task.eval_batches("test", 20))
+    with torch.no_grad():
+        network.head.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"the loss of a network is not finite.*lower the learning rate"):
+        task.evaluate(network, task.eval_batches("test", 20))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_loss_may_mask_what_is_read_from_a_disk(every: int) -> None:
+    """Also where all samples that are looked at have no target, with which their mean alone is NaN."""
+    data = labelled(torch.randn(200, 3))
+    data.tensors[1][::every] = torch.nan
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets)[targets.isfinite()].square().mean()
+
+    regression(train=Lazy(data), loss=masked, metric=lambda outputs, targets: -outputs.square().mean(1)).check()
+
+
 def test_a_sample_that_is_not_finite_is_named_where_the_loss_refuses_it() -> None:
     data = labelled(torch.randn(100, 3))
     data.tensors[1][33] = torch.nan
@@ -192,6 +240,53 @@ def test_a_sample_that_is_not_finite_is_named_beside_others_without_labels() -> 
     parts = {name: labelled(torch.arange(40) % 3) for name in ("val", "test")}
     with pytest.raises(ValueError, match=r"sample 33 of the training data has values that are not finite"):
         perceptrons(train=TensorDataset(inputs, labels), **parts).check()
+
+
+class Keyed(Dataset[Any]):
+    """Samples of which some have a key more."""
+
+    def __init__(self, with_age: range, *, nested: bool = False) -> None:
+        self.with_age, self.nested = with_age, nested
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Any:
+        inputs = {"x": torch.full((4,), float(index))}
+        if index in self.with_age:
+            inputs["age"] = torch.ones(1)
+        return (inputs, index % 3) if self.nested else {**inputs, "labels": index % 3}
+
+
+class Aged(Perceptron):
+    def forward(self, x: Any, age: Tensor | None = None) -> Tensor:
+        return super().forward(x["x"] if isinstance(x, dict) else x)
+
+
+@pytest.mark.parametrize(("with_age", "has", "lacks"), [(range(1), 0, 1), (range(1, 40), 1, 0), (range(39, 40), 39, 0)])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_samples_of_different_keys_are_refused(
+    with_age: range, has: int, lacks: int, nested: bool, as_list: bool
+) -> None:
+    """Torch has a bare KeyError for a key that is missing, and leaves out one that the first sample lacks."""
+    data: Any = Keyed(with_age, nested=nested)
+    data = [data[index] for index in range(40)] if as_list else data
+
+    def keyed(**more: Any) -> Problem[Any]:
+        return Problem(SPACE, lambda arch: Aged(arch, inputs=4, outputs=3), Task(data, data, data, **more))
+
+    message = rf"sample {lacks} of the \w+ data lacks the key 'age', which sample {has} has.*pass a `collate_fn`"
+    with pytest.raises(ValueError, match=message):
+        keyed().check()
+
+    def without_age(samples: Any) -> Any:
+        found = [sample[0] if nested else sample for sample in samples]
+        inputs = torch.stack([each["x"] for each in found])
+        labels = torch.tensor([sample[1] if nested else sample["labels"] for sample in samples])
+        return inputs, labels
+
+    keyed(collate_fn=without_age).check()
 
 
 def test_networks_without_anything_to_train_are_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from nasx import Arch, Budget, Space, one_of, repeat
 from nasx.cli import BadInput
@@ -32,6 +33,7 @@ from nasx.pipeline import Diverged, Machine, OutOfMemory, Problem, Refused, RunC
 from nasx.pipeline.commands import attempt
 from nasx.pipeline.config import Retraining, Search
 from nasx.pipeline.context import Context
+from nasx.pipeline.errors import SearchFailed
 from nasx.pipeline.estimate import Estimator, StageEstimate
 from nasx.pipeline.events import Event, StageFinished
 from nasx.pipeline.networks import compiles
@@ -40,6 +42,7 @@ from nasx.pipeline.stages import RunStage
 from nasx.pipeline.supernet_stages import SearchStage
 from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
+from nasx.run.lock import RunLock
 from nasx.search import Evolution, RandomSearch
 from nasx.train import Group, compiled_blocks, evaluate
 from tests.pipeline.searches import CONFIG, SPACE, Perceptron, vectors
@@ -198,7 +201,7 @@ def test_a_finished_run_is_only_read(finished: Any) -> None:
     again = searched(finished.directory)
     assert (again.arch, again.summary) == (finished.arch, finished.summary)
     after = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*") if path.is_file()}
-    assert {path.name for path in before if before[path] != after[path]} <= {"run.lock"}
+    assert {path.name for path in before if before[path] != after[path]} == set()
 
 
 SCRIPT = """
@@ -360,8 +363,53 @@ def test_a_directory_in_use_or_of_something_else_is_refused(finished: Any, tmp_p
     copy = tmp_path / "copy"
     shutil.copytree(finished.directory, copy)
     recorded = json.loads((copy / "run.json").read_text())
+    journal = (copy / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "journal.jsonl").write_bytes(b"".join(journal[:-1]))  # as before its last stage had ended
     with RunDirectory.open(copy, config=recorded["config"], versions=recorded["versions"]), pytest.raises(RunLocked):
         searched(copy)
+
+
+def test_a_finished_run_is_read_without_its_lock(finished: Any, tmp_path: Path) -> None:
+    """Also while another process holds it, and where nothing can be written."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.directory, copy)
+    (copy / "run.lock").unlink()
+
+    def state() -> dict[str, tuple[int, int]]:
+        found = ((path, path.stat()) for path in (copy, *copy.rglob("*")))
+        return {str(path): (stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in found}
+
+    before = state()
+    assert searched(copy).summary == finished.summary
+    assert state() == before
+    with RunLock(copy / "run.lock"):
+        assert searched(copy).summary == finished.summary
+
+
+def test_a_run_may_have_a_name_that_is_no_utf_8(finished: Any, tmp_path: Path) -> None:
+    copy = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(finished.directory, copy)
+    (copy / "summary.json").unlink()  # which is written again, and the report with it
+    (copy / "report.html").unlink()
+    assert searched(copy).summary == finished.summary
+    assert r"caf\udce9" in (copy / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_leaves_the_global_generators_as_they_were(tmp_path: Path) -> None:
+    """Whether it searches, is planned, or is only read."""
+    config = changed(search={"population": 3, "generations": 1, "top_k": 1}, retrain={"epochs": 1.0})
+    own = problem(config, baselines={})
+
+    def states() -> tuple[Any, Any, list[int]]:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
+
+    before = states()
+    run(own, tmp_path, machine=MACHINE, progress=silent)
+    assert states() == before
+    run(own, tmp_path, machine=MACHINE, progress=silent)
+    assert states() == before
+    plan(own, machine=MACHINE)
+    assert states() == before
 
 
 def test_settings_of_a_stage_that_diverged_may_change_and_its_work_begins_again(tmp_path: Path) -> None:
@@ -485,10 +533,50 @@ def test_a_search_of_failed_candidates_says_that_its_supernet_needs_another_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Problem(SPACE, partial(Broken, inputs=4, outputs=3), task(), config=CONFIG)
-    message = r"all 8 candidates failed.*supernet\.lr.*choose another run directory"
+    message = r"all 8 candidates failed.*weights of the supernet are finite.*supernet\.lr.*choose another run directory"
     with pytest.raises(BadInput, match=message) as raised:
         attempt(lambda: run(own, tmp_path, machine=MACHINE, progress=silent), "the run")
     assert "takes the change" not in str(raised.value)
+
+
+class Lazy(Dataset[tuple[torch.Tensor, int]]):
+    """Samples that may have to be read from a disk."""
+
+    def __init__(self, seed: int, broken: int | None = None, samples: int = 240) -> None:
+        self.inputs = vectors(samples, seed)
+        self.labels = self.inputs[:, :3].argmax(dim=1).tolist()
+        if broken is not None:
+            self.inputs[broken, 1] = math.nan
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.inputs[index], self.labels[index]
+
+
+@pytest.mark.parametrize(("part", "racing"), [("train", 0.0), ("val", 0.0), ("val", 0.05)])
+def test_a_sample_without_which_no_candidate_has_a_score_is_named_and_mended(
+    part: str, racing: float, tmp_path: Path
+) -> None:
+    """The supernet that is trained stays, and so does the run directory."""
+    config = changed(search={"racing_error": racing, "recalibration_batches": 15})
+    bad: dict[str, Any] = {
+        name: Lazy(number, 101 if name == part else None) for number, name in enumerate(("train", "val", "test"))
+    }
+    good: dict[str, Any] = {name: Lazy(number) for number, name in enumerate(bad)}
+    name = {"train": "training", "val": "validation"}[part]
+    with pytest.raises(
+        SearchFailed, match=rf"all . candidates failed, because sample 101 of the {name} data"
+    ) as caught:
+        searched(tmp_path / "run", config, task=Task(**bad))
+    assert "supernet is kept" in str(caught.value)
+    assert "lr" not in str(caught.value)
+    assert status(tmp_path / "run").current.note == str(caught.value)  # type: ignore[union-attr]
+    weights = [path.read_bytes() for path in sorted((tmp_path / "run" / "supernet").rglob("*.safetensors"))]
+    found = searched(tmp_path / "run", config, task=Task(**good))
+    assert weights == [path.read_bytes() for path in sorted((tmp_path / "run" / "supernet").rglob("*.safetensors"))]
+    assert math.isfinite(found.summary["networks"]["searched"]["test_score"])
 
 
 def test_more_networks_than_candidates_cannot_be_retrained(tmp_path: Path) -> None:
@@ -528,6 +616,12 @@ def test_the_front_is_of_the_costs_that_were_searched(tmp_path: Path) -> None:
     config = changed(search={"method": "pareto", "population": 6, "generations": 1, "top_k": 6})
     found = searched(tmp_path, config, budget=Budget(power))
     rows = [(row["val_score"], -power(Arch(row["arch"])), Arch(row["arch"])) for row in found.summary["front"]]
+    for network in (*found.summary["networks"].values(), *found.summary["front"]):
+        assert network["budget_costs"] == {"W": power(Arch(network["arch"]))}
+    best = found.summary["networks"]["searched"]["budget_costs"]["W"]
+    page = (found.directory / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col" class="number">W</th>' in page
+    assert f'<td class="number">{best:.3g}</td>' in page
     beaten = {
         arch
         for score, cost, arch in rows

@@ -65,6 +65,11 @@ class Training:
         return next(self.state.model.parameters()).detach()
 
 
+def test_data_that_are_not_finite_are_named_before_the_learning_rate(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"inputs or targets .* are not finite: correct such samples, or.*some\.lr"):
+        Training(tmp_path, broken=tuple(range(TOTAL))).run()
+
+
 @pytest.mark.parametrize("stop_at", [0, 7, 28])
 def test_a_stopped_training_goes_on_with_the_same_bits(tmp_path: Path, stop_at: int) -> None:
     whole = Training(tmp_path / "whole")

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nasx.report import NetworkRow, StageRow, duration, large, networks_table, percent, progress, si, stages_table
+from nasx.report.formats import amount
 
 
 def text_of(table: Table) -> str:
@@ -61,6 +62,16 @@ def test_accuracies_are_percentages_and_what_is_absent_is_a_dash() -> None:
     found, other = (next(line for line in lines if name in line).split() for name in ("found", "other"))
     assert found == ["found", "24.56", "M", "1.473", "G", "76.31", "%", "75.00", "%"]
     assert other == ["other", "–", "10", "–", "–"]
+
+
+def test_what_else_budgets_bound_has_a_column() -> None:
+    rows = [NetworkRow("found", 10, 20, 0.5, 0.5, costs={"µs": 1234.5}), NetworkRow("other", 10, 20, 0.5, 0.5)]
+    lines = text_of(networks_table(rows)).splitlines()
+    heading, found, other = (next(line for line in lines if name in line).split() for name in ("µs", "found", "other"))
+    assert heading == ["network", "parameters", "MACs", "µs", "validation", "test"]
+    assert found[:4] == ["found", "10", "20", "1,234"]
+    assert other[:4] == ["other", "10", "20", "–"]
+    assert [amount(number) for number in (0.01234, 12.0, 99.96)] == ["0.0123", "12", "100"]
 
 
 def test_stage_times_are_listed_and_summed() -> None:

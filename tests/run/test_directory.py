@@ -162,6 +162,30 @@ def test_a_failing_stage_is_named_and_can_be_run_again(tmp_path: Path) -> None:
         assert run.execute([Stage("a/b", lambda context: 1)]) == {"a/b": 1}
 
 
+def test_names_that_no_run_directory_can_have_are_refused(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"link is a link to .*nowhere, which does not exist; make that directory"):
+        open_run(link)
+    with pytest.raises(ValueError, match=r"cannot have a NUL byte, but got '.*a\\x00b'; choose another path"):
+        open_run(tmp_path / "a\0b")
+    (tmp_path / "nowhere").mkdir()
+    open_run(link).close()
+
+
+def test_a_finished_run_can_be_read_where_nothing_is_written(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        results = run.execute(Recipe().stages)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))}
+    found = RunDirectory.read(tmp_path, config=CONFIG)
+    assert found is not None
+    with found:
+        assert found.execute(Recipe().stages) == results
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))} == before
+    assert RunDirectory.read(tmp_path, config={"other": 1}) is None
+    assert RunDirectory.read(tmp_path / "none", config=CONFIG) is None
+
+
 def test_a_changed_config_is_refused_with_its_fields(tmp_path: Path) -> None:
     open_run(tmp_path).close()
     changed = {"search": {"population": 40, "seeds": [1, 3]}, "machine": {"threads": {"torch": 2}}, "new": True}

@@ -27,6 +27,14 @@ def test_writes_replace_what_is_there_and_leave_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_names_that_are_no_utf_8_are_written_as_escapes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "page", f"<p>{name}</p>")
+    write_json(tmp_path / "json", {"name": name})
+    assert (tmp_path / "page").read_text(encoding="utf-8") == r"<p>caf\udce9</p>"
+    assert json.loads((tmp_path / "json").read_text(encoding="utf-8")) == {"name": name}
+
+
 def test_json_without_a_number_is_refused_and_the_file_is_as_before(tmp_path: Path) -> None:
     write_json(tmp_path / "a", 1)
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -117,9 +125,15 @@ def test_a_file_of_a_run_is_read_where_it_is_what_was_written(tmp_path: Path) ->
         read_checked(path, sha256)
 
 
-def test_space_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_space_that_is_not_there_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = tmp_path / "runs" / "new"
     check_space(directory, shutil.disk_usage(tmp_path).free // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1500))
+    with pytest.raises(ValueError, match=r"needs about 2 KiB, but its file system has 1 KiB free"):
+        check_space(directory, 2048)
+    monkeypatch.undo()
     with pytest.raises(ValueError, match=rf"{directory} needs about .* MiB, but its file system has .* MiB free"):
         check_space(directory, 2**62)
     assert not list(tmp_path.iterdir())

@@ -265,6 +265,10 @@ def test_trust_judges_the_ranking_of_a_supernet_and_draws_it(
     assert json.loads((tmp_path / "run" / "trust.json").read_text())["joint/trust"] == found
     assert "<svg" in (tmp_path / "run" / "trust.svg").read_text()
     assert not (tmp_path / "run" / "joint" / "retrain").exists()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["joint/trust"] == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "it is only read"
     assert "no supernet" in refused(["trust", "--method", "random", "--run-dir", str(tmp_path / "other")], capsys)
 
 
