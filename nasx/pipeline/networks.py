@@ -158,6 +158,7 @@ def train_network(
             end,
             lambda step: group.any(report(step.step + 1, end)),
             group,
+            batches_of=batches.steps,
             settings=shared.rate,
             table=MetricsFile(job.weights.with_suffix(f".{METRICS}"), config.batch_size, device),
         )

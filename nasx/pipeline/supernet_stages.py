@@ -124,6 +124,7 @@ class SupernetStage(RunStage):
                 total,
                 on_step,
                 group,
+                batches_of=batches.steps,
                 settings="supernet.lr",
                 table=MetricsFile(context.directory / METRICS, config.batch_size, context.device),
             )

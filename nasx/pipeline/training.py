@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from nasx.train import (
     cosine_schedule,
     nesterov_sgd,
 )
+from nasx.train.batch import all_finite
 
 _CHECKPOINTS = 10  # of each training, beside the one that an interruption leaves
 _SECONDS = 600.0  # between two checkpoints at most, for trainings of days
@@ -78,6 +79,7 @@ def resumable(
     on_step: Callable[[Step], bool],
     group: Group = ALONE,
     *,
+    batches_of: Callable[[int, int], Iterable[Any]],
     settings: str = "the learning rate",
     table: MetricsFile | None = None,
 ) -> list[float]:
@@ -85,9 +87,10 @@ def resumable(
 
     `steps_from(step)` continues the training at a step. `on_step` is called with each step and returns whether to
     stop: then the training is saved and Interrupted raised. It goes on with the same bits. Where losses are not finite
-    several steps in a row, the training goes back to its last checkpoint once (`nasx.train.Recovery`); where that does
-    not help either it ends with Diverged, which names the `settings` to change. Of a group, the first rank saves, and
-    writes what it does to `table` as it goes; all read.
+    several steps in a row, the training goes back to its last checkpoint once (`nasx.train.Recovery`). Where that does
+    not help either it ends with Diverged, which names the data if the last batch, `batches_of(step, step + 1)`, has
+    values that are not finite, else the `settings` to change. Of a group, the first rank saves, and writes what it does
+    to `table` as it goes; all read.
     """
     losses, start = _restored(checkpoints, state, group)
     while True:
@@ -98,7 +101,8 @@ def resumable(
         except NotFinite as error:
             if state.recovery.gone_back:
                 how = "also after going back to the last checkpoint, without these batches"
-                if error.in_data:
+                last = error.steps[-1]
+                if not all(map(all_finite, batches_of(last, last + 1))):
                     raise Diverged(
                         f"the training ended: {error}, {how}; inputs or targets of the last of these batches are not "
                         f"finite: correct such samples, or, where the loss masks them, lower {settings}"

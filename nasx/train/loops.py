@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nasx._arguments import whole_number
 from nasx.arch import Arch
 from nasx.train.average import WeightAverage
-from nasx.train.batch import Batches, Unpack, Unpacked, all_finite, batch_size, move, unpack
+from nasx.train.batch import Batches, Unpack, Unpacked, batch_size, move, unpack
 from nasx.train.device import autocast, device_of, seed_generators
 from nasx.train.distillation import Distillation
 from nasx.train.distributed import ALONE, Group, average_over, check_same_start, data_parallel, rows_of, whole_batch
@@ -110,7 +110,7 @@ class Training(Iterator[Step]):
         broken = self._recovery.broken_in_a_row + 1 if taken.computed and step.skipped else 0
         self._recovery.broken_in_a_row = broken
         if broken > self._max_skipped:
-            raise NotFinite(range(step.step + 1 - broken, step.step + 1), in_data=not all_finite(taken.batch))
+            raise NotFinite(range(step.step + 1 - broken, step.step + 1))
         return step
 
 
@@ -359,15 +359,8 @@ class _ForwardPass:
 class _StepResult:
     """A step that was taken, or left out, and whose numbers may still be on the device."""
 
-    def __init__(
-        self,
-        step: int,
-        lr: float,
-        archs: tuple[Arch, ...] = (),
-        numbers: Tensor | None = None,
-        batch: Unpacked | None = None,
-    ) -> None:
-        self.step, self.lr, self.archs, self.batch = step, lr, archs, batch
+    def __init__(self, step: int, lr: float, archs: tuple[Arch, ...] = (), numbers: Tensor | None = None) -> None:
+        self.step, self.lr, self.archs = step, lr, archs
         self.computed = numbers is not None
         self._numbers, self._copied = numbers, None
         if numbers is not None and numbers.is_cuda:
@@ -429,7 +422,7 @@ class _Loop:
                 own, others = self.update.gradients()
                 average_over(self.group, [loss, *others] if reduced else [loss, *own, *others])
             broken = self.update.apply(loss)
-            yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]), unpacked)
+            yield _StepResult(step, lr, archs, torch.stack([loss.float(), broken.float()]))
 
     def _differentiate(
         self, passes: Iterator[_ForwardPass], rows: Rows, device: torch.device

@@ -10,19 +10,16 @@ _SLOWER = 0.5
 
 
 class NotFinite(ArithmeticError):
-    """Losses or gradients were not finite several steps in a row; `steps` says which.
+    """Losses or gradients were not finite several steps in a row; `steps` says which."""
 
-    `in_data` says whether the last batch, too, has values that are not finite.
-    """
-
-    def __init__(self, steps: range, in_data: bool = False) -> None:
+    def __init__(self, steps: range) -> None:
         super().__init__(
             f"loss or gradient was not finite in {len(steps)} steps in a row, the last of them {steps[-1]}"
         )
-        self.steps, self.in_data = steps, in_data
+        self.steps = steps
 
-    def __reduce__(self) -> tuple[type[Self], tuple[range, bool]]:
-        return type(self), (self.steps, self.in_data)
+    def __reduce__(self) -> tuple[type[Self], tuple[range]]:
+        return type(self), (self.steps,)
 
 
 class Recovery:

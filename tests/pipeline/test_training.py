@@ -30,8 +30,8 @@ class Training:
         optimizer = nesterov_sgd(model, lr=0.1, weight_decay=0)
         self.state = TrainingState(model, optimizer, cosine_schedule(optimizer, steps=TOTAL))
 
-    def batches(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for step in range(start, TOTAL):
+    def batches(self, start: int, end: int = TOTAL) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for step in range(start, end):
             generator = torch.Generator().manual_seed(step)
             inputs = torch.randn(8, 4, generator=generator)
             yield inputs * math.nan if step in self.broken else inputs, torch.randint(3, (8,), generator=generator)
@@ -56,6 +56,7 @@ class Training:
             steps_from,
             TOTAL,
             lambda step: step.step == stop_at,
+            batches_of=self.batches,
             settings="some.lr",
             table=MetricsFile(self.directory / "metrics.csv", samples=8),
         )
