@@ -129,7 +129,7 @@ def ablation(table: str, ours: str, claim: str) -> str:
     differences = {row: paired_difference(accuracies[ours], other) for row, other in accuracies.items() if row != ours}
     return "\n".join(
         [
-            grid(("row", "paper, ImageNet %", "here, digits %", "M MACs"), cells),
+            grid(("row", "paper, ImageNet %", f"here, digits % ({len(accuracies[ours])} seeds)", "M MACs"), cells),
             "",
             *(f"- {difference.sentence(ours, row)}" for row, difference in differences.items()),
             "",
