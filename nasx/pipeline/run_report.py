@@ -36,7 +36,7 @@ from nasx.report import (
     si,
 )
 from nasx.run import Journal
-from nasx.run.files import read_record
+from nasx.run.files import DamagedFile, read_record
 from nasx.run.stages import JOURNAL
 
 COMPARISON = "comparison.html"
@@ -84,9 +84,21 @@ class RunReader:
 
     @cached_property
     def searches(self) -> Sequence[SearchHistory]:
-        """The searches that have begun."""
-        found = (read_search(self.directory / s.name, s.name) for s in self.stages if s.kind == "search")
-        return [search for search in found if search is not None]
+        """The searches that have begun; DamagedFile where a finished one has lost candidates."""
+        found = []
+        for stage in self.stages:
+            if stage.kind == "search":
+                folder = self.directory / stage.name
+                search = read_search(folder, stage.name)
+                there = 0 if search is None else len(search.candidates)
+                scored = self.done[stage.name]["result"]["evaluations"] if stage.name in self.done else there
+                if there != scored:
+                    raise DamagedFile(
+                        f"{folder} has {there} of the {scored} candidates that its search scored, so its files were "
+                        "damaged or removed; put it back from a copy, or start a new run directory"
+                    )
+                found += [] if search is None else [search]
+        return found
 
     @property
     def evaluation(self) -> Mapping[str, Any] | None:

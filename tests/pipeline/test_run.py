@@ -40,7 +40,7 @@ from nasx.pipeline.networks import compiles
 from nasx.pipeline.progress import silent
 from nasx.pipeline.stages import RunStage
 from nasx.pipeline.supernet_stages import SearchStage
-from nasx.run import ConfigChanged, Interrupted, RunDirectory, RunLocked
+from nasx.run import ConfigChanged, DamagedFile, Interrupted, RunDirectory, RunLocked
 from nasx.run.checkpoints import Checkpoints
 from nasx.run.lock import RunLock
 from nasx.search import Evolution, RandomSearch
@@ -513,6 +513,18 @@ def test_a_plan_reads_the_same_stages_and_a_report_is_written_again(finished: An
     before = (finished.directory / "report.html").read_bytes()
     assert report(finished.directory) == finished.directory / "report.html"
     assert (finished.directory / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_a_report_of_a_search_that_has_lost_candidates_is_refused(damage: str, finished: Any, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished.directory, tmp_path / "copy"))
+    journal = copy / "search" / "journal.jsonl"
+    if damage == "cut":
+        journal.write_bytes(journal.read_bytes()[:-40])
+    else:
+        shutil.rmtree(copy / "search")
+    with pytest.raises(DamagedFile, match=r"has \d+ of the \d+ candidates that its search scored"):
+        report(copy)
 
 
 class Counting(Evolution):
