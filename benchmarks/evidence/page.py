@@ -374,6 +374,8 @@ def readme_table() -> str:
     )
     if others:
         text += f" The same data shows no difference {' and '.join(others)}."
+    if results.exist("ablation-table5"):
+        text += f"\n\n{claims.whole_search()}"
     if inherited.lengths():
         text += f"\n\n{inherited.sentence(truths()['cifar10'])}"
     return f"{grid(head, rows)}\n\n{text}"
