@@ -50,6 +50,7 @@ _NETWORKS = 10  # in memory at once
 class Blocks(Protocol):
     """What builds the modules that are timed, with inputs of the batch size that matters; any device will do.
 
+    `nasx.measure.NetworkBlocks` takes the networks of any builder apart, `nasx.measure.ViTBlocks` vision transformers.
     `fixed` is the network without its repeated parts, called as the network is. `shared` are the choices outside
     repeated parts without those in the `ignore` of `measure_latency`. Where an object has a mapping `sizes` too, such
     as {"embed_dim": 192, "batch_size": 1}, the table keeps it.
@@ -434,7 +435,7 @@ def _check_blocks(blocks: object, call: str, *needed: str) -> None:
     if missing:
         raise TypeError(
             "`blocks` must be an object with the methods fixed, part and network, as nasx.latency.Blocks says, but "
-            f"got {blocks!r}; write them, or for vision transformers take nasx.measure.ViTBlocks(build, vit): {call}"
+            f"got {blocks!r}; take nasx.measure.NetworkBlocks(make, space, example), or write them: {call}"
         )
 
 

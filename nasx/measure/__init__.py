@@ -1,5 +1,6 @@
 """Counting what networks compute and hold, of one network at a time or of every network of a space."""
 
+from nasx.measure.blocks import NetworkBlocks
 from nasx.measure.count import Call, count_activations, count_macs, count_params, count_peak_memory
 from nasx.measure.counted import counted
 from nasx.measure.tables import CachedCost, CountedCost
@@ -10,6 +11,7 @@ __all__ = [
     "Call",
     "CountedCost",
     "CountedViTCost",
+    "NetworkBlocks",
     "ViTBlocks",
     "ViTCost",
     "count_activations",
