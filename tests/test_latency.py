@@ -99,7 +99,7 @@ def test_what_builds_no_blocks_is_refused_with_what_blocks_are(blocks: ToyBlocks
     class Network(nn.Module):
         """A network's class, which `counted` would take."""
 
-    message = r"`blocks` must be an object with the methods fixed, part and network.*got .*NetworkBlocks\(make, space, example"
+    message = r"`blocks` must be an object with the methods fixed, part and network.*got .*NetworkBlocks\(make, space"
     for other in (Network, ToyBlocks, Network(), lambda arch: Network()):  # a class has no methods to call
         with pytest.raises(TypeError, match=message):
             measure_latency(SPACE, other)  # type: ignore[arg-type]
