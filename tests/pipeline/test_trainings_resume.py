@@ -94,6 +94,6 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_the_first_step(
     def progress(description: str, done: float, total: float, note: str = "") -> None:
         steps.append(done)
 
-    with pytest.raises(NotEnoughSpace, match="but its file system has 0 MiB free"):
+    with pytest.raises(NotEnoughSpace, match="but its file system has 1 KiB free"):
         stage.work(context_of(problem, tmp_path, stage.name, progress=progress))
     assert steps == []
