@@ -90,7 +90,8 @@ def glit_table() -> str:
     ]
     table_text = grid(("heads of every block", "paper, ImageNet %", "here, CIFAR-10 %"), rows)
     claim = "a block of one global and two local heads is better than a block of either kind alone"
-    return "\n".join([table_text, "", *lines, "", verdict(claim, differences)])
+    other_mix = in_points("glit-2-global", "glit-3-global").sentence("G 2, L 1", "G 3, L 0")
+    return "\n".join([table_text, "", *lines, f"- {other_mix}", "", verdict(claim, differences)])
 
 
 def localvit_table() -> str:
