@@ -109,7 +109,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--set", "space.mlp_ratio=[0.01,4]"], "space.mlp_ratio must leave a hidden width"),
         (["--set", "space.qkv_ratio=[0.4,1]"], "space.qkv_ratio must give each of"),
         (["--set", "supernet.warmup_epochs=30"], "supernet.warmup_epochs must be less than supernet.epochs"),
-        (["--set", "retrain.augment.resized_crop=[0.1,1]"], "`retrain.augment.resized_crop`, `retrain.augment.auto_aug"),
+        (["--set", "retrain.augment.resized_crop=[0.1,1]"], "`retrain.augment.resized_crop`, `retrain.augment.au"),
         (["--set", "supernet.teacher=nowhere"], "supernet.teacher: a teacher is"),
         (
             ["--set", "budget.latency=nowhere.json", "--set", "budget.latency_at_most=5"],
