@@ -11,7 +11,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from nasx.arch import Arch, Value
 from nasx.measure.count import Call
 from nasx.nn.builders import check_builder
-from nasx.nn.parts import Parts, module_lists, repeat_names
+from nasx.nn.parts import Parts, every_module_list
 from nasx.nn.skeleton import Make, call_builder
 from nasx.space import ArchSet
 from nasx.train.modes import evaluating
@@ -36,12 +36,7 @@ class NetworkBlocks:
     def __init__(self, make: Make, space: ArchSet, example: Any, *, parts: Parts | None = None) -> None:
         check_builder(make, space, "NetworkBlocks(make, space, example)")
         self.make, self.space, self.call = make, space.space, Call.of(example)
-        self._lists = module_lists(make, self.space, dict(parts or {}))
-        if missing := [name for name in repeat_names(self.space) if name not in self._lists]:
-            raise ValueError(
-                f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be taken out; say "
-                f"which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}"
-            )
+        self._lists = every_module_list(make, self.space, dict(parts or {}), "taken out")
 
     @property
     def sizes(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nasx.arch import Arch
 from nasx.measure.count import Call, activations_by_module, count_peak_memory, macs_by_module, params_by_module
 from nasx.measure.tables import CachedCost, CountedCost, PartKey, Place
 from nasx.nn.builders import check_builder
-from nasx.nn.parts import Parts, module_lists, repeat_names
+from nasx.nn.parts import Parts, every_module_list
 from nasx.nn.probes import MOST, repeated_parts
 from nasx.nn.skeleton import Make, NeedsWeights, build_skeleton, call_builder, refuse_shared
 from nasx.space import ArchSet, Space
@@ -163,12 +163,8 @@ def _total_in(space: Space, counter: _Counter, arch: Arch) -> int:
 
 def _table(counter: _Counter, space: Space, given: dict[str, str]) -> CountedCost:
     """Return the first table that holds, of those that tell more and more parts apart."""
-    lists = module_lists(counter.make, space, given)
-    if missing := [name for name in repeat_names(space) if name not in lists]:
-        raise ValueError(
-            f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be counted one by one; "
-            f"say which it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}, or count with additive=False"
-        )
+    otherwise = ", or count with additive=False"
+    lists = every_module_list(counter.make, space, given, "counted one by one", otherwise)
     _refuse_huge(space)
     cases = list(cases_of(space))
     disproof: _Disproof | None = None

@@ -37,6 +37,17 @@ def module_lists(make: Make, space: Space, given: Parts) -> dict[str, str]:
     return found
 
 
+def every_module_list(make: Make, space: Space, given: Parts, done: str, otherwise: str = "") -> dict[str, str]:
+    """Return the module lists of all repeats; a ValueError says what cannot be `done` to the parts of one without."""
+    lists = module_lists(make, space, given)
+    if missing := [name for name in repeat_names(space) if name not in lists]:
+        raise ValueError(
+            f"the repeat {missing[0]!r} is no module list of the network, so its parts cannot be {done}; say which "
+            f"it is, such as parts={{{missing[0]!r}: 'encoder.layer'}}{otherwise}"
+        )
+    return lists
+
+
 def repeat_names(space: Space) -> Iterator[str]:
     """Yield the names of a space's repeats, those of different branches included."""
     return (name for name, _ in _repeats(space, "", {}))

@@ -326,7 +326,7 @@ class CommandLine:
 
     def _trust(self, options: argparse.Namespace) -> int:
         from nasx.pipeline.runner import joined_group, run_stages
-        from nasx.pipeline.trust import write_trust
+        from nasx.pipeline.trust import RANKING, write_trust
 
         if options.n < 1:
             raise BadInput(f"--n counts networks to train alone, at least 5, but got {options.n}")
@@ -348,14 +348,14 @@ class CommandLine:
             return DONE
         kinds = {stage.name: stage.kind for stage in problem.stages()}
         judged = {name: result for name, result in finished.results.items() if kinds[name] == "trust"}
-        if not (finished.already and (directory / _TRUST).is_file()):
+        if not (finished.already and (directory / RANKING).is_file()):
             write_trust(directory, judged)
         if options.json:
             print_json(judged)
             return DONE
         for name, result in judged.items():
             print(f"{name}: {result['verdict']}")
-        print(f"scatter plot: {directory}/trust.svg")
+        print(f"scatter plot: {directory}/{RANKING}")
         return DONE
 
     def _status(self, options: argparse.Namespace) -> int:
@@ -398,9 +398,6 @@ class CommandLine:
         data = apply_settings(RunConfig(), of_data).data  # which say how the images are read
         with bad_input():
             return recipe.fit(folder_facts(options.data.resolve(), data))
-
-
-_TRUST = "trust.svg"
 
 
 def program(package: str) -> str:

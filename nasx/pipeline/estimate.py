@@ -105,6 +105,7 @@ class Estimator:
     timing: bool = True
     on_timing: OnTiming = lambda what: None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    _paths: dict[ArchSet, Paths] = field(default_factory=dict)
     _supernets: dict[Space, Timing] = field(default_factory=dict)
     _networks: dict[tuple[int, float, nn.Module | None], Timing] = field(default_factory=dict)
 
@@ -123,7 +124,9 @@ class Estimator:
 
     def paths(self, archs: ArchSet) -> Paths:
         """Return the paths of a supernet's training."""
-        return supernet_paths(self.problem.config.supernet, archs, self.problem.cost, 0)
+        if archs not in self._paths:
+            self._paths[archs] = supernet_paths(self.problem.config.supernet, archs, self.problem.cost, 0)
+        return self._paths[archs]
 
     def supernet(self, archs: ArchSet) -> Timing:
         """Return what a supernet's steps and scores take."""

@@ -16,6 +16,7 @@ from nasx.run.files import write_json
 from nasx.space import ArchSet
 
 COLUMNS = ("score", "trained_score", "macs")
+TRUST, RANKING = "trust.json", "trust.svg"
 
 _TRIES = 100  # for an architecture that was not drawn yet
 
@@ -63,10 +64,8 @@ def write_trust(directory: Path, judged: Mapping[str, Any]) -> None:
     """Write trust.json and the scatter plot trust.svg into a run directory."""
     from nasx.report.figures import save_svg, supernet_rankings
 
-    write_json(directory / "trust.json", dict(judged))
-    save_svg(
-        supernet_rankings([ranking_plot(name, result) for name, result in judged.items()]), directory / "trust.svg"
-    )
+    write_json(directory / TRUST, dict(judged))
+    save_svg(supernet_rankings([ranking_plot(name, result) for name, result in judged.items()]), directory / RANKING)
 
 
 def ranking_plot(name: str, result: Mapping[str, Any]) -> RankingPlot:
